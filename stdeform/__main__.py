@@ -107,7 +107,7 @@ def _results(
     arguments = getattr(problem.requires_grad_(), _FORMS[form])
     result = getattr(module, form)(*arguments, **options)
     inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
-    return [result, *torch.autograd.grad(result, inputs, problem.grad_out)]
+    return [result, *torch.autograd.grad((result * problem.grad_out).sum(), inputs)]
 
 
 def _print_section(title: str, lines: dict[str, str]) -> None:
