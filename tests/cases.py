@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import oracle
 import torch
 from torch import Tensor
 
 import stdeform
 from stdeform import _native
 from stdeform.testing import Problem, assert_close, composite, composite_from_offsets, make_problem
+from tests import oracle
 
 # A bare "native" is skipped with the reason why there is no kernel.
 NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]

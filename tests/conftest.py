@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stdeform import _native
-from cases import BACKENDS, NATIVE
+from tests.cases import BACKENDS, NATIVE
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.

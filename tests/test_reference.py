@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import (
+from tests.cases import (
     AXES,
     DTYPES,
     FORMS,
