@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .shapes import num_cells
+
 __all__ = ["sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 
@@ -32,7 +34,7 @@ def st_deform_attn(
     out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
     start = 0
     for level, shape in enumerate(spatial_shapes):
-        cells = _num_cells(shape)
+        cells = num_cells(shape)
         out = out + _attend_level(
             rows[:, :, start : start + cells],
             shape,
@@ -89,13 +91,6 @@ def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if value_dtype == torch.float64 else torch.float32
 
 
-def _num_cells(shape: Sequence[int]) -> int:
-    cells = 1
-    for size in shape:
-        cells *= size
-    return cells
-
-
 def _attend_level(
     rows: Tensor,  # [B, M, S_l, D]
     shape: Sequence[int],  # N sizes of this level
@@ -131,7 +126,7 @@ def _attend_level(
         for _, axis_weight, axis_exists in corner:
             weight = weight * axis_weight
             exists = exists & axis_exists
-        flat = index.transpose(1, 2).reshape(batch, num_heads, -1, 1)  # [B, M, Q * K, 1]
+        flat = index.transpose(1, 2).reshape(batch, num_heads, num_queries * num_points, 1)
         read = rows.gather(2, flat.expand(-1, -1, -1, head_dim))
         read = read.view(batch, num_heads, num_queries, num_points, head_dim).transpose(1, 2)
         # `where`, not a product: a cell that is not read must not leak its NaN or infinity.
