@@ -4,11 +4,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define STDEFORM_INLINE __host__ __device__ __forceinline__
-#else
-#define STDEFORM_INLINE inline __attribute__((always_inline))
-#endif
+#include "inline.h"
 
 namespace stdeform {
 namespace {

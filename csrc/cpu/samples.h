@@ -16,6 +16,7 @@
 namespace stdeform {
 namespace {
 
+constexpr int kPrefetch = 4;  // queries ahead
 constexpr int kChunk = 64;  // samples; a multiple of every level's lanes
 
 // Calls f with a typed null pointer that stands for the dtype.
@@ -89,7 +90,7 @@ struct Chunk {
   // What the backward needs besides.
   alignas(64) Real attention[kChunk];
   alignas(64) Real position[N][kChunk];  // as passed: location or offset
-  alignas(64) Real scale[N][kChunk];     // pixel coordinate by position
+  alignas(64) Real scale[N][2 * kChunk];  // pixel coordinate by position; room for a vector more
   alignas(64) Real low_weight[N][kChunk], high_weight[N][kChunk];
   alignas(64) Real low_slope[N][kChunk], high_slope[N][kChunk];
 };
@@ -105,6 +106,13 @@ class SampleReader {
   SampleReader(const Problem& p, const SampleTable<Real, N>& table)
       : p_(p), table_(table), attention_(new Real[round_up(table.count, kChunk)]()) {}
 
+  // Starts to fetch what a later query of the same head will read. Queries of a head lie a stride
+  // apart that hardware does not foresee.
+  void prefetch(int64_t b, int64_t q, int64_t m) const {
+    prefetch_row(p_.positions, b, q, m, table_.count * N);
+    prefetch_row(p_.scores, b, q, m, table_.count);
+  }
+
   // Attention weights of all samples of a query: softmaxed here if scores are logits.
   const Real* attend(int64_t b, int64_t q, int64_t m) {
     visit_dtype(p_.scores.dtype, [&](auto* type) {
@@ -112,7 +120,7 @@ class SampleReader {
       const int64_t* s = p_.scores.stride;
       const T* from = static_cast<const T*>(p_.scores.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
-        for (int64_t i = 0; i < table_.count; ++i) attention_[i] = Real(to_real(from[i]));
+        load_row(from, table_.count, attention_.get());
       } else {
         for (int64_t l = 0, i = 0; l < p_.L; ++l)
           for (int64_t k = 0; k < p_.K; ++k, ++i)
@@ -129,39 +137,53 @@ class SampleReader {
             Chunk<Real, N, Offset>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
-    alignas(64) Real shift[N][kChunk];
+    alignas(64) Real shift[N][kChunk + W];
     scale_and_shift(b, q, first, chunk, shift);
     for (int i = 0; i < chunk.count; i += W) find_corners(first, i, rows, shift, chunk);
   }
 
  private:
+  static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
+    visit_dtype(a.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const auto* row = static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] +
+                        m * a.stride[2];
+      for (int64_t i = 0; i < numbers; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
+    });
+  }
+
   template <class Offset>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                       Chunk<Real, N, Offset>& chunk) const {
+    alignas(64) Real records[kChunk * N];
     visit_dtype(p_.positions.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       const int64_t* s = p_.positions.stride;
       const T* from = static_cast<const T*>(p_.positions.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
-        from += first * N;
-        for (int i = 0; i < chunk.count; ++i)
-          for (int n = 0; n < N; ++n) chunk.position[n][i] = Real(to_real(from[i * N + n]));
+        load_row(from + first * N, chunk.count * N, records);
       } else {
         for (int i = 0; i < chunk.count; ++i) {
           const T* point = from + (first + i) / p_.K * s[3] + (first + i) % p_.K * s[4];
-          for (int n = 0; n < N; ++n) chunk.position[n][i] = Real(to_real(point[n * s[5]]));
+          for (int n = 0; n < N; ++n) records[i * N + n] = Real(to_real(point[n * s[5]]));
         }
       }
     });
+    for (int i = 0; i < chunk.count; i += W) {
+      Reals axes[N];
+      take_apart<N>(records + i * N, axes);
+      for (int n = 0; n < N; ++n) store(&chunk.position[n][i], axes[n]);
+    }
   }
 
   // What turns positions into pixel coordinates, pixel = position * scale + shift:
   //   locations  location * size - 0.5
   //   points     offset + (reference * size - 0.5)
   //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
+  // Levels are written in whole vectors, each over the end of the one before.
   template <class Offset>
   void scale_and_shift(int64_t b, int64_t q, int64_t first, Chunk<Real, N, Offset>& chunk,
-                       Real (*shift)[kChunk]) const {
+                       Real (*shift)[kChunk + W]) const {
     if (!p_.reference.data) {
       for (int n = 0; n < N; ++n)
         for (int i = 0; i < chunk.count; i += W) {
@@ -170,25 +192,31 @@ class SampleReader {
         }
       return;
     }
-    for (int i = 0, end; i < chunk.count; i = end) {
-      const int64_t l = (first + i) / p_.K;
-      end = int(std::min<int64_t>((l + 1) * p_.K - first, chunk.count));
-      for (int n = 0; n < N; ++n) {
-        const Real size = Real(table_.cells[n][first + i]);
-        const Real level_shift = reference(b, q, l, n) * size - Real(0.5);
-        const Real level_scale =
-            p_.boxes ? reference(b, q, l, N + n) * (size * (Real(0.5) / Real(p_.K))) : Real(1);
-        for (int j = i; j < end; ++j) {
-          shift[n][j] = level_shift;
-          chunk.scale[n][j] = level_scale;
+    visit_dtype(p_.reference.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const int64_t* s = p_.reference.stride;
+      const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
+      for (int i = 0, end; i < chunk.count; i = end) {
+        const int64_t l = (first + i) / p_.K;
+        end = int(std::min<int64_t>((l + 1) * p_.K - first, chunk.count));
+        const T* level = from + l * s[2];
+        for (int n = 0; n < N; ++n) {
+          const Real size = Real(table_.cells[n][first + i]);
+          const Real centre = Real(to_real(level[n * s[3]]));
+          Real level_scale = 1;
+          if (p_.boxes) level_scale = Real(to_real(level[(N + n) * s[3]])) * size * half_point_;
+          for (int j = i; j < end; j += W) {
+            store(&shift[n][j], Reals{} + (centre * size - Real(0.5)));
+            store(&chunk.scale[n][j], Reals{} + level_scale);
+          }
         }
       }
-    }
+    });
   }
 
   // The corners of one vector of samples, from sample i of the chunk.
   template <class Offset>
-  void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real (*shift)[kChunk],
+  void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real (*shift)[kChunk + W],
                     Chunk<Real, N, Offset>& chunk) const {
     Ints cell[N][2], exists[N][2];
     Reals weight[N][2];
@@ -233,20 +261,10 @@ class SampleReader {
     for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
   }
 
-  Real reference(int64_t b, int64_t q, int64_t l, int64_t r) const {
-    const int64_t* s = p_.reference.stride;
-    Real x = 0;
-    visit_dtype(p_.reference.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      const T* from = static_cast<const T*>(p_.reference.data);
-      x = Real(to_real(from[b * s[0] + q * s[1] + l * s[2] + r * s[3]]));
-    });
-    return x;
-  }
-
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   const std::unique_ptr<Real[]> attention_;
+  const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
 };
 
 }  // namespace
