@@ -65,7 +65,7 @@ class Forward {
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
-      scratch.reader.attend(b, q, m);
+      scratch.reader.begin(b, q, m);
       std::fill(sum, sum + packed_stride_, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, layout, scratch.chunk);
