@@ -1,5 +1,7 @@
 """stdeform: spatio-temporal deformable attention for PyTorch."""
 
+__version__ = "0.1.0"
+
 from .functional import st_deform_attn, st_deform_attn_from_offsets
 from .modules import MSDeformAttn, STDeformAttn
 from .shapes import level_starts, num_cells, reference_grid, valid_ratios
