@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]  # one figure, where it was measured, and how to repeat it
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from stdeform import _native
 _ROOT = Path(__file__).parents[1]
 
 
-def describe(arguments: list[str]) -> dict[str, object]:
+def describe(arguments: list[str]) -> dict[str, Any]:
     """Machine, versions, commit, and the command that repeats the run.
 
     Args:
@@ -36,6 +37,7 @@ def describe(arguments: list[str]) -> dict[str, object]:
         "stdeform": stdeform.__version__,
         "commit": _commit(),
         "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
+        "load_average_at_start": load_average(),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

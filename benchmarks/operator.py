@@ -9,20 +9,22 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from stdeform.functional import resolve_backend
+
 from . import ceiling, environment, report, traffic
 from .answers import check_answers
+from .bars import Row
 from .memory import measure_peak
 from .timing import Task, interleave, ratios, spread
 from .variants import MODES, VARIANTS
 from .workloads import DTYPES, WORKLOADS, Workload, make_inputs
 
-Row = dict[str, Any]
 MEASUREMENTS = ("latency", "memory", "bandwidth", "scaling", "growth", "overhead")
 _USUAL = ("latency", "memory", "bandwidth")
+_BUSY = 0.25  # load average per core from which a run says that it is not alone
 _SCHEMA = 1  # of a row; raised when a field changes its meaning
 
 
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workloads",
         nargs="*",
+        type=_workload_name,
         metavar="WORKLOAD",
         help=f"some of {', '.join(WORKLOADS)}; by default paper-encoder",
     )
@@ -78,15 +81,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is timed in turn; ratios are to the first; by default native composite dense",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="instead of the workload's float32")
-    parser.add_argument("--batch", type=int, help="instead of the workload's 1")
+    parser.add_argument("--batch", type=_count, help="instead of the workload's 1")
     parser.add_argument(
         "--offset-spread", type=float, help="standard deviation of the offsets, in cells"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--threads", type=_count, default=torch.get_num_threads(), help="by default torch's"
+    )
     parser.add_argument(
         "--seconds", type=float, default=60, help="for the timed rounds of one mode; default 60"
     )
-    parser.add_argument("--rounds", type=int, help="exactly so many rounds instead")
+    parser.add_argument("--rounds", type=_count, help="exactly so many rounds instead")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs; default 0")
     parser.add_argument(
         "--output", type=Path, help="write the rows here as JSON lines, each as it is measured"
@@ -97,13 +102,20 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Measures, prints every row, and at the end the tables and the bars.
 
     Returns:
-        The exit status, 0: an answer that is wrong raises instead.
+        The exit status, 0.
+
+    Raises:
+        WrongAnswerError: A variant computes something else; it was not timed.
+        SystemExit: The options contradict each other, or there is no native kernel.
     """
+    _refuse_contradictions(options)
     about = {"schema": _SCHEMA, "suite": "operator", **environment.describe(arguments)}
     rows = []
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("")
+    if about["load_average_at_start"] > _BUSY * about["cores"]:
+        print("-- this machine is busy with other work: the figures will be off", flush=True)
     for job in _plan(options):
         print(f"-- {job.workload.label}: {', '.join(job.measurements)}", flush=True)
         for row in _measure(job):
@@ -114,6 +126,30 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
                     file.write(json.dumps(rows[-1]) + "\n")
     print("\n" + report.tables(rows))
     return 0
+
+
+def _workload_name(text: str) -> str:
+    if text not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORKLOADS)}, got {text}")
+    return text
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    if options.all + options.quick + bool(options.workloads) > 1:
+        raise SystemExit("choose workloads, or --all, or --quick")
+    if "native" in options.variants:
+        try:
+            resolve_backend("cpu", "native")
+        except RuntimeError as error:
+            raise SystemExit(
+                f"{error}; without it: --variants reference composite dense"
+            ) from error
 
 
 # -- what to do --------------------------------------------------------------------------------

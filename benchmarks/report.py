@@ -10,8 +10,8 @@ from pathlib import Path
 from .bars import Row, judge
 from .variants import MODES
 
-_BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
-_END = "<!-- results: end -->"
+BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
+END = "<!-- results: end -->"
 _DOCS = Path("docs/benchmarks.md")
 
 
@@ -26,17 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Replaces the results section of the page by tables of the given rows."""
     rows = [json.loads(text) for path in options.results for text in path.read_text().splitlines()]
-    before, _, rest = options.docs.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    before, _, rest = options.docs.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{options.docs} has no lines {_BEGIN} and {_END}")
-    options.docs.write_text(f"{before}{_BEGIN}\n\n{tables(rows)}\n{end}{after}")
+        raise SystemExit(f"{options.docs} has no lines {BEGIN} and {END}")
+    options.docs.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n{end}{after}")
     return 0
 
 
 def line(row: Row) -> str:
     """One row for the terminal, while the run goes on."""
     figures = "  ".join(_cells(row))
+    if "rounds" in row:
+        figures += f"  best {_time(min(row['rounds']))} of {len(row['rounds'])}"
     threads = f"{row['threads']} threads" if row["threads"] > 1 else "1 thread"
     return f"   {row['measurement']:10} {row['variant']:18} {row['mode']:17} {threads:10} {figures}"
 
@@ -90,10 +92,15 @@ def _cells(row: Row) -> list[str]:
     times = "-" if ratio is None else f"{ratio:.2f}x"
     if row["measurement"] == "memory":
         return [f"{row['extra_bytes'] / 2**20:.1f} MiB", times]
-    seconds = row["seconds"]
-    unit, scale = ("ms", 1e3) if seconds["median"] >= 1e-3 else ("us", 1e6)
-    median, q1, q3 = (f"{seconds[name] * scale:.4g}" for name in ("median", "q1", "q3"))
-    return [f"{median} {unit} [{q1}, {q3}]", times]
+    median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
+    return [f"{median} [{q1}, {q3}]", times]
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
 
 
 def _share(achieved: float, limit: float | None) -> str:
@@ -114,7 +121,6 @@ def _verdicts(rows: Sequence[Row]) -> str:
 def _origin(rows: Sequence[Row]) -> str:
     fields = ("cpu", "cores", "simd", "system", "python", "torch", "stdeform", "commit", "command")
     distinct = dict.fromkeys(tuple(row[field] for field in fields) for row in rows)
-    loads = [row["load_average"] for row in rows]
     times = sorted(row["time"] for row in rows)
     body = [
         [field, str(value)]
@@ -122,7 +128,8 @@ def _origin(rows: Sequence[Row]) -> str:
         for field, value in zip(fields, origin, strict=True)
     ]
     body.append(["started", " to ".join(dict.fromkeys((times[0], times[-1])))])
-    body.append(["load average", f"{min(loads)} to {max(loads)}"])
+    loads = dict.fromkeys(str(row["load_average_at_start"]) for row in rows)
+    body.append(["load average at start", ", ".join(loads)])
     return f"### Where\n\n{_table(['', ''], body)}"
 
 
