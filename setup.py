@@ -33,14 +33,23 @@ RECORD = "_build.json"
 # No debug information (Python's own flags would add megabytes); no errno and no floating-point
 # traps, which block vectorisation. NaN and infinity keep their meaning, so no -ffast-math.
 CXX_FLAGS = shlex.split(
-    "-std=c++17 -O3 -g0 -fPIC -fvisibility=hidden -Wall -Wextra"
+    "-std=c++17 -O3 -DNDEBUG -g0 -fPIC -fvisibility=hidden -Wall -Wextra"
     " -ffp-contract=fast -fno-math-errno -fno-trapping-math -Icsrc"
 )
 AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
-AVX512_FLAGS = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+AVX512_FLAGS = shlex.split(
+    "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
+    " -Wno-uninitialized"  # GCC 12 suspects its own intrinsics
+)
 # Further flags of csrc/cpu/level_<name>.cpp, slowest first; which level runs is chosen at run time.
 LEVEL_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
-NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-Icsrc"]
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
+    "-Icsrc",
+]
 CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # compute capability 7.5 to 12.0
 
 NINJA_RULES = """\
@@ -199,14 +208,15 @@ class BuildNative(build_ext):
         openmp = self.accepted(["-fopenmp"])
         levels = [level for level, flags in LEVEL_FLAGS.items() if self.accepted(flags)]
         flags = CXX_FLAGS + [f"-DSTDEFORM_LEVEL_{level.upper()}=1" for level in levels]
-        flags += ["-fopenmp"] * openmp + ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
+        flags += ["-fopenmp"] * openmp
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-        python = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
-        for source in sources("*.cpp") + sources("cpu/*.cpp"):
+        # Only the bindings know Python and CUDA; for other ones only they are compiled anew.
+        bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
+        bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
+        self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
+        for source in sources("cpu/*.cpp"):
             if not Path(source).stem.startswith("level_"):
-                # Nothing else knows Python, so that nothing else is compiled anew for another one.
-                own = python if source == "csrc/bindings.cpp" else []
-                self.steps.compile(source, self.cxx, flags + own)
+                self.steps.compile(source, self.cxx, flags)
         # Last and from slow to fast: of an inline function that several objects hold, the linker
         # keeps the first, and that one must run on every processor.
         for level in levels:
@@ -250,8 +260,9 @@ class BuildPython(build_py):
         super().run()
         if not self.distribution.ext_modules:
             _, reason = find_compiler()
-            if wanted("STDEFORM_NATIVE"):
-                raise CompileError(f"STDEFORM_NATIVE=1, but {reason}")
+            for switch in ("STDEFORM_NATIVE", "STDEFORM_CUDA"):
+                if wanted(switch):
+                    raise CompileError(f"{switch}=1, but there is no native core: {reason}")
             print(f"stdeform: no native core: {reason}; the operators take the slow reference")
             package = Path(ROOT if self.editable_mode else self.build_lib, "stdeform")
             write_record(package, native=None, no_native=reason, cuda=None, no_cuda=reason)

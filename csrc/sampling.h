@@ -1,0 +1,61 @@
+// Linear interpolation along one axis: which two cells a coordinate lies between, and how much
+// of each it reads. Shared by the CPU and the CUDA kernels.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define STDEFORM_INLINE __host__ __device__ __forceinline__
+#else
+#define STDEFORM_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace stdeform {
+namespace {
+
+STDEFORM_INLINE int32_t truncate(float x) { return int32_t(x); }
+STDEFORM_INLINE int64_t truncate(double x) { return int64_t(x); }
+STDEFORM_INLINE float to_float(int32_t x) { return float(x); }
+STDEFORM_INLINE double to_float(int64_t x) { return double(x); }
+
+// Cells `low` and `high` = `low` + 1, clamped into the axis so that their addresses are always
+// valid, with weight and slope (the weight's derivative by the coordinate) zero where the cell does
+// not exist.
+template <class Real, class Int, class Mask>
+struct AxisSample {
+  Int low, high;
+  Real low_weight, high_weight;
+  Real low_slope, high_slope;
+  Mask has_low, has_high;
+};
+
+// `pixel` = location * size - 0.5, so that cell i has its centre at i. A coordinate at which no
+// cell exists, NaN and infinity among them, reads nothing.
+//
+// Real and Int are numbers, or vectors of as many of them; truncate and to_float convert between
+// the two.
+template <class Real, class Int>
+STDEFORM_INLINE auto sample_axis(Real pixel, Real size, Int cells) {
+  const Real zero = {}, one = zero + 1;
+  const Int none = {};
+  const Real p = (pixel >= -one) & (pixel < size) ? pixel : zero - 2;
+  const Int toward_zero = truncate(p);
+  const Int low = to_float(toward_zero) > p ? toward_zero - 1 : toward_zero;
+  const Int high = low + 1;
+  const Real fraction = p - to_float(low);
+  const auto has_low = low >= none;
+  const auto has_high = (high >= none) & (high < cells);
+  return AxisSample<Real, Int, decltype(has_low & has_high)>{
+      has_low ? low : none,
+      has_high ? high : none,
+      has_low ? one - fraction : zero,
+      has_high ? fraction : zero,
+      has_low ? -one : zero,
+      has_high ? one : zero,
+      has_low,
+      has_high,
+  };
+}
+
+}  // namespace
+}  // namespace stdeform
