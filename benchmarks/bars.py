@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]  # one figure, where it was measured, and how to repeat it
@@ -54,7 +54,7 @@ class Verdict:
     """A bar, and the figure measured for it; None where it was not measured."""
 
     bar: Bar
-    value: float | None = field(default=None)
+    value: float | None
 
     @property
     def word(self) -> str:

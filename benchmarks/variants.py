@@ -61,17 +61,18 @@ class Variant:
         is_operator: Whether its answers must be those of our operator. Dense attention, on the
             same tokens, is another function.
         prepare: Builds it for a workload and a seed.
+        is_compiled: Whether the first call on a workload compiles for it.
     """
 
     name: str
     is_operator: bool
     prepare: Callable[[Workload, int], Prepared]
+    is_compiled: bool = False
 
 
 def _ours(backend: Backend) -> Callable[[Workload, int], Prepared]:
     def prepare(workload: Workload, seed: int) -> Prepared:
-        def attend(*inputs: Tensor) -> Tensor:
-            value, points, offsets, logits = inputs
+        def attend(value: Tensor, points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
             return stdeform.st_deform_attn_from_offsets(
                 value, workload.spatial_shapes, points, offsets, logits, backend=backend
             )
@@ -83,8 +84,7 @@ def _ours(backend: Backend) -> Callable[[Workload, int], Prepared]:
 
 def _composite(compiled: bool) -> Callable[[Workload, int], Prepared]:
     def prepare(workload: Workload, seed: int) -> Prepared:
-        def attend(*inputs: Tensor) -> Tensor:
-            value, points, offsets, logits = inputs
+        def attend(value: Tensor, points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
             return composite_from_offsets(value, workload.spatial_shapes, points, offsets, logits)
 
         function = torch.compile(attend, fullgraph=True) if compiled else attend
@@ -122,7 +122,7 @@ VARIANTS = {
         Variant("native", True, _ours("native")),
         Variant("reference", True, _ours("reference")),
         Variant("composite", True, _composite(compiled=False)),
-        Variant("composite-compiled", True, _composite(compiled=True)),
+        Variant("composite-compiled", True, _composite(compiled=True), is_compiled=True),
         Variant("dense", False, _dense),
     )
 }
