@@ -3,8 +3,8 @@
 The native core and oneDNN allocate outside torch's allocator, so what counts is what the operating
 system sees: the peak of the resident set during the call, less the resident set just before it,
 when inputs exist and the same kind of call has already run on a handful of cells (a compiled
-variant: on the workload itself), so that libraries are loaded and threads started. It includes the result, everything kept for backward,
-all gradients, and all scratch.
+variant: on the workload itself), so that libraries are loaded and threads are started. It includes
+the result, everything kept for backward, all gradients, and all scratch.
 """
 
 from __future__ import annotations
