@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
 #include "../problem.h"
@@ -70,27 +69,26 @@ class SampleTable {
   }
 };
 
-// How a cell's row of channels is found: at cell * stride, and a row of zeros at `outside` for a
-// corner that does not exist. Offsets count elements.
-template <class Offset>
-struct RowLayout {
-  Offset stride;
-  Offset outside;
+// How a cell's row of channels is found: `unit * offset` elements from the first row, where offset
+// is cell * stride, or `outside` for a corner that does not exist, where a row of zeros lies.
+template <class Real>
+struct PackedRows {
+  using Offset = IntOf<Real>;
+  static constexpr int unit = kLanes<Real>;  // a vector, so that 32 bits reach far
+  Offset stride, outside;
+};
+struct StridedRows {
+  using Offset = int64_t;
+  static constexpr int unit = 1;
+  Offset stride, outside;
 };
 
-// Do offsets into a packed slice fit the integers that go with Real?
-template <class Real>
-inline bool offsets_fit(const Problem& p) {
-  return double(p.S + 1) * double(round_up(p.D, kLanes<Real>)) <=
-         double(std::numeric_limits<IntOf<Real>>::max());
-}
-
 // One chunk of the samples of a query and head.
-template <class Real, int N, class Offset>
+template <class Real, int N, class Rows>
 struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
-  alignas(64) Offset offset[kCorners][kChunk];  // of the corner's row
+  alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
   alignas(64) Real weight[kCorners][kChunk];    // interpolation weight times attention
   // What the backward needs besides.
   alignas(64) Real attention[kChunk];
@@ -144,9 +142,9 @@ class SampleReader {
   }
 
   // Samples [first, first + chunk.count) of the query that was begun last.
-  template <class Offset>
-  void read(int64_t b, int64_t q, int64_t m, int64_t first, RowLayout<Offset> rows,
-            Chunk<Real, N, Offset>& chunk) const {
+  template <class Rows>
+  void read(int64_t b, int64_t q, int64_t m, int64_t first, Rows rows,
+            Chunk<Real, N, Rows>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
     const Real* reference = p_.reference.data ? reference_.get() : nullptr;
@@ -175,9 +173,9 @@ class SampleReader {
     });
   }
 
-  template <class Offset>
+  template <class Rows>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                      Chunk<Real, N, Offset>& chunk) const {
+                      Chunk<Real, N, Rows>& chunk) const {
     alignas(64) Real records[kChunk * N];
     visit_dtype(p_.positions.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -228,9 +226,9 @@ class SampleReader {
   }
 
   // The corners of one vector of samples, from sample i of the chunk.
-  template <class Offset>
-  STDEFORM_INLINE void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real* reference,
-                    Chunk<Real, N, Offset>& chunk) const {
+  template <class Rows>
+  STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
+                    Chunk<Real, N, Rows>& chunk) const {
     Ints cell[N][2], exists[N][2];
     Reals weight[N][2], scale[N], shift[N];
     scale_and_shift(reference, first + i, scale, shift);
@@ -266,12 +264,10 @@ class SampleReader {
     }
   }
 
-  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists,
-                            RowLayout<IntOf<Real>> rows) {
+  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists, PackedRows<Real> rows) {
     store(to, (exists & (cell * rows.stride)) | (~exists & (Ints{} + rows.outside)));
   }
-  template <class Offset>
-  static void store_offsets(Offset* to, Ints cell, Ints exists, RowLayout<Offset> rows) {
+  static void store_offsets(int64_t* to, Ints cell, Ints exists, StridedRows rows) {
     for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
   }
 
