@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
 #include "../problem.h"
@@ -36,7 +35,8 @@ class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  explicit SampleTable(const Problem& p) : count(p.L * p.K), first_cell(padded()) {
+  explicit SampleTable(const Problem& p)
+      : count(p.L * p.K), level(padded()), first_cell(padded()) {
     for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
     int64_t first = 0;
     for (int64_t l = 0; l < p.L; ++l) {
@@ -49,12 +49,16 @@ class SampleTable {
         }
         level_cells *= axis_cells;
       }
-      for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) first_cell[i] = Int(first);
+      for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) {
+        level[i] = Int(l);
+        first_cell[i] = Int(first);
+      }
       first += level_cells;
     }
   }
 
   int64_t count;                         // L * K
+  std::unique_ptr<Int[]> level;
   std::unique_ptr<Int[]> cells[N];       // of the sample's level along the axis
   std::unique_ptr<Int[]> cell_stride[N]; // cells between neighbours along the axis
   std::unique_ptr<Int[]> first_cell;     // of the level, in 0..S
@@ -65,32 +69,31 @@ class SampleTable {
   }
 };
 
-// How a cell's row of channels is found: at cell * stride, and a row of zeros at `outside` for a
-// corner that does not exist. Offsets count elements.
-template <class Offset>
-struct RowLayout {
-  Offset stride;
-  Offset outside;
+// How a cell's row of channels is found: `unit * offset` elements from the first row, where offset
+// is cell * stride, or `outside` for a corner that does not exist, where a row of zeros lies.
+template <class Real>
+struct PackedRows {
+  using Offset = IntOf<Real>;
+  static constexpr int unit = kLanes<Real>;  // a vector, so that 32 bits reach far
+  Offset stride, outside;
+};
+struct StridedRows {
+  using Offset = int64_t;
+  static constexpr int unit = 1;
+  Offset stride, outside;
 };
 
-// Do offsets into a packed slice fit the integers that go with Real?
-template <class Real>
-inline bool offsets_fit(const Problem& p) {
-  return double(p.S + 1) * double(round_up(p.D, kLanes<Real>)) <=
-         double(std::numeric_limits<IntOf<Real>>::max());
-}
-
 // One chunk of the samples of a query and head.
-template <class Real, int N, class Offset>
+template <class Real, int N, class Rows>
 struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
-  alignas(64) Offset offset[kCorners][kChunk];  // of the corner's row
+  alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
   alignas(64) Real weight[kCorners][kChunk];    // interpolation weight times attention
   // What the backward needs besides.
   alignas(64) Real attention[kChunk];
   alignas(64) Real position[N][kChunk];  // as passed: location or offset
-  alignas(64) Real scale[N][2 * kChunk];  // pixel coordinate by position; room for a vector more
+  alignas(64) Real scale[N][kChunk];     // pixel coordinate by position
   alignas(64) Real low_weight[N][kChunk], high_weight[N][kChunk];
   alignas(64) Real low_slope[N][kChunk], high_slope[N][kChunk];
 };
@@ -104,7 +107,10 @@ class SampleReader {
 
  public:
   SampleReader(const Problem& p, const SampleTable<Real, N>& table)
-      : p_(p), table_(table), attention_(new Real[round_up(table.count, kChunk)]()) {}
+      : p_(p),
+        table_(table),
+        attention_(new Real[round_up(table.count, kChunk)]()),
+        reference_(new Real[p.L * 2 * N]()) {}
 
   // Starts to fetch what a later query of the same head will read. Queries of a head lie a stride
   // apart that hardware does not foresee.
@@ -113,8 +119,9 @@ class SampleReader {
     prefetch_row(p_.scores, b, q, m, table_.count);
   }
 
-  // Attention weights of all samples of a query: softmaxed here if scores are logits.
-  const Real* attend(int64_t b, int64_t q, int64_t m) {
+  // Reads what the samples of a query share. Returns the attention weights of all of them,
+  // softmaxed here if scores are logits.
+  const Real* begin(int64_t b, int64_t q, int64_t m) {
     visit_dtype(p_.scores.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       const int64_t* s = p_.scores.stride;
@@ -127,22 +134,36 @@ class SampleReader {
             attention_[i] = Real(to_real(from[l * s[3] + k * s[4]]));
       }
     });
-    if (p_.reference.data) softmax(attention_.get(), table_.count);
+    if (p_.reference.data) {
+      softmax(attention_.get(), table_.count);
+      read_reference(b, q);
+    }
     return attention_.get();
   }
 
-  // Samples [first, first + chunk.count) of the query whose attention was read last.
-  template <class Offset>
-  void read(int64_t b, int64_t q, int64_t m, int64_t first, RowLayout<Offset> rows,
-            Chunk<Real, N, Offset>& chunk) const {
+  // Samples [first, first + chunk.count) of the query that was begun last.
+  template <class Rows>
+  void read(int64_t b, int64_t q, int64_t m, int64_t first, Rows rows,
+            Chunk<Real, N, Rows>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
-    alignas(64) Real shift[N][kChunk + W];
-    scale_and_shift(b, q, first, chunk, shift);
-    for (int i = 0; i < chunk.count; i += W) find_corners(first, i, rows, shift, chunk);
+    const Real* reference = p_.reference.data ? reference_.get() : nullptr;
+    for (int i = 0; i < chunk.count; i += W) find_corners(first, i, rows, reference, chunk);
   }
 
  private:
+  void read_reference(int64_t b, int64_t q) const {
+    const int width = p_.boxes ? 2 * N : N;
+    visit_dtype(p_.reference.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const int64_t* s = p_.reference.stride;
+      const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
+      for (int64_t l = 0; l < p_.L; ++l)
+        for (int r = 0; r < width; ++r)
+          reference_[l * width + r] = Real(to_real(from[l * s[2] + r * s[3]]));
+    });
+  }
+
   static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
     visit_dtype(a.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -152,9 +173,9 @@ class SampleReader {
     });
   }
 
-  template <class Offset>
+  template <class Rows>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                      Chunk<Real, N, Offset>& chunk) const {
+                      Chunk<Real, N, Rows>& chunk) const {
     alignas(64) Real records[kChunk * N];
     visit_dtype(p_.positions.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -176,53 +197,44 @@ class SampleReader {
     }
   }
 
-  // What turns positions into pixel coordinates, pixel = position * scale + shift:
+  // What turns the positions of one vector of samples, from sample i, into pixel coordinates:
   //   locations  location * size - 0.5
   //   points     offset + (reference * size - 0.5)
   //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
-  // Levels are written in whole vectors, each over the end of the one before.
-  template <class Offset>
-  void scale_and_shift(int64_t b, int64_t q, int64_t first, Chunk<Real, N, Offset>& chunk,
-                       Real (*shift)[kChunk + W]) const {
-    if (!p_.reference.data) {
-      for (int n = 0; n < N; ++n)
-        for (int i = 0; i < chunk.count; i += W) {
-          store(&chunk.scale[n][i], to_float(load(&table_.cells[n][first + i])));
-          store(&shift[n][i], Reals{} - Real(0.5));
-        }
-      return;
+  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale, Reals* shift) const {
+    for (int n = 0; n < N; ++n) {
+      scale[n] = to_float(load(&table_.cells[n][i]));
+      shift[n] = Reals{} - Real(0.5);
     }
-    visit_dtype(p_.reference.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      const int64_t* s = p_.reference.stride;
-      const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
-      for (int i = 0, end; i < chunk.count; i = end) {
-        const int64_t l = (first + i) / p_.K;
-        end = int(std::min<int64_t>((l + 1) * p_.K - first, chunk.count));
-        const T* level = from + l * s[2];
-        for (int n = 0; n < N; ++n) {
-          const Real size = Real(table_.cells[n][first + i]);
-          const Real centre = Real(to_real(level[n * s[3]]));
-          Real level_scale = 1;
-          if (p_.boxes) level_scale = Real(to_real(level[(N + n) * s[3]])) * size * half_point_;
-          for (int j = i; j < end; j += W) {
-            store(&shift[n][j], Reals{} + (centre * size - Real(0.5)));
-            store(&chunk.scale[n][j], Reals{} + level_scale);
-          }
-        }
+    if (!reference) return;
+    // The levels of a vector come one after the other; each takes over the lanes from its first on.
+    const Ints levels = load(&table_.level[i]);
+    const int64_t first = table_.level[i];
+    const int64_t last = table_.level[std::min(i + W, table_.count) - 1];
+    const int width = p_.boxes ? 2 * N : N;
+    for (int n = 0; n < N; ++n) {
+      Reals centre = {}, box = {};
+      for (int64_t l = first; l <= last; ++l) {
+        const Real* level = reference + l * width;
+        const auto from_here = levels >= Ints{} + IntOf<Real>(l);
+        centre = from_here ? Reals{} + level[n] : centre;
+        if (p_.boxes) box = from_here ? Reals{} + level[N + n] : box;
       }
-    });
+      shift[n] += centre * scale[n];
+      scale[n] = p_.boxes ? box * scale[n] * half_point_ : Reals{} + Real(1);
+    }
   }
 
   // The corners of one vector of samples, from sample i of the chunk.
-  template <class Offset>
-  void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real (*shift)[kChunk + W],
-                    Chunk<Real, N, Offset>& chunk) const {
+  template <class Rows>
+  STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
+                    Chunk<Real, N, Rows>& chunk) const {
     Ints cell[N][2], exists[N][2];
-    Reals weight[N][2];
+    Reals weight[N][2], scale[N], shift[N];
+    scale_and_shift(reference, first + i, scale, shift);
     for (int n = 0; n < N; ++n) {
-      const Reals pixel =
-          load(&chunk.position[n][i]) * load(&chunk.scale[n][i]) + load(&shift[n][i]);
+      store(&chunk.scale[n][i], scale[n]);
+      const Reals pixel = load(&chunk.position[n][i]) * scale[n] + shift[n];
       const Ints cells = load(&table_.cells[n][first + i]);
       const Ints stride = load(&table_.cell_stride[n][first + i]);
       const auto s = sample_axis(pixel, to_float(cells), cells);
@@ -252,18 +264,17 @@ class SampleReader {
     }
   }
 
-  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists,
-                            RowLayout<IntOf<Real>> rows) {
-    store(to, exists ? cell * rows.stride : Ints{} + rows.outside);
+  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists, PackedRows<Real> rows) {
+    store(to, (exists & (cell * rows.stride)) | (~exists & (Ints{} + rows.outside)));
   }
-  template <class Offset>
-  static void store_offsets(Offset* to, Ints cell, Ints exists, RowLayout<Offset> rows) {
+  static void store_offsets(int64_t* to, Ints cell, Ints exists, StridedRows rows) {
     for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
   }
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   const std::unique_ptr<Real[]> attention_;
+  const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
   const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
 };
 

@@ -175,6 +175,18 @@ STDEFORM_INLINE V fold(V a, V b) {
   return pick<SegmentHalves<length, 0>>(a, b) + pick<SegmentHalves<length, 1>>(a, b);
 }
 
+// All lanes of a vector, combined in halves.
+template <int length, class V, class F>
+STDEFORM_INLINE auto reduce(V v, F combine) {
+  if constexpr (length == 1) {
+    return v[0];
+  } else {
+    return reduce<length / 2>(
+        combine(pick<SegmentHalves<length, 0>>(v, v), pick<SegmentHalves<length, 1>>(v, v)),
+        combine);
+  }
+}
+
 // Writes the lane sums of `v[0..count)` to `to[0..count)`; may write up to a vector's width.
 template <class Real, int count, int length = kLanes<Real>>
 STDEFORM_INLINE void store_lane_sums(const Vector<Real>* v, Real* to) {
