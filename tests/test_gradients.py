@@ -27,7 +27,7 @@ from tests.cases import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, tuple[Tensor, ...]]:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(form, AXES[axes], dtype=value_dtype, side_dtype=side_dtype)
@@ -195,7 +195,7 @@ def test_only_inputs_are_saved(native: str) -> None:
         ]
         saved: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+            lambda tensor, saved=saved: saved.append(tensor) or tensor, lambda tensor: tensor
         ):
             operator(form, native)(*args)
         inputs = {tensor.data_ptr() for tensor in tensors(args)}

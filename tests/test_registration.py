@@ -150,7 +150,7 @@ def test_the_kernel_refuses_a_tensor_without_memory() -> None:
     problem = draw("locations")
     with torch._subclasses.FakeTensorMode() as mode:
         fake = [mode.from_tensor(tensor) for tensor in tensors(problem.attention)]
-        with pytest.raises((ValueError, RuntimeError), match="memory|data pointer|storage"):
+        with pytest.raises((ValueError, RuntimeError), match=r"memory|data pointer|storage"):
             _native.forward(fake[0], [4, 6, 5, 2, 3, 3], None, fake[1], fake[2])
 
 
