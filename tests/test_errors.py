@@ -78,8 +78,7 @@ EITHER_FORM: dict[str, Case] = {
     "shapes of an image": (
         {"spatial_shapes": [(6, 23)]},
         ValueError,
-        "spatial_shapes rows must have 3 sizes to match the last axis of the samples, "
-        "got (6, 23)",
+        "spatial_shapes rows must have 3 sizes to match the last axis of the samples, got (6, 23)",
     ),
     "a size no int": (
         {"spatial_shapes": [(4, 6, 5), (2, 3, 3.0)]},

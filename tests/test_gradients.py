@@ -91,9 +91,7 @@ def test_head_dims(backend: str, head_dim: int, dtype: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) -> None:
     problem = draw(form, shapes)
-    assert_gradients_close(
-        gradients(problem, form, backend), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, backend), oracle_gradients(problem, form), form)
 
 
 @pytest.mark.parametrize("num_points", [1, 31, 64, 65, 200])
@@ -151,9 +149,7 @@ def test_any_subset_of_inputs_gives_the_same_gradients(backend: str, form: str) 
 def test_layouts_of_inputs(backend: str, form: str, dtype: str, layout: Layout) -> None:
     problem, _ = _problem(form, "video", dtype)
     problem = problem.laid_out(layout)
-    assert_gradients_close(
-        gradients(problem, form, backend), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, backend), oracle_gradients(problem, form), form)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -239,7 +235,8 @@ def test_a_sample_that_reads_nothing_passes_no_gradient(
         ("sampling_offsets", offsets),
     ):
         problem = dataclasses.replace(
-            problem, **{field: other.nan_to_num(1e6, 1e6, -1e6)}  # type: ignore[arg-type]
+            problem,
+            **{field: other.nan_to_num(1e6, 1e6, -1e6)},  # type: ignore[arg-type]
         )
     # Far outside is the same as no number, for every other gradient too.
     assert_gradients_close(list(grads.values()), oracle_gradients(problem, form), form)
@@ -309,9 +306,7 @@ def test_second_derivatives_of_any_subset(native: str, form: str) -> None:
 
     for wanted in itertools.product((True, False), repeat=len(names(form))):
         if any(wanted):
-            for got, want in zip(
-                second(native, wanted), second("reference", wanted), strict=True
-            ):
+            for got, want in zip(second(native, wanted), second("reference", wanted), strict=True):
                 if got is None or want is None:
                     # The kernel's graph may hold zeros where the reference's holds nothing.
                     assert got is None or not got.any()
