@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import stdeform
-from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, make_problem, with_layout
+from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, with_layout
 from tests.cases import (
     AXES,
     DTYPES,
@@ -28,7 +28,7 @@ from tests.cases import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, Tensor]:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(form, AXES[axes], dtype=value_dtype, side_dtype=side_dtype)

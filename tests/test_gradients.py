@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.cases import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, tuple[Tensor, ...]]:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(form, AXES[axes], dtype=value_dtype, side_dtype=side_dtype)
@@ -182,6 +183,18 @@ def test_empty(backend: str, form: str, batch: int, num_queries: int) -> None:
         assert torch.equal(grad, torch.zeros_like(tensor))
 
 
+def _saved_by(call: Callable[[], Tensor]) -> list[Tensor]:
+    saved = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return saved
+
+
 def test_only_inputs_are_saved(native: str) -> None:
     for form in FORMS:
         problem, _ = _problem(form, "video", "bf16-f32")
@@ -189,11 +202,7 @@ def test_only_inputs_are_saved(native: str) -> None:
             arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
             for arg in arguments(problem, form)
         ]
-        saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
-        ):
-            operator(form, native)(*args)
+        saved = _saved_by(functools.partial(operator(form, native), *args))
         inputs = {tensor.data_ptr() for tensor in tensors(args)}
         assert {tensor.data_ptr() for tensor in saved} == inputs
         assert len(saved) == len(inputs)

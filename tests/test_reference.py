@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from stdeform import reference
+from stdeform.shapes import level_starts, num_cells
+from stdeform.testing import TOLERANCES, assert_close, excess, make_problem
 from tests.cases import (
     AXES,
     DTYPES,
@@ -22,11 +27,6 @@ from tests.cases import (
     oracle_gradients,
     tensors,
 )
-from torch import Tensor
-
-from stdeform import reference
-from stdeform.shapes import level_starts, num_cells
-from stdeform.testing import TOLERANCES, assert_close, excess, make_problem
 
 
 @pytest.mark.parametrize("form", FORMS)
