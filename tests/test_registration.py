@@ -195,6 +195,7 @@ class _Model(nn.Module):
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compile_with_dynamic_batch_and_queries(compiler: str) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     model = _Model()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=compiler)
     for sizes in ((2, 7), (3, 5), (4, 11)):
