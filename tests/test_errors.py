@@ -279,6 +279,17 @@ def test_auto_without_a_core_warns_once_and_takes_the_reference(no_core: Problem
     assert torch.equal(again, expected)
 
 
+def test_the_kernel_refuses_more_cells_than_it_can_count(native: str) -> None:
+    shape = (2048, 1024, 1024)
+    value = torch.ones(1, 1, 1, 1).expand(1, 2**31, 1, 1)
+    sample = torch.full((1, 1, 1, 1, 1, 3), 0.5), torch.ones(1, 1, 1, 1, 1)
+    message = "value must have fewer than 2^31 cells per batch row, got 2147483648"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stdeform.st_deform_attn(value, [shape], *sample, backend="native")
+    out = stdeform.st_deform_attn(value, [shape], *sample, backend="reference")
+    assert out.item() == 1
+
+
 def test_auto_never_swallows_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise RuntimeError("out of order")
