@@ -99,8 +99,9 @@ class Backward {
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
+      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
       load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
-      const Real* attention = scratch.reader.attend(b, q, m);
+      const Real* attention = scratch.reader.begin(b, q, m);
       if (samples) scratch.grads.begin_query();
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, layout, scratch.chunk);

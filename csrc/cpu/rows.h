@@ -11,7 +11,7 @@ namespace {
 
 // Calls f(std::integral_constant<int, width>, first vector) for each block of a row.
 template <class F>
-inline void for_each_block(int64_t vectors, F f) {
+STDEFORM_INLINE void for_each_block(int64_t vectors, F f) {
   int64_t first = 0;
   while (first < vectors) {
     const int64_t left = vectors - first;
@@ -33,7 +33,7 @@ inline void for_each_block(int64_t vectors, F f) {
 
 // sum += sum over samples and corners of weight * row, for one block of channels.
 template <int width, class T, class Real, int N, class Offset>
-inline void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Real* sum) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   // Several sums per channel, so that no addition waits for the one just before it.
@@ -56,7 +56,7 @@ inline void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Rea
 }
 
 template <class T, class Real, int N, class Offset>
-inline void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Offset>& chunk, Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     gather_block<width>(rows + channel, chunk, sum + channel);
@@ -72,7 +72,7 @@ struct Dots {
 };
 
 template <int width, class T, class Real, int N, class Offset>
-inline void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
+STDEFORM_INLINE void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                       bool first, Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
@@ -98,7 +98,7 @@ inline void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N, 
 }
 
 template <class T, class Real, int N, class Offset>
-inline void dot(const T* rows, int64_t vectors, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
+STDEFORM_INLINE void dot(const T* rows, int64_t vectors, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                 Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
@@ -114,7 +114,7 @@ struct Slab {
 // grad_rows[corner] += weight * grad_out, in the order of samples and corners, for the rows in
 // `slab`. The order of additions to one row does not depend on the slab.
 template <int width, bool whole, class Real, int N, class Offset>
-inline void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
+STDEFORM_INLINE void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                           Slab slab) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
@@ -134,7 +134,7 @@ inline void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Rea
 }
 
 template <bool whole, class Real, int N, class Offset>
-inline void scatter(Real* grad_rows, int64_t vectors, const Real* grad_out,
+STDEFORM_INLINE void scatter(Real* grad_rows, int64_t vectors, const Real* grad_out,
                     const Chunk<Real, N, Offset>& chunk, Slab slab) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
