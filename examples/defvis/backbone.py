@@ -1,0 +1,38 @@
+"""Per-frame features: any `transformers` AutoBackbone, by default a small random ResNet."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers import AutoBackbone, ResNetConfig
+
+from defvis.config import BackboneConfig
+
+
+class Backbone(nn.Module):
+    """Runs an AutoBackbone on every frame of a clip.
+
+    Attributes:
+        channels: Channels of the returned maps, fine to coarse.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        if config.name:
+            self.body = AutoBackbone.from_pretrained(
+                config.name, out_features=list(config.out_features)
+            )
+        else:
+            self.body = AutoBackbone.from_config(
+                ResNetConfig(
+                    layer_type=config.layer_type,
+                    embedding_size=config.embedding_size,
+                    hidden_sizes=list(config.hidden_sizes),
+                    depths=list(config.depths),
+                    out_features=list(config.out_features),
+                )
+            )
+        self.channels: tuple[int, ...] = tuple(self.body.channels)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Maps normalised frames [N, 3, H, W] to feature maps [N, C_i, H_i, W_i], fine to coarse."""
+        return list(self.body(frames).feature_maps)
