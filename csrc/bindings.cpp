@@ -1,0 +1,105 @@
+// The Python module stdeform._C: the only file that knows Python. Arrays come in as
+// (address, dtype code, shape, strides); errors go out as exceptions.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "problem.h"
+
+namespace py = pybind11;
+
+namespace stdeform {
+namespace {
+
+struct Shaped {
+  Array array;
+  int64_t size[kMaxRank];
+};
+
+Shaped to_array(const py::tuple& from, int rank, const char* name) {
+  Shaped shaped;
+  const auto address = from[0].cast<std::uintptr_t>();
+  const auto shape = from[2].cast<py::tuple>();
+  const auto strides = from[3].cast<py::tuple>();
+  if (int(shape.size()) != rank || int(strides.size()) != rank) {
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) +
+                                " axes, got " + std::to_string(shape.size()));
+  }
+  if (!address) {
+    throw std::invalid_argument(std::string(name) +
+                                " has no memory: a fake or meta tensor reached the native core");
+  }
+  shaped.array.data = reinterpret_cast<void*>(address);
+  shaped.array.dtype = DType(from[1].cast<int>());
+  for (int i = 0; i < rank; ++i) {
+    shaped.size[i] = shape[i].cast<int64_t>();
+    shaped.array.stride[i] = strides[i].cast<int64_t>();
+  }
+  return shaped;
+}
+
+Array optional_array(const py::object& from, int rank, const char* name) {
+  return from.is_none() ? Array() : to_array(from.cast<py::tuple>(), rank, name).array;
+}
+
+Problem to_problem(int num_threads, const std::vector<int64_t>& spatial_shapes,
+                   const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+                   const py::object& reference) {
+  Problem p;
+  const Shaped v = to_array(value, 4, "value");
+  const Shaped s = to_array(positions, 6, "positions");
+  p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
+  p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
+  p.spatial_shapes = spatial_shapes.data();
+  p.value = v.array;
+  p.positions = s.array;
+  p.scores = to_array(scores, 5, "scores").array;
+  if (!reference.is_none()) {
+    const Shaped r = to_array(reference.cast<py::tuple>(), 4, "reference_points");
+    p.reference = r.array;
+    p.boxes = r.size[3] == 2 * p.N;
+  }
+  p.num_threads = num_threads;
+  return p;
+}
+
+void forward(const std::string& level, int num_threads, const std::vector<int64_t>& spatial_shapes,
+             const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+             const py::object& reference, const py::tuple& out) {
+  Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);
+  p.out = to_array(out, 4, "out").array;
+  const Level& chosen = choose_level(level);
+  py::gil_scoped_release unlocked;
+  chosen.forward(p);
+}
+
+void backward(const std::string& level, int num_threads,
+              const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+              const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+              const py::tuple& grad_out, const py::object& grad_value,
+              const py::object& grad_reference, const py::object& grad_positions,
+              const py::object& grad_scores) {
+  Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);
+  p.out = to_array(grad_out, 4, "grad_out").array;
+  p.grad_value = optional_array(grad_value, 4, "grad_value");
+  p.grad_reference = optional_array(grad_reference, 4, "grad_reference_points");
+  p.grad_positions = optional_array(grad_positions, 6, "grad_positions");
+  p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
+  const Level& chosen = choose_level(level);
+  py::gil_scoped_release unlocked;
+  chosen.backward(p);
+}
+
+}  // namespace
+}  // namespace stdeform
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native core of stdeform: kernels on plain addresses.";
+  m.def("simd_levels", &stdeform::usable_levels);
+  m.def("forward", &stdeform::forward);
+  m.def("backward", &stdeform::backward);
+}

@@ -1,0 +1,147 @@
+// The backward kernel: one pass over the samples for what is read (dots), one for what is written
+// (scatter), no atomics.
+#pragma once
+
+#include "sample_grads.h"
+#include "slices.h"
+#include "team.h"
+
+namespace stdeform {
+namespace {
+
+template <class T, int N>
+class Backward {
+  using Real = Compute<T>;
+
+  // What one thread works with.
+  struct Scratch {
+    explicit Scratch(const Backward& f)
+        : reader(f.p_, f.table_),
+          grads(f.p_, f.table_, f.head_reference_.get()),
+          grad_out(new Real[f.row_stride_]()) {}
+    SampleReader<Real, N> reader;
+    SampleGrads<Real, N> grads;
+    Chunk<Real, N> chunk;
+    Dots<Real, N> dots;
+    std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros
+  };
+
+ public:
+  explicit Backward(const Problem& p)
+      : p_(p),
+        team_(p),
+        table_(p),
+        row_stride_(round_up(p.D, kLanes<Real>)),
+        wants_samples_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
+        wants_value_(p.grad_value.data),
+        head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
+                                              : nullptr),
+        values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, row_stride_),
+        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, row_stride_) {}
+
+  void run() {
+#pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
+    {
+      Scratch scratch(*this);
+      team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
+        load(unit, slice, 0, p_.S);
+        const Slab all = {0, (p_.S + 1) * row_stride_};
+        differentiate<true>(scratch, unit, slice, 0, p_.Q, wants_samples_, wants_value_, all);
+        save(unit, slice, 0, p_.S);
+      });
+      if (team_.rest()) run_rest(scratch);
+      if (head_reference_) sum_heads();
+    }
+  }
+
+ private:
+  void run_rest(Scratch& scratch) {
+    const int64_t parts = team_.parts(1);
+    team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { load(part...); });
+    if (wants_samples_) {
+      team_.for_each_part_of_rest(
+          p_.Q, team_.parts(4), [&](int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+            differentiate<true>(scratch, unit, slice, begin, end, true, false, Slab{});
+          });
+    }
+    if (wants_value_) {
+      team_.for_each_part_of_rest(
+          p_.S, parts, [&](int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+            const Slab slab = {begin * row_stride_, end * row_stride_};
+            differentiate<false>(scratch, unit, slice, 0, p_.Q, false, true, slab);
+          });
+    }
+    team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { save(part...); });
+  }
+
+  void load(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+    if (wants_samples_) {
+      const int64_t* s = p_.value.stride;
+      const T* from = static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
+      values_.pack(slice, from, s[1], begin, end);
+    }
+    if (wants_value_) grad_values_.zero(slice, begin, end);
+  }
+
+  void save(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+    if (!wants_value_) return;
+    T* to = static_cast<T*>(p_.grad_value.data);
+    to += unit / p_.M * p_.S * p_.M * p_.D + unit % p_.M * p_.D;
+    grad_values_.unpack(slice, to, p_.M * p_.D, begin, end);
+  }
+
+  template <bool whole>
+  void differentiate(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end,
+                     bool samples, bool value, Slab slab) {
+    const int64_t b = unit / p_.M, m = unit % p_.M;
+    const int64_t vectors = row_stride_ / kLanes<Real>;
+    const RowLayout layout = {row_stride_, p_.S * row_stride_};
+    const int64_t* s = p_.out.stride;
+    const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
+    for (int64_t q = begin; q < end; ++q) {
+      load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
+      const Real* attention = scratch.reader.attend(b, q, m);
+      if (samples) scratch.grads.begin_query();
+      for (int64_t first = 0; first < table_.count; first += kChunk) {
+        scratch.reader.read(b, q, m, first, layout, scratch.chunk);
+        if (samples) {
+          dot(values_[slice], vectors, scratch.grad_out.get(), scratch.chunk, scratch.dots);
+          scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
+        }
+        if (value) {
+          scatter<whole>(grad_values_[slice], vectors, scratch.grad_out.get(), scratch.chunk,
+                         slab);
+        }
+      }
+      if (samples) scratch.grads.finish_query(b, q, m, attention);
+    }
+  }
+
+  int64_t reference_width() const { return p_.L * (p_.boxes ? 2 * N : N); }
+
+  // The heads share their reference points; their gradients are added in the order of heads.
+  void sum_heads() const {
+    const int64_t width = reference_width();
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < p_.B * p_.Q; ++i) {
+      const Real* first = head_reference_.get() + (i / p_.Q * p_.M * p_.Q + i % p_.Q) * width;
+      for (int64_t r = 0; r < width; ++r) {
+        Real sum = 0;
+        for (int64_t m = 0; m < p_.M; ++m) sum += first[m * p_.Q * width + r];
+        SampleGrads<Real, N>::write_row(p_.grad_reference, i * width + r, &sum, 1);
+      }
+    }
+  }
+
+  const Problem& p_;
+  const Team team_;
+  const SampleTable<Real, N> table_;
+  const int64_t row_stride_;  // D, rounded up to whole vectors
+  const bool wants_samples_, wants_value_;
+  const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
+  Slices<T> values_;
+  Slices<Real> grad_values_;
+};
+
+}  // namespace
+}  // namespace stdeform

@@ -1,0 +1,127 @@
+// From the dot products of grad_out with every corner's row to the gradients of what the caller
+// passed per sample: positions, scores, reference points.
+#pragma once
+
+#include "rows.h"
+
+namespace stdeform {
+namespace {
+
+template <class Real, int N>
+class SampleGrads {
+  static constexpr int kCorners = Chunk<Real, N>::kCorners;
+
+ public:
+  // `head_reference`: room for the reference points' gradient per head, [B, M, Q, L, N or 2N];
+  // null where nobody asked.
+  SampleGrads(const Problem& p, const SampleTable<Real, N>& table, Real* head_reference)
+      : p_(p),
+        table_(table),
+        head_reference_(head_reference),
+        attention_(new Real[table.count]),
+        reference_(new Real[p.L * 2 * N]) {}
+
+  void begin_query() { std::fill(&reference_[0], &reference_[p_.L * 2 * N], Real(0)); }
+
+  // Samples [first, first + chunk.count) of a query and head.
+  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
+           const Dots<Real, N>& dots) {
+    alignas(64) Real dot[kCorners][kChunk];
+    for (int i = 0; i < chunk.count; ++i)
+      for (int c = 0; c < kCorners; ++c) dot[c][i] = dots.of[i * kCorners + c];
+
+    alignas(64) Real pixel[N][kChunk];  // gradient of the pixel coordinate
+    for (int i = 0; i < chunk.count; ++i) {
+      // Interpolates axis after axis; what is left after x has 2^(N-1) corners, and so on. `slope`
+      // holds the same with one axis' weights replaced by their derivatives.
+      Real read[kCorners], slope[N][kCorners];
+      for (int c = 0; c < kCorners; ++c) read[c] = dot[c][i];
+      for (int n = 0, left = kCorners / 2; n < N; ++n, left /= 2) {
+        const Real low = chunk.low_weight[n][i], high = chunk.high_weight[n][i];
+        const Real low_slope = chunk.low_slope[n][i], high_slope = chunk.high_slope[n][i];
+        for (int c = 0; c < left; ++c) {
+          for (int done = 0; done < n; ++done)
+            slope[done][c] = low * slope[done][2 * c] + high * slope[done][2 * c + 1];
+          slope[n][c] = low_slope * read[2 * c] + high_slope * read[2 * c + 1];
+          read[c] = low * read[2 * c] + high * read[2 * c + 1];
+        }
+      }
+      attention_[first + i] = read[0];
+      for (int n = 0; n < N; ++n) pixel[n][i] = chunk.attention[i] * slope[n][0];
+    }
+    if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, pixel);
+    if (head_reference_) add_reference(first, chunk, pixel);
+  }
+
+  // After the last chunk; `attention` are the weights of all samples.
+  void finish_query(int64_t b, int64_t q, int64_t m, const Real* attention) {
+    if (p_.grad_scores.data) {
+      if (p_.reference.data) differentiate_softmax(attention);
+      write_row(p_.grad_scores, ((b * p_.Q + q) * p_.M + m) * table_.count, attention_.get(),
+                table_.count);
+    }
+    if (head_reference_) {
+      const int64_t width = p_.L * (p_.boxes ? 2 * N : N);
+      std::copy(&reference_[0], &reference_[width],
+                head_reference_ + ((b * p_.M + m) * p_.Q + q) * width);
+    }
+  }
+
+  // Writes `n` numbers from element `at` of a contiguous array.
+  static void write_row(const Array& to, int64_t at, const Real* from, int64_t n) {
+    visit_dtype(to.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      T* row = static_cast<T*>(to.data) + at;
+      for (int64_t i = 0; i < n; ++i) write(from[i], row[i]);
+    });
+  }
+
+ private:
+  template <class T>
+  static void write(Real x, T& to) {
+    from_real(Compute<T>(x), to);
+  }
+
+  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
+                       const Real (*pixel)[kChunk]) const {
+    alignas(64) Real grad[kChunk * N];
+    for (int i = 0; i < chunk.count; ++i)
+      for (int n = 0; n < N; ++n) {
+        // A coordinate that reads nothing passes nothing, whatever its scale.
+        const Real g = pixel[n][i];
+        grad[i * N + n] = g == Real(0) ? Real(0) : g * chunk.scale[n][i];
+      }
+    const int64_t sample = ((b * p_.Q + q) * p_.M + m) * table_.count + first;
+    write_row(p_.grad_positions, sample * N, grad, chunk.count * N);
+  }
+
+  void add_reference(int64_t first, const Chunk<Real, N>& chunk, const Real (*pixel)[kChunk]) {
+    const int width = p_.boxes ? 2 * N : N;
+    for (int i = 0; i < chunk.count; ++i) {
+      Real* level = &reference_[(first + i) / p_.K * width];
+      for (int n = 0; n < N; ++n) {
+        const Real g = pixel[n][i];
+        if (g == Real(0)) continue;
+        const Real by_centre = g * Real(table_.size[n][first + i]);
+        level[n] += by_centre;
+        if (p_.boxes)
+          level[N + n] += by_centre * chunk.position[n][i] * (Real(0.5) / Real(p_.K));
+      }
+    }
+  }
+
+  void differentiate_softmax(const Real* attention) {
+    Real mean = 0;
+    for (int64_t i = 0; i < table_.count; ++i) mean += attention[i] * attention_[i];
+    for (int64_t i = 0; i < table_.count; ++i) attention_[i] = attention[i] * (attention_[i] - mean);
+  }
+
+  const Problem& p_;
+  const SampleTable<Real, N>& table_;
+  Real* head_reference_;
+  std::unique_ptr<Real[]> attention_;  // gradient of the attention weights, then of the scores
+  std::unique_ptr<Real[]> reference_;  // of this query and head, [L, N or 2N]
+};
+
+}  // namespace
+}  // namespace stdeform

@@ -1,0 +1,214 @@
+"""The operator as PyTorch sees it: schema, kernels, fake, autograd, vmap; forward, then backward.
+
+One operator serves both public forms. Without `reference_points`, `positions` are sampling
+locations and `scores` attention weights; with them, `positions` are sampling offsets and
+`scores` attention logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native, reference
+
+_Grads = tuple[Tensor | None, ...]
+
+# -- schema ------------------------------------------------------------------------------------
+
+_INPUTS = (
+    "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor positions, "
+    "Tensor scores"
+)
+torch.library.define(
+    "stdeform::st_deform_attn",
+    f"({_INPUTS}) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "stdeform::st_deform_attn_backward",
+    f"(Tensor grad_out, {_INPUTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+st_deform_attn = torch.ops.stdeform.st_deform_attn.default
+st_deform_attn_backward = torch.ops.stdeform.st_deform_attn_backward.default
+
+# -- kernels -----------------------------------------------------------------------------------
+
+torch.library.impl("stdeform::st_deform_attn", "cpu", _native.forward)
+torch.library.impl("stdeform::st_deform_attn_backward", "cpu", _native.backward)
+
+# -- fake --------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("stdeform::st_deform_attn")
+def _(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> Tensor:
+    batch, _, num_heads, head_dim = value.shape
+    return value.new_empty(batch, positions.shape[1], num_heads * head_dim)
+
+
+@torch.library.register_fake("stdeform::st_deform_attn_backward")
+def _(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    inputs = (value, reference_points, positions, scores)
+    return tuple(_native.empty_grad(*pair) for pair in zip(inputs, needs, strict=True))
+
+
+# -- autograd ----------------------------------------------------------------------------------
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.spatial_shapes, reference_points, positions, scores = inputs
+    ctx.save_for_backward(value, reference_points, positions, scores)
+
+
+def _forward_vjp(ctx: Any, grad_out: Tensor) -> _Grads:
+    value, reference_points, positions, scores = ctx.saved_tensors
+    needs = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
+    grads = st_deform_attn_backward(
+        grad_out, value, ctx.spatial_shapes, reference_points, positions, scores, needs
+    )
+    wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
+    return wanted[0], None, *wanted[1:]
+
+
+torch.library.register_autograd(
+    "stdeform::st_deform_attn", _forward_vjp, setup_context=_save_forward
+)
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad_out, value, ctx.spatial_shapes, reference_points, positions, scores, ctx.needs = inputs
+    ctx.save_for_backward(grad_out, value, reference_points, positions, scores)
+
+
+def _backward_vjp(ctx: Any, *cotangents: Tensor | None) -> _Grads:
+    """Second derivatives: the vector-Jacobian product of the reference's own backward."""
+    saved = ctx.saved_tensors
+    present = [i for i, tensor in enumerate(saved) if tensor is not None]
+    asked = [
+        cotangent
+        for cotangent, needed in zip(cotangents, ctx.needs, strict=True)
+        if needed
+    ]
+
+    def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        every: list[Any] = [None] * len(saved)
+        for i, tensor in zip(present, tensors, strict=True):
+            every[i] = tensor
+        grad_out, *inputs = every
+        given = [tensor for tensor in inputs if tensor is not None]
+
+        def forward(*tensors: Tensor) -> Tensor:
+            remaining = iter(tensors)
+            value, points, positions, scores = (
+                None if tensor is None else next(remaining) for tensor in inputs
+            )
+            return _reference(value, ctx.spatial_shapes, points, positions, scores)
+
+        grads = iter(torch.func.vjp(forward, *given)[1](grad_out))
+        every_grad = [None if tensor is None else next(grads) for tensor in inputs]
+        return tuple(
+            grad for grad, needed in zip(every_grad, ctx.needs, strict=True) if needed
+        )
+
+    _, vjp = torch.func.vjp(backward, *(saved[i] for i in present))
+    result: list[Tensor | None] = [None] * len(saved)
+    for i, grad in zip(present, vjp(tuple(asked)), strict=True):
+        result[i] = grad
+    grad_out, value, *rest = result
+    return grad_out, value, None, *rest, None
+
+
+def _reference(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> Tensor:
+    num_axes = positions.shape[-1]
+    rows = [spatial_shapes[i : i + num_axes] for i in range(0, len(spatial_shapes), num_axes)]
+    if reference_points is None:
+        return reference.st_deform_attn(value, rows, positions, scores)
+    return reference.st_deform_attn_from_offsets(value, rows, reference_points, positions, scores)
+
+
+torch.library.register_autograd(
+    "stdeform::st_deform_attn_backward", _backward_vjp, setup_context=_save_backward
+)
+
+# -- vmap: the mapped axis joins the batch -----------------------------------------------------
+
+
+def _fold(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    if tensor is None:
+        return None
+    moved = tensor.movedim(dim, 0) if dim is not None else tensor.expand(size, *tensor.shape)
+    return moved.flatten(0, 1)
+
+
+@torch.library.register_vmap("stdeform::st_deform_attn")
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    out = st_deform_attn(
+        _fold(value, in_dims[0], size),
+        spatial_shapes,
+        _fold(reference_points, in_dims[2], size),
+        _fold(positions, in_dims[3], size),
+        _fold(scores, in_dims[4], size),
+    )
+    return out.unflatten(0, (size, -1)), 0
+
+
+@torch.library.register_vmap("stdeform::st_deform_attn_backward")
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+    needs: Sequence[bool],
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    size = info.batch_size
+    grads = st_deform_attn_backward(
+        _fold(grad_out, in_dims[0], size),
+        _fold(value, in_dims[1], size),
+        spatial_shapes,
+        _fold(reference_points, in_dims[3], size),
+        _fold(positions, in_dims[4], size),
+        _fold(scores, in_dims[5], size),
+        needs,
+    )
+    mapped = tuple(
+        grad.unflatten(0, (size, -1)) if needed else grad
+        for grad, needed in zip(grads, needs, strict=True)
+    )
+    return mapped, tuple(0 if needed else None for needed in needs)

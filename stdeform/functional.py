@@ -1,0 +1,166 @@
+"""The operators that users call: check the arguments, choose who computes, call it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import _checks, _native, _ops, reference
+
+__all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
+
+Backend = Literal["auto", "native", "reference"]
+BACKENDS = ("auto", "native", "reference")
+_warned: set[str] = set()  # device types whose fallback has been told once
+
+
+def st_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Spatio-temporal deformable attention over given locations and weights.
+
+        out[b, q, m] = sum_{l, k} attention_weights[b, q, m, l, k]
+                                  * V_l[b, m](sampling_locations[b, q, m, l, k])
+
+    where V_l(p) interpolates level l linearly at p: bilinear for N = 2 axes, trilinear for
+    N = 3. Equation 2 of *Deformable VisTR* (Yarram et al., ICASSP 2022), extended to levels;
+    with N = 2 it is the multi-scale deformable attention of *Deformable DETR* (Zhu et al.,
+    ICLR 2021).
+
+    Coordinates are fractions of the level's size in the order (x, y, t); cell i of an axis has
+    its centre at (i + 0.5) / size. Corners outside the level contribute zero and get no
+    gradient; a NaN or infinite coordinate contributes zero. Coordinates and sums are computed in
+    float32 (float64 for a float64 value). The forward is deterministic; the CPU backward is
+    bitwise equal for any number of threads. Differentiable any number of times in all three
+    tensors.
+
+    Args:
+        value: What is read, [B, S, M, D]; S cells of all levels one after the other, each level
+            row-major. float64, float32, float16 or bfloat16; any strides.
+        spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
+        sampling_locations: Where each point reads, [B, Q, M, L, K, N] as (x, y, t) or (x, y) in
+            fractions of the level's size. float32 or value's dtype.
+        attention_weights: The points' weights, [B, Q, M, L, K], used as they are. float32 or
+            value's dtype.
+        backend: "native" for the compiled kernel, "reference" for plain PyTorch, "auto" for the
+            kernel where it was built and otherwise the reference with one warning.
+
+    Returns:
+        [B, Q, M * D] in value's dtype.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: A shape, size, device or `backend` breaks its rule.
+        RuntimeError: `backend="native"` where no kernel was built.
+
+    Example:
+        >>> value = torch.rand(1, 4 * 6 * 5, 8, 16)  # T, H, W = 4, 6, 5
+        >>> locations = torch.rand(1, 100, 8, 1, 32, 3)
+        >>> weights = torch.rand(1, 100, 8, 1, 32).softmax(-1)
+        >>> st_deform_attn(value, [(4, 6, 5)], locations, weights).shape
+        torch.Size([1, 100, 128])
+    """
+    _checks.check_attention(value, spatial_shapes, sampling_locations, attention_weights)
+    if resolve_backend(value.device.type, backend) == "reference":
+        return reference.st_deform_attn(
+            value, spatial_shapes, sampling_locations, attention_weights
+        )
+    return _ops.st_deform_attn(
+        value, _flatten(spatial_shapes), None, sampling_locations, attention_weights
+    )
+
+
+def st_deform_attn_from_offsets(
+    value: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Spatio-temporal deformable attention from what a layer predicts; the fused form.
+
+    `attention_weights = softmax(attention_logits)` over the L * K points of a head, and
+    `p = reference + offset / size` for points, `p = centre + offset / K * box / 2` for boxes;
+    then as `st_deform_attn`. The kernels compute both inside, forward and backward, so neither
+    locations nor weights are ever stored.
+
+    Args:
+        value: As in `st_deform_attn`, [B, S, M, D].
+        spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
+        reference_points: Where each query looks on each level, [B, Q, L, N] points, or
+            [B, Q, L, 2N] boxes as centre then size, in fractions of the level's size, order
+            (x, y, t). float32 or value's dtype.
+        sampling_offsets: [B, Q, M, L, K, N] as (x, y, t): in cells of the level for points, in
+            units of half the box divided by K for boxes. float32 or value's dtype.
+        attention_logits: [B, Q, M, L, K], before the softmax. float32 or value's dtype.
+        backend: As in `st_deform_attn`.
+
+    Returns:
+        [B, Q, M * D] in value's dtype.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: A shape, size, device or `backend` breaks its rule.
+        RuntimeError: `backend="native"` where no kernel was built.
+
+    Example:
+        >>> value = torch.rand(1, 4 * 6 * 5, 8, 16)
+        >>> points = torch.rand(1, 100, 1, 3)
+        >>> offsets = torch.randn(1, 100, 8, 1, 32, 3)
+        >>> logits = torch.randn(1, 100, 8, 1, 32)
+        >>> st_deform_attn_from_offsets(value, [(4, 6, 5)], points, offsets, logits).shape
+        torch.Size([1, 100, 128])
+    """
+    _checks.check_attention_from_offsets(
+        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+    )
+    if resolve_backend(value.device.type, backend) == "reference":
+        return reference.st_deform_attn_from_offsets(
+            value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+        )
+    return _ops.st_deform_attn(
+        value, _flatten(spatial_shapes), reference_points, sampling_offsets, attention_logits
+    )
+
+
+def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:
+    """Who computes for tensors on `device_type`: "native" or "reference".
+
+    "auto" warns once per device type when it has to take the reference.
+
+    Raises:
+        ValueError: `backend` is not one of "auto", "native", "reference".
+        RuntimeError: `backend="native"` where no kernel was built.
+    """
+    if backend == "reference":
+        return "reference"
+    missing = _native.missing(device_type)
+    if missing is None and backend in BACKENDS:
+        return "native"
+    if backend == "native":
+        raise RuntimeError(f"no native kernel for {device_type} tensors: {missing}")
+    if backend != "auto":
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if device_type not in _warned:
+        _warned.add(device_type)
+        warnings.warn(
+            f"stdeform: {device_type} tensors take the slow reference: {missing}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return "reference"
+
+
+def _flatten(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
+    return [size for row in spatial_shapes for size in row]

@@ -1,0 +1,140 @@
+"""The operator's definition in plain PyTorch: any device, any order of derivative, no speed.
+
+It reads every corner of every sample with a gather and lets autograd differentiate it. The
+kernels are held against it, second derivatives run through it, and it serves where no kernel
+was built.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
+
+
+def st_deform_attn(
+    value: Tensor,  # [B, S, M, D]
+    spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes, (T, H, W) or (H, W)
+    sampling_locations: Tensor,  # [B, Q, M, L, K, N]
+    attention_weights: Tensor,  # [B, Q, M, L, K]
+) -> Tensor:  # [B, Q, M * D]
+    """Weighted sum of linearly interpolated values; see `stdeform.st_deform_attn`."""
+    batch, _, num_heads, head_dim = value.shape
+    num_queries = sampling_locations.shape[1]
+    real = compute_dtype(value.dtype)
+    rows = value.to(real).transpose(1, 2)  # [B, M, S, D]
+    locations = sampling_locations.to(real)
+    weights = attention_weights.to(real)
+    out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
+    start = 0
+    for level, shape in enumerate(spatial_shapes):
+        cells = _num_cells(shape)
+        out = out + _attend_level(
+            rows[:, :, start : start + cells],
+            shape,
+            locations[:, :, :, level],
+            weights[:, :, :, level],
+        )
+        start += cells
+    return out.flatten(2).to(value.dtype)
+
+
+def st_deform_attn_from_offsets(
+    value: Tensor,  # [B, S, M, D]
+    spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
+    reference_points: Tensor,  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
+    sampling_offsets: Tensor,  # [B, Q, M, L, K, N]
+    attention_logits: Tensor,  # [B, Q, M, L, K]
+) -> Tensor:  # [B, Q, M * D]
+    """Softmax, offsets to locations, then `st_deform_attn`."""
+    real = compute_dtype(value.dtype)
+    weights = attention_logits.to(real).flatten(3).softmax(-1).view(attention_logits.shape)
+    locations = sampling_locations(
+        spatial_shapes, reference_points.to(real), sampling_offsets.to(real)
+    )
+    return st_deform_attn(value, spatial_shapes, locations, weights)
+
+
+def sampling_locations(
+    spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
+    reference_points: Tensor,  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
+    sampling_offsets: Tensor,  # [B, Q, M, L, K, N]
+) -> Tensor:  # [B, Q, M, L, K, N]
+    """Locations as fractions of each level: `ref + offset / size`, or box-relative.
+
+    For boxes (centre then size) it is `centre + offset / K * box / 2`. Where the result is not
+    finite it is NaN and passes no gradient, so that such a sample is a plain zero everywhere.
+    """
+    num_points, num_axes = sampling_offsets.shape[-2:]
+    reference = reference_points[:, :, None, :, None, :]
+    centre = reference[..., :num_axes]
+    if reference_points.shape[-1] == num_axes:
+        sizes = [[float(size) for size in reversed(shape)] for shape in spatial_shapes]
+        scale = 1.0 / sampling_offsets.new_tensor(sizes)[:, None, :]  # [L, 1, N] as (x, y, t)
+    else:
+        scale = reference[..., num_axes:] * (0.5 / num_points)
+    finite = torch.isfinite(centre + sampling_offsets * scale)
+    centre, offsets, scale = (
+        torch.where(finite, part, 0.0) for part in (centre, sampling_offsets, scale)
+    )
+    return torch.where(finite, centre + offsets * scale, torch.nan)
+
+
+def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of coordinates, softmax and accumulation for a value's dtype."""
+    return torch.float64 if value_dtype == torch.float64 else torch.float32
+
+
+def _num_cells(shape: Sequence[int]) -> int:
+    cells = 1
+    for size in shape:
+        cells *= size
+    return cells
+
+
+def _attend_level(
+    rows: Tensor,  # [B, M, S_l, D]
+    shape: Sequence[int],  # N sizes of this level
+    locations: Tensor,  # [B, Q, M, K, N]
+    weights: Tensor,  # [B, Q, M, K]
+) -> Tensor:  # [B, Q, M, D]
+    batch, num_queries, num_heads, num_points, num_axes = locations.shape
+    head_dim = rows.shape[-1]
+    # Per axis, innermost (x) first: the two neighbouring cells, their weights, whether they exist.
+    axes = []
+    stride = 1
+    for axis in range(num_axes):
+        size = shape[num_axes - 1 - axis]
+        position = locations[..., axis] * size - 0.5
+        # Far outside, NaN and infinity: park the point where neither neighbour exists.
+        inside = (position >= -1) & (position < size)
+        position = torch.where(inside, position, -2.0)
+        low = position.floor()
+        fraction = position - low
+        corners = []
+        for cell, weight in ((low, 1 - fraction), (low + 1, fraction)):
+            exists = (cell >= 0) & (cell < size)
+            index = cell.clamp(0, size - 1).long() * stride
+            corners.append((index, weight, exists))
+        axes.append(corners)
+        stride *= size
+
+    out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
+    for corner in itertools.product(*axes):
+        index = sum(part[0] for part in corner)
+        weight = weights
+        exists = torch.ones_like(weights, dtype=torch.bool)
+        for _, axis_weight, axis_exists in corner:
+            weight = weight * axis_weight
+            exists = exists & axis_exists
+        flat = index.transpose(1, 2).reshape(batch, num_heads, -1, 1)  # [B, M, Q * K, 1]
+        read = rows.gather(2, flat.expand(-1, -1, -1, head_dim))
+        read = read.view(batch, num_heads, num_queries, num_points, head_dim).transpose(1, 2)
+        # `where`, not a product: a cell that is not read must not leak its NaN or infinity.
+        read = torch.where(exists[..., None], read, 0.0)
+        out = out + (weight[..., None] * read).sum(3)
+    return out
