@@ -216,6 +216,38 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
+def override(config: Config, assignment: str) -> Config:
+    """Returns a config with one number changed.
+
+    Args:
+        config: The config to start from.
+        assignment: "path=value" with a JSON value, for example "optim.learning_rate=5e-4" or
+            "model.initial_box=[0.3, 0.3]".
+
+    Raises:
+        ValueError: If the path does not exist, or the value is not JSON of the field's type.
+    """
+    path, equals, text = assignment.partition("=")
+    values = config.to_dict()
+    *parents, name = path.split(".")
+    branch = values
+    for parent in parents:
+        branch = branch.get(parent, {}) if isinstance(branch, dict) else {}
+    if not equals or not isinstance(branch, dict) or name not in branch:
+        raise ValueError(f"a setting must be a field of the config = a value, got {assignment!r}")
+    old = branch[name]
+    try:
+        new = json.loads(text)
+    except ValueError:
+        new = text
+    if isinstance(old, float) and type(new) is int:
+        new = float(new)
+    if type(new) is not type(old):
+        raise ValueError(f"{path} must be a {type(old).__name__}, got {text!r}")
+    branch[name] = new
+    return Config.from_dict(values)
+
+
 def _build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))

@@ -58,7 +58,7 @@ def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
             }
             for (kind, decays), parameters in groups.items()
         ],
-        foreach=True,
+        fused=True,
     )
 
 

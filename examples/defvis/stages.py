@@ -101,6 +101,7 @@ class BackboneStage(Stage):
             [parameter for module in modules for parameter in module.parameters()],
             lr=stage.learning_rate,
             weight_decay=config.optim.weight_decay,
+            fused=True,
         )
         super().__init__(
             optimizer, stage.warmup_steps, config.optim.final_fraction, config.optim.clip_norm

@@ -42,7 +42,7 @@ class Run:
         train: Videos to learn from.
         val: Videos to validate on, with the same categories.
         out: Folder to write to.
-        resume: Goes on from the checkpoint in `out`.
+        resume: Goes on from the checkpoint in `out` if there is one.
         progress: Shows progress bars.
 
     Raises:
@@ -73,14 +73,19 @@ class Run:
         self._model = DefVIS(config.model)
         self._saved: dict[str, Any] | None = None
         started = self._checkpoint.exists() or previous(self._checkpoint).exists()
-        if resume:
+        if resume and started:
             self._saved = load_checkpoint(self._checkpoint)
             if Config.from_dict(self._saved["config"]) != config:
                 raise ValueError(f"{self._checkpoint} was written with another config")
-        elif started or self._log.exists():
+        elif started:
             raise FileExistsError(f"{out} holds a run already; resume it or choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(str(config) + "\n")
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
 
     def run(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the pictures."""

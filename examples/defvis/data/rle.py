@@ -36,24 +36,24 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     if list(size) != [height, width]:
         raise ValueError(f"segmentation must have size [{height}, {width}], got {list(size)}")
     if isinstance(counts, list):
-        total = _sum_of_runs(counts)
-        if total != height * width:
-            raise ValueError(f"RLE counts must add up to {height * width} pixels, got {total}")
+        if any(not isinstance(run, int) for run in counts):
+            raise ValueError("RLE counts must be integers")
+        _check_runs(np.array(counts, dtype=np.int64), height, width)
         rle: RLE = coco_mask.frPyObjects(segmentation, height, width)
         return rle
     if not isinstance(counts, (str, bytes)):
         raise ValueError(f"RLE counts must be a string or a list, got {type(counts).__name__}")
     encoded = counts.encode("ascii") if isinstance(counts, str) else counts
-    total = _sum_of_runs(_decode_counts(encoded))
-    if total != height * width:
-        raise ValueError(f"RLE counts must add up to {height * width} pixels, got {total}")
+    _check_runs(_decode_counts(encoded), height, width)
     return {"size": [height, width], "counts": encoded}
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
     """Decodes to bool [H, W]."""
-    mask: NDArray[np.bool_] = coco_mask.decode(rle).astype(bool)
-    return mask
+    runs = _decode_counts(rle["counts"])
+    ink = np.arange(len(runs)) % 2 == 1  # The first run counts pixels outside the mask.
+    height, width = rle["size"]
+    return np.repeat(ink, runs).reshape(width, height).T
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:
@@ -87,13 +87,14 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> RLE:
     return rle
 
 
-def _sum_of_runs(counts: list[Any]) -> int:
-    if any(not isinstance(run, int) or run < 0 for run in counts):
-        raise ValueError("RLE counts must be integers >= 0")
-    return sum(counts)
+def _check_runs(runs: NDArray[np.int64], height: int, width: int) -> None:
+    if (runs < 0).any():
+        raise ValueError("RLE counts must be at least 0")
+    if runs.sum() != height * width:
+        raise ValueError(f"RLE counts must add up to {height * width} pixels, got {runs.sum()}")
 
 
-def _decode_counts(encoded: bytes) -> list[int]:
+def _decode_counts(encoded: bytes) -> NDArray[np.int64]:
     """Unpacks COCO's text form of run lengths.
 
     Each run is a signed number of 5-bit digits, lowest first, one character (digit + 48, + 32 if
@@ -118,5 +119,4 @@ def _decode_counts(encoded: bytes) -> list[int]:
     runs -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
-    decoded: list[int] = runs.tolist()
-    return decoded
+    return runs

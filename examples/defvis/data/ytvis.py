@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,20 @@ class YouTubeVIS:
     def num_classes(self) -> int:
         """Number of categories."""
         return len(self.category_ids)
+
+
+def hold_out(data: YouTubeVIS, every: int) -> tuple[YouTubeVIS, YouTubeVIS]:
+    """Splits off every n-th video for validation; returns (train, val).
+
+    Raises:
+        DataError: If one of the two would be empty.
+    """
+    val = data.videos[every - 1 :: every]
+    held = {video.id for video in val}
+    train = tuple(video for video in data.videos if video.id not in held)
+    if not train or not val:
+        raise DataError(f"{len(data.videos)} videos are too few to hold out every {every}th")
+    return replace(data, videos=train), replace(data, videos=val)
 
 
 def find_files(root: Path) -> tuple[Path, Path]:
