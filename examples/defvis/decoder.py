@@ -97,7 +97,6 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.embed_dim
-        self.num_points = config.num_points
         self.references = ReferenceBoxes(config.num_slots, config.initial_box)
         self.slot_content = nn.Parameter(torch.randn(config.num_slots, width))
         self.slot_position = nn.Parameter(torch.randn(config.num_slots, width))
@@ -108,6 +107,12 @@ class Decoder(nn.Module):
             ClassHead(width, config.num_classes) for _ in range(config.decoder_layers)
         )
         self.box_heads = nn.ModuleList(BoxHead(width) for _ in range(config.decoder_layers))
+        # An offset o moves a point by o / K * box / 2. Boxes are handed to the attention larger
+        # by these factors, so that at the start the outermost points of the pattern lie on the
+        # edge of the slot's box, and an offset of 1 in t is one frame (after division by T).
+        pattern = self.layers[0].cross_attention.sampling_offsets.bias.detach().unflatten(0, (-1, 3))
+        self._box_scale = config.num_points / float(pattern[:, :2].abs().max())
+        self._frame_scale = 2.0 * config.num_points
 
     def forward(
         self,
@@ -174,13 +179,11 @@ class Decoder(nn.Module):
         return encoded
 
     def _volume_boxes(self, boxes: Tensor, valid_ratios: Tensor) -> Tensor:
-        """Boxes [B, I, T, 4] in the frame to (x, y, t, w, h, d) in the padded volume.
-
-        An offset o moves a point by o / K * d / 2, so d = 2 K / T makes offsets in t count frames.
-        """
+        """Boxes [B, I, T, 4] in the frame to (x, y, t, w, h, d) in the padded volume, scaled."""
         frames = boxes.shape[2]
         x_y = valid_ratios[:, None, None, :2]
         t = (torch.arange(frames, device=boxes.device, dtype=boxes.dtype) + 0.5) / frames
         t = t.expand(boxes.shape[:3])[..., None]
-        depth = torch.full_like(t, 2 * self.num_points / frames)
-        return torch.cat((boxes[..., :2] * x_y, t, boxes[..., 2:] * x_y, depth), dim=-1)
+        size = boxes[..., 2:] * x_y * self._box_scale
+        depth = torch.full_like(t, self._frame_scale / frames)
+        return torch.cat((boxes[..., :2] * x_y, t, size, depth), dim=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,12 +149,12 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
         raise DataError(f"{where}: category ids repeat")
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
 
-    videos: dict[int, Mapping[str, Any]] = {}
+    videos: dict[int, Video] = {}
     for row in _rows(content, "videos", where):
         video_id = _int(row, "id", f"{where}: video")
         if video_id in videos:
             raise DataError(f"{where}: video id {video_id} repeats")
-        videos[video_id] = row
+        videos[video_id] = _video(row, frame_folder, f"{where}: video {video_id}")
 
     tracks: dict[int, list[Track]] = {video_id: [] for video_id in videos}
     seen: set[int] = set()
@@ -167,23 +167,18 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
         video_id = _int(row, "video_id", place)
         if video_id not in videos:
             raise DataError(f"{place}: there is no video {video_id}")
-        tracks[video_id].append(
-            _track(row, videos[video_id], labels, f"{where}: video {video_id}, "
-                   f"annotation {annotation_id}")
-        )
+        place = f"{where}: video {video_id}, annotation {annotation_id}"
+        tracks[video_id].append(_track(row, videos[video_id], labels, place))
     return YouTubeVIS(
         videos=tuple(
-            _video(row, frame_folder, tracks[video_id], f"{where}: video {video_id}")
-            for video_id, row in videos.items()
+            replace(video, tracks=tuple(tracks[video.id])) for video in videos.values()
         ),
         category_ids=category_ids,
         category_names=tuple(str(row.get("name", row["id"])) for row in categories),
     )
 
 
-def _video(
-    row: Mapping[str, Any], folder: Path, tracks: Sequence[Track], place: str
-) -> Video:
+def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
     names = _list(row, "file_names", place)
     if not names:
         raise DataError(f"{place}: file_names is empty")
@@ -194,29 +189,32 @@ def _video(
         width=_int(row, "width", place),
         height=_int(row, "height", place),
         files=tuple(folder / str(name) for name in names),
-        tracks=tuple(tracks),
+        tracks=(),
     )
 
 
 def _track(
-    row: Mapping[str, Any], video: Mapping[str, Any], labels: Mapping[int, int], place: str
+    row: Mapping[str, Any], video: Video, labels: Mapping[int, int], place: str
 ) -> Track:
     category = _int(row, "category_id", place)
     if category not in labels:
         raise DataError(f"{place}: there is no category {category}")
-    height, width = _int(video, "height", place), _int(video, "width", place)
-    length = len(_list(video, "file_names", place))
     for name in ("segmentations", "bboxes", "areas"):
         if name == "segmentations" or row.get(name) is not None:
             entries = _list(row, name, place)
-            if len(entries) != length:
+            if len(entries) != video.length:
                 raise DataError(
-                    f"{place}: {name} must have one entry per frame, {length}, got {len(entries)}"
+                    f"{place}: {name} must have one entry per frame, {video.length}, "
+                    f"got {len(entries)}"
                 )
     masks: list[RLE | None] = []
     for frame, segmentation in enumerate(row["segmentations"]):
         try:
-            masks.append(None if segmentation is None else rle.to_rle(segmentation, height, width))
+            masks.append(
+                None
+                if segmentation is None
+                else rle.to_rle(segmentation, video.height, video.width)
+            )
         except (ValueError, TypeError) as error:
             raise DataError(f"{place}, frame {frame}: {error}") from error
     areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
