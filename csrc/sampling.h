@@ -13,35 +13,48 @@
 namespace stdeform {
 namespace {
 
-// Cells `low` and `low + 1`, clamped into the axis so that their addresses are always valid, with
-// weight and slope (the weight's derivative by the coordinate) zero where the cell does not exist.
-template <class Real>
+STDEFORM_INLINE int32_t truncate(float x) { return int32_t(x); }
+STDEFORM_INLINE int64_t truncate(double x) { return int64_t(x); }
+STDEFORM_INLINE float to_float(int32_t x) { return float(x); }
+STDEFORM_INLINE double to_float(int64_t x) { return double(x); }
+
+// Cells `low` and `high` = `low` + 1, clamped into the axis so that their addresses are always
+// valid, with weight and slope (the weight's derivative by the coordinate) zero where the cell does
+// not exist.
+template <class Real, class Int, class Mask>
 struct AxisSample {
-  int32_t low, high;
+  Int low, high;
   Real low_weight, high_weight;
   Real low_slope, high_slope;
-  bool has_low, has_high;
+  Mask has_low, has_high;
 };
 
 // `pixel` = location * size - 0.5, so that cell i has its centre at i. A coordinate at which no
 // cell exists, NaN and infinity among them, reads nothing.
-template <class Real>
-STDEFORM_INLINE AxisSample<Real> sample_axis(Real pixel, int32_t size) {
-  const bool near = pixel >= Real(-1) && pixel < Real(size);
-  const Real p = near ? pixel : Real(-2);
-  const int32_t truncated = int32_t(p);
-  const int32_t floor = truncated - (Real(truncated) > p ? 1 : 0);
-  const Real fraction = p - Real(floor);
-  AxisSample<Real> s;
-  s.has_low = floor >= 0;
-  s.has_high = floor + 1 >= 0 && floor + 1 < size;
-  s.low = floor < 0 ? 0 : floor;
-  s.high = floor + 1 < size ? (floor + 1 < 0 ? 0 : floor + 1) : size - 1;
-  s.low_weight = s.has_low ? Real(1) - fraction : Real(0);
-  s.high_weight = s.has_high ? fraction : Real(0);
-  s.low_slope = s.has_low ? Real(-1) : Real(0);
-  s.high_slope = s.has_high ? Real(1) : Real(0);
-  return s;
+//
+// Real and Int are numbers, or vectors of as many of them; truncate and to_float convert between
+// the two.
+template <class Real, class Int>
+STDEFORM_INLINE auto sample_axis(Real pixel, Real size, Int cells) {
+  const Real zero = {}, one = zero + 1;
+  const Int none = {};
+  const Real p = (pixel >= -one) & (pixel < size) ? pixel : zero - 2;
+  const Int toward_zero = truncate(p);
+  const Int low = to_float(toward_zero) > p ? toward_zero - 1 : toward_zero;
+  const Int high = low + 1;
+  const Real fraction = p - to_float(low);
+  const auto has_low = low >= none;
+  const auto has_high = (high >= none) & (high < cells);
+  return AxisSample<Real, Int, decltype(has_low & has_high)>{
+      has_low ? low : none,
+      has_high ? high : none,
+      has_low ? one - fraction : zero,
+      has_high ? fraction : zero,
+      has_low ? -one : zero,
+      has_high ? one : zero,
+      has_low,
+      has_high,
+  };
 }
 
 }  // namespace

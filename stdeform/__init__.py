@@ -1,5 +1,18 @@
 """stdeform: spatio-temporal deformable attention for PyTorch."""
 
-from .functional import st_deform_attn, st_deform_attn_from_offsets
+__version__ = "0.1.0"
 
-__all__ = ["st_deform_attn", "st_deform_attn_from_offsets"]
+from .functional import st_deform_attn, st_deform_attn_from_offsets
+from .modules import MSDeformAttn, STDeformAttn
+from .shapes import level_starts, num_cells, reference_grid, valid_ratios
+
+__all__ = [
+    "MSDeformAttn",
+    "STDeformAttn",
+    "level_starts",
+    "num_cells",
+    "reference_grid",
+    "st_deform_attn",
+    "st_deform_attn_from_offsets",
+    "valid_ratios",
+]

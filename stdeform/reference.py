@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .shapes import num_cells
+
 __all__ = ["sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 
@@ -32,7 +34,7 @@ def st_deform_attn(
     out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
     start = 0
     for level, shape in enumerate(spatial_shapes):
-        cells = _num_cells(shape)
+        cells = num_cells(shape)
         out = out + _attend_level(
             rows[:, :, start : start + cells],
             shape,
@@ -87,13 +89,6 @@ def sampling_locations(
 def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
     """The dtype of coordinates, softmax and accumulation for a value's dtype."""
     return torch.float64 if value_dtype == torch.float64 else torch.float32
-
-
-def _num_cells(shape: Sequence[int]) -> int:
-    cells = 1
-    for size in shape:
-        cells *= size
-    return cells
 
 
 def _attend_level(

@@ -9,7 +9,7 @@
 namespace stdeform {
 namespace {
 
-template <class T, int N>
+template <class T, int N, class Offset>
 class Backward {
   using Real = Compute<T>;
 
@@ -21,7 +21,7 @@ class Backward {
           grad_out(new Real[f.row_stride_]()) {}
     SampleReader<Real, N> reader;
     SampleGrads<Real, N> grads;
-    Chunk<Real, N> chunk;
+    Chunk<Real, N, Offset> chunk;
     Dots<Real, N> dots;
     std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros
   };
@@ -95,7 +95,7 @@ class Backward {
                      bool samples, bool value, Slab slab) {
     const int64_t b = unit / p_.M, m = unit % p_.M;
     const int64_t vectors = row_stride_ / kLanes<Real>;
-    const RowLayout layout = {row_stride_, p_.S * row_stride_};
+    const RowLayout<Offset> layout = {Offset(row_stride_), Offset(p_.S * row_stride_)};
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
@@ -142,6 +142,16 @@ class Backward {
   Slices<T> values_;
   Slices<Real> grad_values_;
 };
+
+template <class T, int N>
+void run_backward(const Problem& p) {
+  using Real = Compute<T>;
+  if (offsets_fit<Real>(p)) {
+    Backward<T, N, IntOf<Real>>(p).run();
+  } else {
+    Backward<T, N, int64_t>(p).run();
+  }
+}
 
 }  // namespace
 }  // namespace stdeform

@@ -8,7 +8,7 @@
 namespace stdeform {
 namespace {
 
-template <class T, int N>
+template <class T, int N, class Offset>
 class Forward {
   using Real = Compute<T>;
 
@@ -17,17 +17,17 @@ class Forward {
     explicit Scratch(const Forward& f)
         : reader(f.p_, f.table_), sum(new Real[f.packed_stride_]) {}
     SampleReader<Real, N> reader;
-    Chunk<Real, N> chunk;
+    Chunk<Real, N, Offset> chunk;
     std::unique_ptr<Real[]> sum;  // [D], padded
   };
 
  public:
-  explicit Forward(const Problem& p)
+  Forward(const Problem& p, bool packed)
       : p_(p),
         team_(p),
         table_(p),
         packed_stride_(round_up(p.D, kLanes<Real>)),
-        packed_(reads_each_row_often()),
+        packed_(packed),
         zeros_(new T[packed_stride_]()),
         values_(packed_ ? team_.num_slices() : 0, p.S, p.D, packed_stride_) {}
 
@@ -46,12 +46,6 @@ class Forward {
   }
 
  private:
-  // With few samples, packing would cost more than the reads; they go to the value itself then,
-  // which needs rows of whole vectors.
-  bool reads_each_row_often() const {
-    return p_.D != packed_stride_ || p_.Q * table_.count * (1 << N) > 2 * p_.S;
-  }
-
   const T* unit_value(int64_t unit) const {
     const int64_t* s = p_.value.stride;
     return static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
@@ -64,8 +58,9 @@ class Forward {
   void attend(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end) {
     const int64_t b = unit / p_.M, m = unit % p_.M;
     const T* rows = packed_ ? values_[slice] : unit_value(unit);
-    const RowLayout layout = packed_ ? RowLayout{packed_stride_, p_.S * packed_stride_}
-                                     : RowLayout{p_.value.stride[1], distance(rows, zeros_.get())};
+    const RowLayout<Offset> layout =
+        packed_ ? RowLayout<Offset>{Offset(packed_stride_), Offset(p_.S * packed_stride_)}
+                : RowLayout<Offset>{Offset(p_.value.stride[1]), distance(rows, zeros_.get())};
     const int64_t* s = p_.out.stride;
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
@@ -80,9 +75,9 @@ class Forward {
   }
 
   // In elements, between arrays that are not one: both are aligned to their element.
-  static int64_t distance(const T* from, const T* to) {
-    return (reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) /
-           intptr_t(sizeof(T));
+  static Offset distance(const T* from, const T* to) {
+    return Offset((reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) /
+                  intptr_t(sizeof(T)));
   }
 
   const Problem& p_;
@@ -93,6 +88,20 @@ class Forward {
   const std::unique_ptr<T[]> zeros_;  // what a corner outside the volume reads
   Slices<T> values_;
 };
+
+template <class T, int N>
+void run_forward(const Problem& p) {
+  using Real = Compute<T>;
+  // With few samples, packing would cost more than the reads. These go to the value itself then,
+  // which needs rows of whole vectors and, for the distance to the row of zeros, long offsets.
+  const bool whole_vectors = p.D % kLanes<Real> == 0;
+  const bool packed = !whole_vectors || p.Q * p.L * p.K * (1 << N) > 2 * p.S;
+  if (packed && offsets_fit<Real>(p)) {
+    Forward<T, N, IntOf<Real>>(p, packed).run();
+  } else {
+    Forward<T, N, int64_t>(p, packed).run();
+  }
+}
 
 }  // namespace
 }  // namespace stdeform

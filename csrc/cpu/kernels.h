@@ -26,13 +26,13 @@ void dispatch(const Problem& p, F run) {
 
 void forward(const Problem& p) {
   dispatch(p, [&](auto* type, auto axes) {
-    Forward<std::remove_pointer_t<decltype(type)>, axes>(p).run();
+    run_forward<std::remove_pointer_t<decltype(type)>, axes>(p);
   });
 }
 
 void backward(const Problem& p) {
   dispatch(p, [&](auto* type, auto axes) {
-    Backward<std::remove_pointer_t<decltype(type)>, axes>(p).run();
+    run_backward<std::remove_pointer_t<decltype(type)>, axes>(p);
   });
 }
 

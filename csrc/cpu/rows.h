@@ -32,10 +32,10 @@ inline void for_each_block(int64_t vectors, F f) {
 }
 
 // sum += sum over samples and corners of weight * row, for one block of channels.
-template <int width, class T, class Real, int N>
-inline void gather_block(const T* rows, const Chunk<Real, N>& chunk, Real* sum) {
+template <int width, class T, class Real, int N, class Offset>
+inline void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Real* sum) {
   constexpr int W = kLanes<Real>;
-  constexpr int kCorners = Chunk<Real, N>::kCorners;
+  constexpr int kCorners = 1 << N;
   // Several sums per channel, so that no addition waits for the one just before it.
   constexpr int kSums = width <= 3 ? 4 : (width <= 6 ? 2 : 1);
   Vector<Real> sums[kSums][width] = {};
@@ -55,8 +55,8 @@ inline void gather_block(const T* rows, const Chunk<Real, N>& chunk, Real* sum) 
   }
 }
 
-template <class T, class Real, int N>
-inline void gather(const T* rows, int64_t vectors, const Chunk<Real, N>& chunk, Real* sum) {
+template <class T, class Real, int N, class Offset>
+inline void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Offset>& chunk, Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     gather_block<width>(rows + channel, chunk, sum + channel);
@@ -66,16 +66,16 @@ inline void gather(const T* rows, int64_t vectors, const Chunk<Real, N>& chunk, 
 // Dot products of a row of grad_out with every corner's row, [sample][corner].
 template <class Real, int N>
 struct Dots {
-  static constexpr int kCorners = Chunk<Real, N>::kCorners;
+  static constexpr int kCorners = 1 << N;
   // Lane sums are written a vector at a time, past the last sample too.
   alignas(64) Real of[kChunk * kCorners + 64];
 };
 
-template <int width, class T, class Real, int N>
-inline void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N>& chunk,
+template <int width, class T, class Real, int N, class Offset>
+inline void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                       bool first, Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
-  constexpr int kCorners = Chunk<Real, N>::kCorners;
+  constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
   for (int v = 0; v < width; ++v) grad[v] = load(grad_out + v * W);
   for (int i = 0; i < chunk.count; ++i) {
@@ -97,8 +97,8 @@ inline void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N>&
   }
 }
 
-template <class T, class Real, int N>
-inline void dot(const T* rows, int64_t vectors, const Real* grad_out, const Chunk<Real, N>& chunk,
+template <class T, class Real, int N, class Offset>
+inline void dot(const T* rows, int64_t vectors, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                 Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
@@ -113,11 +113,11 @@ struct Slab {
 
 // grad_rows[corner] += weight * grad_out, in the order of samples and corners, for the rows in
 // `slab`. The order of additions to one row does not depend on the slab.
-template <int width, bool whole, class Real, int N>
-inline void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Real, N>& chunk,
+template <int width, bool whole, class Real, int N, class Offset>
+inline void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
                           Slab slab) {
   constexpr int W = kLanes<Real>;
-  constexpr int kCorners = Chunk<Real, N>::kCorners;
+  constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
   for (int v = 0; v < width; ++v) grad[v] = load(grad_out + v * W);
   for (int i = 0; i < chunk.count; ++i) {
@@ -133,9 +133,9 @@ inline void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Rea
   }
 }
 
-template <bool whole, class Real, int N>
+template <bool whole, class Real, int N, class Offset>
 inline void scatter(Real* grad_rows, int64_t vectors, const Real* grad_out,
-                    const Chunk<Real, N>& chunk, Slab slab) {
+                    const Chunk<Real, N, Offset>& chunk, Slab slab) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     scatter_block<width, whole>(grad_rows + channel, grad_out + channel, chunk, slab);

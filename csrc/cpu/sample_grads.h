@@ -9,7 +9,7 @@ namespace {
 
 template <class Real, int N>
 class SampleGrads {
-  static constexpr int kCorners = Chunk<Real, N>::kCorners;
+  static constexpr int kCorners = 1 << N;
 
  public:
   // `head_reference`: room for the reference points' gradient per head, [B, M, Q, L, N or 2N];
@@ -24,7 +24,8 @@ class SampleGrads {
   void begin_query() { std::fill(&reference_[0], &reference_[p_.L * 2 * N], Real(0)); }
 
   // Samples [first, first + chunk.count) of a query and head.
-  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
+  template <class Offset>
+  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
            const Dots<Real, N>& dots) {
     alignas(64) Real dot[kCorners][kChunk];
     for (int i = 0; i < chunk.count; ++i)
@@ -82,7 +83,8 @@ class SampleGrads {
     from_real(Compute<T>(x), to);
   }
 
-  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
+  template <class Offset>
+  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
                        const Real (*pixel)[kChunk]) const {
     alignas(64) Real grad[kChunk * N];
     for (int i = 0; i < chunk.count; ++i)
@@ -95,14 +97,15 @@ class SampleGrads {
     write_row(p_.grad_positions, sample * N, grad, chunk.count * N);
   }
 
-  void add_reference(int64_t first, const Chunk<Real, N>& chunk, const Real (*pixel)[kChunk]) {
+  template <class Offset>
+  void add_reference(int64_t first, const Chunk<Real, N, Offset>& chunk, const Real (*pixel)[kChunk]) {
     const int width = p_.boxes ? 2 * N : N;
     for (int i = 0; i < chunk.count; ++i) {
       Real* level = &reference_[(first + i) / p_.K * width];
       for (int n = 0; n < N; ++n) {
         const Real g = pixel[n][i];
         if (g == Real(0)) continue;
-        const Real by_centre = g * Real(table_.size[n][first + i]);
+        const Real by_centre = g * Real(table_.cells[n][first + i]);
         level[n] += by_centre;
         if (p_.boxes)
           level[N + n] += by_centre * chunk.position[n][i] * (Real(0.5) / Real(p_.K));

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__F16C__)
@@ -29,6 +30,25 @@ using Vector = typename VectorOf<Real>::type;
 template <class Real>
 constexpr int kLanes = kVectorBytes / int(sizeof(Real));
 
+// Integers of the same width, so that a vector has as many of them.
+template <class Real>
+using IntOf = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+template <class Real>
+using IntVector = Vector<IntOf<Real>>;
+
+inline IntVector<float> truncate(Vector<float> x) {
+  return __builtin_convertvector(x, IntVector<float>);
+}
+inline IntVector<double> truncate(Vector<double> x) {
+  return __builtin_convertvector(x, IntVector<double>);
+}
+inline Vector<float> to_float(IntVector<float> x) {
+  return __builtin_convertvector(x, Vector<float>);
+}
+inline Vector<double> to_float(IntVector<double> x) {
+  return __builtin_convertvector(x, Vector<double>);
+}
+
 constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
@@ -42,6 +62,8 @@ inline To load_bits(const From* from) {
 
 inline Vector<double> load(const double* from) { return load_bits<Vector<double>>(from); }
 inline Vector<float> load(const float* from) { return load_bits<Vector<float>>(from); }
+inline Vector<int32_t> load(const int32_t* from) { return load_bits<Vector<int32_t>>(from); }
+inline Vector<int64_t> load(const int64_t* from) { return load_bits<Vector<int64_t>>(from); }
 
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));

@@ -1,0 +1,50 @@
+# `make demo` trains a small Deformable VisTR, `make test` runs every test. Both need python3, make
+# and g++ and set up a virtual environment in .venv; versions are those of .ci/constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# Older versions of pip read the first for build requirements too, newer ones the second.
+export PIP_CONSTRAINT := .ci/constraints.txt
+export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
+
+.PHONY: demo test lint format build docs clean
+
+demo: $(VENV)/with-examples
+	$(BIN)/python examples/train_defvis.py
+
+test: $(VENV)/with-examples,test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/with-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/with-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
+
+build: $(VENV)/with-test
+	$(BIN)/python -m build
+
+docs: $(VENV)/with-docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs stdeform
+
+clean:  # back to a fresh clone, but for data/ and runs/
+	rm -rf $(VENV) build dist stdeform.egg-info stdeform/_C*.so stdeform/_build.json
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+# An install with the extras named by the target. It may not end up without the native core in
+# silence: a demo or a test run on the slow reference would show nothing.
+$(VENV)/with-%: $(VENV)/pyvenv.cfg pyproject.toml setup.py .ci/constraints.txt $(CPP)
+	STDEFORM_NATIVE=1 $(BIN)/pip install --editable '.[$*]'
+	touch $@

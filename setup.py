@@ -1,0 +1,275 @@
+"""Builds `stdeform._C`, the native core, with ninja. Torch is not needed for it and not used.
+
+One rule: what is missing is left out and written down, what is there and fails stops the build.
+So an install without a C++ compiler succeeds as pure Python, and one whose compiler fails does not.
+`_build.json` inside the package says what was built and why the rest was not.
+
+Environment:
+    STDEFORM_NATIVE, STDEFORM_CUDA  1: must be built; 0: left out; unset: built where the tools are.
+    STDEFORM_CUDA_ARCHS  CUDA architectures to build instead of all of them: "90" or "80;90".
+    CXX, CXXFLAGS, LDFLAGS  the C++ compiler and further flags for it.
+    CUDA_HOME, CUDA_PATH  where CUDA lies; if one is set, no other place is searched.
+    MAX_JOBS  how many compilers run at once; unset: one per usable core.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).resolve().parent
+RECORD = "_build.json"
+
+# No debug information (Python's own flags would add megabytes); no errno and no floating-point
+# traps, which block vectorisation. NaN and infinity keep their meaning, so no -ffast-math.
+CXX_FLAGS = shlex.split(
+    "-std=c++17 -O3 -DNDEBUG -g0 -fPIC -fvisibility=hidden -Wall -Wextra"
+    " -ffp-contract=fast -fno-math-errno -fno-trapping-math -Icsrc"
+)
+AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
+AVX512_FLAGS = shlex.split(
+    "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
+    " -Wno-uninitialized"  # GCC 12 suspects its own intrinsics
+)
+# Further flags of csrc/cpu/level_<name>.cpp, slowest first; which level runs is chosen at run time.
+LEVEL_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
+    "-Icsrc",
+]
+CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # compute capability 7.5 to 12.0
+
+NINJA_RULES = """\
+rule compile
+  command = $tool -MD -MF $out.d $flags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = compile $in
+rule link
+  command = $tool -shared $in -o $out $flags
+  description = link $out
+"""
+
+
+def wanted(switch: str) -> bool | None:
+    """Reads a switch of the environment: 1 is True, 0 is False, unset is None."""
+    value = os.environ.get(switch, "")
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"error: {switch} must be 0, 1 or unset, got {value!r}")
+    return value == "1" if value else None
+
+
+def ask(tool: str, *options: str) -> str:
+    """Returns what a tool says of itself, on both streams."""
+    done = subprocess.run([tool, *options], text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise CompileError(f"{tool} {' '.join(options)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def find_compiler() -> tuple[list[str], str]:
+    """Finds the C++ compiler: its command and "", or [] and why there is none to use."""
+    if wanted("STDEFORM_NATIVE") is False:
+        return [], "it was left out by STDEFORM_NATIVE=0"
+    if sys.platform != "linux":
+        return [], f"it is built on Linux only so far, and this is {sys.platform}"
+    named = os.environ.get("CXX")
+    names = [named] if named else [sysconfig.get_config_var("CXX") or "", "c++", "g++", "clang++"]
+    found = [words for name in names if (words := shlex.split(name)) and shutil.which(words[0])]
+    if not found and named:
+        raise SystemExit(f"error: CXX is {named!r}, which was not found")
+    if not found:
+        return [], "no C++ compiler (g++ or clang++) was found"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return [], "the header Python.h was not found (Debian and Ubuntu: install python3-dev)"
+    return found[0], ""
+
+
+def find_nvcc() -> tuple[str, str]:
+    """Finds the CUDA compiler: its path and "", or "" and why there is none to use."""
+    if wanted("STDEFORM_CUDA") is False:
+        return "", "CUDA was left out by STDEFORM_CUDA=0"
+    homes = [name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = [os.path.join(os.environ[name], "bin") for name in homes]
+    for place in places or [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]:
+        if nvcc := shutil.which("nvcc", path=place):
+            return nvcc, ""
+    return "", "no CUDA compiler (nvcc) was found" + f" in {' or '.join(homes)}" * bool(homes)
+
+
+def cuda_archs(nvcc: str) -> list[str]:
+    """Chooses the architectures to build for, oldest first."""
+    known = re.findall(r"sm_(\d+)\b", ask(nvcc, "--list-gpu-code"))
+    asked = os.environ.get("STDEFORM_CUDA_ARCHS", "").replace(".", "")
+    archs = re.findall(r"[^\s;,]+", asked) or [arch for arch in CUDA_ARCHS if arch in known]
+    if unknown := [arch for arch in archs if arch not in known]:
+        raise CompileError(
+            f"STDEFORM_CUDA_ARCHS names {', '.join(unknown)}, but nvcc knows {', '.join(known)}"
+        )
+    return sorted(archs, key=int)
+
+
+def static_cudart(nvcc: str) -> str:
+    """Finds the static CUDA runtime in the toolkit that nvcc itself names as its own."""
+    told = ask(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused")
+    top = Path(re.findall(r"TOP=(.*)", told)[0].strip())
+    for folder in ("lib64", "lib", "targets/*/lib"):
+        for library in top.glob(f"{folder}/libcudart_static.a"):
+            return str(library.resolve())
+    raise CompileError("nvcc was found, but not libcudart_static.a in its toolkit")
+
+
+def write_record(package: str | Path, **facts: object) -> None:
+    """Writes what `stdeform._build` reads: versions and choices, never a place on this machine."""
+    Path(package, RECORD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+class NinjaBuild:
+    """One build.ninja, run in the checkout; the objects stay, so a rebuild compiles little."""
+
+    def __init__(self, folder: str) -> None:
+        (ROOT / folder).mkdir(parents=True, exist_ok=True)
+        self.folder = folder  # relative to the checkout, like every path in the file
+        self.text = f"builddir = {folder}\n{NINJA_RULES}"
+        self.objects: list[str] = []
+
+    def compile(self, source: str, tool: list[str], flags: list[str]) -> None:
+        self.objects.append(f"{self.folder}/{source}.o")
+        self._step("compile", source, self.objects[-1], tool, flags)
+
+    def link(self, tool: list[str], flags: list[str]) -> Path:
+        """Adds the last step, runs them all and returns the shared object."""
+        import ninja
+
+        output = f"{self.folder}/_C.so"
+        self._step("link", " ".join(self.objects), output, tool, flags)
+        path = ROOT / self.folder / "build.ninja"
+        path.write_text(self.text, encoding="utf-8")
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), "-j", jobs]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            raise CompileError(
+                "the native core could not be built; the compiler's messages stand above.\n"
+                "STDEFORM_CUDA=0 builds it without CUDA. STDEFORM_NATIVE=0 installs without it:"
+                " the operators then run on the slow reference"
+            )
+        return ROOT / output
+
+    def _step(self, rule: str, inputs: str, output: str, tool: list[str], flags: list[str]) -> None:
+        words = {
+            name: shlex.join(w).replace("$", "$$") for name, w in (("tool", tool), ("flags", flags))
+        }
+        self.text += f"build {output}: {rule} {inputs}\n"
+        self.text += "".join(f"  {name} = {value}\n" for name, value in words.items())
+
+
+def sources(pattern: str) -> list[str]:
+    """Lists files of csrc/, relative to the checkout."""
+    return sorted(str(path.relative_to(ROOT)) for path in Path(ROOT, "csrc").glob(pattern))
+
+
+class BuildNative(build_ext):
+    """Builds `stdeform._C` and writes down what it is made of."""
+
+    def build_extension(self, ext: Extension) -> None:
+        self.cxx, _ = find_compiler()
+        self.steps = NinjaBuild(f"build/native-{self.plat_name}-{sys.implementation.cache_tag}")
+        nvcc, no_cuda = find_nvcc()
+        if wanted("STDEFORM_CUDA") and not nvcc:
+            raise CompileError(f"STDEFORM_CUDA=1, but {no_cuda}")
+        native = self.add_cpp(with_cuda=bool(nvcc))
+        cuda = self.add_cuda(nvcc) if nvcc else None
+
+        flags = ["-fopenmp"] if native["openmp"] else []
+        flags += [static_cudart(nvcc), "-lpthread", "-ldl", "-lrt"] if nvcc else []
+        flags += ["-Wl,--exclude-libs,ALL", *shlex.split(os.environ.get("LDFLAGS", ""))]
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.steps.link(self.cxx, flags), output)
+        write_record(output.parent, native=native, no_native="", cuda=cuda, no_cuda=no_cuda)
+
+    def add_cpp(self, *, with_cuda: bool) -> dict[str, object]:
+        """Adds the C++ sources and returns what the record says of them."""
+        import pybind11
+
+        openmp = self.accepted(["-fopenmp"])
+        levels = [level for level, flags in LEVEL_FLAGS.items() if self.accepted(flags)]
+        flags = CXX_FLAGS + [f"-DSTDEFORM_LEVEL_{level.upper()}=1" for level in levels]
+        flags += ["-fopenmp"] * openmp
+        flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+        # Only the bindings know Python and CUDA; for other ones only they are compiled anew.
+        bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
+        bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
+        self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
+        for source in sources("cpu/*.cpp"):
+            if not Path(source).stem.startswith("level_"):
+                self.steps.compile(source, self.cxx, flags)
+        # Last and from slow to fast: of an inline function that several objects hold, the linker
+        # keeps the first, and that one must run on every processor.
+        for level in levels:
+            self.steps.compile(f"csrc/cpu/level_{level}.cpp", self.cxx, flags + LEVEL_FLAGS[level])
+        return {
+            "compiler": ask(*self.cxx, "--version").splitlines()[0],
+            "openmp": openmp,
+            "simd_levels": levels,
+            "simd_levels_refused": [level for level in LEVEL_FLAGS if level not in levels],
+        }
+
+    def add_cuda(self, nvcc: str) -> dict[str, object]:
+        """Adds the CUDA sources and returns what the record says of them."""
+        archs = cuda_archs(nvcc)
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX
+        host = next((word for word in self.cxx if "++" in word), self.cxx[0])  # behind ccache, say
+        for source in sources("cuda/*.cu"):
+            self.steps.compile(source, [nvcc, "-ccbin", host], NVCC_FLAGS + codes)
+        version = re.findall(r"release ([\d.]+)", ask(nvcc, "--version"))[0]
+        return {"version": version, "architectures": archs, "ptx": archs[-1]}
+
+    def accepted(self, flags: list[str]) -> bool:
+        """Says whether the compiler makes an empty shared object with these flags."""
+        output = f"{self.steps.folder}/empty.so"
+        command = [*self.cxx, *flags, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", output]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+    def copy_extensions_to_source(self) -> None:
+        """In-place and editable builds: the record goes where the module goes."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            built = Path(self.build_lib, *ext.name.split(".")[:-1], RECORD)
+            shutil.copy(built, Path(self.get_ext_fullpath(ext.name)).parent)
+
+
+class BuildPython(build_py):
+    """Copies the modules; where no native core is built, writes down why."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.distribution.ext_modules:
+            _, reason = find_compiler()
+            for switch in ("STDEFORM_NATIVE", "STDEFORM_CUDA"):
+                if wanted(switch):
+                    raise CompileError(f"{switch}=1, but there is no native core: {reason}")
+            print(f"stdeform: no native core: {reason}; the operators take the slow reference")
+            package = Path(ROOT if self.editable_mode else self.build_lib, "stdeform")
+            write_record(package, native=None, no_native=reason, cuda=None, no_cuda=reason)
+
+
+setup(
+    # Without a compiler there is no extension at all, so that the wheel is tagged as pure Python.
+    ext_modules=[Extension("stdeform._C", [])] if find_compiler()[0] else [],
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
+)

@@ -1,0 +1,65 @@
+"""What this copy of stdeform was built with, as setup.py wrote it down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+_RECORD = Path(__file__).with_name("_build.json")
+
+
+@dataclass(frozen=True)
+class NativeBuild:
+    """How the C++ part of the native core was built.
+
+    Attributes:
+        compiler: Its name and version.
+        openmp: Whether the kernels can use more than one thread.
+        simd_levels: The levels that were compiled, slowest first.
+        simd_levels_refused: The levels whose flags the compiler does not accept.
+    """
+
+    compiler: str
+    openmp: bool
+    simd_levels: list[str]
+    simd_levels_refused: list[str]
+
+
+@dataclass(frozen=True)
+class CudaBuild:
+    """How the CUDA part of the native core was built.
+
+    Attributes:
+        version: Of the CUDA toolkit.
+        architectures: Those with machine code, oldest first; "90" is compute capability 9.0.
+        ptx: The architecture that newer devices compile from.
+    """
+
+    version: str
+    architectures: list[str]
+    ptx: str
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """The parts of the native core, each with the reason if it is not there."""
+
+    native: NativeBuild | None
+    no_native: str
+    cuda: CudaBuild | None
+    no_cuda: str
+
+
+def read_record() -> BuildRecord:
+    """Reads the record beside this file."""
+    if not _RECORD.is_file():
+        reason = "this is a source tree that was never built (run: pip install -e .)"
+        return BuildRecord(native=None, no_native=reason, cuda=None, no_cuda=reason)
+    facts = json.loads(_RECORD.read_text(encoding="utf-8"))
+    return BuildRecord(
+        native=NativeBuild(**facts["native"]) if facts["native"] else None,
+        no_native=facts["no_native"],
+        cuda=CudaBuild(**facts["cuda"]) if facts["cuda"] else None,
+        no_cuda=facts["no_cuda"],
+    )

@@ -1,0 +1,397 @@
+"""The attention layers: projections around `st_deform_attn_from_offsets`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks, shapes
+from .functional import BACKENDS, Backend, st_deform_attn_from_offsets
+
+__all__ = ["MSDeformAttn", "STDeformAttn"]
+
+
+class _DeformAttn(nn.Module):
+    """What both layers share; they differ in N, in the order and names of their arguments."""
+
+    _num_axes: ClassVar[int]
+    _value_name: ClassVar[str] = "value"
+    _padding_mask_name: ClassVar[str] = "padding_mask"
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, num_levels: int, num_points: int, backend: Backend
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "embed_dim": embed_dim,
+            "num_heads": num_heads,
+            "num_levels": num_levels,
+            "num_points": num_points,
+        }
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"embed_dim must be a multiple of num_heads, {num_heads}, got {embed_dim}"
+            )
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.backend: Backend = backend
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, samples * self._num_axes)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the start: fixed sampling pattern, uniform weights, Xavier projections.
+
+        A model that initialises all its matrices itself must call this afterwards, or the
+        pattern is lost.
+        """
+        offsets = _initial_offsets(self.num_heads, self.num_points, self._num_axes)
+        every_level = offsets[:, None].expand(-1, self.num_levels, -1, -1)  # [M, L, K, N]
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(every_level.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def extra_repr(self) -> str:
+        """The sizes and the backend, as the constructor takes them."""
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
+            f"num_levels={self.num_levels}, num_points={self.num_points}, "
+            f"backend={self.backend!r}"
+        )
+
+    def _attend(
+        self,
+        query: Tensor,  # [B, Q, C]
+        reference_points: Tensor,  # [1 or B, Q, (L,) N or 2N]
+        value: Tensor,  # [B, S, C]
+        spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
+        padding_mask: Tensor | None,  # [B, S]
+    ) -> Tensor:  # [B, Q, C]
+        points = self._broadcast_points(reference_points, *query.shape[:2])
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        projected = self.value_proj(value)
+        if padding_mask is not None:
+            # After the projection: its bias would make zeroed rows count again.
+            projected = projected.masked_fill(padding_mask[..., None], 0.0)
+        out = st_deform_attn_from_offsets(
+            projected.unflatten(-1, (self.num_heads, -1)),
+            spatial_shapes,
+            points,
+            self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes)),
+            self.attention_weights(query).unflatten(-1, samples),
+            backend=self.backend,
+        )
+        projected_out: Tensor = self.output_proj(out)
+        return projected_out
+
+    def _check_inputs(
+        self,
+        query: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]],
+        padding_mask: Tensor | None,
+    ) -> None:
+        for name, tensor in (("query", query), (self._value_name, value)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+            if tensor.dim() != 3 or tensor.shape[-1] != self.embed_dim:
+                raise ValueError(
+                    f"{name} must have 3 axes, the last of embed_dim = {self.embed_dim} "
+                    f"channels, got shape {list(tensor.shape)}"
+                )
+        num_cells = _checks.check_spatial_shapes(spatial_shapes, self._num_axes)
+        if len(spatial_shapes) != self.num_levels:
+            raise ValueError(
+                f"spatial_shapes must have num_levels = {self.num_levels} rows, "
+                f"got {len(spatial_shapes)}"
+            )
+        expected = (query.shape[0], num_cells)
+        if tuple(value.shape[:2]) != expected:
+            raise ValueError(
+                f"{self._value_name} must have shape {[*expected, self.embed_dim]} to match "
+                f"query and spatial_shapes, got {list(value.shape)}"
+            )
+        if padding_mask is None:
+            return
+        if not isinstance(padding_mask, Tensor) or padding_mask.dtype != torch.bool:
+            got = padding_mask.dtype if isinstance(padding_mask, Tensor) else type(padding_mask)
+            raise TypeError(
+                f"{self._padding_mask_name} must be a bool Tensor, True where value is padding, "
+                f"got {got}"
+            )
+        if tuple(padding_mask.shape) != expected:
+            raise ValueError(
+                f"{self._padding_mask_name} must have shape {list(expected)} to match "
+                f"{self._value_name}, got {list(padding_mask.shape)}"
+            )
+
+    def _broadcast_points(
+        self, reference_points: Tensor, batch: int, num_queries: int
+    ) -> Tensor:  # [B, Q, L, N or 2N]
+        if not isinstance(reference_points, Tensor):
+            raise TypeError(
+                f"reference_points must be a Tensor, got {type(reference_points).__name__}"
+            )
+        points = reference_points
+        if points.dim() == 3:
+            points = points[:, :, None].expand(-1, -1, self.num_levels, -1)
+        num_axes = self._num_axes
+        if (
+            points.dim() != 4
+            or points.shape[0] not in (1, batch)
+            or tuple(points.shape[1:3]) != (num_queries, self.num_levels)
+            or points.shape[3] not in (num_axes, 2 * num_axes)
+        ):
+            raise ValueError(
+                f"reference_points must have shape [{batch}, {num_queries}, {self.num_levels}, "
+                f"{num_axes}] (points) or [..., {2 * num_axes}] (centre then size); the levels "
+                f"may be left out and the batch may be 1; got {list(reference_points.shape)}"
+            )
+        return points.expand(batch, -1, -1, -1)
+
+
+class STDeformAttn(_DeformAttn):
+    """Spatio-temporal deformable attention over video features.
+
+    Each query predicts, for every head and level, `num_points` offsets from its reference point
+    and their weights; the layer reads the projected value there, trilinearly, and projects the
+    weighted sum. Equation 2 of *Deformable VisTR* (Yarram et al., ICASSP 2022), extended to
+    levels; coordinates, padding and dtypes are those of `st_deform_attn_from_offsets`.
+
+    At the start the weights are uniform and the offsets do not depend on the query: head m
+    looks along compass direction m of `num_heads` in (x, y), at whole-cell ring radii, and its
+    points take turns over the frames -2 to 2 around the reference (-1 to 1 for 3 or 4 points,
+    its own frame for fewer). Points that fall before the first or past the last frame read zero.
+
+    Under autocast the projections and the value take autocast's dtype; reference points keep
+    theirs, and coordinates are computed in float32.
+
+    Args:
+        embed_dim: Channels C of query, value and output.
+        num_heads: Attention heads M; divides `embed_dim`.
+        num_levels: Feature levels L.
+        num_points: Sampling points K per head and level.
+        backend: "auto", "native" or "reference", as in `st_deform_attn_from_offsets`.
+
+    Raises:
+        TypeError: A size is not an int.
+        ValueError: A size is below 1, `num_heads` does not divide `embed_dim`, or `backend` is
+            none of the three.
+
+    Example:
+        >>> layer = STDeformAttn(embed_dim=96, num_heads=6, num_points=12)
+        >>> shapes = [(4, 6, 5)]  # T, H, W
+        >>> video = torch.rand(1, 120, 96)
+        >>> layer(video, reference_grid(shapes), video, shapes).shape
+        torch.Size([1, 120, 96])
+    """
+
+    _num_axes = 3
+
+    def __init__(
+        self,
+        embed_dim: int = 384,
+        num_heads: int = 8,
+        num_levels: int = 1,
+        num_points: int = 32,
+        *,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(embed_dim, num_heads, num_levels, num_points, backend)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]],
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attends from the queries to the value.
+
+        Args:
+            query: [B, Q, C]; carries the position embedding.
+            reference_points: Where each query looks, in fractions of the level's size:
+                [B, Q, L, 3] points as (x, y, t) or [B, Q, L, 6] boxes as centre then size.
+                Without the axis of levels they hold for all of them; a batch of 1 holds for
+                all rows. float32 or the projected value's dtype.
+            value: [B, S, C], the cells of all levels one after the other, each level row-major
+                over (t, y, x); does not carry the position embedding.
+            spatial_shapes: One row of Python ints per level, (T, H, W).
+            padding_mask: [B, S], bool, True where the value is padding; such rows count as zero.
+
+        Returns:
+            [B, Q, C] in the projections' dtype.
+
+        Raises:
+            TypeError: An argument has the wrong type or dtype.
+            ValueError: A shape, size or device breaks its rule.
+        """
+        self._check_inputs(query, value, spatial_shapes, padding_mask)
+        return self._attend(query, reference_points, value, spatial_shapes, padding_mask)
+
+
+class MSDeformAttn(_DeformAttn):
+    """Multi-scale deformable attention over image features, for Deformable DETR and its family.
+
+    Takes the place of the layer of the same name in *Deformable DETR* (Zhu et al., ICLR 2021):
+    same arguments in the same order, same parameter names and shapes, same initialisation, so
+    its state dicts load unchanged. Runs on any device and in any floating dtype.
+
+    Under autocast the projections and the value take autocast's dtype; reference points keep
+    theirs, and coordinates are computed in float32.
+
+    Args:
+        embed_dim: Channels C of query, value and output.
+        num_levels: Feature levels L.
+        num_heads: Attention heads M; divides `embed_dim`.
+        num_points: Sampling points K per head and level.
+        backend: "auto", "native" or "reference", as in `st_deform_attn_from_offsets`.
+
+    Raises:
+        TypeError: A size is not an int.
+        ValueError: A size is below 1, `num_heads` does not divide `embed_dim`, or `backend` is
+            none of the three.
+
+    Example:
+        >>> layer = MSDeformAttn()
+        >>> shapes = [(8, 8), (4, 4), (2, 2), (1, 1)]  # H, W
+        >>> image = torch.rand(1, 85, 256)
+        >>> layer(image, reference_grid(shapes), image, shapes).shape
+        torch.Size([1, 85, 256])
+    """
+
+    _num_axes = 2
+    _value_name = "input_flatten"
+    _padding_mask_name = "input_padding_mask"
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_levels: int = 4,
+        num_heads: int = 8,
+        num_points: int = 4,
+        *,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(embed_dim, num_heads, num_levels, num_points, backend)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        input_flatten: Tensor,
+        input_spatial_shapes: Sequence[Sequence[int]] | Tensor,
+        input_level_start_index: Sequence[int] | Tensor | None = None,
+        input_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attends from the queries to the flattened feature maps.
+
+        Args:
+            query: [B, Q, C]; carries the position embedding.
+            reference_points: Where each query looks, in fractions of the level's size:
+                [B, Q, L, 2] points as (x, y) or [B, Q, L, 4] boxes as centre then size.
+                Without the axis of levels they hold for all of them; a batch of 1 holds for
+                all rows. float32 or the projected value's dtype.
+            input_flatten: The value, [B, S, C], the cells of all levels one after the other,
+                each level row-major; does not carry the position embedding.
+            input_spatial_shapes: One row (H, W) per level, as Python ints or as an integer
+                tensor [L, 2] on the CPU. torch.compile and torch.export need Python ints.
+            input_level_start_index: Not needed, because the shapes say it. Checked against them
+                where that costs no device synchronisation (Python ints or a CPU tensor, not
+                while compiling), otherwise unused.
+            input_padding_mask: [B, S], bool, True where the value is padding; such rows count
+                as zero.
+
+        Returns:
+            [B, Q, C] in the projections' dtype.
+
+        Raises:
+            TypeError: An argument has the wrong type or dtype, or `input_spatial_shapes` is a
+                tensor on another device than the CPU.
+            ValueError: A shape, size, level start or device breaks its rule.
+        """
+        rows = _shape_rows(input_spatial_shapes)
+        self._check_inputs(query, input_flatten, rows, input_padding_mask)
+        _check_level_starts(input_level_start_index, rows)
+        return self._attend(query, reference_points, input_flatten, rows, input_padding_mask)
+
+
+def _shape_rows(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> Sequence[Sequence[int]]:
+    """The level table as Python ints; a tensor is read only where that stalls nothing."""
+    if not isinstance(spatial_shapes, Tensor):
+        return spatial_shapes
+    if spatial_shapes.device.type != "cpu":
+        raise TypeError(
+            "input_spatial_shapes must be rows of Python ints or a CPU tensor, got a tensor on "
+            f"{spatial_shapes.device}; reading it would stall the device, so pass Python ints, "
+            "such as [(H, W), ...]"
+        )
+    if spatial_shapes.is_floating_point() or spatial_shapes.dtype == torch.bool:
+        raise TypeError(f"input_spatial_shapes must hold integers, got {spatial_shapes.dtype}")
+    if spatial_shapes.dim() != 2:
+        raise ValueError(
+            f"input_spatial_shapes must have shape [L, 2], got {list(spatial_shapes.shape)}"
+        )
+    rows: list[list[int]] = spatial_shapes.tolist()
+    return rows
+
+
+def _check_level_starts(
+    starts: Sequence[int] | Tensor | None, spatial_shapes: Sequence[Sequence[int]]
+) -> None:
+    if starts is None:
+        return
+    if isinstance(starts, Tensor):
+        if starts.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        starts = starts.tolist()
+    expected = shapes.level_starts(spatial_shapes)
+    if list(starts) != expected:
+        raise ValueError(
+            f"input_level_start_index must be {expected} to match input_spatial_shapes, "
+            f"got {list(starts)}"
+        )
+
+
+def _initial_offsets(num_heads: int, num_points: int, num_axes: int) -> Tensor:
+    """The sampling pattern at the start, in cells or frames: [M, K, N] as (x, y, t) or (x, y).
+
+    Head m points along the angle 2 pi m / M, scaled onto the square ring of radius 1 (Deformable
+    DETR). In a video the points take turns over 2 s + 1 frames, so that a head sees motion from
+    the first step on, and the radius grows by 1 from turn to turn.
+    """
+    spread = 0
+    if num_axes == 3:
+        spread = 2 if num_points >= 5 else 1 if num_points >= 3 else 0
+    turn = 2 * spread + 1
+    points = torch.arange(num_points, dtype=torch.float64, device="cpu")
+    angles = torch.arange(num_heads, dtype=torch.float64, device="cpu") * (2 * math.pi / num_heads)
+    directions = torch.stack([angles.cos(), angles.sin()], -1)  # [M, 2]
+    directions /= directions.abs().amax(-1, keepdim=True)
+    offsets = directions[:, None] * (points // turn + 1)[:, None]  # [M, K, 2]
+    if num_axes == 2:
+        return offsets
+    steps = (points % turn - spread).expand(num_heads, -1)
+    return torch.cat([offsets, steps[..., None]], -1)

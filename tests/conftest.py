@@ -1,0 +1,71 @@
+"""Backends, threads and randomness, the same for every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+from stdeform import _native
+from tests.cases import BACKENDS, NATIVE
+
+# The same examples on every machine: a failure in CI is a failure here. For a search with fresh
+# examples: HYPOTHESIS_PROFILE=search.
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    # The backend fixtures only set an option, which holds for all examples of a test.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.register_profile(
+    "search", hypothesis.settings.get_profile("default"), derandomize=False, max_examples=1000
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_report_header() -> str:
+    return f"stdeform: backends {', '.join(BACKENDS)}; torch {torch.__version__}"
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Seeds torch, and puts back whatever a test forces on the kernels."""
+    torch.manual_seed(0)
+    forced = vars(_native.options).copy()
+    yield
+    vars(_native.options).clear()
+    vars(_native.options).update(forced)
+
+
+def _force(name: str) -> str:
+    """Forces the SIMD level of "native-LEVEL" and returns the backend's public name."""
+    backend, _, level = name.partition("-")
+    if backend == "native":
+        if not level:
+            pytest.skip(f"no native kernel: {_native.missing('cpu')}")
+        _native.options.simd_level = level
+    return backend
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every way to compute: the reference, and the native kernel at each SIMD level."""
+    return _force(request.param)
+
+
+@pytest.fixture(params=NATIVE)
+def native(request: pytest.FixtureRequest) -> str:
+    """The native kernel at each SIMD level that this machine has."""
+    return _force(request.param)
+
+
+@pytest.fixture
+def needs_native() -> None:
+    """For tests that any one native kernel serves."""
+    if _native.missing("cpu"):
+        pytest.skip(f"no native kernel: {_native.missing('cpu')}")
