@@ -40,7 +40,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            failures.append(f"{candidate}: {str(error).splitlines()[0]}")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            failures.append(f"{candidate}: {reason}")
             continue
         if failures:
             warnings.warn(

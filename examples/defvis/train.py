@@ -149,6 +149,9 @@ class Run:
         loader = DataLoader(
             dataset, stage.batch_size, sampler=sampler, collate_fn=collate,
             num_workers=self._config.data.workers,
+            # A loader draws from its generator when it starts; from torch's own it would shift
+            # the randomness of a resumed run.
+            generator=torch.Generator(),
         )
         iterator = iter(loader)
         while True:

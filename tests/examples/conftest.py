@@ -17,6 +17,12 @@ from defvis.data.clips import Targets  # noqa: E402
 from defvis.data.digits_dataset import DigitsSettings, write_digits  # noqa: E402
 
 
+@pytest.fixture(scope="session")
+def examples_folder() -> Path:
+    """Where the example programs lie."""
+    return EXAMPLES
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
