@@ -3,12 +3,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/dispatch.h"
 #include "problem.h"
+#ifdef STDEFORM_WITH_CUDA
+#include "cuda/device.h"
+#endif
 
 namespace py = pybind11;
 
@@ -55,6 +59,10 @@ Problem to_problem(int num_threads, const std::vector<int64_t>& spatial_shapes,
   p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
   p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
   p.spatial_shapes = spatial_shapes.data();
+  if (p.S > std::numeric_limits<int32_t>::max()) {
+    throw std::invalid_argument("value must have fewer than 2^31 cells per batch row, got " +
+                                std::to_string(p.S));
+  }
   p.value = v.array;
   p.positions = s.array;
   p.scores = to_array(scores, 5, "scores").array;
@@ -102,4 +110,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("simd_levels", &stdeform::usable_levels);
   m.def("forward", &stdeform::forward);
   m.def("backward", &stdeform::backward);
+#ifdef STDEFORM_WITH_CUDA
+  m.def("cuda_devices", [] {
+    const auto devices = stdeform::cuda::find_devices();
+    return py::make_tuple(devices.count, devices.reason);
+  });
+#endif
 }

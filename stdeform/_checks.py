@@ -53,15 +53,17 @@ def check_attention_from_offsets(
 
 def check_spatial_shapes(spatial_shapes: Sequence[Sequence[int]], num_axes: int) -> int:
     """Checks the level table and returns S, the number of cells of all levels."""
+    rule = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)]"
     if isinstance(spatial_shapes, Tensor):
-        raise TypeError(
-            "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], "
-            "got a Tensor; reading one from a device would stall it"
-        )
+        raise TypeError(f"{rule}, got a Tensor; reading one from a device would stall it")
+    if not isinstance(spatial_shapes, Sequence) or isinstance(spatial_shapes, str):
+        raise TypeError(f"{rule}, got {spatial_shapes!r}")
     if len(spatial_shapes) == 0:
         raise ValueError("spatial_shapes must have at least one row, got none")
     total = 0
     for row in spatial_shapes:
+        if not isinstance(row, Sequence) or isinstance(row, str):
+            raise TypeError(f"{rule}, got {spatial_shapes!r}")
         if len(row) != num_axes:
             raise ValueError(
                 f"spatial_shapes rows must have {num_axes} sizes to match the last axis of the "

@@ -42,6 +42,8 @@ options = Options()
 
 def missing(device_type: str) -> str | None:
     """Why there is no kernel for tensors on `device_type`; None if there is one."""
+    if device_type == "meta":  # shapes only: the registered fake serves, built or not
+        return None
     if device_type != "cpu":
         return f"no kernel exists for {device_type} yet"
     return None if _C is not None else _why_missing
@@ -80,28 +82,34 @@ def backward(
     positions: Tensor,
     scores: Tensor,
     needs: Sequence[bool],  # of value, reference_points, positions, scores
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Runs the backward kernel; a gradient that is not needed comes back with no elements."""
     inputs = (value, reference_points, positions, scores)
-    grads = [empty_grad(*pair) for pair in zip(inputs, needs, strict=True)]
+    grads = empty_grads(inputs, needs)
     if grad_out.numel() == 0:
-        return tuple(grad.zero_() for grad in grads)  # type: ignore[return-value]
+        return tuple(grad.zero_() for grad in grads)
     if any(grad.numel() for grad in grads):
+        # Copies made for the kernel live in these names until it has returned.
         value = _with_unit_stride(value)
-        rows = grad_out.unflatten(2, (value.shape[2], value.shape[3]))
+        rows = _with_unit_stride(grad_out.unflatten(2, (value.shape[2], value.shape[3])))
         _core().backward(
             *_problem(value, spatial_shapes, positions, scores, reference_points),
-            _array(_with_unit_stride(rows)),
+            _array(rows),
             *(_array(grad) if grad.numel() else None for grad in grads),
         )
-    return tuple(grads)  # type: ignore[return-value]
+    return grads
 
 
-def empty_grad(tensor: Tensor | None, needed: bool) -> Tensor:
-    """Room for the gradient of an operator's input; no elements if nobody asked for it."""
-    if tensor is None:
-        return torch.empty(0)
-    return tensor.new_empty(tensor.shape if needed else 0)
+def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Room for the gradients of the operator's inputs; no elements where nobody asked."""
+    value = inputs[0]
+    assert value is not None
+    return tuple(
+        value.new_empty(0)
+        if tensor is None
+        else tensor.new_empty(tensor.shape if needed else 0)
+        for tensor, needed in zip(inputs, needs, strict=True)
+    )
 
 
 def _core() -> ModuleType:

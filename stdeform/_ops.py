@@ -66,8 +66,7 @@ def _(
     scores: Tensor,
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    inputs = (value, reference_points, positions, scores)
-    return tuple(_native.empty_grad(*pair) for pair in zip(inputs, needs, strict=True))
+    return _native.empty_grads((value, reference_points, positions, scores), needs)
 
 
 # -- autograd ----------------------------------------------------------------------------------

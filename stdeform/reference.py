@@ -126,7 +126,7 @@ def _attend_level(
         for _, axis_weight, axis_exists in corner:
             weight = weight * axis_weight
             exists = exists & axis_exists
-        flat = index.transpose(1, 2).reshape(batch, num_heads, -1, 1)  # [B, M, Q * K, 1]
+        flat = index.transpose(1, 2).reshape(batch, num_heads, num_queries * num_points, 1)
         read = rows.gather(2, flat.expand(-1, -1, -1, head_dim))
         read = read.view(batch, num_heads, num_queries, num_points, head_dim).transpose(1, 2)
         # `where`, not a product: a cell that is not read must not leak its NaN or infinity.

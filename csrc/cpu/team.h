@@ -4,7 +4,9 @@
 // than threads, are worked on by all threads together, a part of a unit at a time.
 #pragma once
 
+#ifdef _OPENMP
 #include <omp.h>
+#endif
 
 #include <algorithm>
 
@@ -18,7 +20,7 @@ class Team {
   explicit Team(const Problem& p) : units_(p.B * p.M) {
     // A thread must find about 20 us of work to be worth waking.
     const double work = double(units_) * double(p.Q * p.L * p.K << p.N) * double(p.D);
-    threads_ = int(std::min(double(p.num_threads), 1 + work / 2e5));
+    threads_ = kParallel ? int(std::min(double(p.num_threads), 1 + work / 2e5)) : 1;
     whole_ = units_ - units_ % threads_;
   }
 
@@ -34,7 +36,7 @@ class Team {
   template <class F>
   void for_each_whole_unit(F f) const {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < whole_; ++unit) f(unit, omp_get_thread_num());
+    for (int64_t unit = 0; unit < whole_; ++unit) f(unit, this_thread());
   }
 
   // f(unit, slice, begin, end) over [0, length) of every unit left over, in parts of about
@@ -56,6 +58,14 @@ class Team {
   }
 
  private:
+#ifdef _OPENMP
+  static constexpr bool kParallel = true;
+  static int this_thread() { return omp_get_thread_num(); }
+#else
+  static constexpr bool kParallel = false;
+  static int this_thread() { return 0; }
+#endif
+
   int64_t units_, whole_;
   int threads_;
 };
