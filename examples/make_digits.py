@@ -22,7 +22,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
     parser.add_argument(
-        "--level", choices=sorted(LEVELS), default=default.level,
+        "--level",
+        choices=sorted(LEVELS),
+        default=default.level,
         help="how hard: number and size of digits, share of entering, leaving, crossing and "
         f"hiding ones, look-alikes (default: {default.level})",
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +43,9 @@ def main() -> None:
         print(config)
         return
 
+    # Threads that spin while they wait make a busy machine many times slower, not just busier.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-
     from defvis.data.ytvis import DataError
     from defvis.train import Run
 
@@ -72,17 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=Path,
+        "--data",
+        type=Path,
         help="folder with train/ and val/, each holding JPEGImages/ and instances.json (or "
         f"annotations.json); without a val/ every {_HOLD_OUT}th training video is held out "
         f"(default: digits, written to {_DIGITS} if missing)",
     )
     data.add_argument(
-        "--level", default="mixed", choices=["easy", "mixed", "medium", "hard"],
+        "--level",
+        default="mixed",
+        choices=["easy", "mixed", "medium", "hard"],
         help="difficulty of the digits, used when they are written (default: mixed)",
     )
     data.add_argument(
-        "--short-side", type=int, metavar="PIXELS",
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
         help="resize frames to this short side (default: keep their size)",
     )
     data.add_argument("--flip", type=float, metavar="P", help="probability of mirrored clips")
@@ -94,27 +101,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--steps", type=int, help="steps of joint training")
     train.add_argument(
-        "--backbone-steps", type=int,
+        "--backbone-steps",
+        type=int,
         help="steps of the stage that trains the backbone alone; 0 for a backbone with weights",
     )
     train.add_argument("--batch-size", type=int, help="clips per step")
     train.add_argument("--frames", type=int, help="frames per training clip")
     train.add_argument("--slots", type=int, help="object slots per clip")
     train.add_argument(
-        "--backbone", metavar="NAME",
+        "--backbone",
+        metavar="NAME",
         help="transformers model name or folder with weights, for example microsoft/resnet-50",
     )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     train.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
         help="any other number of the preset, for example optim.learning_rate=5e-4; repeatable",
     )
     train.add_argument("--print-config", action="store_true", help="print all numbers and stop")
 
     out = parser.add_argument_group("output")
     out.add_argument(
-        "--out", type=Path, default=Path("runs/digits"),
+        "--out",
+        type=Path,
+        default=Path("runs/digits"),
         help="folder for log, checkpoints, figures and pictures (default: runs/digits)",
     )
     out.add_argument(

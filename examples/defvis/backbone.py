@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers import AutoBackbone, ResNetConfig
 
@@ -17,22 +19,22 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
+        # transformers leaves these without types.
+        auto: Any = AutoBackbone
+        stages = list(config.out_features)
         if config.name:
-            self.body = AutoBackbone.from_pretrained(
-                config.name, out_features=list(config.out_features)
-            )
+            self.body = auto.from_pretrained(config.name, out_features=stages)
         else:
-            self.body = AutoBackbone.from_config(
-                ResNetConfig(
-                    layer_type=config.layer_type,
-                    embedding_size=config.embedding_size,
-                    hidden_sizes=list(config.hidden_sizes),
-                    depths=list(config.depths),
-                    out_features=list(config.out_features),
-                )
-            )
+            sizes: dict[str, Any] = {
+                "layer_type": config.layer_type,
+                "embedding_size": config.embedding_size,
+                "hidden_sizes": list(config.hidden_sizes),
+                "depths": list(config.depths),
+                "out_features": stages,
+            }
+            self.body = auto.from_config(ResNetConfig(**sizes))
         self.channels: tuple[int, ...] = tuple(self.body.channels)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
-        """Maps normalised frames [N, 3, H, W] to feature maps [N, C_i, H_i, W_i], fine to coarse."""
+        """Maps normalised frames [N, 3, H, W] to maps [N, C_i, H_i, W_i], fine to coarse."""
         return list(self.body(frames).feature_maps)

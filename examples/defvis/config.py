@@ -184,7 +184,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     backbone_stage: BackboneStageConfig = field(default_factory=BackboneStageConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    steps: int = 2000
+    steps: int = 2200
     batch_size: int = 4
     eval_every: int = 500
     eval_videos: int = 40

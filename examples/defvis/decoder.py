@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from stdeform import STDeformAttn
 from torch import Tensor, nn
 
 from defvis.config import ModelConfig
 from defvis.heads import BoxHead, ClassHead
 from defvis.layers import MLP, FeedForward, inverse_sigmoid
 from defvis.position import sine_embedding
+from stdeform import STDeformAttn
 
 
 class ReferenceBoxes(nn.Module):
@@ -102,7 +102,8 @@ class Decoder(nn.Module):
         self.slot_position = nn.Parameter(torch.randn(config.num_slots, width))
         self.time_position = nn.Linear(width, width)
         self.box_position = MLP(4, width, width)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
+        self.layers = nn.ModuleList(layers)
         self.class_heads = nn.ModuleList(
             ClassHead(width, config.num_classes) for _ in range(config.decoder_layers)
         )
@@ -110,8 +111,9 @@ class Decoder(nn.Module):
         # An offset o moves a point by o / K * box / 2. Boxes are handed to the attention larger
         # by these factors, so that at the start the outermost points of the pattern lie on the
         # edge of the slot's box, and an offset of 1 in t is one frame (after division by T).
-        pattern = self.layers[0].cross_attention.sampling_offsets.bias.detach().unflatten(0, (-1, 3))
-        self._box_scale = config.num_points / float(pattern[:, :2].abs().max())
+        bias = layers[0].cross_attention.sampling_offsets.bias.detach()
+        reach = float(bias.unflatten(0, (-1, 3))[:, :2].abs().max())
+        self._box_scale = config.num_points / reach
         self._frame_scale = 2.0 * config.num_points
 
     def forward(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stdeform import STDeformAttn
 from torch import Tensor, nn
 
 from defvis.config import ModelConfig
 from defvis.layers import FeedForward
+from stdeform import STDeformAttn
 
 
 class EncoderLayer(nn.Module):

@@ -53,7 +53,8 @@ class BoxHead(nn.Module):
 
     def forward(self, queries: Tensor, reference_boxes: Tensor) -> Tensor:
         """Maps queries [B, I, T, C] and boxes [B, I, T, 4] to boxes [B, I, T, 4]."""
-        return (self.delta(queries) + inverse_sigmoid(reference_boxes)).sigmoid()
+        moved: Tensor = self.delta(queries) + inverse_sigmoid(reference_boxes)
+        return moved.sigmoid()
 
 
 class DenseClassHead(nn.Module):

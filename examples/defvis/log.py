@@ -45,13 +45,28 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
             if points:
                 label = f"{name} ({stage} stage)"
                 left.plot(*zip(*points, strict=True), style, color=f"C{index}", label=label)
-    left.set(xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training")
+    left.set(
+        xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training"
+    )
     left.legend(fontsize=8)
     validations = [row for row in rows if row["kind"] == "val"]
-    for name in ("AP", "AP50", "AP75"):
-        points = [(row["minutes"], row[name]) for row in validations]
-        if points:
-            right.plot(*zip(*points, strict=True), "o-", label=name)
+    largest = max((row["videos"] for row in validations), default=0)
+    for index, name in enumerate(("AP", "AP50", "AP75")):
+        for whole, style in ((False, "o--"), (True, "*")):
+            points = [
+                (row["minutes"], row[name])
+                for row in validations
+                if (row["videos"] == largest) == whole
+            ]
+            if points:
+                label = f"{name}, {largest} videos" if whole else f"{name}, subset"
+                right.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{index}",
+                    markersize=12 if whole else 5,
+                    label=label,
+                )
     right.set(xlabel="minutes of training", ylim=(0, 1), title="Validation (video AP)")
     right.grid(alpha=0.3)
     right.legend()

@@ -1,4 +1,4 @@
-"""All losses of a training step. Sums are divided by the number of visible (instance, frame) pairs."""
+"""All losses of a step, divided by the number of visible (instance, frame) pairs."""
 
 from __future__ import annotations
 
@@ -166,9 +166,7 @@ def dense_loss(logits: Tensor, batch: Batch, config: LossConfig) -> Tensor:
     return loss.sum() / wanted.sum().clamp(min=1)
 
 
-def cell_classes(
-    target: Targets, size: Sequence[int], classes: int, config: LossConfig
-) -> Tensor:
+def cell_classes(target: Targets, size: Sequence[int], classes: int, config: LossConfig) -> Tensor:
     """Which classes each cell shows.
 
     Returns:
@@ -178,7 +176,7 @@ def cell_classes(
     frames, height, width = target.masks.shape[1:]
     shown = torch.zeros(classes, frames, height, width, device=target.masks.device)
     shown.index_add_(0, target.labels, target.masks.float())
-    share = F.adaptive_avg_pool2d(shown.clamp_(max=1), list(size))
+    share = F.adaptive_avg_pool2d(shown.clamp_(max=1), (size[0], size[1]))
     return (share > config.dense_share).float().permute(1, 2, 3, 0)
 
 

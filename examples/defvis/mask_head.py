@@ -51,7 +51,8 @@ class MaskFeatures(nn.Module):
                 features, size=lateral.shape[-2:], mode="bilinear", align_corners=False
             )
             features = refine(features + lateral)
-        return features
+        merged: Tensor = features
+        return merged
 
 
 class DynamicMaskHead(nn.Module):
@@ -99,9 +100,10 @@ class DynamicMaskHead(nn.Module):
         grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
         inputs = torch.cat((features, grid.expand(batch, frames, -1, -1, -1)), dim=2).flatten(3)
 
-        z = w1.flatten(2, 3) @ inputs  # [B, T, J * hidden, h * w]
+        z: Tensor = w1.flatten(2, 3) @ inputs  # [B, T, J * hidden, h * w]
         z = F.relu(z.unflatten(2, (slots, self.hidden)) + b1[..., None])
         w2 = w2.unflatten(-1, (self.hidden, self.hidden))
         z = F.relu(w2 @ z + b2[..., None])
         z = w3[..., None, :] @ z + b3[..., None]
-        return z.squeeze(3).unflatten(-1, (height, width)).transpose(1, 2)
+        masks: Tensor = z.squeeze(3).unflatten(-1, (height, width)).transpose(1, 2)
+        return masks

@@ -30,9 +30,7 @@ class Match:
 
 
 @torch.no_grad()
-def match(
-    outputs: Outputs, targets: Sequence[Targets], config: LossConfig
-) -> list[list[Match]]:
+def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> list[list[Match]]:
     """Assigns slots to instances, for every decoder layer and clip.
 
     The cost of a pair is averaged over the frames in which that instance is visible: focal class

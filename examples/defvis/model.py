@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from stdeform import shapes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from defvis.encoder import Encoder
 from defvis.heads import DenseClassHead
 from defvis.mask_head import DynamicMaskHead, MaskFeatures
 from defvis.position import sine_position_3d
+from stdeform import shapes
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,7 @@ class DefVIS(nn.Module):
         # The boxes only place the coordinate frame: mask losses must not move them.
         boxes = outputs.boxes[-1].detach()[batch, slots]
         boxes = boxes * outputs.frame_ratios.repeat(1, 2)[:, None, None]
-        masks: Tensor = self.mask_head(
-            outputs.mask_features, outputs.queries[batch, slots], boxes
-        )
+        masks: Tensor = self.mask_head(outputs.mask_features, outputs.queries[batch, slots], boxes)
         return masks
 
     def classify_frames(self, frames: Tensor) -> Tensor:

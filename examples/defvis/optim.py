@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping
 
 import torch
-from stdeform import STDeformAttn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from defvis.config import OptimConfig
 from defvis.decoder import ReferenceBoxes
 from defvis.model import DefVIS
+from stdeform import STDeformAttn
 
 
 def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:

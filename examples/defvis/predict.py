@@ -111,9 +111,7 @@ def slot_tracks(class_logits: Tensor, mask_logits: Tensor) -> list[SlotTrack]:
     ]
 
 
-def to_results(
-    tracks: Sequence[SlotTrack], video: Video, data: YouTubeVIS
-) -> list[dict[str, Any]]:
+def to_results(tracks: Sequence[SlotTrack], video: Video, data: YouTubeVIS) -> list[dict[str, Any]]:
     """Tracks as entries of a YouTube-VIS results.json, one per (slot, class above MIN_SCORE)."""
     results = []
     for track in tracks:
@@ -132,9 +130,7 @@ def to_results(
     return results
 
 
-def _to_video(
-    logits: Tensor, padded: Sequence[int], real: tuple[int, int], video: Video
-) -> Tensor:
+def _to_video(logits: Tensor, padded: Sequence[int], real: tuple[int, int], video: Video) -> Tensor:
     """Enlarges mask logits [I, T, h, w] to the padded frame, cuts the padding, fits the video."""
     logits = F.interpolate(logits, size=tuple(padded), mode="bilinear", align_corners=False)
     logits = logits[..., : real[0], : real[1]]

@@ -23,15 +23,20 @@ class Stage:
         steps: Optimiser steps.
         batch_size: Clips per step.
         num_frames: Frames per clip.
+        validates: True if the whole model can be validated in this stage.
     """
 
     name: str
     steps: int
     batch_size: int
     num_frames: int
+    validates: bool
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, warmup_steps: int, final_fraction: float,
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup_steps: int,
+        final_fraction: float,
         clip_norm: float,
     ) -> None:
         self._optimizer = optimizer
@@ -61,7 +66,9 @@ class Stage:
         losses = self.losses(batch)
         if not losses["total"].isfinite():
             named = {name: float(loss) for name, loss in losses.items()}
-            raise FloatingPointError(f"the {self.name} stage has a loss that is not finite: {named}")
+            raise FloatingPointError(
+                f"the {self.name} stage has a loss that is not finite: {named}"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -72,9 +79,7 @@ class Stage:
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and schedule."""
-        return {
-            "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict()
-        }
+        return {"optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
@@ -91,6 +96,7 @@ class BackboneStage(Stage):
 
     name = "backbone"
     num_frames = 1
+    validates = False
 
     def __init__(self, model: DefVIS, config: Config) -> None:
         stage = config.backbone_stage
@@ -123,6 +129,7 @@ class JointStage(Stage):
     """Everything, on clips, with averaged weights for validation."""
 
     name = "joint"
+    validates = True
 
     def __init__(self, model: DefVIS, config: Config) -> None:
         self.steps, self.batch_size = config.steps, config.batch_size

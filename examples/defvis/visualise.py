@@ -69,9 +69,7 @@ def save_strip(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path) ->
     gap, title = 2, 14
     width, height = rows[0][1][0].size
     columns = max(len(images) for _, images in rows)
-    sheet = Image.new(
-        "RGB", (columns * (width + gap) - gap, len(rows) * (height + title)), "white"
-    )
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + title)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (text, images) in enumerate(rows):
         top = row * (height + title)

@@ -19,7 +19,8 @@ def test_round_trip_and_previous(tmp_path: Path) -> None:
     assert load_checkpoint(path)["step"] == 2
     assert load_checkpoint(previous(path))["weights"].tolist() == [1, 1, 1]
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "checkpoint.pt", "checkpoint.pt.previous",
+        "checkpoint.pt",
+        "checkpoint.pt.previous",
     ]
 
 
@@ -66,7 +67,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 
 def test_config_round_trip() -> None:
-    config = override(preset("small"), "model.backbone.out_features=[\"stage2\"]")
+    config = override(preset("small"), 'model.backbone.out_features=["stage2"]')
     again = Config.from_dict(json.loads(str(config)))
     assert again == config
     assert again.model.backbone.out_features == ("stage2",)

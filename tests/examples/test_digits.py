@@ -69,8 +69,10 @@ def test_format(digits: Path) -> None:
                 rows, columns = np.nonzero(mask)
                 assert area == mask.sum()
                 assert bbox == [
-                    columns.min(), rows.min(),
-                    columns.max() - columns.min() + 1, rows.max() - rows.min() + 1,
+                    columns.min(),
+                    rows.min(),
+                    columns.max() - columns.min() + 1,
+                    rows.max() - rows.min() + 1,
                 ]
 
 
@@ -161,9 +163,9 @@ def test_nearer_digits_hide_farther_ones(scenes: list[tuple[object, np.ndarray]]
 def test_existing_folder_and_bad_settings_are_refused(digits: Path) -> None:
     with pytest.raises(FileExistsError, match="exists already"):
         write_digits(digits, DigitsSettings(), progress=False)
-    with pytest.raises(ValueError, match="level must be one of .* got 'brutal'"):
+    with pytest.raises(ValueError, match=r"level must be one of .* got 'brutal'"):
         DigitsSettings(level="brutal")
-    with pytest.raises(ValueError, match="height must be 32 to 400 pixels.* got 8"):
+    with pytest.raises(ValueError, match=r"height must be 32 to 400 pixels.* got 8"):
         DigitsSettings(height=8)
     with pytest.raises(ValueError, match="frames must be at least 1, got 0"):
         DigitsSettings(frames=0)

@@ -92,7 +92,9 @@ def test_mask_losses(make_targets: Make, square_masks: Square) -> None:
 
 
 def test_cell_classes(make_targets: Make, square_masks: Square) -> None:
-    target = make_targets([2, 2], [square_masks([True] * 4, left=0), square_masks([True] * 4, left=16)])
+    target = make_targets(
+        [2, 2], [square_masks([True] * 4, left=0), square_masks([True] * 4, left=16)]
+    )
     cells = cell_classes(target, (4, 4), 3, LossConfig())
     assert cells.shape == (4, 4, 4, 3)
     # The squares fill rows 8 to 19 of 32: cells of row 1 wholly, of row 2 to a half.

@@ -76,7 +76,9 @@ def test_finds_the_cheapest_assignment_over_visible_frames(seed: int) -> None:
             )
 
         instances = range(len(target.labels))
-        best = min(cost(slots, instances) for slots in itertools.permutations(range(4), len(instances)))
+        best = min(
+            cost(slots, instances) for slots in itertools.permutations(range(4), len(instances))
+        )
         assert cost(found.slots, found.instances) == pytest.approx(best, abs=1e-4)
         assert sorted(found.instances.tolist()) == list(instances)
 
@@ -86,8 +88,8 @@ def test_absent_frames_do_not_count() -> None:
     frames = 4
     target = Targets(
         labels=torch.tensor([0]),
-        boxes=torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, frames, 4) * torch.tensor(
-            [1.0, 0, 0, 0])[None, :, None],
+        boxes=torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, frames, 4)
+        * torch.tensor([1.0, 0, 0, 0])[None, :, None],
         masks=torch.zeros(1, frames, 1, 1, dtype=torch.bool),
         valid=torch.tensor([[True, False, False, False]]),
     )
@@ -122,7 +124,9 @@ def test_more_instances_than_slots_keeps_the_largest() -> None:
     assert sorted(found.instances.tolist()) == [1, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        match(outputs(torch.zeros(1, 1, 5, 4, 3), torch.rand(1, 1, 5, 4, 4)), [target], LossConfig())
+        match(
+            outputs(torch.zeros(1, 1, 5, 4, 3), torch.rand(1, 1, 5, 4, 4)), [target], LossConfig()
+        )
 
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:

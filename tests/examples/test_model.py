@@ -37,7 +37,10 @@ def test_any_number_of_frames(config: Config, frames: int) -> None:
 
 def test_any_backbone_stages(config: Config) -> None:
     backbone = BackboneConfig(
-        layer_type="bottleneck", embedding_size=8, hidden_sizes=(8, 16, 16), depths=(1, 1, 1),
+        layer_type="bottleneck",
+        embedding_size=8,
+        hidden_sizes=(8, 16, 16),
+        depths=(1, 1, 1),
         out_features=("stage1", "stage2", "stage3"),
     )
     model = DefVIS(dataclasses.replace(config.model, backbone=backbone))
@@ -81,7 +84,10 @@ def test_padding_does_not_reach_the_decoder(config: Config) -> None:
         torch.testing.assert_close(first, second)
     # And the same as the real part alone, whose queries are at the same fractions of it.
     alone = model.decoder(
-        cells[:, :4, :, :4].flatten(1, 3), [(4, 4, 4)], None, torch.ones(1, 3),
+        cells[:, :4, :, :4].flatten(1, 3),
+        [(4, 4, 4)],
+        None,
+        torch.ones(1, 3),
         torch.ones(1, 4, dtype=torch.bool),
     )
     for first, second in zip(results[0], alone, strict=True):
@@ -105,8 +111,10 @@ def test_whole_model_with_padding_in_time_and_space(config: Config) -> None:
     )
     slots = torch.arange(3)[None]
     torch.testing.assert_close(
-        model.predict_masks(long, slots)[:, :, :3], model.predict_masks(alone, slots),
-        atol=1e-3, rtol=1e-3,
+        model.predict_masks(long, slots)[:, :, :3],
+        model.predict_masks(alone, slots),
+        atol=1e-3,
+        rtol=1e-3,
     )
 
 

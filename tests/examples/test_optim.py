@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ def test_groups(config: Config) -> None:
     model = DefVIS(config.model)
     optim = OptimConfig(learning_rate=1.0, backbone_multiplier=0.1, offset_multiplier=0.01)
     groups = build_optimizer(model, optim).param_groups
-    rate = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    rate = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
     assert sum(len(group["params"]) for group in groups) == len(rate)
     for name, parameter in model.named_parameters():
         expected = 1.0
@@ -48,7 +51,7 @@ def test_schedule() -> None:
     assert rates[9] == pytest.approx(2.0)
     assert rates[60] == pytest.approx(2.0 * 0.55)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_weight_average(config: Config) -> None:

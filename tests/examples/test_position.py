@@ -38,7 +38,7 @@ def test_all_padding_is_finite() -> None:
 
 
 def test_channels_must_fit() -> None:
-    with pytest.raises(ValueError, match="divisible by 6.*got 32"):
+    with pytest.raises(ValueError, match=r"divisible by 6.*got 32"):
         sine_position_3d(torch.zeros(1, 1, 1, 1, dtype=torch.bool), 32)
 
 

@@ -153,7 +153,7 @@ def test_seed_decides(
 
 
 def test_videos_of_other_lengths_and_sizes(digits: Path, short: Config, tmp_path: Path) -> None:
-    """One video of two frames and one of another size, so that batches and validation are padded."""
+    """A video of two frames and one of another size: batches and validation are padded."""
     root = tmp_path / "data"
     shutil.copytree(digits, root)
     for split in ("train", "val"):

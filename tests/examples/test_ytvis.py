@@ -18,21 +18,34 @@ from PIL import Image
 
 CONTENT: dict[str, Any] = {
     "videos": [
-        {"id": 7, "width": 8, "height": 6, "length": 3,
-         "file_names": ["a/0.jpg", "a/1.jpg", "a/2.jpg"]},
+        {
+            "id": 7,
+            "width": 8,
+            "height": 6,
+            "length": 3,
+            "file_names": ["a/0.jpg", "a/1.jpg", "a/2.jpg"],
+        },
     ],
     "categories": [{"id": 40, "name": "racket"}, {"id": 3, "name": "lizard"}],
     "annotations": [
         {
-            "id": 11, "video_id": 7, "category_id": 40, "iscrowd": 0,
+            "id": 11,
+            "video_id": 7,
+            "category_id": 40,
+            "iscrowd": 0,
             "segmentations": [
-                {"size": [6, 8], "counts": [0, 6, 42]}, None, [[0, 0, 4, 0, 4, 3, 0, 3]],
+                {"size": [6, 8], "counts": [0, 6, 42]},
+                None,
+                [[0, 0, 4, 0, 4, 3, 0, 3]],
             ],
             "bboxes": [[0, 0, 1, 6], None, [0, 0, 4, 3]],
             "areas": [6, None, 12],
         },
         {
-            "id": 12, "video_id": 7, "category_id": 3, "iscrowd": 1,
+            "id": 12,
+            "video_id": 7,
+            "category_id": 3,
+            "iscrowd": 1,
             "segmentations": [None, None, None],
         },
     ],
@@ -78,16 +91,26 @@ def _set(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set(["annotations", 0, "segmentations"], [None]),
-         "video 7, annotation 11: segmentations must have one entry per frame, 3, got 1"),
-        (_set(["annotations", 0, "bboxes"], [None]),
-         "annotation 11: bboxes must have one entry per frame, 3, got 1"),
-        (_set(["annotations", 0, "areas"], [1, 2, 3, 4]),
-         "annotation 11: areas must have one entry per frame, 3, got 4"),
-        (_set(["annotations", 0, "segmentations", 0, "size"], [8, 6]),
-         r"annotation 11, frame 0: segmentation must have size \[6, 8\]"),
-        (_set(["annotations", 0, "segmentations", 0, "counts"], [0, 6]),
-         "annotation 11, frame 0: RLE counts must add up to 48"),
+        (
+            _set(["annotations", 0, "segmentations"], [None]),
+            "video 7, annotation 11: segmentations must have one entry per frame, 3, got 1",
+        ),
+        (
+            _set(["annotations", 0, "bboxes"], [None]),
+            "annotation 11: bboxes must have one entry per frame, 3, got 1",
+        ),
+        (
+            _set(["annotations", 0, "areas"], [1, 2, 3, 4]),
+            "annotation 11: areas must have one entry per frame, 3, got 4",
+        ),
+        (
+            _set(["annotations", 0, "segmentations", 0, "size"], [8, 6]),
+            r"annotation 11, frame 0: segmentation must have size \[6, 8\]",
+        ),
+        (
+            _set(["annotations", 0, "segmentations", 0, "counts"], [0, 6]),
+            "annotation 11, frame 0: RLE counts must add up to 48",
+        ),
         (_set(["annotations", 0, "category_id"], 5), "annotation 11: there is no category 5"),
         (_set(["annotations", 0, "video_id"], 8), "annotation 11: there is no video 8"),
         (_set(["annotations", 1, "id"], 11), "annotation 11: its id repeats"),
@@ -110,7 +133,7 @@ def test_errors_name_the_place(
 
 
 def test_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds none of instances.json"):
+    with pytest.raises(DataError, match=r"holds none of instances.json"):
         find_files(tmp_path)
     files = _write(tmp_path, CONTENT)
     video = load(*files).videos[0]

@@ -163,9 +163,7 @@ def draw_scene(
     )
 
 
-def _contrasting(
-    random: np.random.Generator, tint: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _contrasting(random: np.random.Generator, tint: NDArray[np.float64]) -> NDArray[np.float64]:
     """A colour whose brightness differs from the background's (textures average about 0.45)."""
     while True:
         colour = random.uniform(0, 1, 3)

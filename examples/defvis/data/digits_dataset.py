@@ -84,9 +84,7 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     renderer = Renderer(digits.images, settings.height, settings.width)
     total = settings.train_videos + settings.val_videos
     with tqdm(total=total, desc="digits", unit="video", disable=not progress) as bar:
-        for split, count in zip(
-            SPLITS, (settings.train_videos, settings.val_videos), strict=True
-        ):
+        for split, count in zip(SPLITS, (settings.train_videos, settings.val_videos), strict=True):
             images = handwriting(split, labels)
             _write_split(partial / split, split, count, settings, renderer, images, labels, bar)
     (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
@@ -115,8 +113,14 @@ def _write_split(
     for video_id in range(1, count + 1):
         random = np.random.default_rng((settings.seed, SPLITS.index(split), video_id))
         scene = draw_scene(
-            random, LEVELS[settings.level], images, labels, settings.frames,
-            settings.height, settings.width, renderer.num_textures,
+            random,
+            LEVELS[settings.level],
+            images,
+            labels,
+            settings.frames,
+            settings.height,
+            settings.width,
+            renderer.num_textures,
         )
         pixels, masks = renderer.render(scene, random)
         names = [f"{video_id:05d}/{frame:05d}.jpg" for frame in range(settings.frames)]
@@ -125,8 +129,11 @@ def _write_split(
             Image.fromarray(frame).save(folder / "JPEGImages" / name, quality=92)
         videos.append(
             {
-                "id": video_id, "width": settings.width, "height": settings.height,
-                "length": settings.frames, "file_names": names,
+                "id": video_id,
+                "width": settings.width,
+                "height": settings.height,
+                "length": settings.frames,
+                "file_names": names,
             }
         )
         for annotation in _annotations(scene, masks, video_id):
@@ -143,9 +150,7 @@ def _write_split(
     (folder / "instances.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def _annotations(
-    scene: Scene, masks: NDArray[np.bool_], video_id: int
-) -> Iterable[dict[str, Any]]:
+def _annotations(scene: Scene, masks: NDArray[np.bool_], video_id: int) -> Iterable[dict[str, Any]]:
     """One annotation per digit that is seen at all.
 
     `digit_image` and `motion` are not part of the format: they say which handwriting was used

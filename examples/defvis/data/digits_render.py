@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ class Renderer:
         self._images = digit_images
         self._height, self._width = height, width
         # These three ship inside scikit-image's wheel; nothing is downloaded.
-        textures = (skimage_data.brick(), skimage_data.grass(), skimage_data.gravel())
+        shipped: Any = skimage_data
+        textures = (shipped.brick(), shipped.grass(), shipped.gravel())
         self._textures = [Image.fromarray(texture) for texture in textures]
 
     @property
@@ -66,7 +68,9 @@ class Renderer:
         if scene.pillar is not None:
             left, right = round(scene.pillar.left), round(scene.pillar.right)
             grain = pixels[:, :, left:right].mean(axis=-1, keepdims=True)
-            pixels[:, :, left:right] = scene.pillar.colour * (0.85 + 0.15 * grain.mean((0, 2))[:, None])
+            pixels[:, :, left:right] = scene.pillar.colour * (
+                0.85 + 0.15 * grain.mean((0, 2))[:, None]
+            )
             hidden[:, :, left:right] = True
         masks = np.zeros_like(shapes)
         for row in reversed(range(len(shapes))):
@@ -94,10 +98,10 @@ class Renderer:
             box=(left, top, left + zoom * width, top + zoom * height),
         )
         grey = np.asarray(crop, dtype=np.float32) / 255
-        frames = np.stack(
+        frames: NDArray[np.float32] = np.stack(
             [grey[y : y + self._height, x : x + self._width] for x, y in pan.tolist()]
         )
-        return frames[..., None] * scene.tint.astype(np.float32)
+        return np.multiply(frames[..., None], scene.tint, dtype=np.float32)
 
     def _glyph(self, index: int) -> Image.Image:
         """A digit image enlarged smoothly, with an empty border, mode F, 0 to 1."""
@@ -116,10 +120,15 @@ class Renderer:
             (self._width, self._height),
             Image.Transform.AFFINE,
             (
-                cosine, sine, half - cosine * x - sine * y,
-                -sine, cosine, half + sine * x - cosine * y,
+                cosine,
+                sine,
+                half - cosine * x - sine * y,
+                -sine,
+                cosine,
+                half + sine * x - cosine * y,
             ),
             Image.Resampling.BILINEAR,
         )
         value = np.asarray(placed, dtype=np.float32)
-        return np.clip((value - _INK) / 0.2 + 0.5, 0, 1)
+        cover: NDArray[np.float32] = np.clip((value - _INK) / 0.2 + 0.5, 0, 1)
+        return cover

@@ -1,4 +1,4 @@
-"""Instance masks as COCO run lengths: reading every form that YouTube-VIS files hold, writing one."""
+"""Instance masks as COCO run lengths: reads every form of YouTube-VIS files, writes one."""
 
 from __future__ import annotations
 

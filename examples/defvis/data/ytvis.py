@@ -1,4 +1,4 @@
-"""Reads and checks a YouTube-VIS dataset (2019 and 2021 form): a JSON file and folders of frames."""
+"""Reads and checks a YouTube-VIS dataset (2019, 2021): a JSON file and folders of frames."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Video:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
-            raise DataError(f"video {self.id}, frame {index}: cannot read {path}: {error}") from error
+            raise DataError(
+                f"video {self.id}, frame {index}: cannot read {path}: {error}"
+            ) from error
         if pixels.shape[:2] != (self.height, self.width):
             raise DataError(
                 f"video {self.id}, frame {index}: {path} must be {self.width} x {self.height} "
@@ -88,6 +90,10 @@ class YouTubeVIS:
     def num_classes(self) -> int:
         """Number of categories."""
         return len(self.category_ids)
+
+    def first(self, count: int) -> YouTubeVIS:
+        """The dataset with its first `count` videos only."""
+        return replace(self, videos=self.videos[:count])
 
 
 def hold_out(data: YouTubeVIS, every: int) -> tuple[YouTubeVIS, YouTubeVIS]:
@@ -170,9 +176,7 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
         place = f"{where}: video {video_id}, annotation {annotation_id}"
         tracks[video_id].append(_track(row, videos[video_id], labels, place))
     return YouTubeVIS(
-        videos=tuple(
-            replace(video, tracks=tuple(tracks[video.id])) for video in videos.values()
-        ),
+        videos=tuple(replace(video, tracks=tuple(tracks[video.id])) for video in videos.values()),
         category_ids=category_ids,
         category_names=tuple(str(row.get("name", row["id"])) for row in categories),
     )
@@ -193,9 +197,7 @@ def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
     )
 
 
-def _track(
-    row: Mapping[str, Any], video: Video, labels: Mapping[int, int], place: str
-) -> Track:
+def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], place: str) -> Track:
     category = _int(row, "category_id", place)
     if category not in labels:
         raise DataError(f"{place}: there is no category {category}")
