@@ -4,11 +4,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define STDEFORM_INLINE __host__ __device__ __forceinline__
-#else
-#define STDEFORM_INLINE inline __attribute__((always_inline))
-#endif
+#include "inline.h"
 
 namespace stdeform {
 namespace {
@@ -21,12 +17,12 @@ STDEFORM_INLINE double to_float(int64_t x) { return double(x); }
 // Cells `low` and `high` = `low` + 1, clamped into the axis so that their addresses are always
 // valid, with weight and slope (the weight's derivative by the coordinate) zero where the cell does
 // not exist.
-template <class Real, class Int, class Mask>
+template <class Real, class Int>
 struct AxisSample {
   Int low, high;
   Real low_weight, high_weight;
   Real low_slope, high_slope;
-  Mask has_low, has_high;
+  Int has_low, has_high;  // all bits set where the cell exists, none where it does not
 };
 
 // `pixel` = location * size - 0.5, so that cell i has its centre at i. A coordinate at which no
@@ -35,7 +31,7 @@ struct AxisSample {
 // Real and Int are numbers, or vectors of as many of them; truncate and to_float convert between
 // the two.
 template <class Real, class Int>
-STDEFORM_INLINE auto sample_axis(Real pixel, Real size, Int cells) {
+STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cells) {
   const Real zero = {}, one = zero + 1;
   const Int none = {};
   const Real p = (pixel >= -one) & (pixel < size) ? pixel : zero - 2;
@@ -45,15 +41,15 @@ STDEFORM_INLINE auto sample_axis(Real pixel, Real size, Int cells) {
   const Real fraction = p - to_float(low);
   const auto has_low = low >= none;
   const auto has_high = (high >= none) & (high < cells);
-  return AxisSample<Real, Int, decltype(has_low & has_high)>{
+  return {
       has_low ? low : none,
       has_high ? high : none,
       has_low ? one - fraction : zero,
       has_high ? fraction : zero,
       has_low ? -one : zero,
       has_high ? one : zero,
-      has_low,
-      has_high,
+      has_low ? ~none : none,
+      has_high ? ~none : none,
   };
 }
 

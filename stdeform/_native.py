@@ -9,16 +9,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ._build import read_record
 
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module("stdeform._C"), ""
     except ModuleNotFoundError:
-        return None, (
-            "stdeform was installed without its native core; reinstall it where a C++17 compiler "
-            "(g++ or clang++) is on PATH"
-        )
+        why = read_record().no_native or "it was built for another Python"
+        return None, f"stdeform has no native core: {why}; mend that and reinstall stdeform"
 
 
 _C, _why_missing = _load()

@@ -64,18 +64,19 @@ class Problem:
 
     def to(self, dtype: torch.dtype) -> Problem:
         """The same problem with every tensor in `dtype`; from a rounded one, the exact same."""
-        return self._map(lambda tensor: tensor.detach().to(dtype))
+        return self.map(lambda tensor: tensor.detach().to(dtype))
 
     def laid_out(self, layout: Layout) -> Problem:
         """The same problem with every tensor in another memory layout; see `with_layout`."""
-        return self._map(lambda tensor: with_layout(tensor.detach(), layout))
+        return self.map(lambda tensor: with_layout(tensor.detach(), layout))
 
     def requires_grad_(self) -> Problem:
         """Makes every tensor but `grad_out` a leaf that asks for its gradient."""
-        self._map(lambda tensor: tensor.requires_grad_(tensor is not self.grad_out))
+        self.map(lambda tensor: tensor.requires_grad_(tensor is not self.grad_out))
         return self
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Problem:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Problem:
+        """The same problem with `change` applied to every tensor."""
         changed: dict[str, Any] = {
             field.name: change(getattr(self, field.name))
             for field in dataclasses.fields(self)

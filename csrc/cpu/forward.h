@@ -64,7 +64,8 @@ class Forward {
     const int64_t* s = p_.out.stride;
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
-      scratch.reader.attend(b, q, m);
+      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
+      scratch.reader.begin(b, q, m);
       std::fill(sum, sum + packed_stride_, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, layout, scratch.chunk);

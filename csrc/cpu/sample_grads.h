@@ -9,7 +9,9 @@ namespace {
 
 template <class Real, int N>
 class SampleGrads {
+  static constexpr int W = kLanes<Real>;
   static constexpr int kCorners = 1 << N;
+  using Reals = Vector<Real>;
 
  public:
   // `head_reference`: room for the reference points' gradient per head, [B, M, Q, L, N or 2N];
@@ -18,7 +20,7 @@ class SampleGrads {
       : p_(p),
         table_(table),
         head_reference_(head_reference),
-        attention_(new Real[table.count]),
+        attention_(new Real[round_up(table.count, kChunk)]),
         reference_(new Real[p.L * 2 * N]) {}
 
   void begin_query() { std::fill(&reference_[0], &reference_[p_.L * 2 * N], Real(0)); }
@@ -27,28 +29,30 @@ class SampleGrads {
   template <class Offset>
   void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
            const Dots<Real, N>& dots) {
-    alignas(64) Real dot[kCorners][kChunk];
-    for (int i = 0; i < chunk.count; ++i)
-      for (int c = 0; c < kCorners; ++c) dot[c][i] = dots.of[i * kCorners + c];
-
     alignas(64) Real pixel[N][kChunk];  // gradient of the pixel coordinate
-    for (int i = 0; i < chunk.count; ++i) {
+    for (int i = 0; i < chunk.count; i += W) {
       // Interpolates axis after axis; what is left after x has 2^(N-1) corners, and so on. `slope`
       // holds the same with one axis' weights replaced by their derivatives.
-      Real read[kCorners], slope[N][kCorners];
-      for (int c = 0; c < kCorners; ++c) read[c] = dot[c][i];
-      for (int n = 0, left = kCorners / 2; n < N; ++n, left /= 2) {
-        const Real low = chunk.low_weight[n][i], high = chunk.high_weight[n][i];
-        const Real low_slope = chunk.low_slope[n][i], high_slope = chunk.high_slope[n][i];
-        for (int c = 0; c < left; ++c) {
+      Reals read[kCorners], slope[N][kCorners];
+      take_apart<kCorners>(dots.of + i * kCorners, read);
+#pragma GCC unroll 3
+      for (int n = 0; n < N; ++n) {
+        const Reals low = load(&chunk.low_weight[n][i]), high = load(&chunk.high_weight[n][i]);
+        const Reals low_slope = load(&chunk.low_slope[n][i]);
+        const Reals high_slope = load(&chunk.high_slope[n][i]);
+#pragma GCC unroll 4
+        for (int c = 0; c < (kCorners >> n) / 2; ++c) {
+#pragma GCC unroll 2
           for (int done = 0; done < n; ++done)
             slope[done][c] = low * slope[done][2 * c] + high * slope[done][2 * c + 1];
           slope[n][c] = low_slope * read[2 * c] + high_slope * read[2 * c + 1];
           read[c] = low * read[2 * c] + high * read[2 * c + 1];
         }
       }
-      attention_[first + i] = read[0];
-      for (int n = 0; n < N; ++n) pixel[n][i] = chunk.attention[i] * slope[n][0];
+      store(&attention_[first + i], read[0]);
+      for (int n = 0; n < N; ++n) {
+        store(&pixel[n][i], load(&chunk.attention[i]) * slope[n][0]);
+      }
     }
     if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, pixel);
     if (head_reference_) add_reference(first, chunk, pixel);
@@ -72,17 +76,11 @@ class SampleGrads {
   static void write_row(const Array& to, int64_t at, const Real* from, int64_t n) {
     visit_dtype(to.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      T* row = static_cast<T*>(to.data) + at;
-      for (int64_t i = 0; i < n; ++i) write(from[i], row[i]);
+      store_row(from, n, static_cast<T*>(to.data) + at);
     });
   }
 
  private:
-  template <class T>
-  static void write(Real x, T& to) {
-    from_real(Compute<T>(x), to);
-  }
-
   template <class Offset>
   void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
                        const Real (*pixel)[kChunk]) const {

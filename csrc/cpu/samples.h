@@ -16,6 +16,7 @@
 namespace stdeform {
 namespace {
 
+constexpr int kPrefetch = 4;  // queries ahead
 constexpr int kChunk = 64;  // samples; a multiple of every level's lanes
 
 // Calls f with a typed null pointer that stands for the dtype.
@@ -35,7 +36,8 @@ class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  explicit SampleTable(const Problem& p) : count(p.L * p.K), first_cell(padded()) {
+  explicit SampleTable(const Problem& p)
+      : count(p.L * p.K), level(padded()), first_cell(padded()) {
     for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
     int64_t first = 0;
     for (int64_t l = 0; l < p.L; ++l) {
@@ -48,12 +50,16 @@ class SampleTable {
         }
         level_cells *= axis_cells;
       }
-      for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) first_cell[i] = Int(first);
+      for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) {
+        level[i] = Int(l);
+        first_cell[i] = Int(first);
+      }
       first += level_cells;
     }
   }
 
   int64_t count;                         // L * K
+  std::unique_ptr<Int[]> level;
   std::unique_ptr<Int[]> cells[N];       // of the sample's level along the axis
   std::unique_ptr<Int[]> cell_stride[N]; // cells between neighbours along the axis
   std::unique_ptr<Int[]> first_cell;     // of the level, in 0..S
@@ -103,98 +109,134 @@ class SampleReader {
 
  public:
   SampleReader(const Problem& p, const SampleTable<Real, N>& table)
-      : p_(p), table_(table), attention_(new Real[round_up(table.count, kChunk)]()) {}
+      : p_(p),
+        table_(table),
+        attention_(new Real[round_up(table.count, kChunk)]()),
+        reference_(new Real[p.L * 2 * N]()) {}
 
-  // Attention weights of all samples of a query: softmaxed here if scores are logits.
-  const Real* attend(int64_t b, int64_t q, int64_t m) {
+  // Starts to fetch what a later query of the same head will read. Queries of a head lie a stride
+  // apart that hardware does not foresee.
+  void prefetch(int64_t b, int64_t q, int64_t m) const {
+    prefetch_row(p_.positions, b, q, m, table_.count * N);
+    prefetch_row(p_.scores, b, q, m, table_.count);
+  }
+
+  // Reads what the samples of a query share. Returns the attention weights of all of them,
+  // softmaxed here if scores are logits.
+  const Real* begin(int64_t b, int64_t q, int64_t m) {
     visit_dtype(p_.scores.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       const int64_t* s = p_.scores.stride;
       const T* from = static_cast<const T*>(p_.scores.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
-        for (int64_t i = 0; i < table_.count; ++i) attention_[i] = Real(to_real(from[i]));
+        load_row(from, table_.count, attention_.get());
       } else {
         for (int64_t l = 0, i = 0; l < p_.L; ++l)
           for (int64_t k = 0; k < p_.K; ++k, ++i)
             attention_[i] = Real(to_real(from[l * s[3] + k * s[4]]));
       }
     });
-    if (p_.reference.data) softmax(attention_.get(), table_.count);
+    if (p_.reference.data) {
+      softmax(attention_.get(), table_.count);
+      read_reference(b, q);
+    }
     return attention_.get();
   }
 
-  // Samples [first, first + chunk.count) of the query whose attention was read last.
+  // Samples [first, first + chunk.count) of the query that was begun last.
   template <class Offset>
   void read(int64_t b, int64_t q, int64_t m, int64_t first, RowLayout<Offset> rows,
             Chunk<Real, N, Offset>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
-    alignas(64) Real shift[N][kChunk];
-    scale_and_shift(b, q, first, chunk, shift);
-    for (int i = 0; i < chunk.count; i += W) find_corners(first, i, rows, shift, chunk);
+    const Real* reference = p_.reference.data ? reference_.get() : nullptr;
+    for (int i = 0; i < chunk.count; i += W) find_corners(first, i, rows, reference, chunk);
   }
 
  private:
+  void read_reference(int64_t b, int64_t q) const {
+    const int width = p_.boxes ? 2 * N : N;
+    visit_dtype(p_.reference.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const int64_t* s = p_.reference.stride;
+      const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
+      for (int64_t l = 0; l < p_.L; ++l)
+        for (int r = 0; r < width; ++r)
+          reference_[l * width + r] = Real(to_real(from[l * s[2] + r * s[3]]));
+    });
+  }
+
+  static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
+    visit_dtype(a.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const auto* row = static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] +
+                        m * a.stride[2];
+      for (int64_t i = 0; i < numbers; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
+    });
+  }
+
   template <class Offset>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                       Chunk<Real, N, Offset>& chunk) const {
+    alignas(64) Real records[kChunk * N];
     visit_dtype(p_.positions.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       const int64_t* s = p_.positions.stride;
       const T* from = static_cast<const T*>(p_.positions.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
-        from += first * N;
-        for (int i = 0; i < chunk.count; ++i)
-          for (int n = 0; n < N; ++n) chunk.position[n][i] = Real(to_real(from[i * N + n]));
+        load_row(from + first * N, chunk.count * N, records);
       } else {
         for (int i = 0; i < chunk.count; ++i) {
           const T* point = from + (first + i) / p_.K * s[3] + (first + i) % p_.K * s[4];
-          for (int n = 0; n < N; ++n) chunk.position[n][i] = Real(to_real(point[n * s[5]]));
+          for (int n = 0; n < N; ++n) records[i * N + n] = Real(to_real(point[n * s[5]]));
         }
       }
     });
+    for (int i = 0; i < chunk.count; i += W) {
+      Reals axes[N];
+      take_apart<N>(records + i * N, axes);
+      for (int n = 0; n < N; ++n) store(&chunk.position[n][i], axes[n]);
+    }
   }
 
-  // What turns positions into pixel coordinates, pixel = position * scale + shift:
+  // What turns the positions of one vector of samples, from sample i, into pixel coordinates:
   //   locations  location * size - 0.5
   //   points     offset + (reference * size - 0.5)
   //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
-  template <class Offset>
-  void scale_and_shift(int64_t b, int64_t q, int64_t first, Chunk<Real, N, Offset>& chunk,
-                       Real (*shift)[kChunk]) const {
-    if (!p_.reference.data) {
-      for (int n = 0; n < N; ++n)
-        for (int i = 0; i < chunk.count; i += W) {
-          store(&chunk.scale[n][i], to_float(load(&table_.cells[n][first + i])));
-          store(&shift[n][i], Reals{} - Real(0.5));
-        }
-      return;
+  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale, Reals* shift) const {
+    for (int n = 0; n < N; ++n) {
+      scale[n] = to_float(load(&table_.cells[n][i]));
+      shift[n] = Reals{} - Real(0.5);
     }
-    for (int i = 0, end; i < chunk.count; i = end) {
-      const int64_t l = (first + i) / p_.K;
-      end = int(std::min<int64_t>((l + 1) * p_.K - first, chunk.count));
-      for (int n = 0; n < N; ++n) {
-        const Real size = Real(table_.cells[n][first + i]);
-        const Real level_shift = reference(b, q, l, n) * size - Real(0.5);
-        const Real level_scale =
-            p_.boxes ? reference(b, q, l, N + n) * (size * (Real(0.5) / Real(p_.K))) : Real(1);
-        for (int j = i; j < end; ++j) {
-          shift[n][j] = level_shift;
-          chunk.scale[n][j] = level_scale;
-        }
+    if (!reference) return;
+    // The levels of a vector come one after the other; each takes over the lanes from its first on.
+    const Ints levels = load(&table_.level[i]);
+    const int64_t first = table_.level[i];
+    const int64_t last = table_.level[std::min(i + W, table_.count) - 1];
+    const int width = p_.boxes ? 2 * N : N;
+    for (int n = 0; n < N; ++n) {
+      Reals centre = {}, box = {};
+      for (int64_t l = first; l <= last; ++l) {
+        const Real* level = reference + l * width;
+        const auto from_here = levels >= Ints{} + IntOf<Real>(l);
+        centre = from_here ? Reals{} + level[n] : centre;
+        if (p_.boxes) box = from_here ? Reals{} + level[N + n] : box;
       }
+      shift[n] += centre * scale[n];
+      scale[n] = p_.boxes ? box * scale[n] * half_point_ : Reals{} + Real(1);
     }
   }
 
   // The corners of one vector of samples, from sample i of the chunk.
   template <class Offset>
-  void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real (*shift)[kChunk],
+  STDEFORM_INLINE void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real* reference,
                     Chunk<Real, N, Offset>& chunk) const {
     Ints cell[N][2], exists[N][2];
-    Reals weight[N][2];
+    Reals weight[N][2], scale[N], shift[N];
+    scale_and_shift(reference, first + i, scale, shift);
     for (int n = 0; n < N; ++n) {
-      const Reals pixel =
-          load(&chunk.position[n][i]) * load(&chunk.scale[n][i]) + load(&shift[n][i]);
+      store(&chunk.scale[n][i], scale[n]);
+      const Reals pixel = load(&chunk.position[n][i]) * scale[n] + shift[n];
       const Ints cells = load(&table_.cells[n][first + i]);
       const Ints stride = load(&table_.cell_stride[n][first + i]);
       const auto s = sample_axis(pixel, to_float(cells), cells);
@@ -226,27 +268,18 @@ class SampleReader {
 
   static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists,
                             RowLayout<IntOf<Real>> rows) {
-    store(to, exists ? cell * rows.stride : Ints{} + rows.outside);
+    store(to, (exists & (cell * rows.stride)) | (~exists & (Ints{} + rows.outside)));
   }
   template <class Offset>
   static void store_offsets(Offset* to, Ints cell, Ints exists, RowLayout<Offset> rows) {
     for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
   }
 
-  Real reference(int64_t b, int64_t q, int64_t l, int64_t r) const {
-    const int64_t* s = p_.reference.stride;
-    Real x = 0;
-    visit_dtype(p_.reference.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      const T* from = static_cast<const T*>(p_.reference.data);
-      x = Real(to_real(from[b * s[0] + q * s[1] + l * s[2] + r * s[3]]));
-    });
-    return x;
-  }
-
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   const std::unique_ptr<Real[]> attention_;
+  const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
+  const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
 };
 
 }  // namespace

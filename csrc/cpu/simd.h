@@ -14,6 +14,7 @@
 #endif
 
 #include "dtype.h"
+#include "inline.h"
 
 namespace stdeform {
 namespace {
@@ -36,16 +37,16 @@ using IntOf = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
 template <class Real>
 using IntVector = Vector<IntOf<Real>>;
 
-inline IntVector<float> truncate(Vector<float> x) {
+STDEFORM_INLINE IntVector<float> truncate(Vector<float> x) {
   return __builtin_convertvector(x, IntVector<float>);
 }
-inline IntVector<double> truncate(Vector<double> x) {
+STDEFORM_INLINE IntVector<double> truncate(Vector<double> x) {
   return __builtin_convertvector(x, IntVector<double>);
 }
-inline Vector<float> to_float(IntVector<float> x) {
+STDEFORM_INLINE Vector<float> to_float(IntVector<float> x) {
   return __builtin_convertvector(x, Vector<float>);
 }
-inline Vector<double> to_float(IntVector<double> x) {
+STDEFORM_INLINE Vector<double> to_float(IntVector<double> x) {
   return __builtin_convertvector(x, Vector<double>);
 }
 
@@ -53,34 +54,44 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-template <class To, class From>
-inline To load_bits(const From* from) {
+template <class To>
+STDEFORM_INLINE To load_bits(const void* from) {
   To to;
   std::memcpy(&to, from, sizeof to);
   return to;
 }
 
-inline Vector<double> load(const double* from) { return load_bits<Vector<double>>(from); }
-inline Vector<float> load(const float* from) { return load_bits<Vector<float>>(from); }
-inline Vector<int32_t> load(const int32_t* from) { return load_bits<Vector<int32_t>>(from); }
-inline Vector<int64_t> load(const int64_t* from) { return load_bits<Vector<int64_t>>(from); }
+STDEFORM_INLINE Vector<double> load(const double* from) { return load_bits<Vector<double>>(from); }
+STDEFORM_INLINE Vector<float> load(const float* from) { return load_bits<Vector<float>>(from); }
+STDEFORM_INLINE Vector<int32_t> load(const int32_t* from) { return load_bits<Vector<int32_t>>(from); }
+STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) { return load_bits<Vector<int64_t>>(from); }
 
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 
-inline Vector<float> load(const BFloat16* from) {
-  const Bits32 bits = __builtin_convertvector(load_bits<Bits16>(from), Bits32) << 16;
-  return reinterpret_cast<Vector<float>>(bits);
+// Zero extension; what GCC makes of __builtin_convertvector here takes three instructions for one.
+STDEFORM_INLINE Bits32 widen(const void* from) {
+#if STDEFORM_VECTOR_BYTES == 64
+  return reinterpret_cast<Bits32>(_mm512_cvtepu16_epi32(load_bits<__m256i>(from)));
+#elif STDEFORM_VECTOR_BYTES == 32
+  return reinterpret_cast<Bits32>(_mm256_cvtepu16_epi32(load_bits<__m128i>(from)));
+#else
+  return __builtin_convertvector(load_bits<Bits16>(from), Bits32);
+#endif
 }
 
-inline Vector<float> load(const Half* from) {
+STDEFORM_INLINE Vector<float> load(const BFloat16* from) {
+  return reinterpret_cast<Vector<float>>(widen(from) << 16);
+}
+
+STDEFORM_INLINE Vector<float> load(const Half* from) {
 #if STDEFORM_VECTOR_BYTES == 64
   return _mm512_cvtph_ps(load_bits<__m256i>(from));
 #elif STDEFORM_VECTOR_BYTES == 32
   return _mm256_cvtph_ps(load_bits<__m128i>(from));
 #else
   // As to_real(Half) in dtype.h, a vector at a time.
-  const Bits32 bits = __builtin_convertvector(load_bits<Bits16>(from), Bits32);
+  const Bits32 bits = widen(from);
   const Bits32 magnitude = (bits & 0x7fff) << 13;
   const Vector<float> finite = reinterpret_cast<Vector<float>>(magnitude) * 0x1p112f;
   const Bits32 is_special = reinterpret_cast<Bits32>((bits & 0x7c00) == 0x7c00);
@@ -91,11 +102,11 @@ inline Vector<float> load(const Half* from) {
 }
 
 template <class Real>
-inline void store(Real* to, Vector<Real> v) {
+STDEFORM_INLINE void store(Real* to, Vector<Real> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-inline void store(Half* to, Vector<float> v) {
+STDEFORM_INLINE void store(Half* to, Vector<float> v) {
 #if STDEFORM_VECTOR_BYTES == 64
   const __m256i bits = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   std::memcpy(to, &bits, sizeof bits);
@@ -107,7 +118,7 @@ inline void store(Half* to, Vector<float> v) {
 #endif
 }
 
-inline void store(BFloat16* to, Vector<float> v) {
+STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
   const Bits32 bits = reinterpret_cast<Bits32>(v);
   const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Bits32 is_nan = reinterpret_cast<Bits32>(v != v);
@@ -116,49 +127,69 @@ inline void store(BFloat16* to, Vector<float> v) {
   std::memcpy(to, &result, sizeof result);
 }
 
-// Rows of `n` channels between a storage type and the compute type.
+// Rows of `n` numbers between a storage type and a compute type, vectors where the two go together.
 template <class T, class Real>
 inline void load_row(const T* from, int64_t n, Real* to) {
   int64_t i = 0;
-  for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
-  for (; i < n; ++i) to[i] = to_real(from[i]);
+  if constexpr (std::is_same_v<Compute<T>, Real>)
+    for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = Real(to_real(from[i]));
 }
 template <class Real, class T>
 inline void store_row(const Real* from, int64_t n, T* to) {
   int64_t i = 0;
-  for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
-  for (; i < n; ++i) from_real(from[i], to[i]);
+  if constexpr (std::is_same_v<Compute<T>, Real>)
+    for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
+  for (; i < n; ++i) from_real(Compute<T>(from[i]), to[i]);
+}
+
+// Lanes of `a` and `b` (whose lanes count on from a's), as Order::lane(W, i) says for result lane i.
+template <class Order, class V, int... i>
+STDEFORM_INLINE V pick(V a, V b, std::integer_sequence<int, i...>) {
+  constexpr int W = int(sizeof...(i));
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Order::lane(W, i)...);
+#else
+  using Index = IntOf<std::decay_t<decltype(a[0])>>;
+  return __builtin_shuffle(a, b, Vector<Index>{Index(Order::lane(W, i))...});
+#endif
+}
+template <class Order, class V>
+STDEFORM_INLINE V pick(V a, V b) {
+  constexpr int W = int(sizeof(V) / sizeof(a[0]));
+  return pick<Order>(a, b, std::make_integer_sequence<int, W>{});
 }
 
 // Adding up the lanes of several vectors at once. A vector holds segments of `length` lanes that
 // belong to one sum each; one fold halves the segments of `a` and `b` and joins them, a's first.
-template <int W, int length, bool second>
-constexpr int fold_lane(int lane) {
-  const int half = length / 2;
-  const int within = lane % (W / 2);
-  return lane / (W / 2) * W + within / half * length + within % half + (second ? half : 0);
-}
-template <int length, bool second, class V, int... lane>
-inline V pick(V a, V b, std::integer_sequence<int, lane...>) {
-  constexpr int W = int(sizeof...(lane));
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, fold_lane<W, length, second>(lane)...);
-#else
-  using Index = std::conditional_t<sizeof(a[0]) == 8, int64_t, int32_t>;
-  typedef Index Mask __attribute__((vector_size(sizeof(V))));
-  return __builtin_shuffle(a, b, Mask{fold_lane<W, length, second>(lane)...});
-#endif
-}
+template <int length, int half>  // half 0 or 1 of each segment
+struct SegmentHalves {
+  static constexpr int lane(int W, int i) {
+    const int within = i % (W / 2);
+    return i / (W / 2) * W + within / (length / 2) * length + within % (length / 2) +
+           half * (length / 2);
+  }
+};
 template <int length, class V>
-inline V fold(V a, V b) {
-  constexpr int W = int(sizeof(V) / sizeof(a[0]));
-  using Lanes = std::make_integer_sequence<int, W>;
-  return pick<length, false>(a, b, Lanes{}) + pick<length, true>(a, b, Lanes{});
+STDEFORM_INLINE V fold(V a, V b) {
+  return pick<SegmentHalves<length, 0>>(a, b) + pick<SegmentHalves<length, 1>>(a, b);
+}
+
+// All lanes of a vector, combined in halves.
+template <int length, class V, class F>
+STDEFORM_INLINE auto reduce(V v, F combine) {
+  if constexpr (length == 1) {
+    return v[0];
+  } else {
+    return reduce<length / 2>(
+        combine(pick<SegmentHalves<length, 0>>(v, v), pick<SegmentHalves<length, 1>>(v, v)),
+        combine);
+  }
 }
 
 // Writes the lane sums of `v[0..count)` to `to[0..count)`; may write up to a vector's width.
 template <class Real, int count, int length = kLanes<Real>>
-inline void store_lane_sums(const Vector<Real>* v, Real* to) {
+STDEFORM_INLINE void store_lane_sums(const Vector<Real>* v, Real* to) {
   if constexpr (length == 1) {
     for (int i = 0; i < count; ++i) store(to + i * kLanes<Real>, v[i]);
   } else if constexpr (count == 1) {
@@ -168,6 +199,41 @@ inline void store_lane_sums(const Vector<Real>* v, Real* to) {
     Vector<Real> folded[count / 2];
     for (int i = 0; i < count / 2; ++i) folded[i] = fold<length>(v[2 * i], v[2 * i + 1]);
     store_lane_sums<Real, count / 2, length / 2>(folded, to);
+  }
+}
+
+// Takes records apart: from W records of `count` numbers, one after the other, to one vector per
+// number of the record.
+template <int step, int first>  // every step-th of the 2W lanes; lanes past the end are free
+struct Every {
+  static constexpr int lane(int W, int i) {
+    return step * i + first < 2 * W ? step * i + first : 0;
+  }
+};
+template <int first>  // a's lanes as far as Every<3, first> went, then every third of b
+struct ThenEveryThird {
+  static constexpr int lane(int W, int i) {
+    return 3 * i + first < 2 * W ? i : W + 3 * i + first - 2 * W;
+  }
+};
+template <int count, class Real>
+STDEFORM_INLINE void take_apart(const Real* records, Vector<Real>* parts) {
+  for (int i = 0; i < count; ++i) parts[i] = load(records + i * kLanes<Real>);
+  if constexpr (count == 3) {
+    const Vector<Real> a = parts[0], b = parts[1], c = parts[2];
+    parts[0] = pick<ThenEveryThird<0>>(pick<Every<3, 0>>(a, b), c);
+    parts[1] = pick<ThenEveryThird<1>>(pick<Every<3, 1>>(a, b), c);
+    parts[2] = pick<ThenEveryThird<2>>(pick<Every<3, 2>>(a, b), c);
+  } else {
+    // Each round moves the lowest bit of a number's place to the top: even ones first, then odd.
+    for (int left = count; left > 1; left /= 2) {
+      Vector<Real> next[count];
+      for (int i = 0; i < count / 2; ++i) {
+        next[i] = pick<Every<2, 0>>(parts[2 * i], parts[2 * i + 1]);
+        next[i + count / 2] = pick<Every<2, 1>>(parts[2 * i], parts[2 * i + 1]);
+      }
+      for (int i = 0; i < count; ++i) parts[i] = next[i];
+    }
   }
 }
 

@@ -39,22 +39,18 @@ template <class Real>
 inline void softmax(Real* x, int64_t n) {
   const int64_t padded = round_up(n, kLanes<Real>);
   for (int64_t i = n; i < padded; ++i) x[i] = -Real(INFINITY);
+  const auto larger = [](Vector<Real> a, Vector<Real> b) { return a > b ? a : b; };
   Vector<Real> most = load(x);
-  for (int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>) {
-    const Vector<Real> v = load(x + i);
-    most = v > most ? v : most;
-  }
-  Real maximum = most[0];
-  for (int i = 1; i < kLanes<Real>; ++i) maximum = most[i] > maximum ? most[i] : maximum;
+  for (int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>) most = larger(load(x + i), most);
+  const Real maximum = reduce<kLanes<Real>>(most, larger);
   Vector<Real> sums = {};
   for (int64_t i = 0; i < padded; i += kLanes<Real>) {
     const Vector<Real> e = exp_of_nonpositive(load(x + i) - maximum);
     store(x + i, e);
     sums += e;
   }
-  Real sum = 0;
-  for (int i = 0; i < kLanes<Real>; ++i) sum += sums[i];
-  const Real scale = Real(1) / sum;
+  const auto plus = [](Vector<Real> a, Vector<Real> b) { return a + b; };
+  const Real scale = Real(1) / reduce<kLanes<Real>>(sums, plus);
   for (int64_t i = 0; i < padded; i += kLanes<Real>) store(x + i, load(x + i) * scale);
 }
 

@@ -1,0 +1,1 @@
+"""Benchmarks of stdeform: one command line, `python -m benchmarks`, on named workloads."""

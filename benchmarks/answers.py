@@ -1,0 +1,107 @@
+"""Whether a variant computes what it should: asked before anything is timed.
+
+Our operator is held against the `grid_sample` composite in float64 on some queries, and in float32
+on all of them, which also covers the gradient of the whole value; so is the composite that is
+timed. Dense attention is held against its formula in float64 on some queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from stdeform.testing import composite_from_offsets, excess
+
+from .variants import VARIANTS, Prepared
+from .workloads import DTYPES, Workload
+
+_SOME = 64  # queries whose float64 answer costs next to nothing
+_NAMES = ("result", "value", "reference_points", "sampling_offsets", "attention_logits")
+_TOLERATED_CELLS = 64  # per axis: float32 coordinates of a longer one round more coarsely
+# Dense attention rounds the probabilities to its dtype half way; in multiples of the result's
+# root mean square. A wrong scale, order or softmax is off by about 1.
+_DENSE_TOLERANCE = 4e-5
+_DENSE_ROUNDINGS = 4
+
+
+class WrongAnswerError(RuntimeError):
+    """A variant's result or gradient is further from the oracle than rounding explains."""
+
+
+def check_answers(workload: Workload, variants: Mapping[str, Prepared]) -> None:
+    """Runs every variant forward and backward once and compares.
+
+    Args:
+        workload: What the variants were prepared for.
+        variants: By their names in `VARIANTS`, all prepared from the same seed.
+
+    Raises:
+        WrongAnswerError: Names the variant and the tensor, and says how far off it is.
+    """
+    slack = max(1.0, max(map(max, workload.spatial_shapes)) / _TOLERATED_CELLS)
+    real = torch.promote_types(DTYPES[workload.dtype], torch.float32)
+    oracle: tuple[Tensor, ...] | None = None
+    for name, prepared in variants.items():
+        if not VARIANTS[name].is_operator:
+            _check_dense(name, prepared)
+            continue
+        oracle = oracle or _composite(workload, prepared.inputs, prepared.grad_out, real)
+        answers = prepared.forward_backward()
+        # This oracle rounds as we do, so that the two may be twice the tolerance apart.
+        for what, actual, expected in zip(_NAMES, answers, oracle, strict=True):
+            _demand(name, what, actual, expected, 2 * slack)
+        _demand(name, _NAMES[0], prepared.forward(), oracle[0], 2 * slack)
+        _check_some_queries(workload, name, prepared, answers, slack)
+
+
+def _check_some_queries(
+    workload: Workload,
+    name: str,
+    prepared: Prepared,
+    answers: tuple[Tensor, ...],
+    slack: float,
+) -> None:
+    some = _some(workload.num_queries)
+    value, *per_query = prepared.inputs
+    inputs = (value, *(tensor[:, some] for tensor in per_query))
+    oracle = _composite(workload, inputs, prepared.grad_out[:, some], torch.float64)
+    for i in (0, 2, 3, 4):  # the value's gradient is a sum over all queries
+        _demand(name, _NAMES[i], answers[i][:, some], oracle[i], slack)
+
+
+def _check_dense(name: str, prepared: Prepared) -> None:
+    result = prepared.forward()
+    some = _some(result.shape[2])
+    query, key, value = (tensor.detach().double() for tensor in prepared.inputs)
+    logits = query[:, :, some] @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    expected = logits.softmax(-1) @ value
+    tolerance = _DENSE_TOLERANCE + _DENSE_ROUNDINGS * torch.finfo(result.dtype).eps
+    error = (result[:, :, some] - expected).abs().max() / expected.square().mean().sqrt()
+    if not error <= tolerance:
+        raise WrongAnswerError(f"{name}: its result is off by {float(error):.3g}, relative")
+
+
+def _composite(
+    workload: Workload, inputs: tuple[Tensor, ...], grad_out: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    def attend(value: Tensor, *others: Tensor) -> Tensor:
+        return composite_from_offsets(value, workload.spatial_shapes, *others)
+
+    leaves = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs)
+    return Prepared(attend, leaves, grad_out.to(dtype)).forward_backward()
+
+
+def _demand(name: str, what: str, actual: Tensor, expected: Tensor, slack: float) -> None:
+    is_gradient = what != _NAMES[0]
+    worst = excess(actual, expected, "gradient" if is_gradient else "forward")
+    if not worst <= slack:
+        raise WrongAnswerError(
+            f"{name}: its {f'gradient of {what}' if is_gradient else what} is {worst:.3g} times "
+            f"as far from the oracle as the tolerance allows (here {slack:.3g} times)"
+        )
+
+
+def _some(num_queries: int) -> Tensor:
+    return torch.linspace(0, num_queries - 1, min(_SOME, num_queries)).long()

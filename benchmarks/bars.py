@@ -1,0 +1,116 @@
+"""The figures this library promises, in one place, and whether rows of results reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]  # one figure, where it was measured, and how to repeat it
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A limit on one figure of one row.
+
+    Attributes:
+        says: What is promised, in words; the limit is added.
+        measurement: Which table of results it is about.
+        variant: Whose row it is.
+        mode: "forward" or "forward+backward".
+        figure: Which figure of the row: "ratio" or "seconds".
+        at_least: Lower limit, or None.
+        at_most: Upper limit, or None.
+        label: The workload it holds for.
+        threads: The threads it holds for.
+    """
+
+    says: str
+    measurement: str
+    variant: str
+    mode: str
+    figure: str = "ratio"
+    at_least: float | None = None
+    at_most: float | None = None
+    label: str = "paper-encoder, float32"
+    threads: int = 2
+
+    @property
+    def limit(self) -> str:
+        """The limit as it is printed."""
+        number = self.at_least if self.at_least is not None else self.at_most
+        assert number is not None
+        sign = ">=" if self.at_least is not None else "<="
+        return f"{sign} {number * 1e6:g} us" if self.figure == "seconds" else f"{sign} {number:g}x"
+
+    def is_met_by(self, value: float) -> bool:
+        """Whether a measured figure keeps the promise."""
+        above = self.at_least is None or value >= self.at_least
+        return above and (self.at_most is None or value <= self.at_most)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bar, and the figure measured for it; None where it was not measured."""
+
+    bar: Bar
+    value: float | None
+
+    @property
+    def word(self) -> str:
+        """Pass, falls short, or not measured."""
+        if self.value is None:
+            return "not measured"
+        return "pass" if self.bar.is_met_by(self.value) else "FALLS SHORT"
+
+
+_FASTER = "times faster than"
+_MEMORY = "peak extra memory of the composite over ours"
+BARS = (
+    Bar(f"{_FASTER} the composite", "latency", "composite", "forward", at_least=25),
+    Bar(f"{_FASTER} the composite", "latency", "composite", "forward+backward", at_least=12),
+    Bar(f"{_FASTER} dense attention", "latency", "dense", "forward", at_least=10),
+    Bar(f"{_FASTER} dense attention", "latency", "dense", "forward+backward", at_least=6),
+    Bar(_MEMORY, "memory", "composite", "forward", at_least=10),
+    Bar(_MEMORY, "memory", "composite", "forward+backward", at_least=5),
+    *(
+        Bar(
+            "time for twice the cells",
+            "growth",
+            "native",
+            mode,
+            at_most=2.1,
+            label="paper-encoder-double, float32",
+        )
+        for mode in ("forward", "forward+backward")
+    ),
+    Bar(
+        "host overhead of a call",
+        "overhead",
+        "native",
+        "forward",
+        figure="seconds",
+        at_most=15e-6,
+        label="four-elements, float32",
+    ),
+)
+
+
+def judge(rows: Sequence[Row]) -> list[Verdict]:
+    """Every bar with the last figure that was measured for it."""
+    return [Verdict(bar, _figure(bar, rows)) for bar in BARS]
+
+
+def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
+    for row in reversed(rows):
+        is_meant = (
+            row["subject"] == "native"  # whom the promises are about
+            and row["measurement"] == bar.measurement
+            and row["variant"] == bar.variant
+            and row["mode"] == bar.mode
+            and row["label"] == bar.label
+            and row["threads"] == bar.threads
+        )
+        if is_meant:
+            return float(row[bar.figure]["median"])
+    return None

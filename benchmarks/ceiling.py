@@ -1,0 +1,117 @@
+"""How fast this machine's caches can be read: the ceiling the operator's gather is held against.
+
+A few lines of C++, compiled when they are needed, read memory with the widest vectors and do one
+addition per vector. torch's own reductions are no such ceiling: they do more than read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("ceiling.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+_BURSTS = 60
+_BURST_BYTES = 1 << 27  # streamed per thread and burst: about a millisecond
+# Bytes per thread. Half of the cache, so that what else is read does not push the buffer out; and
+# for the last level, some times the second level's usual size.
+_CACHE_SHARE = 0.5
+_USUAL_CACHES = {1: 32 << 10, 2: 1 << 20}
+_L3_BYTES = 12 << 20
+
+
+def compiler() -> str | None:
+    """The C++ compiler that builds the reader, if this machine has one."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+def cache_bandwidths(threads: int) -> dict[str, float]:
+    """Bytes per second of all threads together, streaming through a buffer per cache level."""
+    library = _library()
+    sizes = {
+        "L1": int(_cache_bytes(1) * _CACHE_SHARE),
+        "L2": int(_cache_bytes(2) * _CACHE_SHARE),
+        "L3": _L3_BYTES,
+    }
+    return {
+        name: library.stream_bandwidth(size, threads, max(1, _BURST_BYTES // size), _BURSTS)
+        for name, size in sizes.items()
+    }
+
+
+def rows_bandwidth(rows: Tensor, table_rows: int, row_bytes: int, threads: int) -> float | None:
+    """Bytes per second of all threads together, each reading the same rows of its own table.
+
+    Args:
+        rows: Row numbers in the order they are read, below 2^31.
+        table_rows: Rows of the table.
+        row_bytes: Bytes of a row.
+        threads: How many read at once.
+
+    Returns:
+        None where rows of this size are no whole number of vectors.
+    """
+    rows = rows.to(torch.int32).contiguous()
+    result = _library().rows_bandwidth(
+        rows.data_ptr(), rows.numel(), table_rows, row_bytes, threads, _BURSTS
+    )
+    return result if result > 0 else None
+
+
+def vector_bytes() -> int:
+    """Width of the vectors the reader was compiled for."""
+    return int(_library().vector_bytes())
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    command = compiler()
+    if command is None:
+        raise RuntimeError("the bandwidth ceiling needs a C++ compiler (g++ or clang++)")
+    source = _SOURCE.read_bytes()
+    key = hashlib.sha256(b"\0".join([source, platform.node().encode(), command.encode()]))
+    folder = Path(tempfile.gettempdir()) / f"stdeform-ceiling-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    target = folder / f"{key.hexdigest()[:16]}.so"
+    if not target.exists():
+        fresh = target.with_suffix(f".{os.getpid()}")
+        subprocess.run([command, *_FLAGS, str(_SOURCE), "-o", str(fresh)], check=True)
+        fresh.rename(target)
+    library = ctypes.CDLL(str(target))
+    library.stream_bandwidth.restype = ctypes.c_double
+    library.stream_bandwidth.argtypes = (
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int,
+    )
+    library.rows_bandwidth.restype = ctypes.c_double
+    library.rows_bandwidth.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_int,
+    )
+    return library
+
+
+def _cache_bytes(level: int) -> int:
+    """Size of core 0's data cache of this level, or a usual one where the system does not say."""
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        read = {name: (index / name).read_text().strip() for name in ("level", "type", "size")}
+        if read["level"] == str(level) and read["type"] != "Instruction":
+            return int(read["size"].removesuffix("K")) * 1024
+    return _USUAL_CACHES[level]

@@ -1,0 +1,198 @@
+"""What can be asked about a workload: each measurement yields its rows, answers checked first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from . import ceiling, environment, traffic
+from .answers import check_answers
+from .bars import Row
+from .memory import measure_peak
+from .timing import Task, interleave, ratios, spread
+from .variants import MODES, VARIANTS, Prepared
+from .workloads import WORKLOADS, Workload, make_inputs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One workload, what is asked about it, and how hard to look.
+
+    Attributes:
+        workload: What is run.
+        measurements: Names in `MEASUREMENTS`.
+        variants: Names in `VARIANTS`; ratios are to the first.
+        threads: torch's threads.
+        seconds: About how long the timed rounds of one mode take.
+        rounds: Exactly so many rounds instead.
+        seed: Of the inputs.
+        checked: Which variants have answered rightly on which workloads; jobs of a run share it.
+    """
+
+    workload: Workload
+    measurements: tuple[str, ...]
+    variants: tuple[str, ...]
+    threads: int
+    seconds: float
+    rounds: int | None
+    seed: int
+    checked: set[tuple[str, Workload]] = field(default_factory=set, compare=False)
+
+    @property
+    def subject(self) -> str:
+        """The variant that the others are compared with."""
+        return self.variants[0]
+
+
+def measure(job: Job) -> Iterator[Row]:
+    """All rows of a job, each as soon as it is measured.
+
+    Raises:
+        WrongAnswerError: A variant computes something else; it was not timed.
+    """
+    for measurement in job.measurements:
+        for row in MEASUREMENTS[measurement](job):
+            workload = row.pop("workload")
+            yield {
+                "measurement": measurement,
+                "workload": dataclasses.asdict(workload),
+                "label": workload.label,
+                "subject": job.subject,
+                "threads": job.threads,
+                "load_average": environment.load_average(),
+                **row,
+            }
+
+
+def _latency(job: Job) -> Iterator[Row]:
+    """Every variant on the workload."""
+    variants = _prepare(job, job.workload, job.variants)
+    for mode in MODES:
+        tasks = [
+            Task(name, functools.partial(prepared.run, mode), job.threads)
+            for name, prepared in variants.items()
+        ]
+        for name, figures in _compare(job, tasks):
+            yield {"workload": job.workload, "variant": name, "mode": mode, **figures}
+
+
+def _overhead(job: Job) -> Iterator[Row]:
+    """The subject where there is next to nothing to compute."""
+    workload = WORKLOADS["four-elements"]
+    brief = dataclasses.replace(
+        job, workload=workload, variants=(job.subject,), seconds=job.seconds / 10
+    )
+    yield from _latency(brief)
+
+
+def _scaling(job: Job) -> Iterator[Row]:
+    """The subject with all threads and with one: the ratio is what the others bring."""
+    job = dataclasses.replace(job, seconds=job.seconds / 4)
+    prepared = _prepare(job, job.workload, (job.subject,))[job.subject]
+    counts = {"all": job.threads, "one": 1}
+    for mode in MODES:
+        run = functools.partial(prepared.run, mode)
+        tasks = [Task(which, run, threads) for which, threads in counts.items()]
+        for which, figures in _compare(job, tasks):
+            row = {"workload": job.workload, "variant": job.subject, "mode": mode, **figures}
+            yield {**row, "threads": counts[which]}
+
+
+def _growth(job: Job) -> Iterator[Row]:
+    """The subject on the workload and on twice as many cells, and so queries."""
+    job = dataclasses.replace(job, seconds=job.seconds / 4)
+    prepared = {
+        workload: _prepare(job, workload, (job.subject,))[job.subject]
+        for workload in (job.workload, job.workload.doubled())
+    }
+    for mode in MODES:
+        tasks = [
+            Task(workload.name, functools.partial(each.run, mode), job.threads)
+            for workload, each in prepared.items()
+        ]
+        for workload, (_, figures) in zip(prepared, _compare(job, tasks), strict=True):
+            yield {"workload": workload, "variant": job.subject, "mode": mode, **figures}
+
+
+def _memory(job: Job) -> Iterator[Row]:
+    """Every variant's peak, each in a process of its own."""
+    _prepare(job, job.workload, job.variants)
+    for mode in MODES:
+        peaks = {
+            name: measure_peak(job.workload, name, mode, threads=job.threads, seed=job.seed)
+            for name in job.variants
+        }
+        first = peaks[job.subject].extra_bytes
+        for name, peak in peaks.items():
+            share = peak.extra_bytes / first if first else None
+            yield {
+                "workload": job.workload,
+                "variant": name,
+                "mode": mode,
+                "extra_bytes": peak.extra_bytes,
+                "method": peak.method,
+                "ratio": {"to": job.subject, "median": share},
+            }
+
+
+def _bandwidth(job: Job) -> Iterator[Row]:
+    """Corner rows the subject's forward reads per second, and what the caches can give."""
+    workload, threads = job.workload, job.threads
+    prepared = _prepare(job, workload, (job.subject,))[job.subject]
+    if not VARIANTS[job.subject].is_operator or ceiling.compiler() is None:
+        print("   bandwidth: left out, it needs our operator and a C++ compiler", flush=True)
+        return
+    task = Task(job.subject, prepared.forward, threads)
+    seconds = interleave([task], budget_seconds=job.seconds / 10, rounds=job.rounds)[task.name]
+    inputs = make_inputs(workload, job.seed)
+    total = traffic.corner_bytes(workload, inputs)
+    rows = traffic.corner_rows(workload, inputs, batch=0, head=0)
+    row_bytes = workload.head_dim * inputs.value.element_size()
+    yield {
+        "workload": workload,
+        "variant": job.subject,
+        "mode": "forward",
+        "corner_bytes": total,
+        "bytes_per_second": dataclasses.asdict(spread([total / each for each in seconds])),
+        "ceiling": {
+            "same rows": ceiling.rows_bandwidth(rows, workload.num_cells, row_bytes, threads),
+            **ceiling.cache_bandwidths(threads),
+        },
+        "ceiling_vector_bytes": ceiling.vector_bytes(),
+    }
+
+
+MEASUREMENTS: dict[str, Callable[[Job], Iterator[Row]]] = {
+    "latency": _latency,
+    "memory": _memory,
+    "bandwidth": _bandwidth,
+    "scaling": _scaling,
+    "growth": _growth,
+    "overhead": _overhead,
+}
+
+
+def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Prepared]:
+    """Builds variants, and checks those that have not been checked on this workload yet."""
+    variants = {name: VARIANTS[name].prepare(workload, job.seed) for name in names}
+    fresh = {name: each for name, each in variants.items() if (name, workload) not in job.checked}
+    check_answers(workload, fresh)
+    job.checked.update((name, workload) for name in fresh)
+    return variants
+
+
+def _compare(job: Job, tasks: Sequence[Task]) -> Iterator[tuple[str, Row]]:
+    samples = interleave(tasks, budget_seconds=job.seconds, rounds=job.rounds)
+    first = tasks[0].name
+    for task in tasks:
+        own = samples[task.name]
+        yield (
+            task.name,
+            {
+                "seconds": dataclasses.asdict(spread(own)),
+                "rounds": own,
+                "ratio": {"to": first, **dataclasses.asdict(spread(ratios(own, samples[first])))},
+            },
+        )

@@ -1,0 +1,165 @@
+"""`python -m benchmarks operator`: speed, memory and bandwidth of the operator."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import torch
+
+from stdeform.functional import resolve_backend
+
+from . import environment, report
+from .measurements import MEASUREMENTS, Job, measure
+from .variants import VARIANTS
+from .workloads import DTYPES, WORKLOADS, Workload
+
+_USUAL = ("latency", "memory", "bandwidth")
+_BUSY = 0.25  # load average per core from which a run says that it is not alone
+_SCHEMA = 1  # of a row; raised when a field changes its meaning
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        type=_workload_name,
+        metavar="WORKLOAD",
+        help=f"some of {', '.join(WORKLOADS)}; by default paper-encoder",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every measurement docs/benchmarks.md shows"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="every measurement on a tiny problem, in seconds"
+    )
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        choices=MEASUREMENTS,
+        default=_USUAL,
+        help=f"by default {' '.join(_USUAL)}",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=("native", "composite", "dense"),
+        help="what is timed in turn; ratios are to the first; by default native composite dense",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="instead of the workload's float32")
+    parser.add_argument("--batch", type=_count, help="instead of the workload's 1")
+    parser.add_argument(
+        "--offset-spread", type=float, help="standard deviation of the offsets, in cells"
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=torch.get_num_threads(), help="by default torch's"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="for the timed rounds of one mode; default 60"
+    )
+    parser.add_argument("--rounds", type=_count, help="exactly so many rounds instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs; default 0")
+    parser.add_argument(
+        "--output", type=Path, help="write the rows here as JSON lines, each as it is measured"
+    )
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Measures, prints every row, and at the end the tables and the bars.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        WrongAnswerError: A variant computes something else; it was not timed.
+        SystemExit: The options contradict each other, or there is no native kernel.
+    """
+    _refuse_contradictions(options)
+    about = {"schema": _SCHEMA, "suite": "operator", **environment.describe(arguments)}
+    rows = []
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text("")
+    if about["load_average_at_start"] > _BUSY * about["cores"]:
+        print("-- this machine is busy with other work: the figures will be off", flush=True)
+    for job in _plan(options):
+        print(f"-- {job.workload.label}: {', '.join(job.measurements)}", flush=True)
+        for row in measure(job):
+            rows.append({**about, **row})
+            print(report.line(rows[-1]), flush=True)
+            if options.output:
+                with options.output.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    print("\n" + report.tables(rows))
+    return 0
+
+
+def _workload_name(text: str) -> str:
+    if text not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORKLOADS)}, got {text}")
+    return text
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    if options.all + options.quick + bool(options.workloads) > 1:
+        raise SystemExit("choose workloads, or --all, or --quick")
+    if options.all and (options.dtype or options.batch or options.offset_spread is not None):
+        raise SystemExit("--all has its own dtypes, batch and spread: choose workloads instead")
+    if "native" in options.variants:
+        try:
+            resolve_backend("cpu", "native")
+        except RuntimeError as error:
+            raise SystemExit(
+                f"{error}; without it: --variants reference composite dense"
+            ) from error
+
+
+# -- what to do --------------------------------------------------------------------------------
+
+
+def _plan(options: argparse.Namespace) -> list[Job]:
+    variants = tuple(options.variants)
+    job = functools.partial(
+        Job,
+        variants=variants,
+        threads=options.threads,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        seed=options.seed,
+        checked=set(),
+    )
+    everything = tuple(MEASUREMENTS)
+    if options.quick:
+        return [job(_adapt(WORKLOADS["tiny"], options), everything, seconds=0.5)]
+    if options.all:
+        encoder = WORKLOADS["paper-encoder"]
+        bfloat16 = dataclasses.replace(encoder, dtype="bfloat16")
+        # The composite of the large encoder would take most of the run, and only grows as we do.
+        fast = tuple(name for name in variants if not name.startswith("composite")) or variants
+        return [
+            job(encoder, everything),
+            job(bfloat16, _USUAL, seconds=options.seconds / 2),
+            job(WORKLOADS["paper-decoder"], _USUAL, seconds=options.seconds / 4),
+            job(WORKLOADS["detr-encoder"], _USUAL),
+            job(WORKLOADS["paper-encoder-large"], _USUAL, variants=fast),
+        ]
+    names = options.workloads or ["paper-encoder"]
+    return [job(_adapt(WORKLOADS[name], options), tuple(options.measure)) for name in names]
+
+
+def _adapt(workload: Workload, options: argparse.Namespace) -> Workload:
+    wished = {name: getattr(options, name) for name in ("dtype", "batch", "offset_spread")}
+    return dataclasses.replace(
+        workload, **{name: wish for name, wish in wished.items() if wish is not None}
+    )

@@ -1,0 +1,165 @@
+"""The named problems that are measured, and the tensors of one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stdeform.shapes import reference_grid
+
+_KINK_MARGIN = 1e-3  # cells
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One problem: sizes in the letters of the documentation, and how far the points spread.
+
+    Attributes:
+        name: What it is called on the command line and in the results.
+        spatial_shapes: One row (T, H, W) or (H, W) per level.
+        num_heads: M.
+        head_dim: D.
+        num_points: K, per head and level.
+        num_object_queries: Q of a decoder, whose reference points lie anywhere; None for an
+            encoder, which asks once per cell and refers to the cell's centre.
+        offset_spread: Standard deviation of the sampling offsets, in cells.
+        batch: B.
+        dtype: Of the value and, in dense attention, of query and key.
+    """
+
+    name: str
+    spatial_shapes: tuple[tuple[int, ...], ...]
+    num_heads: int
+    head_dim: int
+    num_points: int
+    num_object_queries: int | None = None
+    offset_spread: float = 2.0
+    batch: int = 1
+    dtype: str = "float32"
+
+    @property
+    def num_cells(self) -> int:
+        """S: cells of all levels."""
+        return sum(math.prod(shape) for shape in self.spatial_shapes)
+
+    @property
+    def num_queries(self) -> int:
+        """Q: one per cell in an encoder."""
+        return self.num_object_queries or self.num_cells
+
+    @property
+    def label(self) -> str:
+        """Name, dtype, and batch and spread where they are not the usual ones."""
+        extras = [] if self.batch == 1 else [f"batch {self.batch}"]
+        if self.offset_spread != Workload.offset_spread:
+            extras.append(f"spread {self.offset_spread:g}")
+        return ", ".join([self.name, self.dtype, *extras])
+
+    def doubled(self) -> Workload:
+        """Twice the cells: every level with twice the frames, or twice the height in images."""
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}-double",
+            spatial_shapes=tuple((2 * shape[0], *shape[1:]) for shape in self.spatial_shapes),
+        )
+
+    def shrunk(self) -> Workload:
+        """The same kind of problem on a handful of cells: it loads what a call loads."""
+        return dataclasses.replace(
+            self,
+            spatial_shapes=tuple((2,) * len(shape) for shape in self.spatial_shapes),
+            num_object_queries=self.num_object_queries and 4,
+        )
+
+
+_ENCODER = Workload(
+    # Deformable VisTR (Yarram et al., ICASSP 2022): 36 frames of 300 x 533 at stride 32,
+    # C = 384, M = 8, K = 32.
+    "paper-encoder",
+    ((36, 10, 17),),
+    num_heads=8,
+    head_dim=48,
+    num_points=32,
+)
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        _ENCODER,
+        dataclasses.replace(_ENCODER, name="paper-encoder-large", spatial_shapes=((36, 20, 34),)),
+        # Ten object queries per frame.
+        dataclasses.replace(_ENCODER, name="paper-decoder", num_object_queries=360),
+        # Deformable DETR (Zhu et al., ICLR 2021): an 800 x 1066 image at strides 8 to 64.
+        Workload(
+            "detr-encoder",
+            ((100, 167), (50, 84), (25, 42), (13, 21)),
+            num_heads=8,
+            head_dim=32,
+            num_points=4,
+        ),
+        Workload("tiny", ((4, 6, 5),), num_heads=2, head_dim=16, num_points=4),
+        # One value row of four numbers: what is left is the cost of the call itself.
+        Workload("four-elements", ((1, 1, 1),), num_heads=1, head_dim=4, num_points=1),
+    )
+}
+
+
+class Inputs(NamedTuple):
+    """What `stdeform.st_deform_attn_from_offsets` takes, and a gradient of its result."""
+
+    value: Tensor  # [B, S, M, D]
+    reference_points: Tensor  # [B, Q, L, N]
+    sampling_offsets: Tensor  # [B, Q, M, L, K, N]
+    attention_logits: Tensor  # [B, Q, M, L, K]
+    grad_out: Tensor  # [B, Q, M * D]
+
+
+def make_inputs(workload: Workload, seed: int) -> Inputs:
+    """Random tensors of a workload; value and grad_out in its dtype.
+
+    Reference points, offsets and logits are float32 where the value is narrower, as they are under
+    autocast, and the value's dtype otherwise. Samples keep 0.1 % of a cell away from cell centres,
+    where the interpolation has a kink and two correct answers may differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dtype = DTYPES[workload.dtype]
+    real = torch.promote_types(dtype, torch.float32)
+    batch, heads, dim = workload.batch, workload.num_heads, workload.head_dim
+    queries, shapes = workload.num_queries, workload.spatial_shapes
+    levels, axes = len(shapes), len(shapes[0])
+    samples = (batch, queries, heads, levels, workload.num_points)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=real)
+
+    if workload.num_object_queries is None:
+        points = reference_grid(shapes, dtype=real)
+    else:
+        points = torch.rand(1, queries, 1, axes, generator=generator, dtype=real)
+    points = points.expand(batch, queries, levels, axes).contiguous()
+    offsets = normal(*samples, axes) * workload.offset_spread
+    return Inputs(
+        normal(batch, workload.num_cells, heads, dim).to(dtype),
+        points,
+        _keep_off_kinks(points, offsets, shapes),
+        normal(*samples),
+        normal(batch, queries, heads * dim).to(dtype),
+    )
+
+
+def _keep_off_kinks(points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
+    sizes = offsets.new_tensor([list(shape)[::-1] for shape in shapes])[:, None]  # [L, 1, N]
+    cells = points[:, :, None, :, None] * sizes - 0.5 + offsets
+    fraction = cells - cells.floor()
+    return offsets + _KINK_MARGIN * (1 - 2 * fraction)
