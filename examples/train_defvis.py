@@ -46,6 +46,7 @@ def main() -> None:
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
+
     from defvis.data.ytvis import DataError
     from defvis.train import Run
 

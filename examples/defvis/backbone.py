@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoBackbone, ResNetConfig
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, ResNetConfig
 
 from defvis.config import BackboneConfig
 
@@ -19,20 +19,21 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        # transformers leaves these without types.
-        auto: Any = AutoBackbone
         stages = list(config.out_features)
+        classes: Any = MODEL_FOR_BACKBONE_MAPPING
         if config.name:
-            self.body = auto.from_pretrained(config.name, out_features=stages)
+            # Not AutoBackbone.from_pretrained, which asks the hub even about a local folder.
+            settings = AutoConfig.from_pretrained(config.name, out_features=stages)
+            self.body = classes[type(settings)].from_pretrained(config.name, config=settings)
         else:
-            sizes: dict[str, Any] = {
+            sizes: dict[str, Any] = {  # transformers' types know nothing of out_features.
                 "layer_type": config.layer_type,
                 "embedding_size": config.embedding_size,
                 "hidden_sizes": list(config.hidden_sizes),
                 "depths": list(config.depths),
                 "out_features": stages,
             }
-            self.body = auto.from_config(ResNetConfig(**sizes))
+            self.body = classes[ResNetConfig](ResNetConfig(**sizes))
         self.channels: tuple[int, ...] = tuple(self.body.channels)
 
     def forward(self, frames: Tensor) -> list[Tensor]:

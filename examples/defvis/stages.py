@@ -50,8 +50,8 @@ class Stage:
 
     @property
     def learning_rate(self) -> float:
-        """The present rate of the first group."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        """The present rate of the group that learns fastest."""
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch, "total" to be differentiated."""

@@ -78,7 +78,7 @@ class Run:
             if Config.from_dict(self._saved["config"]) != config:
                 raise ValueError(f"{self._checkpoint} was written with another config")
         elif started:
-            raise FileExistsError(f"{out} holds a run already; resume it or choose another folder")
+            raise FileExistsError(f"{out} holds a run already; resume it or write elsewhere")
         out.mkdir(parents=True, exist_ok=True)
         if self._saved is None:
             self._log.unlink(missing_ok=True)  # Of a run that ended before its first checkpoint.

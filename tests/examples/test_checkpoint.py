@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from defvis import checkpoint
 from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.config import Config, override, preset

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+
 from defvis.data import rle
 from defvis.data.digits import LEVELS, MOTIONS, draw_scene
 from defvis.data.digits_dataset import DigitsSettings, handwriting, write_digits
 from defvis.data.digits_render import Renderer
-from sklearn.datasets import load_digits
 
 
 def _hash(root: Path) -> dict[str, str]:

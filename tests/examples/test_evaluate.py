@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS

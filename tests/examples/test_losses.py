@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from defvis.config import Config, LossConfig
 from defvis.data.clips import Batch, Targets
 from defvis.losses import (

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
 from defvis.data.clips import Targets

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
+
+from defvis.backbone import Backbone
 from defvis.config import BackboneConfig, Config
 from defvis.decoder import Decoder
 from defvis.heads import ClassHead
 from defvis.mask_head import DynamicMaskHead
 from defvis.model import DefVIS
 from defvis.predict import slot_tracks
-from torch.nn import functional as F
 
 
 def test_shapes(config: Config) -> None:
@@ -182,3 +185,13 @@ def test_slot_tracks() -> None:
     assert first.scores[2] > 0.99
     assert first.masks.any((1, 2)).tolist() == [True, False]
     assert (second.slot, second.label) == (1, 1)
+
+
+def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> None:
+    small = Backbone(config.model.backbone)
+    small.body.save_pretrained(tmp_path)
+    loaded = Backbone(BackboneConfig(name=str(tmp_path), out_features=("stage2",)))
+    frames = torch.randn(2, 3, 32, 32)
+    (coarse,) = loaded.eval()(frames)
+    torch.testing.assert_close(coarse, small.eval()(frames)[-1])
+    assert loaded.channels == (16,)

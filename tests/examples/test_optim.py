@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+
 from defvis.config import Config, OptimConfig
 from defvis.model import DefVIS
 from defvis.optim import WeightAverage, build_optimizer, build_schedule

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from defvis.boxes import boxes_of_masks, generalised_iou
 from defvis.layers import inverse_sigmoid
 from defvis.position import sine_embedding, sine_position_3d

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from defvis.data import rle
 from pycocotools import mask as coco_mask
+
+from defvis.data import rle
 
 
 def _random_mask(seed: int, height: int = 37, width: int = 53) -> np.ndarray:

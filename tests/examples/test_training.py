@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from defvis import log
 from defvis.checkpoint import load_checkpoint
 from defvis.config import Config
@@ -19,7 +21,6 @@ from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.evaluate import evaluate
 from defvis.stages import JointStage
 from defvis.train import Run
-from PIL import Image
 
 TINY = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_points=5", "model.feedforward_dim=32",

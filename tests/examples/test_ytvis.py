@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from defvis.config import DataConfig
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import DataError, find_files, hold_out, load
-from PIL import Image
 
 CONTENT: dict[str, Any] = {
     "videos": [
