@@ -87,10 +87,9 @@ void forward(const std::string& level, int num_threads, const std::vector<int64_
   chosen.forward(p);
 }
 
-void backward(const std::string& level, int num_threads,
-              const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-              const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-              const py::tuple& grad_out, const py::object& grad_value,
+void backward(const std::string& level, int num_threads, const std::vector<int64_t>& spatial_shapes,
+              const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+              const py::object& reference, const py::tuple& grad_out, const py::object& grad_value,
               const py::object& grad_reference, const py::object& grad_positions,
               const py::object& grad_scores) {
   Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);

@@ -101,11 +101,7 @@ def _backward_vjp(ctx: Any, *cotangents: Tensor | None) -> _Grads:
     """Second derivatives: the vector-Jacobian product of the reference's own backward."""
     saved = ctx.saved_tensors
     present = [i for i, tensor in enumerate(saved) if tensor is not None]
-    asked = [
-        cotangent
-        for cotangent, needed in zip(cotangents, ctx.needs, strict=True)
-        if needed
-    ]
+    asked = [cotangent for cotangent, needed in zip(cotangents, ctx.needs, strict=True) if needed]
 
     def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
         every: list[Any] = [None] * len(saved)
@@ -122,9 +118,7 @@ def _backward_vjp(ctx: Any, *cotangents: Tensor | None) -> _Grads:
 
         grads = iter(torch.func.vjp(forward, *given)[1](grad_out))
         every_grad: list[Any] = [None if tensor is None else next(grads) for tensor in inputs]
-        return tuple(
-            grad for grad, needed in zip(every_grad, ctx.needs, strict=True) if needed
-        )
+        return tuple(grad for grad, needed in zip(every_grad, ctx.needs, strict=True) if needed)
 
     vjp = torch.func.vjp(backward, *(saved[i] for i in present))[1]
     result: list[Tensor | None] = [None] * len(saved)

@@ -35,9 +35,7 @@ from tests.cases import (
 def test_oracles_agree(other: str, axes: str, form: str) -> None:
     problem = draw(form, AXES[axes], dtype=torch.float64)
     assert_close(forward(problem, form, other), oracle_forward(problem, form), "forward")
-    assert_gradients_close(
-        gradients(problem, form, other), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, other), oracle_gradients(problem, form), form)
 
 
 def test_both_forms_ask_for_the_same_samples() -> None:

@@ -1,6 +1,6 @@
-// The backward kernel. Whole units take one pass over their samples; a unit that is shared takes one
-// for what is read (dots), shared out by queries, and one for what is written (scatter), shared out
-// by rows, so that no two threads add to one row.
+// The backward kernel. Whole units take one pass over their samples; a unit that is shared takes
+// one for what is read (dots), shared out by queries, and one for what is written (scatter), shared
+// out by rows, so that no two threads add to one row.
 #pragma once
 
 #include "sample_grads.h"
@@ -84,7 +84,8 @@ class Backward {
   void load(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
     if (wants_samples_) {
       const int64_t* s = p_.value.stride;
-      const T* from = static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
+      const T* from =
+          static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
       values_.pack(slice, from, s[1], begin, end);
     }
     if (wants_value_) grad_values_.zero(slice, begin, end);
@@ -113,8 +114,8 @@ class Backward {
       if (wants_dots) scratch.grads.begin_query();
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, layout_, scratch.chunk);
-        differentiate<wants_dots, to>(rows, grad_rows, vectors_,
-                                      scratch.grad_out.get(), scratch.chunk, slab, scratch.dots);
+        differentiate<wants_dots, to>(rows, grad_rows, vectors_, scratch.grad_out.get(),
+                                      scratch.chunk, slab, scratch.dots);
         if (wants_dots) scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
       }
       if (wants_dots) scratch.grads.finish_query(b, q, m, attention);

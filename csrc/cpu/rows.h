@@ -56,7 +56,8 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Rows>& chu
 }
 
 template <class T, class Real, int N, class Rows>
-STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Rows>& chunk, Real* sum) {
+STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
+                            Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     gather_block<width>(rows + channel, chunk, sum + channel);
@@ -82,8 +83,8 @@ enum class Scatter { none, all, slab };
 
 template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
 STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const Real* grad_out,
-                                         const Chunk<Real, N, Rows>& chunk, Slab slab,
-                                         bool first, Dots<Real, N>& dots) {
+                                         const Chunk<Real, N, Rows>& chunk, Slab slab, bool first,
+                                         Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
@@ -99,7 +100,8 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
 #pragma GCC unroll 8
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
-      if (to == Scatter::all || (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
+      if (to == Scatter::all ||
+          (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
         Real* row = grad_rows + offset * Rows::unit;
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8

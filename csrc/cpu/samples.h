@@ -16,7 +16,7 @@ namespace stdeform {
 namespace {
 
 constexpr int kPrefetch = 4;  // queries ahead
-constexpr int kChunk = 64;  // samples; a multiple of every level's lanes
+constexpr int kChunk = 64;    // samples; a multiple of every level's lanes
 
 // Calls f with a typed null pointer that stands for the dtype.
 template <class F>
@@ -35,8 +35,7 @@ class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  explicit SampleTable(const Problem& p)
-      : count(p.L * p.K), level(padded()), first_cell(padded()) {
+  explicit SampleTable(const Problem& p) : count(p.L * p.K), level(padded()), first_cell(padded()) {
     for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
     int64_t first = 0;
     for (int64_t l = 0; l < p.L; ++l) {
@@ -57,11 +56,11 @@ class SampleTable {
     }
   }
 
-  int64_t count;                         // L * K
+  int64_t count;  // L * K
   std::unique_ptr<Int[]> level;
-  std::unique_ptr<Int[]> cells[N];       // of the sample's level along the axis
-  std::unique_ptr<Int[]> cell_stride[N]; // cells between neighbours along the axis
-  std::unique_ptr<Int[]> first_cell;     // of the level, in 0..S
+  std::unique_ptr<Int[]> cells[N];        // of the sample's level along the axis
+  std::unique_ptr<Int[]> cell_stride[N];  // cells between neighbours along the axis
+  std::unique_ptr<Int[]> first_cell;      // of the level, in 0..S
 
  private:
   std::unique_ptr<Int[]> padded() const {
@@ -89,7 +88,7 @@ struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
   alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
-  alignas(64) Real weight[kCorners][kChunk];    // interpolation weight times attention
+  alignas(64) Real weight[kCorners][kChunk];  // interpolation weight times attention
   // What the backward needs besides.
   alignas(64) Real attention[kChunk];
   alignas(64) Real position[N][kChunk];  // as passed: location or offset
@@ -167,8 +166,8 @@ class SampleReader {
   static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
     visit_dtype(a.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      const auto* row = static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] +
-                        m * a.stride[2];
+      const auto* row =
+          static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] + m * a.stride[2];
       for (int64_t i = 0; i < numbers; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
     });
   }
@@ -201,7 +200,8 @@ class SampleReader {
   //   locations  location * size - 0.5
   //   points     offset + (reference * size - 0.5)
   //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
-  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale, Reals* shift) const {
+  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale,
+                                       Reals* shift) const {
     for (int n = 0; n < N; ++n) {
       scale[n] = to_float(load(&table_.cells[n][i]));
       shift[n] = Reals{} - Real(0.5);
@@ -228,7 +228,7 @@ class SampleReader {
   // The corners of one vector of samples, from sample i of the chunk.
   template <class Rows>
   STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
-                    Chunk<Real, N, Rows>& chunk) const {
+                                    Chunk<Real, N, Rows>& chunk) const {
     Ints cell[N][2], exists[N][2];
     Reals weight[N][2], scale[N], shift[N];
     scale_and_shift(reference, first + i, scale, shift);
@@ -274,7 +274,7 @@ class SampleReader {
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   const std::unique_ptr<Real[]> attention_;
-  const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
+  const std::unique_ptr<Real[]> reference_;         // [L, N or 2N]
   const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
 };
 
