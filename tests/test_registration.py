@@ -146,6 +146,7 @@ def test_meta_tensors(form: str) -> None:
         assert grad.shape == tensor.shape
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_the_kernel_refuses_a_tensor_without_memory() -> None:
     """A fake tensor that reaches the core by mistake is an error, not a crash."""
     problem = draw("locations")
