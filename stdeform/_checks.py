@@ -82,6 +82,13 @@ def check_spatial_shapes(spatial_shapes: Sequence[Sequence[int]], num_axes: int)
     return total
 
 
+def check_mask(name: str, mask: Tensor) -> None:
+    """Checks that a padding mask is a bool tensor."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool Tensor, True where there is padding, got {got}")
+
+
 def _check_samples(
     value: Tensor,
     spatial_shapes: Sequence[Sequence[int]],

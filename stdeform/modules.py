@@ -134,12 +134,7 @@ class _DeformAttn(nn.Module):
             )
         if padding_mask is None:
             return
-        if not isinstance(padding_mask, Tensor) or padding_mask.dtype != torch.bool:
-            got = padding_mask.dtype if isinstance(padding_mask, Tensor) else type(padding_mask)
-            raise TypeError(
-                f"{self._padding_mask_name} must be a bool Tensor, True where value is padding, "
-                f"got {got}"
-            )
+        _checks.check_mask(self._padding_mask_name, padding_mask)
         if tuple(padding_mask.shape) != expected:
             raise ValueError(
                 f"{self._padding_mask_name} must have shape {list(expected)} to match "

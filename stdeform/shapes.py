@@ -116,9 +116,7 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
         TypeError: `padding_mask` is not a bool Tensor.
         ValueError: `padding_mask` has another number of axes, or an axis without cells.
     """
-    if not isinstance(padding_mask, Tensor) or padding_mask.dtype != torch.bool:
-        got = padding_mask.dtype if isinstance(padding_mask, Tensor) else type(padding_mask)
-        raise TypeError(f"padding_mask must be a bool Tensor, got {got}")
+    _checks.check_mask("padding_mask", padding_mask)
     if padding_mask.dim() not in (3, 4) or 0 in padding_mask.shape[1:]:
         raise ValueError(
             "padding_mask must have shape [B, T, H, W] or [B, H, W] with sizes of at least 1, "
@@ -136,14 +134,14 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
 
 def _num_axes(spatial_shapes: Sequence[Sequence[int]]) -> int:
     """Checks the level table without a tensor beside it and returns N."""
-    num_axes = 3
-    if not isinstance(spatial_shapes, Tensor) and len(spatial_shapes):
-        num_axes = len(spatial_shapes[0])
-        if num_axes not in _checks.NUM_AXES or any(len(row) != num_axes for row in spatial_shapes):
-            raise ValueError(
-                "spatial_shapes rows must all be (T, H, W) or all be (H, W), got "
-                f"{[tuple(row) for row in spatial_shapes]}"
-            )
+    rows = spatial_shapes if isinstance(spatial_shapes, Sequence) else ()
+    lengths = {len(row) for row in rows if isinstance(row, Sequence)}
+    num_axes = next(iter(lengths), 3)  # no rows at all: left to the check of the operators
+    if len(lengths) > 1 or num_axes not in _checks.NUM_AXES:
+        raise ValueError(
+            "spatial_shapes rows must all be (T, H, W) or all be (H, W), got "
+            f"{list(map(tuple, spatial_shapes))}"
+        )
     _checks.check_spatial_shapes(spatial_shapes, num_axes)
     return num_axes
 

@@ -88,9 +88,7 @@ def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
 
 def oracle_forward(problem: Problem, form: str) -> Tensor:
     """The scalar loop's result in float64."""
-    function = (
-        oracle.st_deform_attn if form == "locations" else oracle.st_deform_attn_from_offsets
-    )
+    function = oracle.st_deform_attn if form == "locations" else oracle.st_deform_attn_from_offsets
     return torch.from_numpy(function(*_arrays(arguments(problem, form))))
 
 
@@ -106,9 +104,7 @@ def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(grad) for grad in grads)
 
 
-def assert_gradients_close(
-    actual: Sequence[Tensor], expected: Sequence[Tensor], form: str
-) -> None:
+def assert_gradients_close(actual: Sequence[Tensor], expected: Sequence[Tensor], form: str) -> None:
     """Holds each gradient against its float64 oracle."""
     for name, got, want in zip(names(form), actual, expected, strict=True):
         assert_close(got, want, "gradient", f"gradient of {name}")

@@ -78,8 +78,7 @@ EITHER_FORM: dict[str, Case] = {
     "shapes of an image": (
         {"spatial_shapes": [(6, 23)]},
         ValueError,
-        "spatial_shapes rows must have 3 sizes to match the last axis of the samples, "
-        "got (6, 23)",
+        "spatial_shapes rows must have 3 sizes to match the last axis of the samples, got (6, 23)",
     ),
     "a size no int": (
         {"spatial_shapes": [(4, 6, 5), (2, 3, 3.0)]},
@@ -274,11 +273,21 @@ def test_auto_without_a_core_warns_once_and_takes_the_reference(no_core: Problem
     expected = stdeform.st_deform_attn_from_offsets(*args, backend="reference")
     with pytest.warns(RuntimeWarning, match="slow reference: the reason") as caught:
         out = stdeform.st_deform_attn_from_offsets(*args)
-        again = stdeform.st_deform_attn_from_offsets(*args)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
+    assert [warning.filename for warning in caught] == [__file__]
     assert torch.equal(out, expected)
+    again = stdeform.st_deform_attn_from_offsets(*args)  # a warning would be an error
     assert torch.equal(again, expected)
+
+
+def test_the_kernel_refuses_more_cells_than_it_can_count(native: str) -> None:
+    shape = (2048, 1024, 1024)
+    value = torch.ones(1, 1, 1, 1).expand(1, 2**31, 1, 1)
+    sample = torch.full((1, 1, 1, 1, 1, 3), 0.5), torch.ones(1, 1, 1, 1, 1)
+    message = "value must have fewer than 2^31 cells per batch row, got 2147483648"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stdeform.st_deform_attn(value, [shape], *sample, backend="native")
+    out = stdeform.st_deform_attn(value, [shape], *sample, backend="reference")
+    assert out.item() == 1
 
 
 def test_auto_never_swallows_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

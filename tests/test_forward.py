@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import stdeform
-from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, make_problem, with_layout
+from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, with_layout
 from tests.cases import (
     AXES,
     DTYPES,
@@ -28,7 +28,7 @@ from tests.cases import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, Tensor]:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(form, AXES[axes], dtype=value_dtype, side_dtype=side_dtype)
@@ -67,9 +67,7 @@ def test_head_dims(backend: str, head_dim: int, dtype: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_level_shapes(
-    backend: str, form: str, shapes: list[tuple[int, ...]]
-) -> None:
+def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) -> None:
     problem = draw(form, shapes)
     assert_close(forward(problem, form, backend), oracle_forward(problem, form), "forward")
 
@@ -214,9 +212,7 @@ def test_borders(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), 1e38])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_coordinate_that_is_no_number_reads_nothing(
-    backend: str, form: str, bad: float
-) -> None:
+def test_a_coordinate_that_is_no_number_reads_nothing(backend: str, form: str, bad: float) -> None:
     # The other points of the head keep their weights.
     for side in (torch.float32, torch.bfloat16):
         problem = draw(form, dtype=torch.bfloat16, side_dtype=side)
@@ -234,9 +230,7 @@ def test_a_coordinate_that_is_no_number_reads_nothing(
 
 @pytest.mark.parametrize("column", range(6), ids=["x", "y", "t", "w", "h", "d"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_reference_that_is_no_number_reads_nothing(
-    backend: str, bad: float, column: int
-) -> None:
+def test_a_reference_that_is_no_number_reads_nothing(backend: str, bad: float, column: int) -> None:
     for form in ("points", "boxes"):
         problem = draw(form)
         if column >= problem.reference_points.shape[-1]:
@@ -309,9 +303,7 @@ def test_large_logits_do_not_overflow(backend: str) -> None:
     problem = draw("points")
     for shift in (-1e4, 1e4):
         moved = dataclasses.replace(problem, attention_logits=problem.attention_logits + shift)
-        assert_close(
-            forward(moved, "points", backend), oracle_forward(moved, "points"), "forward"
-        )
+        assert_close(forward(moved, "points", backend), oracle_forward(moved, "points"), "forward")
 
 
 def test_logits_of_minus_infinity_switch_points_off(backend: str) -> None:

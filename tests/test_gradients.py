@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.cases import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, tuple[Tensor, ...]]:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(form, AXES[axes], dtype=value_dtype, side_dtype=side_dtype)
@@ -91,9 +92,7 @@ def test_head_dims(backend: str, head_dim: int, dtype: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) -> None:
     problem = draw(form, shapes)
-    assert_gradients_close(
-        gradients(problem, form, backend), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, backend), oracle_gradients(problem, form), form)
 
 
 @pytest.mark.parametrize("num_points", [1, 31, 64, 65, 200])
@@ -151,9 +150,7 @@ def test_any_subset_of_inputs_gives_the_same_gradients(backend: str, form: str) 
 def test_layouts_of_inputs(backend: str, form: str, dtype: str, layout: Layout) -> None:
     problem, _ = _problem(form, "video", dtype)
     problem = problem.laid_out(layout)
-    assert_gradients_close(
-        gradients(problem, form, backend), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, backend), oracle_gradients(problem, form), form)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -186,6 +183,18 @@ def test_empty(backend: str, form: str, batch: int, num_queries: int) -> None:
         assert torch.equal(grad, torch.zeros_like(tensor))
 
 
+def _saved_by(call: Callable[[], Tensor]) -> list[Tensor]:
+    saved = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return saved
+
+
 def test_only_inputs_are_saved(native: str) -> None:
     for form in FORMS:
         problem, _ = _problem(form, "video", "bf16-f32")
@@ -193,11 +202,7 @@ def test_only_inputs_are_saved(native: str) -> None:
             arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
             for arg in arguments(problem, form)
         ]
-        saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
-        ):
-            operator(form, native)(*args)
+        saved = _saved_by(functools.partial(operator(form, native), *args))
         inputs = {tensor.data_ptr() for tensor in tensors(args)}
         assert {tensor.data_ptr() for tensor in saved} == inputs
         assert len(saved) == len(inputs)
@@ -239,7 +244,8 @@ def test_a_sample_that_reads_nothing_passes_no_gradient(
         ("sampling_offsets", offsets),
     ):
         problem = dataclasses.replace(
-            problem, **{field: other.nan_to_num(1e6, 1e6, -1e6)}  # type: ignore[arg-type]
+            problem,
+            **{field: other.nan_to_num(1e6, 1e6, -1e6)},  # type: ignore[arg-type]
         )
     # Far outside is the same as no number, for every other gradient too.
     assert_gradients_close(list(grads.values()), oracle_gradients(problem, form), form)
@@ -309,9 +315,7 @@ def test_second_derivatives_of_any_subset(native: str, form: str) -> None:
 
     for wanted in itertools.product((True, False), repeat=len(names(form))):
         if any(wanted):
-            for got, want in zip(
-                second(native, wanted), second("reference", wanted), strict=True
-            ):
+            for got, want in zip(second(native, wanted), second("reference", wanted), strict=True):
                 if got is None or want is None:
                     # The kernel's graph may hold zeros where the reference's holds nothing.
                     assert got is None or not got.any()

@@ -81,9 +81,7 @@ def test_a_constant_value_gives_the_weight_inside(
 ) -> None:
     """Of each sample counts the part of its unit cell that overlaps the volume's, per axis."""
     value = torch.full_like(problem.value, constant)
-    sizes = torch.tensor(
-        [row[::-1] for row in problem.spatial_shapes], dtype=torch.float64
-    )
+    sizes = torch.tensor([row[::-1] for row in problem.spatial_shapes], dtype=torch.float64)
     cells = problem.sampling_locations * sizes[:, None] - 0.5
     inside = torch.minimum(cells + 1, sizes[:, None] - cells).clamp(0, 1).prod(-1)
     total = (problem.attention_weights * inside).sum((-2, -1))  # [B, Q, M]
@@ -128,8 +126,10 @@ def test_the_order_of_levels_does_not_matter(
     shapes = problem.spatial_shapes
     order = data.draw(st.permutations(range(len(shapes))))
     starts = level_starts(shapes)
-    rows = [problem.value[:, start : start + num_cells(shape)]
-            for start, shape in zip(starts, shapes, strict=True)]
+    rows = [
+        problem.value[:, start : start + num_cells(shape)]
+        for start, shape in zip(starts, shapes, strict=True)
+    ]
     moved = dataclasses.replace(
         problem,
         spatial_shapes=tuple(shapes[level] for level in order),
@@ -249,9 +249,7 @@ def test_both_forms_agree(backend: str, problem: Problem) -> None:
     )
     weights = problem.attention_logits.flatten(3).softmax(-1).view_as(problem.attention_logits)
     plain = _changed(problem, sampling_locations=locations, attention_weights=weights)
-    _scale_free_close(
-        forward(problem, "points", backend), forward(plain, "locations", backend)
-    )
+    _scale_free_close(forward(problem, "points", backend), forward(plain, "locations", backend))
 
 
 @given(problem=problems(), shift=st.floats(-50, 50))

@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from stdeform import reference
+from stdeform.shapes import level_starts, num_cells
+from stdeform.testing import TOLERANCES, assert_close, excess, make_problem
 from tests.cases import (
     AXES,
     DTYPES,
@@ -22,11 +27,6 @@ from tests.cases import (
     oracle_gradients,
     tensors,
 )
-from torch import Tensor
-
-from stdeform import reference
-from stdeform.shapes import level_starts, num_cells
-from stdeform.testing import TOLERANCES, assert_close, excess, make_problem
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -35,9 +35,7 @@ from stdeform.testing import TOLERANCES, assert_close, excess, make_problem
 def test_oracles_agree(other: str, axes: str, form: str) -> None:
     problem = draw(form, AXES[axes], dtype=torch.float64)
     assert_close(forward(problem, form, other), oracle_forward(problem, form), "forward")
-    assert_gradients_close(
-        gradients(problem, form, other), oracle_gradients(problem, form), form
-    )
+    assert_gradients_close(gradients(problem, form, other), oracle_gradients(problem, form), form)
 
 
 def test_both_forms_ask_for_the_same_samples() -> None:

@@ -31,6 +31,7 @@ from tests.cases import (
 
 pytestmark = pytest.mark.usefixtures("needs_native")
 
+
 def _op_inputs(problem: Problem, form: str) -> tuple[Any, ...]:
     """The arguments of the registered operator."""
     shapes = [size for row in problem.spatial_shapes for size in row]
@@ -148,9 +149,11 @@ def test_meta_tensors(form: str) -> None:
 def test_the_kernel_refuses_a_tensor_without_memory() -> None:
     """A fake tensor that reaches the core by mistake is an error, not a crash."""
     problem = draw("locations")
-    with torch._subclasses.FakeTensorMode() as mode:
+    with torch._subclasses.FakeTensorMode() as mode, warnings.catch_warnings():
         fake = [mode.from_tensor(tensor) for tensor in tensors(problem.attention)]
-        with pytest.raises((ValueError, RuntimeError), match="memory|data pointer|storage"):
+        # torch warns of the address that it is about to give as zero
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="value has no memory: a fake or meta tensor"):
             _native.forward(fake[0], [4, 6, 5, 2, 3, 3], None, fake[1], fake[2])
 
 
@@ -187,9 +190,12 @@ class _Model(nn.Module):
         return out.relu()
 
 
+# Inductor's own imports use what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compile_with_dynamic_batch_and_queries(compiler: str) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     model = _Model()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=compiler)
     for sizes in ((2, 7), (3, 5), (4, 11)):
@@ -225,9 +231,7 @@ def test_compile_without_a_kernel_takes_the_reference(monkeypatch: pytest.Monkey
     torch._dynamo.reset()
     problem = draw("points")
     compiled = torch.compile(operator("points", "reference"), fullgraph=True, backend="aot_eager")
-    assert_close(
-        compiled(*problem.from_offsets), oracle_forward(problem, "points"), "forward"
-    )
+    assert_close(compiled(*problem.from_offsets), oracle_forward(problem, "points"), "forward")
 
 
 # -- torch.export ------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ STDEFORM_INLINE void for_each_block(int64_t vectors, F f) {
 }
 
 // sum += sum over samples and corners of weight * row, for one block of channels.
-template <int width, class T, class Real, int N, class Offset>
-STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+template <int width, class T, class Real, int N, class Rows>
+STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Rows>& chunk, Real* sum) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   // Several sums per channel, so that no addition waits for the one just before it.
@@ -42,7 +42,7 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& c
   for (int i = 0; i < chunk.count; ++i) {
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const T* row = rows + chunk.offset[c][i];
+      const T* row = rows + int64_t(chunk.offset[c][i]) * Rows::unit;
       const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
       for (int v = 0; v < width; ++v) sums[c % kSums][v] += weight * load(row + v * W);
@@ -55,8 +55,9 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& c
   }
 }
 
-template <class T, class Real, int N, class Offset>
-STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+template <class T, class Real, int N, class Rows>
+STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
+                            Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     gather_block<width>(rows + channel, chunk, sum + channel);
@@ -80,10 +81,10 @@ struct Slab {
 // are added to in the order of samples and corners, whatever else the pass does.
 enum class Scatter { none, all, slab };
 
-template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Offset>
+template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
 STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const Real* grad_out,
-                                         const Chunk<Real, N, Offset>& chunk, Slab slab,
-                                         bool first, Dots<Real, N>& dots) {
+                                         const Chunk<Real, N, Rows>& chunk, Slab slab, bool first,
+                                         Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
@@ -94,13 +95,14 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
     for (int c = 0; c < kCorners; ++c) {
       const int64_t offset = chunk.offset[c][i];
       if constexpr (wants_dots) {
-        const T* row = rows + offset;
+        const T* row = rows + offset * Rows::unit;
         products[c] = grad[0] * load(row);
 #pragma GCC unroll 8
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
-      if (to == Scatter::all || (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
-        Real* row = grad_rows + offset;
+      if (to == Scatter::all ||
+          (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
+        Real* row = grad_rows + offset * Rows::unit;
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
         for (int v = 0; v < width; ++v) store(row + v * W, load(row + v * W) + weight * grad[v]);
@@ -118,9 +120,9 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
   }
 }
 
-template <bool wants_dots, Scatter to, class T, class Real, int N, class Offset>
+template <bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
 inline void differentiate(const T* rows, Real* grad_rows, int64_t vectors, const Real* grad_out,
-                          const Chunk<Real, N, Offset>& chunk, Slab slab, Dots<Real, N>& dots) {
+                          const Chunk<Real, N, Rows>& chunk, Slab slab, Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     differentiate_block<width, wants_dots, to>(rows + channel, grad_rows + channel,

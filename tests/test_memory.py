@@ -1,0 +1,89 @@
+"""Peak memory of the fused form against the `grid_sample` composite, as the system counts it.
+
+Measured in a process of its own as the rise of the resident set's high-water mark, so that
+scratch memory of the native core counts like torch's. Both run on the same tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stdeform
+
+pytestmark = [
+    pytest.mark.usefixtures("needs_native"),
+    pytest.mark.skipif(
+        not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc/self"
+    ),
+]
+
+# A third of the paper's clip: 12 frames of 10 x 17, every cell a query, 8 heads of 48, 32 points.
+MEASURE = """
+import gc, json, re, sys
+import torch
+from stdeform import st_deform_attn_from_offsets
+from stdeform.testing import composite_from_offsets, make_problem
+
+torch.set_num_threads(2)
+problem = make_problem(
+    [(12, 10, 17)], batch=1, num_queries=2040, num_heads=8, head_dim=48, num_points=32
+)
+if sys.argv[1] == "backward":
+    problem.requires_grad_()
+small = make_problem(batch=1).requires_grad_()
+
+
+def status(field):
+    with open("/proc/self/status") as lines:
+        return int(re.search(field + r":\\s+(\\d+) kB", lines.read())[1]) * 1024
+
+
+def run(function, problem):
+    out = function(*problem.from_offsets)
+    if out.requires_grad:
+        torch.autograd.grad(out, [t for t in problem.from_offsets if torch.is_tensor(t)],
+                            problem.grad_out)
+
+
+def extra(function):
+    run(function, small)  # what the first call of all allocates for good
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as mark:
+        mark.write("5")  # sets the high-water mark back to the present size
+    before = status("VmRSS")
+    run(function, problem)
+    return status("VmHWM") - before
+
+
+functions = (lambda *args: st_deform_attn_from_offsets(*args, backend="native"),
+             composite_from_offsets)
+print(json.dumps([extra(function) for function in functions]))
+"""
+
+
+@pytest.mark.parametrize(("what", "limit"), [("forward", 1 / 10), ("backward", 1 / 5)])
+def test_extra_memory_of_the_fused_form(what: str, limit: float) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(stdeform.__file__).parents[1]),
+        # Freed blocks go back to the system at once, so that no run profits from an earlier one.
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, what],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fused, composite = json.loads(done.stdout)
+    assert composite > 100e6  # or it is not measured: the composite alone reads 100 MB
+    assert 0 < fused <= limit * composite, f"{fused / 1e6:.1f} MB of {composite / 1e6:.1f} MB"
+    print(f"{what}: {fused / 1e6:.1f} MB, composite {composite / 1e6:.1f} MB")
