@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(SOURCES) $(shell find benchmarks tests -name '*.cpp' -o -name '*.h')
 
 # Older versions of pip read the first for build requirements too, newer ones the second.
 export PIP_CONSTRAINT := .ci/constraints.txt
@@ -45,6 +46,6 @@ $(VENV)/pyvenv.cfg:
 
 # An install with the extras named by the target. It may not end up without the native core in
 # silence: a demo or a test run on the slow reference would show nothing.
-$(VENV)/with-%: $(VENV)/pyvenv.cfg pyproject.toml setup.py .ci/constraints.txt $(CPP)
+$(VENV)/with-%: $(VENV)/pyvenv.cfg pyproject.toml setup.py .ci/constraints.txt $(SOURCES)
 	STDEFORM_NATIVE=1 $(BIN)/pip install --editable '.[$*]'
 	touch $@

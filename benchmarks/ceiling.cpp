@@ -135,9 +135,8 @@ double rows_bandwidth(const int32_t* rows, int64_t count, int64_t table_rows, in
                       int num_threads, int bursts) {
   const RowReader read = ReaderOfRow(row_bytes);
   if (read == nullptr) return -1.0;
-  const double seconds =
-      BestSeconds(table_rows * row_bytes, num_threads, bursts,
-                  [=](const char* buffer) { return read(buffer, rows, count); });
+  const double seconds = BestSeconds(table_rows * row_bytes, num_threads, bursts,
+                                     [=](const char* buffer) { return read(buffer, rows, count); });
   return static_cast<double>(count) * row_bytes * num_threads / seconds;
 }
 

@@ -59,9 +59,11 @@ Problem to_problem(int num_threads, const std::vector<int64_t>& spatial_shapes,
   p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
   p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
   p.spatial_shapes = spatial_shapes.data();
-  if (p.S > std::numeric_limits<int32_t>::max()) {
-    throw std::invalid_argument("value must have fewer than 2^31 cells per batch row, got " +
-                                std::to_string(p.S));
+  // Cells are counted in 32 bits, and a head's rows in vectors of at least four numbers.
+  if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
+    throw std::invalid_argument(
+        "value must have fewer than 2^31 vectors of four channels per batch row and head, got " +
+        std::to_string(p.S) + " cells of " + std::to_string(p.D) + " channels");
   }
   p.value = v.array;
   p.positions = s.array;
@@ -85,10 +87,9 @@ void forward(const std::string& level, int num_threads, const std::vector<int64_
   chosen.forward(p);
 }
 
-void backward(const std::string& level, int num_threads,
-              const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-              const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-              const py::tuple& grad_out, const py::object& grad_value,
+void backward(const std::string& level, int num_threads, const std::vector<int64_t>& spatial_shapes,
+              const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+              const py::object& reference, const py::tuple& grad_out, const py::object& grad_value,
               const py::object& grad_reference, const py::object& grad_positions,
               const py::object& grad_scores) {
   Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);

@@ -42,14 +42,9 @@ STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cel
   const auto has_low = low >= none;
   const auto has_high = (high >= none) & (high < cells);
   return {
-      has_low ? low : none,
-      has_high ? high : none,
-      has_low ? one - fraction : zero,
-      has_high ? fraction : zero,
-      has_low ? -one : zero,
-      has_high ? one : zero,
-      has_low ? ~none : none,
-      has_high ? ~none : none,
+      has_low ? low : none,       has_high ? high : none,  has_low ? one - fraction : zero,
+      has_high ? fraction : zero, has_low ? -one : zero,   has_high ? one : zero,
+      has_low ? ~none : none,     has_high ? ~none : none,
   };
 }
 

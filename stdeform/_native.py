@@ -104,9 +104,7 @@ def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple
     value = inputs[0]
     assert value is not None
     return tuple(
-        value.new_empty(0)
-        if tensor is None
-        else tensor.new_empty(tensor.shape if needed else 0)
+        value.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape if needed else 0)
         for tensor, needed in zip(inputs, needs, strict=True)
     )
 

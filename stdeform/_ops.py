@@ -7,7 +7,7 @@ locations and `scores` attention weights; with them, `positions` are sampling of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ torch.library.define(
     f"(Tensor grad_out, {_INPUTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
-st_deform_attn = torch.ops.stdeform.st_deform_attn.default
+st_deform_attn: Callable[..., Tensor] = torch.ops.stdeform.st_deform_attn.default
 st_deform_attn_backward = torch.ops.stdeform.st_deform_attn_backward.default
 
 # -- kernels -----------------------------------------------------------------------------------
@@ -101,11 +101,7 @@ def _backward_vjp(ctx: Any, *cotangents: Tensor | None) -> _Grads:
     """Second derivatives: the vector-Jacobian product of the reference's own backward."""
     saved = ctx.saved_tensors
     present = [i for i, tensor in enumerate(saved) if tensor is not None]
-    asked = [
-        cotangent
-        for cotangent, needed in zip(cotangents, ctx.needs, strict=True)
-        if needed
-    ]
+    asked = [cotangent for cotangent, needed in zip(cotangents, ctx.needs, strict=True) if needed]
 
     def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
         every: list[Any] = [None] * len(saved)
@@ -116,18 +112,15 @@ def _backward_vjp(ctx: Any, *cotangents: Tensor | None) -> _Grads:
 
         def forward(*tensors: Tensor) -> Tensor:
             remaining = iter(tensors)
-            value, points, positions, scores = (
-                None if tensor is None else next(remaining) for tensor in inputs
-            )
+            restored: list[Any] = [None if t is None else next(remaining) for t in inputs]
+            value, points, positions, scores = restored
             return _reference(value, ctx.spatial_shapes, points, positions, scores)
 
         grads = iter(torch.func.vjp(forward, *given)[1](grad_out))
-        every_grad = [None if tensor is None else next(grads) for tensor in inputs]
-        return tuple(
-            grad for grad, needed in zip(every_grad, ctx.needs, strict=True) if needed
-        )
+        every_grad: list[Any] = [None if tensor is None else next(grads) for tensor in inputs]
+        return tuple(grad for grad, needed in zip(every_grad, ctx.needs, strict=True) if needed)
 
-    _, vjp = torch.func.vjp(backward, *(saved[i] for i in present))
+    vjp = torch.func.vjp(backward, *(saved[i] for i in present))[1]
     result: list[Tensor | None] = [None] * len(saved)
     for i, grad in zip(present, vjp(tuple(asked)), strict=True):
         result[i] = grad

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from . import _checks, _native, _ops, reference

@@ -120,10 +120,11 @@ def _attend_level(
 
     out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
     for corner in itertools.product(*axes):
-        index = sum(part[0] for part in corner)
+        index = torch.zeros_like(weights, dtype=torch.long)
         weight = weights
         exists = torch.ones_like(weights, dtype=torch.bool)
-        for _, axis_weight, axis_exists in corner:
+        for axis_index, axis_weight, axis_exists in corner:
+            index = index + axis_index
             weight = weight * axis_weight
             exists = exists & axis_exists
         flat = index.transpose(1, 2).reshape(batch, num_heads, num_queries * num_points, 1)

@@ -1,5 +1,6 @@
-// The backward kernel: one pass over the samples for what is read (dots), one for what is written
-// (scatter), no atomics.
+// The backward kernel. Whole units take one pass over their samples; a unit that is shared takes
+// one for what is read (dots), shared out by queries, and one for what is written (scatter), shared
+// out by rows, so that no two threads add to one row.
 #pragma once
 
 #include "sample_grads.h"
@@ -9,19 +10,20 @@
 namespace stdeform {
 namespace {
 
-template <class T, int N, class Offset>
+template <class T, int N>
 class Backward {
   using Real = Compute<T>;
+  using Rows = PackedRows<Real>;
 
   // What one thread works with.
   struct Scratch {
     explicit Scratch(const Backward& f)
         : reader(f.p_, f.table_),
           grads(f.p_, f.table_, f.head_reference_.get()),
-          grad_out(new Real[f.row_stride_]()) {}
+          grad_out(new Real[f.vectors_ * kLanes<Real>]()) {}
     SampleReader<Real, N> reader;
     SampleGrads<Real, N> grads;
-    Chunk<Real, N, Offset> chunk;
+    Chunk<Real, N, Rows> chunk;
     Dots<Real, N> dots;
     std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros
   };
@@ -31,13 +33,14 @@ class Backward {
       : p_(p),
         team_(p),
         table_(p),
-        row_stride_(round_up(p.D, kLanes<Real>)),
+        vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
+        layout_{IntOf<Real>(vectors_), IntOf<Real>(p.S * vectors_)},
         wants_samples_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
         wants_value_(p.grad_value.data),
         head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
                                               : nullptr),
-        values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, row_stride_),
-        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, row_stride_) {}
+        values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, vectors_),
+        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
@@ -45,8 +48,13 @@ class Backward {
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
         load(unit, slice, 0, p_.S);
-        const Slab all = {0, (p_.S + 1) * row_stride_};
-        differentiate<true>(scratch, unit, slice, 0, p_.Q, wants_samples_, wants_value_, all);
+        if (!wants_value_) {
+          visit<true, Scatter::none>(scratch, unit, slice, 0, p_.Q);
+        } else if (!wants_samples_) {
+          visit<false, Scatter::all>(scratch, unit, slice, 0, p_.Q);
+        } else {
+          visit<true, Scatter::all>(scratch, unit, slice, 0, p_.Q);
+        }
         save(unit, slice, 0, p_.S);
       });
       if (team_.rest()) run_rest(scratch);
@@ -59,16 +67,15 @@ class Backward {
     const int64_t parts = team_.parts(1);
     team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { load(part...); });
     if (wants_samples_) {
-      team_.for_each_part_of_rest(
-          p_.Q, team_.parts(4), [&](int64_t unit, int64_t slice, int64_t begin, int64_t end) {
-            differentiate<true>(scratch, unit, slice, begin, end, true, false, Slab{});
-          });
+      team_.for_each_part_of_rest(p_.Q, team_.parts(4), [&](auto... part) {
+        visit<true, Scatter::none>(scratch, part...);
+      });
     }
     if (wants_value_) {
       team_.for_each_part_of_rest(
           p_.S, parts, [&](int64_t unit, int64_t slice, int64_t begin, int64_t end) {
-            const Slab slab = {begin * row_stride_, end * row_stride_};
-            differentiate<false>(scratch, unit, slice, 0, p_.Q, false, true, slab);
+            const Slab slab = {begin * vectors_, end * vectors_};
+            visit<false, Scatter::slab>(scratch, unit, slice, 0, p_.Q, slab);
           });
     }
     team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { save(part...); });
@@ -77,7 +84,8 @@ class Backward {
   void load(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
     if (wants_samples_) {
       const int64_t* s = p_.value.stride;
-      const T* from = static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
+      const T* from =
+          static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
       values_.pack(slice, from, s[1], begin, end);
     }
     if (wants_value_) grad_values_.zero(slice, begin, end);
@@ -90,31 +98,27 @@ class Backward {
     grad_values_.unpack(slice, to, p_.M * p_.D, begin, end);
   }
 
-  template <bool whole>
-  void differentiate(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end,
-                     bool samples, bool value, Slab slab) {
+  // One pass over the samples of queries [begin, end) of a unit.
+  template <bool wants_dots, Scatter to>
+  void visit(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end,
+             Slab slab = {}) {
     const int64_t b = unit / p_.M, m = unit % p_.M;
-    const int64_t vectors = row_stride_ / kLanes<Real>;
-    const RowLayout<Offset> layout = {Offset(row_stride_), Offset(p_.S * row_stride_)};
+    const T* rows = wants_dots ? values_[slice] : nullptr;
+    Real* grad_rows = to == Scatter::none ? nullptr : grad_values_[slice];
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
       load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
       const Real* attention = scratch.reader.begin(b, q, m);
-      if (samples) scratch.grads.begin_query();
+      if (wants_dots) scratch.grads.begin_query();
       for (int64_t first = 0; first < table_.count; first += kChunk) {
-        scratch.reader.read(b, q, m, first, layout, scratch.chunk);
-        if (samples) {
-          dot(values_[slice], vectors, scratch.grad_out.get(), scratch.chunk, scratch.dots);
-          scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
-        }
-        if (value) {
-          scatter<whole>(grad_values_[slice], vectors, scratch.grad_out.get(), scratch.chunk,
-                         slab);
-        }
+        scratch.reader.read(b, q, m, first, layout_, scratch.chunk);
+        differentiate<wants_dots, to>(rows, grad_rows, vectors_, scratch.grad_out.get(),
+                                      scratch.chunk, slab, scratch.dots);
+        if (wants_dots) scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
       }
-      if (samples) scratch.grads.finish_query(b, q, m, attention);
+      if (wants_dots) scratch.grads.finish_query(b, q, m, attention);
     }
   }
 
@@ -137,22 +141,13 @@ class Backward {
   const Problem& p_;
   const Team team_;
   const SampleTable<Real, N> table_;
-  const int64_t row_stride_;  // D, rounded up to whole vectors
+  const int64_t vectors_;  // per row, the last one padded
+  const Rows layout_;
   const bool wants_samples_, wants_value_;
   const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
   Slices<T> values_;
   Slices<Real> grad_values_;
 };
-
-template <class T, int N>
-void run_backward(const Problem& p) {
-  using Real = Compute<T>;
-  if (offsets_fit<Real>(p)) {
-    Backward<T, N, IntOf<Real>>(p).run();
-  } else {
-    Backward<T, N, int64_t>(p).run();
-  }
-}
 
 }  // namespace
 }  // namespace stdeform

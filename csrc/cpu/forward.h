@@ -8,28 +8,29 @@
 namespace stdeform {
 namespace {
 
-template <class T, int N, class Offset>
+// Reads the values of a head from a packed copy (PackedRows) or where they are (StridedRows).
+template <class T, int N, class Rows>
 class Forward {
   using Real = Compute<T>;
+  static constexpr bool packed = std::is_same_v<Rows, PackedRows<Real>>;
 
   // What one thread works with.
   struct Scratch {
     explicit Scratch(const Forward& f)
-        : reader(f.p_, f.table_), sum(new Real[f.packed_stride_]) {}
+        : reader(f.p_, f.table_), sum(new Real[f.vectors_ * kLanes<Real>]) {}
     SampleReader<Real, N> reader;
-    Chunk<Real, N, Offset> chunk;
+    Chunk<Real, N, Rows> chunk;
     std::unique_ptr<Real[]> sum;  // [D], padded
   };
 
  public:
-  Forward(const Problem& p, bool packed)
+  explicit Forward(const Problem& p)
       : p_(p),
         team_(p),
         table_(p),
-        packed_stride_(round_up(p.D, kLanes<Real>)),
-        packed_(packed),
-        zeros_(new T[packed_stride_]()),
-        values_(packed_ ? team_.num_slices() : 0, p.S, p.D, packed_stride_) {}
+        vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
+        zeros_(packed ? nullptr : new T[p.D]()),
+        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
@@ -52,41 +53,40 @@ class Forward {
   }
 
   void pack(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
-    if (packed_) values_.pack(slice, unit_value(unit), p_.value.stride[1], begin, end);
+    if (packed) values_.pack(slice, unit_value(unit), p_.value.stride[1], begin, end);
+  }
+
+  Rows layout(const T* rows) const {
+    if constexpr (packed) return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
+    // In elements, between arrays that are not one: both are aligned to their element.
+    const auto bytes = reinterpret_cast<intptr_t>(zeros_.get()) - reinterpret_cast<intptr_t>(rows);
+    return {typename Rows::Offset(p_.value.stride[1]),
+            typename Rows::Offset(bytes / intptr_t(sizeof(T)))};
   }
 
   void attend(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end) {
     const int64_t b = unit / p_.M, m = unit % p_.M;
-    const T* rows = packed_ ? values_[slice] : unit_value(unit);
-    const RowLayout<Offset> layout =
-        packed_ ? RowLayout<Offset>{Offset(packed_stride_), Offset(p_.S * packed_stride_)}
-                : RowLayout<Offset>{Offset(p_.value.stride[1]), distance(rows, zeros_.get())};
+    const T* rows = packed ? values_[slice] : unit_value(unit);
+    const Rows where = layout(rows);
     const int64_t* s = p_.out.stride;
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
       scratch.reader.begin(b, q, m);
-      std::fill(sum, sum + packed_stride_, Real(0));
+      std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
-        scratch.reader.read(b, q, m, first, layout, scratch.chunk);
-        gather(rows, packed_stride_ / kLanes<Real>, scratch.chunk, sum);
+        scratch.reader.read(b, q, m, first, where, scratch.chunk);
+        gather(rows, vectors_, scratch.chunk, sum);
       }
       store_row(sum, p_.D, static_cast<T*>(p_.out.data) + b * s[0] + q * s[1] + m * s[2]);
     }
   }
 
-  // In elements, between arrays that are not one: both are aligned to their element.
-  static Offset distance(const T* from, const T* to) {
-    return Offset((reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) /
-                  intptr_t(sizeof(T)));
-  }
-
   const Problem& p_;
   const Team team_;
   const SampleTable<Real, N> table_;
-  const int64_t packed_stride_;  // D, rounded up to whole vectors
-  const bool packed_;
-  const std::unique_ptr<T[]> zeros_;  // what a corner outside the volume reads
+  const int64_t vectors_;             // per row, the last one padded
+  const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
   Slices<T> values_;
 };
 
@@ -94,13 +94,12 @@ template <class T, int N>
 void run_forward(const Problem& p) {
   using Real = Compute<T>;
   // With few samples, packing would cost more than the reads. These go to the value itself then,
-  // which needs rows of whole vectors and, for the distance to the row of zeros, long offsets.
-  const bool whole_vectors = p.D % kLanes<Real> == 0;
-  const bool packed = !whole_vectors || p.Q * p.L * p.K * (1 << N) > 2 * p.S;
-  if (packed && offsets_fit<Real>(p)) {
-    Forward<T, N, IntOf<Real>>(p, packed).run();
+  // which needs rows of whole vectors.
+  const bool few = p.Q * p.L * p.K * (1 << N) <= 2 * p.S;
+  if (few && p.D % kLanes<Real> == 0) {
+    Forward<T, N, StridedRows>(p).run();
   } else {
-    Forward<T, N, int64_t>(p, packed).run();
+    Forward<T, N, PackedRows<Real>>(p).run();
   }
 }
 

@@ -32,7 +32,7 @@ void forward(const Problem& p) {
 
 void backward(const Problem& p) {
   dispatch(p, [&](auto* type, auto axes) {
-    run_backward<std::remove_pointer_t<decltype(type)>, axes>(p);
+    Backward<std::remove_pointer_t<decltype(type)>, axes>(p).run();
   });
 }
 

@@ -32,8 +32,8 @@ STDEFORM_INLINE void for_each_block(int64_t vectors, F f) {
 }
 
 // sum += sum over samples and corners of weight * row, for one block of channels.
-template <int width, class T, class Real, int N, class Offset>
-STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+template <int width, class T, class Real, int N, class Rows>
+STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Rows>& chunk, Real* sum) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   // Several sums per channel, so that no addition waits for the one just before it.
@@ -42,7 +42,7 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& c
   for (int i = 0; i < chunk.count; ++i) {
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const T* row = rows + chunk.offset[c][i];
+      const T* row = rows + int64_t(chunk.offset[c][i]) * Rows::unit;
       const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
       for (int v = 0; v < width; ++v) sums[c % kSums][v] += weight * load(row + v * W);
@@ -55,8 +55,9 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Offset>& c
   }
 }
 
-template <class T, class Real, int N, class Offset>
-STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Offset>& chunk, Real* sum) {
+template <class T, class Real, int N, class Rows>
+STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
+                            Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     gather_block<width>(rows + channel, chunk, sum + channel);
@@ -66,14 +67,24 @@ STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N,
 // Dot products of a row of grad_out with every corner's row, [sample][corner].
 template <class Real, int N>
 struct Dots {
-  static constexpr int kCorners = 1 << N;
   // Lane sums are written a vector at a time, past the last sample too.
-  alignas(64) Real of[kChunk * kCorners + 64];
+  alignas(64) Real of[(kChunk << N) + kLanes<Real>];
 };
 
-template <int width, class T, class Real, int N, class Offset>
-STDEFORM_INLINE void dot_block(const T* rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
-                      bool first, Dots<Real, N>& dots) {
+// Which rows of the value's gradient the caller owns, as offsets [begin, end).
+struct Slab {
+  int64_t begin, end;
+};
+
+// What a pass over the samples does: dots (dots = row of grad_out with rows of the value), and
+// scatter (rows of the value's gradient += weight * row of grad_out) to all rows or to a slab. Rows
+// are added to in the order of samples and corners, whatever else the pass does.
+enum class Scatter { none, all, slab };
+
+template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
+STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const Real* grad_out,
+                                         const Chunk<Real, N, Rows>& chunk, Slab slab, bool first,
+                                         Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
@@ -82,63 +93,40 @@ STDEFORM_INLINE void dot_block(const T* rows, const Real* grad_out, const Chunk<
     Vector<Real> products[kCorners];
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const T* row = rows + chunk.offset[c][i];
-      products[c] = grad[0] * load(row);
-#pragma GCC unroll 8
-      for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
-    }
-    if (first) {
-      store_lane_sums<Real, kCorners>(products, dots.of + i * kCorners);
-    } else {
-      alignas(64) Real sums[kCorners + 64];
-      store_lane_sums<Real, kCorners>(products, sums);
-      for (int c = 0; c < kCorners; ++c) dots.of[i * kCorners + c] += sums[c];
-    }
-  }
-}
-
-template <class T, class Real, int N, class Offset>
-STDEFORM_INLINE void dot(const T* rows, int64_t vectors, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
-                Dots<Real, N>& dots) {
-  for_each_block(vectors, [&](auto width, int64_t first) {
-    const int64_t channel = first * kLanes<Real>;
-    dot_block<width>(rows + channel, grad_out + channel, chunk, first == 0, dots);
-  });
-}
-
-// Which rows of the value's gradient the caller owns, as offsets [begin, end).
-struct Slab {
-  int64_t begin, end;
-};
-
-// grad_rows[corner] += weight * grad_out, in the order of samples and corners, for the rows in
-// `slab`. The order of additions to one row does not depend on the slab.
-template <int width, bool whole, class Real, int N, class Offset>
-STDEFORM_INLINE void scatter_block(Real* grad_rows, const Real* grad_out, const Chunk<Real, N, Offset>& chunk,
-                          Slab slab) {
-  constexpr int W = kLanes<Real>;
-  constexpr int kCorners = 1 << N;
-  Vector<Real> grad[width];
-  for (int v = 0; v < width; ++v) grad[v] = load(grad_out + v * W);
-  for (int i = 0; i < chunk.count; ++i) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kCorners; ++c) {
       const int64_t offset = chunk.offset[c][i];
-      if (!whole && (offset < slab.begin || offset >= slab.end)) continue;
-      Real* row = grad_rows + offset;
-      const Real weight = chunk.weight[c][i];
+      if constexpr (wants_dots) {
+        const T* row = rows + offset * Rows::unit;
+        products[c] = grad[0] * load(row);
 #pragma GCC unroll 8
-      for (int v = 0; v < width; ++v) store(row + v * W, load(row + v * W) + weight * grad[v]);
+        for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
+      }
+      if (to == Scatter::all ||
+          (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
+        Real* row = grad_rows + offset * Rows::unit;
+        const Real weight = chunk.weight[c][i];
+#pragma GCC unroll 8
+        for (int v = 0; v < width; ++v) store(row + v * W, load(row + v * W) + weight * grad[v]);
+      }
+    }
+    if constexpr (wants_dots) {
+      if (first) {
+        store_lane_sums<Real, kCorners>(products, dots.of + i * kCorners);
+      } else {
+        alignas(64) Real sums[kCorners + W];
+        store_lane_sums<Real, kCorners>(products, sums);
+        for (int c = 0; c < kCorners; ++c) dots.of[i * kCorners + c] += sums[c];
+      }
     }
   }
 }
 
-template <bool whole, class Real, int N, class Offset>
-STDEFORM_INLINE void scatter(Real* grad_rows, int64_t vectors, const Real* grad_out,
-                    const Chunk<Real, N, Offset>& chunk, Slab slab) {
+template <bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
+inline void differentiate(const T* rows, Real* grad_rows, int64_t vectors, const Real* grad_out,
+                          const Chunk<Real, N, Rows>& chunk, Slab slab, Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
-    scatter_block<width, whole>(grad_rows + channel, grad_out + channel, chunk, slab);
+    differentiate_block<width, wants_dots, to>(rows + channel, grad_rows + channel,
+                                               grad_out + channel, chunk, slab, first == 0, dots);
   });
 }
 

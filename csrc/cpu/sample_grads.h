@@ -26,8 +26,8 @@ class SampleGrads {
   void begin_query() { std::fill(&reference_[0], &reference_[p_.L * 2 * N], Real(0)); }
 
   // Samples [first, first + chunk.count) of a query and head.
-  template <class Offset>
-  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
+  template <class Rows>
+  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Rows>& chunk,
            const Dots<Real, N>& dots) {
     alignas(64) Real pixel[N][kChunk];  // gradient of the pixel coordinate
     for (int i = 0; i < chunk.count; i += W) {
@@ -81,9 +81,9 @@ class SampleGrads {
   }
 
  private:
-  template <class Offset>
-  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Offset>& chunk,
-                       const Real (*pixel)[kChunk]) const {
+  template <class Rows>
+  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first,
+                       const Chunk<Real, N, Rows>& chunk, const Real (*pixel)[kChunk]) const {
     alignas(64) Real grad[kChunk * N];
     for (int i = 0; i < chunk.count; ++i)
       for (int n = 0; n < N; ++n) {
@@ -95,8 +95,9 @@ class SampleGrads {
     write_row(p_.grad_positions, sample * N, grad, chunk.count * N);
   }
 
-  template <class Offset>
-  void add_reference(int64_t first, const Chunk<Real, N, Offset>& chunk, const Real (*pixel)[kChunk]) {
+  template <class Rows>
+  void add_reference(int64_t first, const Chunk<Real, N, Rows>& chunk,
+                     const Real (*pixel)[kChunk]) {
     const int width = p_.boxes ? 2 * N : N;
     for (int i = 0; i < chunk.count; ++i) {
       Real* level = &reference_[(first + i) / p_.K * width];
@@ -105,8 +106,7 @@ class SampleGrads {
         if (g == Real(0)) continue;
         const Real by_centre = g * Real(table_.cells[n][first + i]);
         level[n] += by_centre;
-        if (p_.boxes)
-          level[N + n] += by_centre * chunk.position[n][i] * (Real(0.5) / Real(p_.K));
+        if (p_.boxes) level[N + n] += by_centre * chunk.position[n][i] * (Real(0.5) / Real(p_.K));
       }
     }
   }
@@ -114,7 +114,8 @@ class SampleGrads {
   void differentiate_softmax(const Real* attention) {
     Real mean = 0;
     for (int64_t i = 0; i < table_.count; ++i) mean += attention[i] * attention_[i];
-    for (int64_t i = 0; i < table_.count; ++i) attention_[i] = attention[i] * (attention_[i] - mean);
+    for (int64_t i = 0; i < table_.count; ++i)
+      attention_[i] = attention[i] * (attention_[i] - mean);
   }
 
   const Problem& p_;

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
 #include "../problem.h"
@@ -17,7 +16,7 @@ namespace stdeform {
 namespace {
 
 constexpr int kPrefetch = 4;  // queries ahead
-constexpr int kChunk = 64;  // samples; a multiple of every level's lanes
+constexpr int kChunk = 64;    // samples; a multiple of every level's lanes
 
 // Calls f with a typed null pointer that stands for the dtype.
 template <class F>
@@ -36,8 +35,7 @@ class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  explicit SampleTable(const Problem& p)
-      : count(p.L * p.K), level(padded()), first_cell(padded()) {
+  explicit SampleTable(const Problem& p) : count(p.L * p.K), level(padded()), first_cell(padded()) {
     for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
     int64_t first = 0;
     for (int64_t l = 0; l < p.L; ++l) {
@@ -58,11 +56,11 @@ class SampleTable {
     }
   }
 
-  int64_t count;                         // L * K
+  int64_t count;  // L * K
   std::unique_ptr<Int[]> level;
-  std::unique_ptr<Int[]> cells[N];       // of the sample's level along the axis
-  std::unique_ptr<Int[]> cell_stride[N]; // cells between neighbours along the axis
-  std::unique_ptr<Int[]> first_cell;     // of the level, in 0..S
+  std::unique_ptr<Int[]> cells[N];        // of the sample's level along the axis
+  std::unique_ptr<Int[]> cell_stride[N];  // cells between neighbours along the axis
+  std::unique_ptr<Int[]> first_cell;      // of the level, in 0..S
 
  private:
   std::unique_ptr<Int[]> padded() const {
@@ -70,28 +68,27 @@ class SampleTable {
   }
 };
 
-// How a cell's row of channels is found: at cell * stride, and a row of zeros at `outside` for a
-// corner that does not exist. Offsets count elements.
-template <class Offset>
-struct RowLayout {
-  Offset stride;
-  Offset outside;
+// How a cell's row of channels is found: `unit * offset` elements from the first row, where offset
+// is cell * stride, or `outside` for a corner that does not exist, where a row of zeros lies.
+template <class Real>
+struct PackedRows {
+  using Offset = IntOf<Real>;
+  static constexpr int unit = kLanes<Real>;  // a vector, so that 32 bits reach far
+  Offset stride, outside;
+};
+struct StridedRows {
+  using Offset = int64_t;
+  static constexpr int unit = 1;
+  Offset stride, outside;
 };
 
-// Do offsets into a packed slice fit the integers that go with Real?
-template <class Real>
-inline bool offsets_fit(const Problem& p) {
-  return double(p.S + 1) * double(round_up(p.D, kLanes<Real>)) <=
-         double(std::numeric_limits<IntOf<Real>>::max());
-}
-
 // One chunk of the samples of a query and head.
-template <class Real, int N, class Offset>
+template <class Real, int N, class Rows>
 struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
-  alignas(64) Offset offset[kCorners][kChunk];  // of the corner's row
-  alignas(64) Real weight[kCorners][kChunk];    // interpolation weight times attention
+  alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
+  alignas(64) Real weight[kCorners][kChunk];  // interpolation weight times attention
   // What the backward needs besides.
   alignas(64) Real attention[kChunk];
   alignas(64) Real position[N][kChunk];  // as passed: location or offset
@@ -144,9 +141,9 @@ class SampleReader {
   }
 
   // Samples [first, first + chunk.count) of the query that was begun last.
-  template <class Offset>
-  void read(int64_t b, int64_t q, int64_t m, int64_t first, RowLayout<Offset> rows,
-            Chunk<Real, N, Offset>& chunk) const {
+  template <class Rows>
+  void read(int64_t b, int64_t q, int64_t m, int64_t first, Rows rows,
+            Chunk<Real, N, Rows>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
     const Real* reference = p_.reference.data ? reference_.get() : nullptr;
@@ -169,15 +166,15 @@ class SampleReader {
   static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
     visit_dtype(a.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      const auto* row = static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] +
-                        m * a.stride[2];
+      const auto* row =
+          static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] + m * a.stride[2];
       for (int64_t i = 0; i < numbers; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
     });
   }
 
-  template <class Offset>
+  template <class Rows>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                      Chunk<Real, N, Offset>& chunk) const {
+                      Chunk<Real, N, Rows>& chunk) const {
     alignas(64) Real records[kChunk * N];
     visit_dtype(p_.positions.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -203,7 +200,8 @@ class SampleReader {
   //   locations  location * size - 0.5
   //   points     offset + (reference * size - 0.5)
   //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
-  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale, Reals* shift) const {
+  STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale,
+                                       Reals* shift) const {
     for (int n = 0; n < N; ++n) {
       scale[n] = to_float(load(&table_.cells[n][i]));
       shift[n] = Reals{} - Real(0.5);
@@ -228,9 +226,9 @@ class SampleReader {
   }
 
   // The corners of one vector of samples, from sample i of the chunk.
-  template <class Offset>
-  STDEFORM_INLINE void find_corners(int64_t first, int i, RowLayout<Offset> rows, const Real* reference,
-                    Chunk<Real, N, Offset>& chunk) const {
+  template <class Rows>
+  STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
+                                    Chunk<Real, N, Rows>& chunk) const {
     Ints cell[N][2], exists[N][2];
     Reals weight[N][2], scale[N], shift[N];
     scale_and_shift(reference, first + i, scale, shift);
@@ -266,19 +264,17 @@ class SampleReader {
     }
   }
 
-  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists,
-                            RowLayout<IntOf<Real>> rows) {
+  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists, PackedRows<Real> rows) {
     store(to, (exists & (cell * rows.stride)) | (~exists & (Ints{} + rows.outside)));
   }
-  template <class Offset>
-  static void store_offsets(Offset* to, Ints cell, Ints exists, RowLayout<Offset> rows) {
+  static void store_offsets(int64_t* to, Ints cell, Ints exists, StridedRows rows) {
     for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
   }
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   const std::unique_ptr<Real[]> attention_;
-  const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
+  const std::unique_ptr<Real[]> reference_;         // [L, N or 2N]
   const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
 };
 

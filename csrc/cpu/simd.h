@@ -63,8 +63,12 @@ STDEFORM_INLINE To load_bits(const void* from) {
 
 STDEFORM_INLINE Vector<double> load(const double* from) { return load_bits<Vector<double>>(from); }
 STDEFORM_INLINE Vector<float> load(const float* from) { return load_bits<Vector<float>>(from); }
-STDEFORM_INLINE Vector<int32_t> load(const int32_t* from) { return load_bits<Vector<int32_t>>(from); }
-STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) { return load_bits<Vector<int64_t>>(from); }
+STDEFORM_INLINE Vector<int32_t> load(const int32_t* from) {
+  return load_bits<Vector<int32_t>>(from);
+}
+STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) {
+  return load_bits<Vector<int64_t>>(from);
+}
 
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
@@ -122,8 +126,7 @@ STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
   const Bits32 bits = reinterpret_cast<Bits32>(v);
   const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Bits32 is_nan = reinterpret_cast<Bits32>(v != v);
-  const Bits16 result =
-      __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), Bits16);
+  const Bits16 result = __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), Bits16);
   std::memcpy(to, &result, sizeof result);
 }
 
@@ -143,7 +146,8 @@ inline void store_row(const Real* from, int64_t n, T* to) {
   for (; i < n; ++i) from_real(Compute<T>(from[i]), to[i]);
 }
 
-// Lanes of `a` and `b` (whose lanes count on from a's), as Order::lane(W, i) says for result lane i.
+// Lanes of `a` and `b` (whose lanes count on from a's), as Order::lane(W, i) says for result lane
+// i.
 template <class Order, class V, int... i>
 STDEFORM_INLINE V pick(V a, V b, std::integer_sequence<int, i...>) {
   constexpr int W = int(sizeof...(i));

@@ -16,8 +16,8 @@ namespace {
 template <class T>
 class Slices {
  public:
-  Slices(int64_t count, int64_t rows, int64_t channels, int64_t row_stride)
-      : rows_(rows), channels_(channels), row_stride_(row_stride) {
+  Slices(int64_t count, int64_t rows, int64_t channels, int64_t vectors)
+      : rows_(rows), channels_(channels), row_stride_(vectors * kLanes<Compute<T>>) {
     const size_t bytes = size_t(count * slice_size()) * sizeof(T);
     data_ = static_cast<T*>(std::aligned_alloc(kAlignment, round_up(bytes, kAlignment)));
     if (!data_) throw std::bad_alloc();

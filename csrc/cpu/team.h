@@ -53,9 +53,7 @@ class Team {
   }
 
   // Enough parts per unit left over for every thread to get `each`.
-  int64_t parts(int64_t each) const {
-    return rest() ? (each * threads_ + rest() - 1) / rest() : 1;
-  }
+  int64_t parts(int64_t each) const { return rest() ? (each * threads_ + rest() - 1) / rest() : 1; }
 
  private:
 #ifdef _OPENMP

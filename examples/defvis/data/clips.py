@@ -1,0 +1,213 @@
+"""Draws training clips from videos and stacks them to batches, padded in space and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from defvis.boxes import boxes_of_masks
+from defvis.config import DataConfig
+from defvis.data import rle
+from defvis.data.augment import augment_clip
+from defvis.data.ytvis import Video, YouTubeVIS
+
+# ImageNet statistics, which pretrained backbones expect.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of one clip.
+
+    Attributes:
+        labels: Class indices, int64 [G].
+        boxes: Boxes of the visible pixels, float32 [G, T, 4]; zeros where absent.
+        masks: bool [G, T, H, W], of the unpadded frames.
+        valid: bool [G, T], True where the object is visible.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one video with their objects.
+
+    Attributes:
+        frames: Normalised pixels, float32 [T, 3, H, W].
+        targets: Its objects.
+    """
+
+    frames: Tensor
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips padded to one size.
+
+    Attributes:
+        frames: float32 [B, T, 3, H, W], zero on padding.
+        padding_mask: bool [B, T, H, W], True on padding; None if nothing is padded.
+        targets: One entry per clip, padded in time and (masks) in space like the frames.
+    """
+
+    frames: Tensor
+    padding_mask: Tensor | None
+    targets: list[Targets]
+
+
+class FrameCache:
+    """Decoded frames of videos, kept in memory until a size is reached."""
+
+    def __init__(self, megabytes: int) -> None:
+        self._left = megabytes * 2**20
+        self._videos: dict[int, NDArray[np.uint8]] = {}
+
+    def frames(self, video: Video, indices: Sequence[int], short_side: int) -> NDArray[np.uint8]:
+        """Returns frames [len(indices), H, W, 3] at the wanted size."""
+        if video.id in self._videos:
+            return self._videos[video.id][list(indices)]
+        height, width = resized(video.height, video.width, short_side)
+        size = video.length * height * width * 3
+        if size > self._left:
+            return np.stack([_read(video, index, height, width) for index in indices])
+        self._left -= size
+        self._videos[video.id] = np.stack(
+            [_read(video, index, height, width) for index in range(video.length)]
+        )
+        return self._videos[video.id][list(indices)]
+
+
+class ClipDataset(Dataset[Clip]):
+    """Random clips: item (epoch, index) is video `index` with the draws of that epoch.
+
+    The randomness of an item depends on (seed, epoch, index) alone, so neither worker processes
+    nor a resumed run change what is drawn.
+    """
+
+    def __init__(
+        self,
+        data: YouTubeVIS,
+        num_frames: int,
+        config: DataConfig,
+        seed: int,
+        cache: FrameCache,
+    ) -> None:
+        self.videos = data.videos
+        self._num_frames = num_frames
+        self._config = config
+        self._seed = seed
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        epoch, index = key
+        random = np.random.default_rng((self._seed, epoch, index))
+        video = self.videos[index]
+        start = int(random.integers(max(1, video.length - self._num_frames + 1)))
+        indices = range(start, min(start + self._num_frames, video.length))
+        pixels = self._cache.frames(video, indices, self._config.short_side)
+        labels, masks = _masks(video, indices, pixels.shape[1:3])
+        pixels, masks = augment_clip(pixels, masks, self._config, random)
+        return make_clip(pixels, labels, masks)
+
+
+def make_clip(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64], masks: NDArray[np.bool_]
+) -> Clip:
+    """Turns arrays into tensors, drops objects without a visible pixel, computes boxes.
+
+    Args:
+        pixels: RGB [T, H, W, 3].
+        labels: [G].
+        masks: [G, T, H, W].
+    """
+    seen = masks.any(axis=(1, 2, 3))
+    mask_tensor = torch.from_numpy(np.ascontiguousarray(masks[seen]))
+    return Clip(
+        frames=normalise(pixels),
+        targets=Targets(
+            labels=torch.from_numpy(labels[seen]),
+            boxes=boxes_of_masks(mask_tensor),
+            masks=mask_tensor,
+            valid=mask_tensor.flatten(2).any(-1),
+        ),
+    )
+
+
+def normalise(pixels: NDArray[np.uint8]) -> Tensor:
+    """RGB bytes [T, H, W, 3] to normalised float32 [T, 3, H, W]."""
+    mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+    scaled = (torch.from_numpy(pixels).float() / 255 - mean) / std
+    return scaled.permute(0, 3, 1, 2).contiguous()
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Pads clips at the end of time, right and bottom to the largest of the batch."""
+    sizes = [(clip.frames.shape[0], *clip.frames.shape[2:]) for clip in clips]
+    frames, height, width = (max(axis) for axis in zip(*sizes, strict=True))
+    pixels = torch.zeros(len(clips), frames, 3, height, width)
+    padding = torch.ones(len(clips), frames, height, width, dtype=torch.bool)
+    targets = []
+    for row, (clip, (t, h, w)) in enumerate(zip(clips, sizes, strict=True)):
+        pixels[row, :t, :, :h, :w] = clip.frames
+        padding[row, :t, :h, :w] = False
+        source = clip.targets
+        objects = len(source.labels)
+        boxes = torch.zeros(objects, frames, 4)
+        masks = torch.zeros(objects, frames, height, width, dtype=torch.bool)
+        valid = torch.zeros(objects, frames, dtype=torch.bool)
+        boxes[:, :t], masks[:, :t, :h, :w], valid[:, :t] = source.boxes, source.masks, source.valid
+        targets.append(Targets(source.labels, boxes, masks, valid))
+    padded = any(size != (frames, height, width) for size in sizes)
+    return Batch(pixels, padding if padded else None, targets)
+
+
+def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Size after scaling the short side to `short_side`; 0 keeps the size."""
+    if not short_side:
+        return height, width
+    scale = short_side / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def _read(video: Video, index: int, height: int, width: int) -> NDArray[np.uint8]:
+    pixels = video.frame(index)
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _masks(
+    video: Video, indices: Sequence[int], size: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels [G] and masks [G, T, H, W] of the frames, without crowd regions."""
+    tracks = [track for track in video.tracks if not track.is_crowd]
+    height, width = size
+    masks = np.zeros((len(tracks), len(indices), height, width), dtype=bool)
+    for row, track in enumerate(tracks):
+        for column, index in enumerate(indices):
+            run_lengths = track.masks[index]
+            if run_lengths is None:
+                continue
+            mask = rle.decode(run_lengths)
+            if mask.shape != (height, width):
+                image = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+                mask = np.asarray(image)
+            masks[row, column] = mask
+    return np.array([track.label for track in tracks], dtype=np.int64), masks

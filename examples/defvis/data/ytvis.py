@@ -1,0 +1,255 @@
+"""Reads and checks a YouTube-VIS dataset (2019, 2021): a JSON file and folders of frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from defvis.data import rle
+from defvis.data.rle import RLE
+
+
+class DataError(ValueError):
+    """A dataset on disk breaks a rule; the message names file, video and annotation."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object through a video.
+
+    Attributes:
+        id: Annotation id.
+        label: Contiguous class index, 0 to num_classes - 1.
+        masks: One entry per frame of the video; None where the object is absent.
+        areas: Pixels per frame as the file states them, or counted where it does not.
+        is_crowd: True for a region of many objects, which training leaves out.
+    """
+
+    id: int
+    label: int
+    masks: tuple[RLE | None, ...]
+    areas: tuple[float | None, ...]
+    is_crowd: bool
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video: where its frames lie and what is in it."""
+
+    id: int
+    width: int
+    height: int
+    files: tuple[Path, ...]
+    tracks: tuple[Track, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return len(self.files)
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Decodes one frame to RGB [H, W, 3]; a missing or broken file is a DataError."""
+        path = self.files[index]
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise DataError(
+                f"video {self.id}, frame {index}: cannot read {path}: {error}"
+            ) from error
+        if pixels.shape[:2] != (self.height, self.width):
+            raise DataError(
+                f"video {self.id}, frame {index}: {path} must be {self.width} x {self.height} "
+                f"pixels, got {pixels.shape[1]} x {pixels.shape[0]}"
+            )
+        return pixels
+
+
+@dataclass(frozen=True)
+class YouTubeVIS:
+    """A whole dataset.
+
+    Attributes:
+        videos: In file order.
+        category_ids: The file's category id of each class index.
+        category_names: The name of each class index.
+    """
+
+    videos: tuple[Video, ...]
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of categories."""
+        return len(self.category_ids)
+
+    def first(self, count: int) -> YouTubeVIS:
+        """The dataset with its first `count` videos only."""
+        return replace(self, videos=self.videos[:count])
+
+
+def hold_out(data: YouTubeVIS, every: int) -> tuple[YouTubeVIS, YouTubeVIS]:
+    """Splits off every n-th video for validation; returns (train, val).
+
+    Raises:
+        DataError: If one of the two would be empty.
+    """
+    val = data.videos[every - 1 :: every]
+    held = {video.id for video in val}
+    train = tuple(video for video in data.videos if video.id not in held)
+    if not train or not val:
+        raise DataError(f"{len(data.videos)} videos are too few to hold out every {every}th")
+    return replace(data, videos=train), replace(data, videos=val)
+
+
+def find_files(root: Path) -> tuple[Path, Path]:
+    """Finds annotation file and frame folder of a split.
+
+    Args:
+        root: Folder with `instances.json` (or `annotations.json`, as the 2021 download names it)
+            and `JPEGImages/`.
+
+    Raises:
+        DataError: If either is missing.
+    """
+    names = ("instances.json", "annotations.json")
+    found = [root / name for name in names if (root / name).is_file()]
+    if not found:
+        raise DataError(f"{root} holds none of {', '.join(names)}")
+    frames = root / "JPEGImages"
+    if not frames.is_dir():
+        raise DataError(f"{root} has no folder JPEGImages")
+    return found[0], frames
+
+
+def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
+    """Reads a dataset and checks everything but the pixels.
+
+    Args:
+        annotation_file: JSON with videos, categories and (except in test sets) annotations.
+        frame_folder: What the videos' `file_names` are relative to.
+
+    Raises:
+        DataError: With file, video and annotation, for broken JSON, missing fields, unknown or
+            repeated ids, lists whose length is not the video's, and masks of another size.
+    """
+    where = str(annotation_file)
+    try:
+        content = json.loads(annotation_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: must hold an object, got {type(content).__name__}")
+
+    categories = sorted(_rows(content, "categories", where), key=lambda row: _int(row, "id", where))
+    category_ids = tuple(_int(row, "id", f"{where}: category") for row in categories)
+    if len(set(category_ids)) < len(category_ids):
+        raise DataError(f"{where}: category ids repeat")
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+
+    videos: dict[int, Video] = {}
+    for row in _rows(content, "videos", where):
+        video_id = _int(row, "id", f"{where}: video")
+        if video_id in videos:
+            raise DataError(f"{where}: video id {video_id} repeats")
+        videos[video_id] = _video(row, frame_folder, f"{where}: video {video_id}")
+
+    tracks: dict[int, list[Track]] = {video_id: [] for video_id in videos}
+    seen: set[int] = set()
+    for row in _rows(content, "annotations", where, missing_ok=True):
+        annotation_id = _int(row, "id", f"{where}: annotation")
+        place = f"{where}: annotation {annotation_id}"
+        if annotation_id in seen:
+            raise DataError(f"{place}: its id repeats")
+        seen.add(annotation_id)
+        video_id = _int(row, "video_id", place)
+        if video_id not in videos:
+            raise DataError(f"{place}: there is no video {video_id}")
+        place = f"{where}: video {video_id}, annotation {annotation_id}"
+        tracks[video_id].append(_track(row, videos[video_id], labels, place))
+    return YouTubeVIS(
+        videos=tuple(replace(video, tracks=tuple(tracks[video.id])) for video in videos.values()),
+        category_ids=category_ids,
+        category_names=tuple(str(row.get("name", row["id"])) for row in categories),
+    )
+
+
+def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
+    names = _list(row, "file_names", place)
+    if not names:
+        raise DataError(f"{place}: file_names is empty")
+    if "length" in row and row["length"] != len(names):
+        raise DataError(f"{place}: length is {row['length']}, but file_names has {len(names)}")
+    return Video(
+        id=_int(row, "id", place),
+        width=_int(row, "width", place),
+        height=_int(row, "height", place),
+        files=tuple(folder / str(name) for name in names),
+        tracks=(),
+    )
+
+
+def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], place: str) -> Track:
+    category = _int(row, "category_id", place)
+    if category not in labels:
+        raise DataError(f"{place}: there is no category {category}")
+    for name in ("segmentations", "bboxes", "areas"):
+        if name == "segmentations" or row.get(name) is not None:
+            entries = _list(row, name, place)
+            if len(entries) != video.length:
+                raise DataError(
+                    f"{place}: {name} must have one entry per frame, {video.length}, "
+                    f"got {len(entries)}"
+                )
+    masks: list[RLE | None] = []
+    for frame, segmentation in enumerate(row["segmentations"]):
+        try:
+            masks.append(
+                None
+                if segmentation is None
+                else rle.to_rle(segmentation, video.height, video.width)
+            )
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{place}, frame {frame}: {error}") from error
+    areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
+    return Track(
+        id=_int(row, "id", place),
+        label=labels[category],
+        masks=tuple(masks),
+        areas=tuple(areas),
+        is_crowd=bool(row.get("iscrowd", 0)),
+    )
+
+
+def _rows(
+    content: Mapping[str, Any], name: str, place: str, missing_ok: bool = False
+) -> list[Mapping[str, Any]]:
+    if missing_ok and content.get(name) is None:
+        return []
+    rows = _list(content, name, place)
+    for row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: {name} must hold objects, got {type(row).__name__}")
+    return rows
+
+
+def _list(row: Mapping[str, Any], name: str, place: str) -> list[Any]:
+    if not isinstance(row.get(name), list):
+        raise DataError(f"{place}: {name} must be a list, got {row.get(name)!r}")
+    entries: list[Any] = row[name]
+    return entries
+
+
+def _int(row: Mapping[str, Any], name: str, place: str) -> int:
+    if not isinstance(row.get(name), int):
+        raise DataError(f"{place}: {name} must be an integer, got {row.get(name)!r}")
+    number: int = row[name]
+    return number

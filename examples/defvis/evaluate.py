@@ -1,0 +1,247 @@
+"""Video average precision as YouTube-VIS defines it (ytvoseval), with strict checks of results.
+
+Two traps of the official program are closed: a list of segmentations shorter than the video is an
+error instead of free frames, and an annotation with id 0 can be found. An empty list of results
+scores 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defvis.data import rle
+from defvis.data.rle import RLE
+from defvis.data.ytvis import Video, YouTubeVIS
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = (1, 10, 100)
+# Mean mask area of a track in pixels, both ends included.
+AREA_RANGES = {
+    "all": (0.0, 1e10),
+    "small": (0.0, 128.0**2),
+    "medium": (128.0**2, 256.0**2),
+    "large": (256.0**2, 1e10),
+}
+
+
+class ResultError(ValueError):
+    """A results list breaks a rule; the message names the entry."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One checked entry of a results list."""
+
+    score: float
+    masks: tuple[RLE | None, ...]
+
+
+@dataclass(frozen=True)
+class VideoAP:
+    """The figures of ytvoseval, 0 to 1; -1 where no ground truth exists.
+
+    Attributes:
+        figures: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
+        per_class: AP of each class index.
+    """
+
+    figures: dict[str, float]
+    per_class: tuple[float, ...]
+
+    def __str__(self) -> str:
+        names = ("AP", "AP50", "AP75", "AR1", "AR10")
+        return "  ".join(f"{name} {self.figures[name]:.3f}" for name in names)
+
+
+def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
+    """Scores results against ground truth.
+
+    Args:
+        data: Ground truth.
+        results: Entries with video_id, category_id, score and segmentations (RLE or null, one
+            per frame), as in results.json.
+
+    Raises:
+        ResultError: If an entry breaks a rule.
+    """
+    detections = check_results(data, results)
+    videos = sorted(data.videos, key=lambda video: video.id)
+    shape = (len(IOU_THRESHOLDS), data.num_classes, len(AREA_RANGES), len(MAX_DETECTIONS))
+    precision = np.full((*shape, len(RECALL_THRESHOLDS)), -1.0)
+    recall = np.full(shape, -1.0)
+    for label in range(data.num_classes):
+        problems = [_Problem(video, label, detections[video.id, label]) for video in videos]
+        for area, limits in enumerate(AREA_RANGES.values()):
+            matched = [problem.match(limits) for problem in problems]
+            for top, limit in enumerate(MAX_DETECTIONS):
+                accumulated = _accumulate(matched, limit)
+                if accumulated is not None:
+                    precision[:, label, area, top], recall[:, label, area, top] = accumulated
+
+    def mean(values: NDArray[np.float64]) -> float:
+        values = values[values > -1]
+        return float(values.mean()) if values.size else -1.0
+
+    figures = {
+        "AP": mean(precision[:, :, 0, -1]),
+        "AP50": mean(precision[0, :, 0, -1]),
+        "AP75": mean(precision[5, :, 0, -1]),
+        **{f"AP{name[0]}": mean(precision[:, :, i, -1]) for i, name in _sized()},
+        **{f"AR{limit}": mean(recall[:, :, 0, i]) for i, limit in enumerate(MAX_DETECTIONS)},
+        **{f"AR{name[0]}": mean(recall[:, :, i, -1]) for i, name in _sized()},
+    }
+    per_class = tuple(mean(precision[:, label, 0, -1]) for label in range(data.num_classes))
+    return VideoAP(figures, per_class)
+
+
+def check_results(
+    data: YouTubeVIS, results: Sequence[Mapping[str, Any]]
+) -> defaultdict[tuple[int, int], list[Detection]]:
+    """Checks every entry and sorts them by (video id, class index)."""
+    videos = {video.id: video for video in data.videos}
+    labels = {category_id: label for label, category_id in enumerate(data.category_ids)}
+    detections: defaultdict[tuple[int, int], list[Detection]] = defaultdict(list)
+    for index, entry in enumerate(results):
+        place = f"results[{index}]"
+        missing = {"video_id", "category_id", "score", "segmentations"} - set(entry)
+        if missing:
+            raise ResultError(f"{place} lacks {sorted(missing)[0]}")
+        video = videos.get(entry["video_id"])
+        if video is None:
+            raise ResultError(f"{place}: there is no video {entry['video_id']!r}")
+        if entry["category_id"] not in labels:
+            raise ResultError(f"{place}: there is no category {entry['category_id']!r}")
+        score = entry["score"]
+        if not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise ResultError(f"{place}: score must be a finite number, got {score!r}")
+        segmentations = entry["segmentations"]
+        if not isinstance(segmentations, list) or len(segmentations) != video.length:
+            got = len(segmentations) if isinstance(segmentations, list) else segmentations
+            raise ResultError(
+                f"{place}: segmentations must have one entry per frame of video {video.id}, "
+                f"{video.length}, got {got}"
+            )
+        try:
+            masks = tuple(
+                None if mask is None else rle.to_rle(mask, video.height, video.width)
+                for mask in segmentations
+            )
+        except (ValueError, TypeError) as error:
+            raise ResultError(f"{place}: {error}") from error
+        detections[video.id, labels[entry["category_id"]]].append(Detection(float(score), masks))
+    return detections
+
+
+def video_iou(a: Sequence[RLE | None], b: Sequence[RLE | None]) -> float:
+    """Sum of intersections over sum of unions of two tracks; 0 if both are empty throughout."""
+    shared = union = 0
+    for left, right in zip(a, b, strict=True):
+        both = rle.intersection(left, right) if left is not None and right is not None else 0
+        shared += both
+        union += sum(rle.area(mask) for mask in (left, right) if mask is not None) - both
+    return shared / union if union else 0.0
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Outcome of one (video, class, area range): arrays over thresholds and detections."""
+
+    scores: NDArray[np.float64]  # [D], falling
+    hit: NDArray[np.bool_]  # [thresholds, D]
+    ignored: NDArray[np.bool_]  # [thresholds, D]
+    num_truths: int  # not ignored
+
+
+class _Problem:
+    """Tracks and detections of one (video, class), with their overlaps computed once."""
+
+    def __init__(self, video: Video, label: int, detections: Sequence[Detection]) -> None:
+        order = np.argsort([-detection.score for detection in detections], kind="stable")
+        kept = [detections[index] for index in order[: MAX_DETECTIONS[-1]]]
+        truths = [track for track in video.tracks if track.label == label]
+        self._scores = np.array([detection.score for detection in kept])
+        self._areas = np.array(
+            [
+                _mean_area([None if mask is None else rle.area(mask) for mask in detection.masks])
+                for detection in kept
+            ]
+        )
+        self._truth_areas = np.array([_mean_area(track.areas) for track in truths])
+        self._crowd = np.array([track.is_crowd for track in truths], dtype=bool)
+        self._iou = np.array(
+            [[video_iou(d.masks, track.masks) for track in truths] for d in kept]
+        ).reshape(len(kept), len(truths))
+
+    def match(self, area: tuple[float, float]) -> _Matched:
+        """Greedy matching of detections, by falling score, at every IoU threshold."""
+        low, high = area
+        outside = (self._truth_areas < low) | (self._truth_areas > high)
+        ignore_truth = self._crowd | outside
+        # Real truths come first, so that a real match is preferred to an ignored one.
+        order = np.argsort(ignore_truth, kind="stable")
+        shape = (len(IOU_THRESHOLDS), len(self._scores))
+        hit, ignored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        for row, threshold in enumerate(IOU_THRESHOLDS):
+            taken: set[int] = set()
+            for column in range(len(self._scores)):
+                best, found = min(threshold, 1 - 1e-10), -1
+                for truth in order.tolist():
+                    if truth in taken and not self._crowd[truth]:
+                        continue
+                    if found >= 0 and not ignore_truth[found] and ignore_truth[truth]:
+                        break
+                    if self._iou[column, truth] >= best:
+                        best, found = self._iou[column, truth], truth
+                if found >= 0:
+                    taken.add(found)
+                    hit[row, column], ignored[row, column] = True, ignore_truth[found]
+        ignored |= ~hit & ((self._areas < low) | (self._areas > high))
+        return _Matched(self._scores, hit, ignored, int((~ignore_truth).sum()))
+
+
+def _accumulate(
+    matched: Sequence[_Matched], limit: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Precision [thresholds, recall thresholds] and recall [thresholds] of a class.
+
+    Returns None if the class has no ground truth.
+    """
+    truths = sum(part.num_truths for part in matched)
+    if not truths:
+        return None
+    scores = np.concatenate([part.scores[:limit] for part in matched])
+    order = np.argsort(-scores, kind="stable")
+    hit = np.concatenate([part.hit[:, :limit] for part in matched], axis=1)[:, order]
+    ignored = np.concatenate([part.ignored[:, :limit] for part in matched], axis=1)[:, order]
+    true = (hit & ~ignored).cumsum(axis=1).astype(float)
+    false = (~hit & ~ignored).cumsum(axis=1).astype(float)
+    recalls = true / truths
+    precisions = true / (true + false + np.spacing(1))
+    precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
+    # Beyond the last recall the precision is 0.
+    precisions = np.concatenate((precisions, np.zeros((len(precisions), 1))), axis=1)
+    sampled = np.stack(
+        [
+            row[np.searchsorted(reached, RECALL_THRESHOLDS, side="left")]
+            for row, reached in zip(precisions, recalls, strict=True)
+        ]
+    )
+    return sampled, recalls[:, -1] if recalls.shape[1] else np.zeros(len(recalls))
+
+
+def _mean_area(areas: Sequence[float | None]) -> float:
+    """Mean over the frames where a track has pixels; 0 if it has none."""
+    present = [value for value in areas if value]
+    return float(np.mean(present)) if present else 0.0
+
+
+def _sized() -> list[tuple[int, str]]:
+    return [(index, name) for index, name in enumerate(AREA_RANGES) if name != "all"]

@@ -1,0 +1,103 @@
+"""Matching of whole instance sequences to slots (VisTR), with visibility handled per frame."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from defvis.boxes import generalised_iou
+from defvis.config import LossConfig
+from defvis.data.clips import Targets
+from defvis.model import Outputs
+
+
+@dataclass(frozen=True)
+class Match:
+    """Pairs found in one clip.
+
+    Attributes:
+        slots: int64 [P].
+        instances: int64 [P], rows of the clip's `Targets`.
+    """
+
+    slots: Tensor
+    instances: Tensor
+
+
+@torch.no_grad()
+def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> list[list[Match]]:
+    """Assigns slots to instances, for every decoder layer and clip.
+
+    The cost of a pair is averaged over the frames in which that instance is visible: focal class
+    cost, sum of absolute box errors, and -GIoU, with the weights of the losses. Instances that
+    are never visible are left out. If a clip has more instances than slots, the largest (by
+    summed box area) are kept and a warning says so.
+
+    Args:
+        outputs: Predictions of B clips.
+        targets: Their B targets.
+        config: Loss weights.
+
+    Returns:
+        [R][B] matches.
+
+    Raises:
+        FloatingPointError: If predictions are not finite.
+    """
+    layers, _, slots = outputs.class_logits.shape[:3]
+    found: list[list[Match]] = [[] for _ in range(layers)]
+    for clip, target in enumerate(targets):
+        kept = _keep(target, slots)
+        cost = _cost(
+            outputs.class_logits[:, clip], outputs.boxes[:, clip], target, kept, config
+        ).cpu()
+        if not cost.isfinite().all():
+            raise FloatingPointError(f"predictions of clip {clip} are not finite")
+        for layer in range(layers):
+            rows, columns = linear_sum_assignment(cost[layer].numpy())
+            found[layer].append(
+                Match(
+                    torch.as_tensor(rows, device=kept.device),
+                    kept[torch.as_tensor(columns, device=kept.device)],
+                )
+            )
+    return found
+
+
+def _keep(target: Targets, slots: int) -> Tensor:
+    """Rows of the instances to match, int64 [G'] with G' <= slots."""
+    visible = target.valid.any(1).nonzero()[:, 0]
+    if len(visible) <= slots:
+        return visible
+    warnings.warn(
+        f"a clip has {len(visible)} instances but the model only {slots} slots; "
+        f"the {slots} largest are kept (raise num_slots)",
+        stacklevel=3,
+    )
+    area = (target.boxes[visible, :, 2:].prod(-1) * target.valid[visible]).sum(1)
+    return visible[area.argsort(descending=True, stable=True)[:slots].sort().values]
+
+
+def _cost(
+    logits: Tensor, boxes: Tensor, target: Targets, kept: Tensor, config: LossConfig
+) -> Tensor:
+    """Costs [R, I, G'] from logits [R, I, T, classes] and boxes [R, I, T, 4]."""
+    probability = logits[..., target.labels[kept]].sigmoid()  # [R, I, T, G']
+    alpha, gamma = config.focal_alpha, config.focal_gamma
+    positive = -alpha * (1 - probability) ** gamma * (probability + 1e-8).log()
+    negative = -(1 - alpha) * probability**gamma * (1 - probability + 1e-8).log()
+    class_cost = (positive - negative).transpose(2, 3)  # [R, I, G', T]
+
+    predicted, wanted = boxes[:, :, None], target.boxes[kept]  # [R, I, 1, T, 4], [G', T, 4]
+    cost = (
+        config.class_weight * class_cost
+        + config.l1_weight * (predicted - wanted).abs().sum(-1)
+        - config.giou_weight * generalised_iou(predicted, wanted)
+    )
+    valid = target.valid[kept].to(cost.dtype)
+    return (cost * valid).sum(-1) / valid.sum(-1)

@@ -1,0 +1,115 @@
+"""AdamW with learning rates by kind of layer, the schedule, and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from defvis.config import OptimConfig
+from defvis.decoder import ReferenceBoxes
+from defvis.model import DefVIS
+from stdeform import STDeformAttn
+
+
+def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW with the paper's groups of learning rates.
+
+    Groups are named "backbone", "offsets" (layers that predict sampling offsets, and reference
+    boxes; found by the type of their module) and "base", each with and without weight decay.
+    Only matrices and convolution kernels decay; biases, norms and learned embeddings do not.
+    """
+    kinds: dict[int, str] = {id(p): "backbone" for p in model.backbone.parameters()}
+    for module in model.modules():
+        if isinstance(module, STDeformAttn):
+            kinds.update({id(p): "offsets" for p in module.sampling_offsets.parameters()})
+        elif isinstance(module, ReferenceBoxes):
+            kinds.update({id(p): "offsets" for p in module.parameters()})
+    rates = {
+        "base": config.learning_rate,
+        "backbone": config.learning_rate * config.backbone_multiplier,
+        "offsets": config.learning_rate * config.offset_multiplier,
+    }
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    } | {
+        id(module.in_proj_weight)
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (kinds.get(id(parameter), "base"), id(parameter) in decayed)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": rates[kind],
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "name": kind,
+            }
+            for (kind, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_fraction: float
+) -> LambdaLR:
+    """Linear warm-up, then a cosine from 1 down to `final_fraction`, over `steps` steps."""
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(1, warmup_steps))
+        progress = min(1.0, max(0, step - warmup_steps) / max(1, steps - warmup_steps))
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        return warmup * (final_fraction + (1 - final_fraction) * cosine)
+
+    return LambdaLR(optimizer, factor)
+
+
+class WeightAverage:
+    """Exponential moving average of weights and buffers, kept as a second model.
+
+    Args:
+        model: The model to follow.
+        decay: Share of the old average per step; smaller at first, (1 + n) / (10 + n).
+
+    Attributes:
+        model: The average, in eval mode.
+    """
+
+    def __init__(self, model: DefVIS, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._decay = decay
+        self._updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model's present weights."""
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
+        averaged, current = self.model.state_dict(), model.state_dict()
+        floats = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(
+            [averaged[name] for name in floats], [current[name] for name in floats], 1 - decay
+        )
+        for name in averaged.keys() - set(floats):
+            averaged[name].copy_(current[name])
+
+    def state_dict(self) -> dict[str, object]:
+        """Weights and number of updates."""
+        return {"model": self.model.state_dict(), "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restores `state_dict`."""
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        self._updates = int(state["updates"])  # type: ignore[call-overload]

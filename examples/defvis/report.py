@@ -1,0 +1,107 @@
+"""Validation of a model, and what a run shows at its end: figures, curves, overlay pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from defvis import log
+from defvis.config import DataConfig
+from defvis.data import rle
+from defvis.data.clips import FrameCache
+from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.evaluate import VideoAP, evaluate
+from defvis.model import DefVIS
+from defvis.predict import SlotTrack, predict_videos, to_results
+from defvis.visualise import Overlay, draw_overlays, save_animation, save_strip
+
+# Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
+_PICTURES, _DRAW_SCORE, _DRAW_WIDTH = 8, 0.3, 192
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model says about videos, and how right it is.
+
+    Attributes:
+        tracks: Slots of each video.
+        results: The same as entries of a results.json.
+        ap: Their figures.
+    """
+
+    tracks: list[list[SlotTrack]]
+    results: list[dict[str, Any]]
+    ap: VideoAP
+
+
+def validate(
+    model: DefVIS, data: YouTubeVIS, config: DataConfig, cache: FrameCache, progress: bool
+) -> Validation:
+    """Predicts and scores all videos of `data`. Leaves the model in eval mode."""
+    model.eval()
+    tracks = list(predict_videos(model, data.videos, config, cache, progress=progress))
+    results = [
+        result
+        for video, slots in zip(data.videos, tracks, strict=True)
+        for result in to_results(slots, video, data)
+    ]
+    return Validation(tracks, results, evaluate(data, results))
+
+
+def write_report(
+    out: Path, data: YouTubeVIS, validation: Validation, rows: Sequence[log.Row]
+) -> None:
+    """Writes metrics.json, results.json, curves.png and overlays/ with the first videos.
+
+    Args:
+        out: Folder of the run.
+        data: The validation videos.
+        validation: What the model says about them.
+        rows: The lines of the log; the last is this validation's.
+    """
+    metrics = {
+        **validation.ap.figures,
+        "AP per class": dict(zip(data.category_names, validation.ap.per_class, strict=True)),
+        "training minutes": rows[-1]["minutes"],
+        "videos": len(data.videos),
+    }
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(validation.results))
+    log.draw_curves(rows, out / "curves.png")
+    folder = out / "overlays"
+    folder.mkdir(exist_ok=True)
+    for video, slots in list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]:
+        _draw(folder, video, slots, data.category_names)
+
+
+def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequence[str]) -> None:
+    """Truth and prediction of a video: the strip shows both, the animation the prediction."""
+    pixels = np.stack([video.frame(index) for index in range(video.length)])
+    nothing = np.zeros(pixels.shape[1:3], dtype=bool)
+    truth = [
+        Overlay(
+            number,
+            names[track.label],
+            np.stack([nothing if mask is None else rle.decode(mask) for mask in track.masks]),
+        )
+        for number, track in enumerate(video.tracks)
+    ]
+    predicted = [
+        Overlay(slot.slot, f"{names[slot.label]} {slot.scores.max():.2f}", slot.masks)
+        for slot in slots
+        if slot.scores.max() >= _DRAW_SCORE
+    ]
+    scale = max(1, _DRAW_WIDTH // video.width)
+    images = draw_overlays(pixels, predicted, scale)
+    rows = [
+        ("frames", draw_overlays(pixels, [], scale)),
+        ("truth", draw_overlays(pixels, truth, scale)),
+        ("prediction (#slot: class score)", images),
+    ]
+    save_strip(rows, folder / f"video{video.id:05d}.png")
+    save_animation(images, folder / f"video{video.id:05d}.webp")

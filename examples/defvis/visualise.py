@@ -1,0 +1,100 @@
+"""Overlay pictures: masks, boxes and identities on the frames, as PNG strips and animated WebP."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+# Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
+_DURATION = 200
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One object to draw.
+
+    Attributes:
+        identity: Number that fixes the colour; the same object keeps it through the video.
+        text: Written beside the object, for example "7 .93".
+        masks: bool [T, H, W], empty where absent.
+    """
+
+    identity: int
+    text: str
+    masks: NDArray[np.bool_]
+
+
+def draw_overlays(
+    pixels: NDArray[np.uint8], overlays: Sequence[Overlay], scale: int = 2
+) -> list[Image.Image]:
+    """Draws objects on frames.
+
+    Args:
+        pixels: RGB [T, H, W, 3].
+        overlays: Objects of those frames.
+        scale: Whole factor of enlargement, so that small frames can be looked at.
+
+    Returns:
+        T images of scale * (W, H) pixels.
+    """
+    images = []
+    for frame, picture in enumerate(pixels):
+        blended = picture.astype(np.float32)
+        for overlay in overlays:
+            mask = overlay.masks[frame]
+            blended[mask] = 0.4 * blended[mask] + 0.6 * np.array(identity_colour(overlay.identity))
+        image = Image.fromarray(blended.astype(np.uint8))
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        draw = ImageDraw.Draw(image)
+        for overlay in overlays:
+            _label(draw, overlay, frame, scale)
+        images.append(image)
+    return images
+
+
+def identity_colour(identity: int) -> tuple[int, int, int]:
+    """A bright colour; neighbours in number are far apart in hue."""
+    red, green, blue = colorsys.hsv_to_rgb(identity * 0.381966 % 1, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def save_strip(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path) -> None:
+    """Writes rows of frames, each under its title, as one PNG."""
+    gap, title = 2, 14
+    width, height = rows[0][1][0].size
+    columns = max(len(images) for _, images in rows)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + title)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (text, images) in enumerate(rows):
+        top = row * (height + title)
+        draw.text((2, top + 1), text, fill="black")
+        for column, image in enumerate(images):
+            sheet.paste(image, (column * (width + gap), top + title))
+    sheet.save(path)
+
+
+def save_animation(images: Sequence[Image.Image], path: Path) -> None:
+    """Writes frames as an endless animated WebP."""
+    images[0].save(
+        path, save_all=True, append_images=list(images[1:]), duration=_DURATION, loop=0, quality=80
+    )
+
+
+def _label(draw: ImageDraw.ImageDraw, overlay: Overlay, frame: int, scale: int) -> None:
+    rows, columns = np.nonzero(overlay.masks[frame])
+    if not len(rows):
+        return
+    colour = identity_colour(overlay.identity)
+    left, top = int(columns.min()) * scale, int(rows.min()) * scale
+    right, bottom = (int(columns.max()) + 1) * scale, (int(rows.max()) + 1) * scale
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=colour)
+    text = f"#{overlay.identity}: {overlay.text}"
+    place = draw.textbbox((left, max(0, top - 11)), text)
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0], max(0, top - 11)), text, fill="black")

@@ -1,0 +1,87 @@
+"""What the tests of the training example share: the package on the path, tiny data, tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from defvis.config import BackboneConfig, Config, ModelConfig  # noqa: E402
+from defvis.data.clips import Targets  # noqa: E402
+from defvis.data.digits_dataset import DigitsSettings, write_digits  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def examples_folder() -> Path:
+    """Where the example programs lie."""
+    return EXAMPLES
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A written dataset: 24 training and 6 validation videos of 4 frames."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    write_digits(root, DigitsSettings(24, 6, frames=4, height=48, width=64), progress=False)
+    return root
+
+
+@pytest.fixture
+def config() -> Config:
+    """A model small enough to run in milliseconds."""
+    model = ModelConfig(
+        backbone=BackboneConfig(embedding_size=8, hidden_sizes=(8, 16), depths=(1, 1)),
+        num_classes=3,
+        num_frames=4,
+        num_slots=3,
+        embed_dim=24,
+        num_heads=2,
+        num_points=5,
+        encoder_layers=1,
+        decoder_layers=2,
+        feedforward_dim=32,
+        mask_dim=8,
+    )
+    return dataclasses.replace(Config(), model=model)
+
+
+def square(visible: list[bool], size: int = 32, left: int = 4, side: int = 12) -> torch.Tensor:
+    """Masks [T, size, size] of a square, present where `visible` says so."""
+    masks = torch.zeros(len(visible), size, size, dtype=torch.bool)
+    for frame, seen in enumerate(visible):
+        if seen:
+            masks[frame, 8 : 8 + side, left + frame : left + frame + side] = True
+    return masks
+
+
+@pytest.fixture
+def make_targets():  # type: ignore[no-untyped-def]
+    """A function that builds targets from labels and masks, as the loader does."""
+    from defvis.boxes import boxes_of_masks
+
+    def make(labels: list[int], masks: list[torch.Tensor], frames: int = 4) -> Targets:
+        stacked = torch.stack(masks) if masks else torch.zeros(0, frames, 32, 32, dtype=torch.bool)
+        return Targets(
+            labels=torch.tensor(labels, dtype=torch.int64),
+            boxes=boxes_of_masks(stacked),
+            masks=stacked,
+            valid=stacked.flatten(2).any(-1),
+        )
+
+    return make
+
+
+@pytest.fixture
+def square_masks():  # type: ignore[no-untyped-def]
+    """The function `square`."""
+    return square

@@ -1,0 +1,98 @@
+"""Checkpoints survive interruption and corruption; configs survive the way through a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from defvis import checkpoint
+from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
+from defvis.config import Config, override, preset
+
+
+def test_round_trip_and_previous(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for step in range(3):
+        save_checkpoint(path, {"step": step, "weights": torch.full((3,), step)})
+    assert load_checkpoint(path)["step"] == 2
+    assert load_checkpoint(previous(path))["weights"].tolist() == [1, 1, 1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "checkpoint.pt",
+        "checkpoint.pt.previous",
+    ]
+
+
+def test_interrupted_write_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def half(state: object, file: object) -> None:
+        file.write(b"PK half a file")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 1}
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_corrupt_checkpoint_falls_back(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {"step": 2})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt.*using .*previous"):
+        assert load_checkpoint(path) == {"step": 1}
+    previous(path).write_bytes(b"")
+    with pytest.raises(RuntimeError, match="no checkpoint can be read"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    path, witness = tmp_path / "checkpoint.pt", tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return (Path.touch, (witness,))
+
+    torch.save({"step": Evil()}, path)
+    with pytest.raises(RuntimeError, match="no checkpoint can be read"):
+        load_checkpoint(path)
+    assert not witness.exists()
+
+
+def test_config_round_trip() -> None:
+    config = override(preset("small"), 'model.backbone.out_features=["stage2"]')
+    again = Config.from_dict(json.loads(str(config)))
+    assert again == config
+    assert again.model.backbone.out_features == ("stage2",)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.rate=1", "must be a field of the config = a value, got 'optim.rate=1'"),
+        ("steps", "got 'steps'"),
+        ("steps=many", "steps must be a int, got 'many'"),
+        ("steps=1.5", "steps must be a int"),
+        ("steps.x=1", "must be a field"),
+    ],
+)
+def test_bad_overrides(assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        override(preset("small"), assignment)
+
+
+def test_overrides() -> None:
+    assert override(preset("small"), "optim.learning_rate=1").optim.learning_rate == 1.0
+    assert override(preset("small"), "model.backbone.name=a/b").model.backbone.name == "a/b"
+    with pytest.raises(ValueError, match=r"config\.model has no field 'depth'"):
+        Config.from_dict({"model": {"depth": 3}})
+    with pytest.raises(ValueError, match=r"preset must be one of \['small'\], got 'huge'"):
+        preset("huge")

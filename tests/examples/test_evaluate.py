@@ -1,0 +1,188 @@
+"""Video AP: hand-computed cases of every rule, and the checks of results."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defvis.data import rle
+from defvis.data.rle import RLE
+from defvis.data.ytvis import Track, Video, YouTubeVIS
+from defvis.evaluate import ResultError, evaluate, video_iou
+
+SIDE = 20
+
+
+def block(left: int, width: int = 5, height: int = 10) -> RLE:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:height, left : left + width] = True
+    return rle.encode(mask)
+
+
+def track(
+    number: int, masks: list[RLE | None], label: int = 0, crowd: bool = False, area: float = 0
+) -> Track:
+    areas = [None if m is None else (area or rle.area(m)) for m in masks]
+    return Track(number, label, tuple(masks), tuple(areas), crowd)
+
+
+def dataset(*videos: list[Track], length: int = 4, classes: int = 1) -> YouTubeVIS:
+    return YouTubeVIS(
+        tuple(
+            Video(number, SIDE, SIDE, (Path("x"),) * length, tuple(tracks))
+            for number, tracks in enumerate(videos, start=1)
+        ),
+        tuple(10 + label for label in range(classes)),
+        tuple("abc"[:classes]),
+    )
+
+
+def result(
+    masks: list[RLE | None], score: float, video: int = 1, category: int = 10
+) -> dict[str, Any]:
+    return {
+        "video_id": video,
+        "category_id": category,
+        "score": score,
+        "segmentations": [None if m is None else rle.to_json(m) for m in masks],
+    }
+
+
+A, B, C = block(0), block(5), block(10)
+
+
+def test_video_iou_sums_over_frames() -> None:
+    assert video_iou([A, A], [A, A]) == 1
+    assert video_iou([A, None, A, None], [A, None, None, A]) == pytest.approx(1 / 3)
+    assert video_iou([A, A], [A, B]) == pytest.approx(1 / 3)
+    wide = block(0, width=10)
+    assert video_iou([A, A], [wide, A]) == pytest.approx((50 + 50) / (100 + 50))
+    assert video_iou([None, None], [None, None]) == 0
+
+
+def test_half_the_frames_give_iou_one_half() -> None:
+    """4 frames of truth, 2 found exactly, 2 null: IoU .5 counts at the threshold .5 alone."""
+    figures = evaluate(dataset([track(1, [A] * 4)]), [result([A, A, None, None], 0.9)]).figures
+    assert figures["AP"] == pytest.approx(0.1)
+    assert figures["AP50"] == pytest.approx(1.0)
+    assert figures["AP75"] == 0
+    assert figures["AR1"] == pytest.approx(0.1)
+
+
+def test_false_positive_before_the_true_one() -> None:
+    results = [result([B] * 4, 0.9), result([A] * 4, 0.8)]
+    figures = evaluate(dataset([track(1, [A] * 4)]), results).figures
+    assert figures["AP"] == pytest.approx(0.5)
+    assert figures["AR1"] == 0
+    assert figures["AR10"] == 1
+
+
+def test_perfect_and_empty() -> None:
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4)], [track(3, [C] * 4)])
+    perfect = [result([A] * 4, 0.9), result([B] * 4, 0.9), result([C] * 4, 0.9, video=2)]
+    figures = evaluate(data, perfect).figures
+    assert figures["AP"] == pytest.approx(1.0)
+    assert figures["AR1"] == pytest.approx(2 / 3), "one detection per video and category"
+    assert figures["AR10"] == 1
+    nothing = evaluate(data, []).figures
+    assert nothing["AP"] == 0
+    assert nothing["AR100"] == 0
+
+
+def test_annotation_id_zero_can_be_found() -> None:
+    assert evaluate(dataset([track(0, [A] * 4)]), [result([A] * 4, 0.5)]).figures["AP"] == (
+        pytest.approx(1.0)
+    )
+
+
+def test_precision_is_made_monotone_and_sampled() -> None:
+    """Order hit, miss, hit of 3 truths: recall 1/3 at precision 1, 2/3 at 2/3, never 3/3."""
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4), track(3, [C] * 4)])
+    results = [
+        result([A] * 4, 0.9),
+        result([block(15)] * 4, 0.8),
+        result([B] * 4, 0.7),
+    ]
+    recall = np.linspace(0, 1, 101)
+    expected = np.where(recall <= 1 / 3, 1.0, np.where(recall <= 2 / 3, 2 / 3, 0.0)).mean()
+    assert evaluate(data, results).figures["AP"] == pytest.approx(expected)
+
+
+def test_a_duplicate_is_a_false_positive() -> None:
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4)])
+    results = [result([A] * 4, 0.9), result([A] * 4, 0.8), result([B] * 4, 0.7)]
+    recall = np.linspace(0, 1, 101)
+    expected = np.where(recall <= 0.5, 1.0, 2 / 3).mean()
+    assert evaluate(data, results).figures["AP"] == pytest.approx(expected)
+
+
+def test_crowds_are_ignored_and_absorb_several() -> None:
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4, crowd=True)])
+    results = [result([B] * 4, 0.9), result([B] * 4, 0.8), result([A] * 4, 0.7)]
+    assert evaluate(data, results).figures["AP"] == pytest.approx(1.0)
+
+
+def test_equal_scores_keep_their_order() -> None:
+    data = dataset([track(1, [A] * 4)])
+    hit, miss = result([A] * 4, 0.5), result([B] * 4, 0.5)
+    assert evaluate(data, [hit, miss]).figures["AP"] == pytest.approx(1.0)
+    assert evaluate(data, [miss, hit]).figures["AP"] == pytest.approx(0.5)
+
+
+def test_area_ranges() -> None:
+    """Areas come from the annotation; truths and unmatched detections out of range do not count."""
+    data = dataset([track(1, [A] * 4, area=200.0**2), track(2, [B] * 4)])
+    figures = evaluate(data, [result([A] * 4, 0.9), result([B] * 4, 0.8)]).figures
+    assert figures["APs"] == pytest.approx(1.0)
+    assert figures["APm"] == pytest.approx(1.0)
+    assert figures["APl"] == -1
+    missed = evaluate(data, [result([C] * 4, 0.9), result([B] * 4, 0.8)]).figures
+    assert missed["APs"] == pytest.approx(0.5)
+    assert missed["APm"] == 0
+
+
+def test_classes_without_truth_do_not_count() -> None:
+    data = dataset([track(1, [A] * 4)], classes=3)
+    ap = evaluate(data, [result([A] * 4, 0.9), result([B] * 4, 0.9, category=11)])
+    assert ap.figures["AP"] == pytest.approx(1.0)
+    assert ap.per_class[1:] == (-1, -1)
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4, label=1)], classes=2)
+    assert evaluate(data, [result([A] * 4, 0.9)]).figures["AP"] == pytest.approx(0.5)
+
+
+def test_detections_of_other_videos_and_classes_do_not_match() -> None:
+    data = dataset([track(1, [A] * 4)], [track(2, [B] * 4)], classes=2)
+    assert evaluate(data, [result([A] * 4, 0.9, video=2)]).figures["AP"] == 0
+    assert evaluate(data, [result([A] * 4, 0.9, category=11)]).figures["AP"] == 0
+
+
+def test_at_most_a_hundred_detections_per_video_and_category() -> None:
+    data = dataset([track(1, [A] * 4)])
+    many = [result([B] * 4, 0.9)] * 100 + [result([A] * 4, 0.1)]
+    assert evaluate(data, many).figures["AR100"] == 0
+    assert evaluate(data, many[1:]).figures["AR100"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentations": [None] * 3}, "one entry per frame of video 1, 4, got 3"),
+        ({"segmentations": None}, "one entry per frame of video 1, 4, got None"),
+        ({"segmentations": [{"size": [3, 3], "counts": [9]}] + [None] * 3}, r"size \[20, 20\]"),
+        ({"video_id": 9}, "there is no video 9"),
+        ({"category_id": 1}, "there is no category 1"),
+        ({"score": math.nan}, "score must be a finite number, got nan"),
+        ({"score": "high"}, "score must be a finite number, got 'high'"),
+    ],
+)
+def test_broken_results_are_refused(change: dict[str, Any], message: str) -> None:
+    good = result([A] * 4, 0.5)
+    with pytest.raises(ResultError, match=rf"results\[1\].*{message}"):
+        evaluate(dataset([track(1, [A] * 4)]), [good, {**good, **change}])
+    del good["score"]
+    with pytest.raises(ResultError, match=r"results\[0\] lacks score"):
+        evaluate(dataset([track(1, [A] * 4)]), [good])

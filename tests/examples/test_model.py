@@ -1,0 +1,197 @@
+"""The network: shapes, independence of padding and batch, layout of slots and frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from defvis.backbone import Backbone
+from defvis.config import BackboneConfig, Config
+from defvis.decoder import Decoder
+from defvis.heads import ClassHead
+from defvis.mask_head import DynamicMaskHead
+from defvis.model import DefVIS
+from defvis.predict import slot_tracks
+
+
+def test_shapes(config: Config) -> None:
+    model = DefVIS(config.model)
+    outputs = model(torch.randn(2, 4, 3, 33, 46))
+    assert outputs.class_logits.shape == (2, 2, 3, 4, 3)
+    assert outputs.boxes.shape == (2, 2, 3, 4, 4)
+    assert outputs.queries.shape == (2, 3, 4, 24)
+    assert outputs.mask_features.shape == (2, 4, 8, 17, 23)
+    assert outputs.dense_logits.shape == (2, 2, 4, 5, 6, 3)
+    assert model.predict_masks(outputs, torch.tensor([[0, 2], [1, 1]])).shape == (2, 2, 4, 17, 23)
+    assert model.predict_masks(outputs, torch.zeros(2, 0, dtype=torch.int64)).shape[1] == 0
+    assert model.classify_frames(torch.randn(5, 3, 32, 32)).shape == (5, 4, 4, 3)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 9])
+def test_any_number_of_frames(config: Config, frames: int) -> None:
+    outputs = DefVIS(config.model).eval()(torch.randn(1, frames, 3, 32, 32))
+    assert outputs.boxes.shape[3] == frames
+    assert outputs.boxes.isfinite().all()
+
+
+def test_any_backbone_stages(config: Config) -> None:
+    backbone = BackboneConfig(
+        layer_type="bottleneck",
+        embedding_size=8,
+        hidden_sizes=(8, 16, 16),
+        depths=(1, 1, 1),
+        out_features=("stage1", "stage2", "stage3"),
+    )
+    model = DefVIS(dataclasses.replace(config.model, backbone=backbone))
+    outputs = model(torch.randn(1, 2, 3, 64, 64))
+    assert outputs.dense_logits.shape[3:5] == (4, 4)
+    assert outputs.mask_features.shape[-2:] == (32, 32)
+
+
+def test_clips_of_a_batch_are_independent(config: Config) -> None:
+    model = DefVIS(config.model).eval()
+    frames = torch.randn(2, 4, 3, 32, 32)
+    together = model(frames)
+    slots = torch.arange(3).expand(2, -1)
+    masks = model.predict_masks(together, slots)
+    for row in range(2):
+        alone = model(frames[row : row + 1])
+        torch.testing.assert_close(together.boxes[:, row], alone.boxes[:, 0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            masks[row], model.predict_masks(alone, slots[:1])[0], atol=1e-4, rtol=1e-4
+        )
+    other = frames.clone()
+    other[1] = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(model(other).boxes[:, 0], together.boxes[:, 0])
+
+
+def test_padding_does_not_reach_the_decoder(config: Config) -> None:
+    """Whatever stands in padded frames and columns, the real part decodes to the same."""
+    model = DefVIS(config.model).eval()
+    cells = torch.randn(1, 6, 4, 6, 24)
+    padding = torch.zeros(1, 6, 4, 6, dtype=torch.bool)
+    padding[:, 4:] = True
+    padding[..., 4:] = True
+    ratios = torch.tensor([[4 / 6, 1.0, 4 / 6]])
+    other = torch.where(padding[..., None], torch.randn_like(cells), cells)
+    frame_mask = torch.tensor([[True] * 4 + [False] * 2])
+    results = [
+        model.decoder(memory.flatten(1, 3), [(6, 4, 6)], padding.flatten(1), ratios, frame_mask)
+        for memory in (cells, other)
+    ]
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second)
+    # And the same as the real part alone, whose queries are at the same fractions of it.
+    alone = model.decoder(
+        cells[:, :4, :, :4].flatten(1, 3),
+        [(4, 4, 4)],
+        None,
+        torch.ones(1, 3),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
+    for first, second in zip(results[0], alone, strict=True):
+        axis = 3 if first.dim() == 5 else 2
+        # Samples beyond the edge fade into padding as they fade into nothing.
+        torch.testing.assert_close(first.narrow(axis, 0, 4), second, atol=1e-4, rtol=1e-3)
+
+
+def test_whole_model_with_padding_in_time_and_space(config: Config) -> None:
+    """Padded in time only, the backbone sees the same frames, so predictions must agree."""
+    model = DefVIS(config.model).eval()
+    frames = torch.randn(1, 3, 3, 32, 32)
+    padded = torch.cat((frames, torch.zeros(1, 2, 3, 32, 32)), dim=1)
+    padding = torch.zeros(1, 5, 32, 32, dtype=torch.bool)
+    padding[:, 3:] = True
+    alone, long = model(frames), model(padded, padding)
+    assert long.frame_mask.tolist() == [[True, True, True, False, False]]
+    torch.testing.assert_close(long.boxes[:, :, :, :3], alone.boxes, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        long.class_logits[:, :, :, :3], alone.class_logits, atol=1e-4, rtol=1e-3
+    )
+    slots = torch.arange(3)[None]
+    torch.testing.assert_close(
+        model.predict_masks(long, slots)[:, :, :3],
+        model.predict_masks(alone, slots),
+        atol=1e-3,
+        rtol=1e-3,
+    )
+
+
+def test_queries_of_a_frame_look_at_their_frame(config: Config) -> None:
+    """Move what is in the last frame only: queries of that frame change most."""
+    decoder = Decoder(config.model).eval()
+    memory = torch.randn(1, 12, 4, 4, 24)
+    changed = memory.clone()
+    changed[:, 11] += 3
+    frame_mask = torch.ones(1, 12, dtype=torch.bool)
+    first, second = (
+        decoder(m.flatten(1, 3), [(12, 4, 4)], None, torch.ones(1, 3), frame_mask)[2]
+        for m in (memory, changed)
+    )
+    moved = (first - second).abs().mean((0, 1, 3))
+    assert moved.argmax() in (9, 10, 11), "within the temporal spread of the pattern"
+    assert moved[11] > 3 * moved[:6].max()
+
+
+def test_first_boxes_are_the_references(config: Config) -> None:
+    """Box heads start at zero, so an untrained decoder returns its reference boxes."""
+    model = DefVIS(config.model).eval()
+    boxes = model(torch.randn(2, 4, 3, 32, 32)).boxes
+    expected = model.decoder.references()[None, None, :, None].expand_as(boxes)
+    torch.testing.assert_close(boxes, expected, atol=1e-4, rtol=0)
+
+
+def test_class_head_averages_real_frames_only() -> None:
+    head = ClassHead(8, 3)
+    queries = torch.randn(1, 2, 4, 8)
+    mask = torch.tensor([[True, True, True, False]])
+    changed = queries.clone()
+    changed[:, :, 3] = 100
+    torch.testing.assert_close(head(queries, mask)[:, :, :3], head(changed, mask)[:, :, :3])
+
+
+def test_dynamic_mask_head_against_a_plain_loop(config: Config) -> None:
+    head = DynamicMaskHead(config.model)
+    features, queries = torch.randn(1, 2, 8, 5, 7), torch.randn(1, 3, 2, 24)
+    boxes = torch.rand(1, 3, 2, 4) * 0.5 + 0.2
+    masks = head(features, queries, boxes)
+    hidden = config.model.mask_hidden
+    for slot in range(3):
+        for frame in range(2):
+            w1, b1, w2, b2, w3, b3 = head.controller(queries[0, slot, frame]).split(head.sizes)
+            cx, cy, w, h = boxes[0, slot, frame]
+            for row, column in ((0, 0), (4, 6), (2, 3)):
+                x = torch.stack((((column + 0.5) / 7 - cx) / w, ((row + 0.5) / 5 - cy) / h))
+                z = torch.cat((features[0, frame, :, row, column], x))
+                z = F.relu(w1.view(hidden, -1) @ z + b1)
+                z = F.relu(w2.view(hidden, hidden) @ z + b2)
+                torch.testing.assert_close(
+                    masks[0, slot, frame, row, column], w3 @ z + b3[0], atol=1e-4, rtol=1e-4
+                )
+
+
+def test_slot_tracks() -> None:
+    logits = torch.full((3, 2, 4), -10.0)
+    logits[0, 0, 2] = 10.0  # class 2, but only where the mask is present
+    logits[1, :, 1] = 10.0
+    masks = torch.full((3, 2, 5, 5), -1.0)
+    masks[0, 0, 1, 1] = masks[1, :, 2, 2] = 1.0
+    first, second = slot_tracks(logits, masks)
+    assert (first.slot, first.label) == (0, 2)
+    assert first.scores[2] > 0.99
+    assert first.masks.any((1, 2)).tolist() == [True, False]
+    assert (second.slot, second.label) == (1, 1)
+
+
+def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> None:
+    small = Backbone(config.model.backbone)
+    small.body.save_pretrained(tmp_path)
+    loaded = Backbone(BackboneConfig(name=str(tmp_path), out_features=("stage2",)))
+    frames = torch.randn(2, 3, 32, 32)
+    (coarse,) = loaded.eval()(frames)
+    torch.testing.assert_close(coarse, small.eval()(frames)[-1])
+    assert loaded.channels == (16,)

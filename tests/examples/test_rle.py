@@ -1,0 +1,83 @@
+"""Run lengths against pycocotools, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from defvis.data import rle
+
+
+def _random_mask(seed: int, height: int = 37, width: int = 53) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    coarse = random.random((height // 6 + 1, width // 6 + 1)) < 0.3 + 0.4 * (seed % 2)
+    return np.kron(coarse, np.ones((6, 6), dtype=bool))[:height, :width]
+
+
+def _uncompressed(mask: np.ndarray) -> list[int]:
+    flat = mask.flatten(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_compressed_and_uncompressed_agree_with_pycocotools(seed: int) -> None:
+    mask = _random_mask(seed)
+    height, width = mask.shape
+    compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    forms = [
+        {"size": [height, width], "counts": compressed["counts"].decode()},
+        {"size": [height, width], "counts": compressed["counts"]},
+        {"size": [height, width], "counts": _uncompressed(mask)},
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(rle.decode(rle.to_rle(form, height, width)), mask)
+    assert rle.encode(mask) == compressed
+    assert rle.area(rle.encode(mask)) == mask.sum()
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_uniform_masks(fill: bool) -> None:
+    mask = np.full((1080, 1920), fill)
+    np.testing.assert_array_equal(rle.decode(rle.encode(mask)), mask)
+    assert rle.to_rle(rle.to_json(rle.encode(mask)), 1080, 1920) == rle.encode(mask)
+
+
+def test_intersection() -> None:
+    a, b = _random_mask(0), _random_mask(1)
+    assert rle.intersection(rle.encode(a), rle.encode(b)) == (a & b).sum()
+
+
+def test_polygons_agree_with_pycocotools() -> None:
+    polygons = [[2.0, 3.0, 20.0, 3.0, 20.0, 15.0, 2.0, 15.0], [30, 20, 40, 20, 35, 30]]
+    expected = coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(polygons, 37, 53)))
+    mask = rle.decode(rle.to_rle(polygons, 37, 53))
+    assert mask.sum() == expected
+    assert mask[8, 10]
+    assert mask[22, 35]
+    assert not mask[25, 10]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [4, 5]}, "RLE with size and counts"),
+        ({"size": [5, 4], "counts": [20]}, r"size \[4, 5\], got \[5, 4\]"),
+        ({"size": [4, 5], "counts": [19]}, "add up to 20 pixels, got 19"),
+        ({"size": [4, 5], "counts": [30, -10]}, "at least 0"),
+        ({"size": [4, 5], "counts": [1.5, 18.5]}, "must be integers"),
+        ({"size": [4, 5], "counts": "1"}, "add up to 20 pixels, got 1"),
+        ({"size": [4, 5], "counts": "P"}, "middle of a run"),
+        ({"size": [4, 5], "counts": "z"}, "outside"),
+        ({"size": [4, 5], "counts": ""}, "empty"),
+        ({"size": [4, 5], "counts": 20}, "a string or a list, got int"),
+        ([], "at least one polygon"),
+        ([[1, 2, 3, 4]], "at least three"),
+        (7, "RLE with size and counts, polygons, or null"),
+    ],
+)
+def test_broken_forms_are_refused(segmentation: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rle.to_rle(segmentation, 4, 5)

@@ -1,0 +1,87 @@
+"""`python -m stdeform` and the build record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import stdeform
+from stdeform import __main__ as report
+from stdeform import _build, _native, functional, testing
+
+NATIVE = {
+    "compiler": "c++ 1.2.3",
+    "openmp": False,
+    "simd_levels": ["portable", "avx2"],
+    "simd_levels_refused": ["avx512"],
+}
+CUDA = {"version": "13.0", "architectures": ["80", "90"], "ptx": "90"}
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the record is read from; nothing is there yet."""
+    monkeypatch.setattr(_build, "_RECORD", tmp_path / "_build.json")
+    return tmp_path / "_build.json"
+
+
+def test_report_names_versions_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main() == 0
+    told = capsys.readouterr().out
+    assert f"stdeform  {stdeform.__version__}\n" in told
+    assert f"torch     {torch.__version__}\n" in told
+    backend = "reference" if _native.missing("cpu") else "native"
+    assert f"cpu tensor   {backend}" in told
+    for form in ("st_deform_attn", "st_deform_attn_from_offsets"):
+        for axes in (2, 3):
+            assert f"{form}, N = {axes}, {backend}" in told
+    assert "self-check passed in" in told
+
+
+def test_wrong_results_fail_the_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = functional.st_deform_attn_from_offsets
+
+    def wrong(value, spatial_shapes, points, offsets, logits, **options):
+        return right(value, spatial_shapes, points + 1e-3, offsets, logits, **options)
+
+    monkeypatch.setattr(functional, "st_deform_attn_from_offsets", wrong)
+    assert report.main() == 1
+    assert "self-check FAILED" in capsys.readouterr().out
+
+
+def test_a_result_that_is_no_number_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = testing.make_problem()
+    assert testing.excess(problem.grad_out * torch.nan, problem.grad_out, "forward") > 1
+    right = functional.st_deform_attn
+    monkeypatch.setattr(functional, "st_deform_attn", lambda *a, **k: right(*a, **k) * torch.nan)
+    assert report.main() == 1
+
+
+def test_record_of_a_whole_build(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record.write_text(json.dumps({"native": NATIVE, "no_native": "", "cuda": CUDA, "no_cuda": ""}))
+    report.main()
+    told = capsys.readouterr().out
+    assert "compiler     c++ 1.2.3\n" in told
+    assert "SIMD levels  portable, avx2 (compiler refused avx512)\n" in told
+    assert "OpenMP       no: the kernels run on one thread\n" in told
+    assert "CUDA         13.0 for 80, 90, PTX of 90\n" in told
+
+
+def test_record_without_cuda(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"native": NATIVE, "no_native": "", "cuda": None, "no_cuda": "no nvcc"}
+    record.write_text(json.dumps(facts))
+    report.main()
+    assert "CUDA         none: no nvcc\n" in capsys.readouterr().out
+
+
+def test_no_record_is_an_unbuilt_source_tree(record: Path) -> None:
+    assert not record.exists()
+    facts = _build.read_record()
+    assert facts.native is None
+    assert facts.cuda is None
+    assert "never built" in facts.no_native
