@@ -73,7 +73,7 @@ def st_deform_attn(
         return reference.st_deform_attn(
             value, spatial_shapes, sampling_locations, attention_weights
         )
-    return _ops.st_deform_attn(
+    return _ops.attend(
         value, _flatten(spatial_shapes), None, sampling_locations, attention_weights
     )
 
@@ -128,7 +128,7 @@ def st_deform_attn_from_offsets(
         return reference.st_deform_attn_from_offsets(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
         )
-    return _ops.st_deform_attn(
+    return _ops.attend(
         value, _flatten(spatial_shapes), reference_points, sampling_offsets, attention_logits
     )
 
