@@ -159,13 +159,11 @@ def attend(
     scores: Tensor,
 ) -> Tensor:
     """The operator for `functional`: differentiable by autograd and by torch.func."""
-    inputs = (value, spatial_shapes, reference_points, positions, scores)
-    # An autograd.Function costs some 30 us more per call, so only where it is needed. A compiler
-    # sees the operator itself, whose formulas are registered, and keeps it as one node.
-    transformed = (
-        not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    )
-    out: Tensor = _Attend.apply(*inputs) if transformed else st_deform_attn(*inputs)
+    # An autograd.Function costs more per call, so only where it is needed. A compiler sees the
+    # operator itself, whose formulas are registered, and keeps it as one node.
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    function: Any = _Attend.apply if transformed else st_deform_attn
+    out: Tensor = function(value, spatial_shapes, reference_points, positions, scores)
     return out
 
 
