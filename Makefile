@@ -1,6 +1,6 @@
 # `make demo` trains a small Deformable VisTR (a second one goes on from the first), `make test` runs
-# every test. Both need python3, make
-# and g++ and set up a virtual environment in .venv; versions are those of .ci/constraints.txt.
+# every test. Both need python3, make and g++ and set up a virtual environment in .venv; versions are
+# those of .ci/constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
