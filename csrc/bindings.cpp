@@ -50,7 +50,7 @@ Array optional_array(const py::object& from, int rank, const char* name) {
   return from.is_none() ? Array() : to_array(from.cast<py::tuple>(), rank, name).array;
 }
 
-Problem to_problem(int num_threads, const std::vector<int64_t>& spatial_shapes,
+Problem to_problem(int num_threads, bool exact_threads, const std::vector<int64_t>& spatial_shapes,
                    const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
                    const py::object& reference) {
   Problem p;
@@ -74,25 +74,30 @@ Problem to_problem(int num_threads, const std::vector<int64_t>& spatial_shapes,
     p.boxes = r.size[3] == 2 * p.N;
   }
   p.num_threads = num_threads;
+  p.exact_threads = exact_threads;
   return p;
 }
 
-void forward(const std::string& level, int num_threads, const std::vector<int64_t>& spatial_shapes,
-             const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
-             const py::object& reference, const py::tuple& out) {
-  Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);
+void forward(const std::string& level, int num_threads, bool exact_threads,
+             const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+             const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+             const py::tuple& out) {
+  Problem p =
+      to_problem(num_threads, exact_threads, spatial_shapes, value, positions, scores, reference);
   p.out = to_array(out, 4, "out").array;
   const Level& chosen = choose_level(level);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
 }
 
-void backward(const std::string& level, int num_threads, const std::vector<int64_t>& spatial_shapes,
-              const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
-              const py::object& reference, const py::tuple& grad_out, const py::object& grad_value,
+void backward(const std::string& level, int num_threads, bool exact_threads,
+              const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+              const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+              const py::tuple& grad_out, const py::object& grad_value,
               const py::object& grad_reference, const py::object& grad_positions,
               const py::object& grad_scores) {
-  Problem p = to_problem(num_threads, spatial_shapes, value, positions, scores, reference);
+  Problem p =
+      to_problem(num_threads, exact_threads, spatial_shapes, value, positions, scores, reference);
   p.out = to_array(grad_out, 4, "grad_out").array;
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference = optional_array(grad_reference, 4, "grad_reference_points");

@@ -38,7 +38,8 @@ struct Problem {
   Array grad_positions;  // [B, Q, M, L, K, N]
   Array grad_scores;     // [B, Q, M, L, K]
 
-  int num_threads = 1;
+  int num_threads = 1;         // at most
+  bool exact_threads = false;  // all of them, however little there is to do
 };
 
 }  // namespace stdeform

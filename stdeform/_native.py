@@ -29,7 +29,8 @@ class Options:
 
     Attributes:
         simd_level: One of `simd_levels()`.
-        num_threads: Instead of `torch.get_num_threads()`.
+        num_threads: Instead of `torch.get_num_threads()`, and even where there is less work than
+            is worth waking so many threads.
     """
 
     simd_level: str | None = None
@@ -125,6 +126,7 @@ def _problem(
     return (
         options.simd_level or "",
         options.num_threads or torch.get_num_threads(),
+        options.num_threads is not None,
         list(spatial_shapes),
         _array(value),
         _array(positions),

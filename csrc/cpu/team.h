@@ -20,7 +20,8 @@ class Team {
   explicit Team(const Problem& p) : units_(p.B * p.M) {
     // A thread must find about 20 us of work to be worth waking.
     const double work = double(units_) * double(p.Q * p.L * p.K << p.N) * double(p.D);
-    threads_ = kParallel ? int(std::min(double(p.num_threads), 1 + work / 2e5)) : 1;
+    const double useful = p.exact_threads ? p.num_threads : 1 + work / 2e5;
+    threads_ = kParallel ? int(std::min(double(p.num_threads), useful)) : 1;
     whole_ = units_ - units_ % threads_;
   }
 
