@@ -8,10 +8,11 @@ locations and `scores` attention weights; with them, `positions` are sampling of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _native, reference
 
@@ -159,12 +160,16 @@ def attend(
     scores: Tensor,
 ) -> Tensor:
     """The operator for `functional`: differentiable by autograd and by torch.func."""
-    # An autograd.Function costs more per call, so only where it is needed. A compiler sees the
-    # operator itself, whose formulas are registered, and keeps it as one node.
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    function: Any = _Attend.apply if transformed else st_deform_attn
-    out: Tensor = function(value, spatial_shapes, reference_points, positions, scores)
-    return out
+    inputs = (value, spatial_shapes, reference_points, positions, scores)
+    # A compiler sees the operator itself, whose formulas are registered, and keeps it as one node.
+    if not torch.compiler.is_compiling():
+        if forward_ad._current_level >= 0:  # the kernels know no tangents and would drop them
+            return _reference(*inputs)
+        if torch._C._are_functorch_transforms_active():
+            # An autograd.Function costs more per call, so only where it is needed.
+            transformed: Any = _Attend.apply
+            return cast(Tensor, transformed(*inputs))
+    return st_deform_attn(*inputs)
 
 
 class _Attend(torch.autograd.Function):

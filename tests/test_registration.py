@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import stdeform
 from stdeform import _native, _ops
@@ -359,6 +360,28 @@ def test_jacrev_is_every_gradient(form: str) -> None:
         for jacobian in jacobians
     ]
     assert_gradients_close(contracted, gradients(problem, form, "composite"), form)
+
+
+# PyTorch compiles some of its own forward-mode formulas with torch.jit.script, which it deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_forward_mode(form: str) -> None:
+    """A tangent goes in and comes out, by torch.func and by dual numbers."""
+    problem = draw(form, num_queries=3, dtype=torch.float64)
+    args = tensors(arguments(problem, form))
+    tangents = tuple(torch.randn_like(arg) for arg in args)
+
+    def attend(*changed: Tensor) -> Tensor:
+        return operator(form, "native")(changed[0], problem.spatial_shapes, *changed[1:])
+
+    # The same number by reverse mode: <grad_out, J tangents>.
+    grads = gradients(problem, form, "native")
+    expected = sum((grad * t).sum() for grad, t in zip(grads, tangents, strict=True))
+    _, by_func = torch.func.jvp(attend, tuple(args), tangents)
+    assert_close((by_func * problem.grad_out).sum(), torch.as_tensor(expected), "gradient")
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(*pair) for pair in zip(args, tangents, strict=True)]
+        assert torch.equal(forward_ad.unpack_dual(attend(*duals)).tangent, by_func)
 
 
 def test_hessian() -> None:
