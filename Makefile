@@ -1,5 +1,6 @@
-# `make demo` trains a small Deformable VisTR, `make test` runs every test. Both need python3, make
-# and g++ and set up a virtual environment in .venv; versions are those of .ci/constraints.txt.
+# `make demo` trains a small Deformable VisTR (a second one goes on from the first), `make test` runs
+# every test. Both need python3, make and g++ and set up a virtual environment in .venv; versions are
+# those of .ci/constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 .PHONY: demo test lint format build docs clean
 
 demo: $(VENV)/with-examples
-	$(BIN)/python examples/train_defvis.py
+	$(BIN)/python examples/train_defvis.py --resume
 
 test: $(VENV)/with-examples,test
 	$(BIN)/python -m pytest

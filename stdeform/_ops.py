@@ -77,10 +77,12 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(value, reference_points, positions, scores)
 
 
-def _forward_vjp(ctx: Any, grad_out: Tensor) -> _Grads:
+def _forward_vjp(
+    ctx: Any, grad_out: Tensor, backward: Callable[..., Any] = st_deform_attn_backward
+) -> _Grads:
     value, reference_points, positions, scores = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
-    grads = st_deform_attn_backward(
+    grads = backward(
         grad_out, value, ctx.spatial_shapes, reference_points, positions, scores, needs
     )
     wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
@@ -145,6 +147,59 @@ def _reference(
 torch.library.register_autograd(
     "stdeform::st_deform_attn_backward", _backward_vjp, setup_context=_save_backward
 )
+
+# -- torch.func: the same formulas, because its transforms refuse those of register_autograd ----
+
+
+def attend(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> Tensor:
+    """The operator for `functional`: differentiable by autograd and by torch.func."""
+    # An autograd.Function costs more per call, so only where it is needed. A compiler sees the
+    # operator itself, whose formulas are registered, and keeps it as one node.
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    function: Any = _Attend.apply if transformed else st_deform_attn
+    out: Tensor = function(value, spatial_shapes, reference_points, positions, scores)
+    return out
+
+
+class _Attend(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        out: Tensor = st_deform_attn(*inputs)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save_forward(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> _Grads:
+        return _forward_vjp(ctx, grad_out, _AttendBackward.apply)
+
+
+class _AttendBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        grads: tuple[Tensor, ...] = st_deform_attn_backward(*inputs)
+        return grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save_backward(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> _Grads:
+        return _backward_vjp(ctx, *cotangents)
+
 
 # -- vmap: the mapped axis joins the batch -----------------------------------------------------
 

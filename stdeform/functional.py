@@ -73,9 +73,7 @@ def st_deform_attn(
         return reference.st_deform_attn(
             value, spatial_shapes, sampling_locations, attention_weights
         )
-    return _ops.st_deform_attn(
-        value, _flatten(spatial_shapes), None, sampling_locations, attention_weights
-    )
+    return _ops.attend(value, _flatten(spatial_shapes), None, sampling_locations, attention_weights)
 
 
 def st_deform_attn_from_offsets(
@@ -128,7 +126,7 @@ def st_deform_attn_from_offsets(
         return reference.st_deform_attn_from_offsets(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
         )
-    return _ops.st_deform_attn(
+    return _ops.attend(
         value, _flatten(spatial_shapes), reference_points, sampling_offsets, attention_logits
     )
 

@@ -48,11 +48,11 @@ def test_dtypes(backend: str, form: str, axes: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
 @pytest.mark.parametrize("head_dim", [1, 3, 5, 8, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 130])
-def test_head_dims(backend: str, head_dim: int, dtype: str) -> None:
+def test_head_dims(native: str, head_dim: int, dtype: str) -> None:
     for axes, form in itertools.product(AXES.values(), ("locations", "points")):
         problem = draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0])
         expected = forward(problem.to(torch.float64), form, "composite")
-        assert_close(forward(problem, form, backend), expected, "forward")
+        assert_close(forward(problem, form, native), expected, "forward")
 
 
 @pytest.mark.parametrize(
@@ -73,24 +73,24 @@ def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) ->
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 31, 64, 65, 200])
-def test_numbers_of_points(backend: str, num_points: int) -> None:
+def test_numbers_of_points(native: str, num_points: int) -> None:
     # Around and past the size of the kernel's chunk of samples, across levels too.
     problem = draw("points", num_points=num_points, num_queries=3, dtype=torch.float64)
     expected = forward(problem, "points", "composite")
-    assert_close(forward(problem, "points", backend), expected, "forward")
+    assert_close(forward(problem, "points", native), expected, "forward")
 
 
 @pytest.mark.parametrize("num_queries", [1, 500])
 @pytest.mark.parametrize("num_heads", [1, 5])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_few_and_many_samples_per_cell(
-    backend: str, batch: int, num_heads: int, num_queries: int
+    native: str, batch: int, num_heads: int, num_queries: int
 ) -> None:
     sizes = {"batch": batch, "num_heads": num_heads, "num_queries": num_queries}
     for head_dim in (16, 20):
         problem = draw("points", **sizes, head_dim=head_dim)
         expected = forward(problem.to(torch.float64), "points", "composite")
-        assert_close(forward(problem, "points", backend), expected, "forward")
+        assert_close(forward(problem, "points", native), expected, "forward")
 
 
 # -- memory layouts ----------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_logits_of_minus_infinity_switch_points_off(backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_more_than_two_to_the_31_elements(backend: str) -> None:
+def test_more_than_two_to_the_31_elements(native: str) -> None:
     """An expanded value of 2^31 + 2^27 elements, one row of memory for all its heads."""
     heads, head_dim, shape = 2**20 + 2**16, 16, (2, 8, 8)
     small = draw("points", [shape], batch=1, num_queries=1, num_heads=2, num_points=1)
@@ -339,7 +339,7 @@ def test_more_than_two_to_the_31_elements(backend: str) -> None:
         attention_logits=small.attention_logits[:, :, at],
     )
     assert problem.value.numel() > 2**31
-    out = forward(problem, "points", backend).view(heads // 2, 2 * head_dim)
+    out = forward(problem, "points", native).view(heads // 2, 2 * head_dim)
     same = dataclasses.replace(small, value=small.value[:, :, :1].expand(-1, -1, 2, -1))
     assert_close(out[:1], oracle_forward(same, "points")[0], "forward")
     assert torch.equal(out, out[:1].expand_as(out))

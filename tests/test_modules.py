@@ -244,6 +244,23 @@ def test_gradients_of_broadcast_points_add_up() -> None:
     torch.testing.assert_close(shared.grad, full.grad.sum((0, 2), keepdim=True)[:, :, 0])
 
 
+@pytest.mark.parametrize("axes", LAYERS)
+def test_the_backend_is_passed_on(axes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = modules.st_deform_attn_from_offsets
+
+    def watched(*args: Any, backend: Any) -> Tensor:
+        asked.append(backend)
+        return real(*args, backend=backend)
+
+    monkeypatch.setattr(modules, "st_deform_attn_from_offsets", watched)
+    layer = LAYERS[axes][0](backend="reference")
+    layer(*_inputs(axes))
+    layer.backend = "auto"
+    layer(*_inputs(axes))
+    assert asked == ["reference", "auto"]
+
+
 def test_an_encoder_step() -> None:
     """Every cell is a query; the grid of one row serves the batch."""
     layer = _trained(_video_layer())

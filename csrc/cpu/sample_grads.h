@@ -12,6 +12,7 @@ class SampleGrads {
   static constexpr int W = kLanes<Real>;
   static constexpr int kCorners = 1 << N;
   using Reals = Vector<Real>;
+  using Ints = IntVector<Real>;
 
  public:
   // `head_reference`: room for the reference points' gradient per head, [B, M, Q, L, N or 2N];
@@ -21,9 +22,11 @@ class SampleGrads {
         table_(table),
         head_reference_(head_reference),
         attention_(new Real[round_up(table.count, kChunk)]),
-        reference_(new Real[p.L * 2 * N]) {}
+        reference_(new Real[p.L * 2 * N * W]) {}
 
-  void begin_query() { std::fill(&reference_[0], &reference_[p_.L * 2 * N], Real(0)); }
+  void begin_query() {
+    if (head_reference_) std::fill(&reference_[0], &reference_[p_.L * 2 * N * W], Real(0));
+  }
 
   // Samples [first, first + chunk.count) of a query and head.
   template <class Rows>
@@ -67,8 +70,8 @@ class SampleGrads {
     }
     if (head_reference_) {
       const int64_t width = p_.L * (p_.boxes ? 2 * N : N);
-      std::copy(&reference_[0], &reference_[width],
-                head_reference_ + ((b * p_.M + m) * p_.Q + q) * width);
+      Real* to = head_reference_ + ((b * p_.M + m) * p_.Q + q) * width;
+      for (int64_t r = 0; r < width; ++r) to[r] = reduce<W>(load(&reference_[r * W]), plus);
     }
   }
 
@@ -99,30 +102,52 @@ class SampleGrads {
   void add_reference(int64_t first, const Chunk<Real, N, Rows>& chunk,
                      const Real (*pixel)[kChunk]) {
     const int width = p_.boxes ? 2 * N : N;
-    for (int i = 0; i < chunk.count; ++i) {
-      Real* level = &reference_[(first + i) / p_.K * width];
+    const Real per_box = Real(0.5) / Real(p_.K);
+    for (int i = 0; i < chunk.count; i += W) {
+      const Ints levels = load(&table_.level[first + i]);
+      const int64_t last = std::min(first + i + W, table_.count) - 1;
       for (int n = 0; n < N; ++n) {
-        const Real g = pixel[n][i];
-        if (g == Real(0)) continue;
-        const Real by_centre = g * Real(table_.cells[n][first + i]);
-        level[n] += by_centre;
-        if (p_.boxes) level[N + n] += by_centre * chunk.position[n][i] * (Real(0.5) / Real(p_.K));
+        const Reals size = to_float(load(&table_.cells[n][first + i]));
+        const Reals g = load(&pixel[n][i]);
+        const Reals by_centre = g * size;
+        // A coordinate that reads nothing may be infinite.
+        const Reals by_box =
+            g == Real(0) ? Reals{} : by_centre * load(&chunk.position[n][i]) * per_box;
+        for (int64_t l = table_.level[first + i]; l <= table_.level[last]; ++l) {
+          const auto here = (levels == Ints{} + IntOf<Real>(l)) & lanes_below(last + 1 - first - i);
+          Real* level = &reference_[l * width * W];
+          store(level + n * W, load(level + n * W) + (here ? by_centre : Reals{}));
+          if (!p_.boxes) continue;
+          store(level + (N + n) * W, load(level + (N + n) * W) + (here ? by_box : Reals{}));
+        }
       }
     }
   }
 
-  void differentiate_softmax(const Real* attention) {
-    Real mean = 0;
-    for (int64_t i = 0; i < table_.count; ++i) mean += attention[i] * attention_[i];
-    for (int64_t i = 0; i < table_.count; ++i)
-      attention_[i] = attention[i] * (attention_[i] - mean);
+  // Lanes at and past `count` hold no sample.
+  static auto lanes_below(int64_t count) {
+    Ints lane;
+    for (int i = 0; i < W; ++i) lane[i] = i;
+    return lane < Ints{} + IntOf<Real>(count);
   }
+
+  void differentiate_softmax(const Real* attention) {
+    const int64_t padded = round_up(table_.count, W);
+    std::fill(&attention_[table_.count], &attention_[padded], Real(0));
+    Reals sums = {};
+    for (int64_t i = 0; i < padded; i += W) sums += load(attention + i) * load(&attention_[i]);
+    const Real sum = reduce<W>(sums, plus);
+    for (int64_t i = 0; i < padded; i += W)
+      store(&attention_[i], load(attention + i) * (load(&attention_[i]) - sum));
+  }
+
+  static constexpr auto plus = [](Reals a, Reals b) { return a + b; };
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   Real* head_reference_;
   std::unique_ptr<Real[]> attention_;  // gradient of the attention weights, then of the scores
-  std::unique_ptr<Real[]> reference_;  // of this query and head, [L, N or 2N]
+  std::unique_ptr<Real[]> reference_;  // of this query and head, [L, N or 2N] vectors to add up
 };
 
 }  // namespace

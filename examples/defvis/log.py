@@ -48,7 +48,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     left.set(
         xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training"
     )
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper right")
     validations = [row for row in rows if row["kind"] == "val"]
     largest = max((row["videos"] for row in validations), default=0)
     for index, name in enumerate(("AP", "AP50", "AP75")):
