@@ -29,6 +29,7 @@ STEERING = ("STDEFORM_", "CUDA_", "CXX", "LDFLAGS", "MAX_JOBS", "PYTHON")
 HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
 ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
 
+BUILD_WHEEL = ("wheel", "--no-deps", "--no-build-isolation", ".")
 
 # Prints the warnings of two calls.
 CALL = """
@@ -72,8 +73,11 @@ def lend_torch(python: Path) -> None:
     (packages / "lent_by_the_tests.pth").write_text(sysconfig.get_path("platlib"))
 
 
-def pip(python: Path, *arguments: str | Path, cwd: Path, **settings: str) -> str:
-    return run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=cwd, **settings)
+def pip(
+    python: Path, *arguments: str | Path, cwd: Path, fails: bool = False, **settings: str
+) -> str:
+    command = (sys.executable, "-m", "pip", "--python", python, *arguments)
+    return run(*command, cwd=cwd, fails=fails, **settings)
 
 
 def unpack(sdist: Path, to: Path) -> Path:
@@ -246,10 +250,10 @@ def test_without_a_compiler_the_install_succeeds_and_says_so(sources: Path, tmp_
 def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> None:
     with (tree / "csrc" / "bindings.cpp").open("a") as source:
         source.write("#error planted by the test\n")
-    told = run(builder, "setup.py", "bdist_wheel", cwd=tree, fails=True)
+    told = pip(builder, *BUILD_WHEEL, cwd=tree, fails=True)
     assert "planted by the test" in told
     assert "STDEFORM_NATIVE=0 installs without it" in told
-    assert not list(tree.glob("dist/*.whl"))
+    assert not list(tree.glob("*.whl"))
 
 
 @pytest.mark.parametrize(
@@ -273,9 +277,9 @@ def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> N
 def test_what_cannot_be_had_is_refused(
     settings: dict[str, str], message: str, sources: Path, builder: Path
 ) -> None:
-    told = run(builder, "setup.py", "bdist_wheel", cwd=sources, fails=True, **settings)
+    told = pip(builder, *BUILD_WHEEL, cwd=sources, fails=True, **settings)
     assert message in told
-    assert not list(sources.glob("dist/*.whl"))
+    assert not list(sources.glob("*.whl"))
 
 
 def test_without_nvcc_the_rest_is_built(tree: Path, builder: Path) -> None:
