@@ -171,7 +171,11 @@ def test_every_parameter_learns(config: Config, make_targets: Make, square_masks
 def test_loss_does_not_depend_on_batch_padding(
     config: Config, make_targets: Make, square_masks: Square
 ) -> None:
-    """A clip alone and the same clip in a padded batch have the same mask and box losses."""
+    """A clip alone and the same clip in a padded batch have nearly the same class and box losses.
+
+    Nearly, because convolutions of the backbone see past the border into the padding: the largest
+    difference was 1.7 % (class).
+    """
     model = DefVIS(config.model).eval()
     target = make_targets([1], [square_masks([True, True, False, True])])
     alone = Batch(torch.randn(1, 4, 3, 32, 32), None, [target])
