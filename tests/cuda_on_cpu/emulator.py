@@ -1,0 +1,198 @@
+"""Drives a library of emulated kernels from Python: order of threads, arrays, errors, counts."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tests.cuda_on_cpu import build
+
+Order = Literal["fifo", "lifo", "random"]
+Side = Literal["end", "start"]
+
+
+class KernelError(RuntimeError):
+    """A launch that broke a rule; the text names kernel, block, thread, rule and source line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Who runs when.
+
+    Attributes:
+        order: Of the blocks, and of the threads that could run.
+        seed: Of all that is random.
+        preempt_one_in: In the checked build one in so many accesses to memory lets another thread
+            go first; 0: none does.
+    """
+
+    order: Order = "fifo"
+    seed: int = 0
+    preempt_one_in: int = 0
+
+
+FIFO = Schedule("fifo")
+LIFO = Schedule("lifo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Counts since they were last taken; `shared_bytes` is of the block that used most."""
+
+    launches: int
+    threads: int
+    switches: int
+    barriers: int
+    warp_operations: int
+    preemptions: int
+    shared_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One launch, as it was asked for; `launcher` is the launching function's signature."""
+
+    kernel: str
+    launcher: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    dynamic_bytes: int
+    stream: int
+    device: int
+
+
+class _LaunchRecord(ctypes.Structure):
+    _fields_ = (
+        ("kernel", ctypes.c_char_p),
+        ("launcher", ctypes.c_char_p),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("dynamic_bytes", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("device", ctypes.c_int),
+    )
+
+
+class Emulator:
+    """A loaded library.
+
+    Args:
+        path: What `build.library` returned.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.functions = ctypes.CDLL(str(path))
+        self.functions.emulated_failure.restype = ctypes.c_char_p
+        self.functions.emulated_allocate.restype = ctypes.c_void_p
+        self.functions.emulated_take_launch.restype = ctypes.c_bool
+        self.functions.emulated_release.restype = ctypes.c_bool
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """Holds for every launch from here on."""
+        orders = {"fifo": 0, "lifo": 1, "random": 2}
+        self.functions.emulated_set_schedule(
+            ctypes.c_int(orders[schedule.order]),
+            ctypes.c_uint64(schedule.seed),
+            ctypes.c_uint(schedule.preempt_one_in),
+        )
+
+    def take_statistics(self) -> Statistics:
+        """Returns the counts and sets them to zero."""
+        counts = (ctypes.c_uint64 * len(dataclasses.fields(Statistics)))()
+        self.functions.emulated_take_statistics(counts)
+        return Statistics(*counts)
+
+    def take_launches(self) -> list[Launch]:
+        """Returns the launches since they were last taken, oldest first."""
+        launches = []
+        record = _LaunchRecord()
+        while self.functions.emulated_take_launch(ctypes.byref(record)):
+            launches.append(
+                Launch(
+                    record.kernel.decode(),
+                    record.launcher.decode(),
+                    tuple(record.grid),
+                    tuple(record.block),
+                    record.dynamic_bytes,
+                    record.stream,
+                    record.device,
+                )
+            )
+        return launches
+
+    def check(self) -> None:
+        """Raises the last launch's failure.
+
+        Raises:
+            KernelError: It failed.
+        """
+        if message := self.functions.emulated_failure():
+            raise KernelError(self.explain(message.decode()))
+
+    def explain(self, message: str) -> str:
+        """A message of the library with source lines instead of addresses."""
+        return build.symbolise(message, self.path)
+
+    @contextlib.contextmanager
+    def arrays(self, side: Side = "end") -> Iterator[Arrays]:
+        """Room for arrays that end or start at memory that cannot be touched.
+
+        Yields:
+            What makes the arrays. They are gone with the context.
+
+        Raises:
+            KernelError: A kernel wrote beside an array; only where nothing else was raised.
+        """
+        arrays = Arrays(self, side)
+        try:
+            yield arrays
+        except BaseException:
+            arrays.release()
+            raise
+        if beside := arrays.release():
+            raise KernelError(f"a kernel wrote beside {', '.join(beside)}")
+
+
+class Arrays:
+    """Guarded arrays; see `Emulator.arrays`."""
+
+    def __init__(self, emulator: Emulator, side: Side) -> None:
+        self._emulator = emulator
+        self._side = side
+        self._made: list[tuple[str, int]] = []
+
+    def copy(self, source: ArrayLike, name: str = "an array") -> NDArray[Any]:
+        """A guarded copy, contiguous, aligned to 16 bytes if it starts at its guard.
+
+        At the end of its memory it is aligned to 16 bytes as well where its size is a multiple
+        of them, and else to its elements alone: so nothing lies between its end and the guard.
+        """
+        array = np.ascontiguousarray(source)
+        alignment = 16 if array.nbytes % 16 == 0 else array.itemsize
+        address = self._emulator.functions.emulated_allocate(
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_size_t(alignment),
+            ctypes.c_bool(self._side == "start"),
+        )
+        if not address:
+            raise MemoryError(f"no memory for {array.nbytes} bytes")
+        self._made.append((name, address))
+        memory = (ctypes.c_char * array.nbytes).from_address(address)
+        guarded: NDArray[Any] = np.ndarray(array.shape, array.dtype, memory)
+        guarded[...] = array
+        return guarded
+
+    def release(self) -> list[str]:
+        """Gives the memory back and returns the names of arrays that were written beside."""
+        release = self._emulator.functions.emulated_release
+        beside = [name for name, address in self._made if not release(ctypes.c_void_p(address))]
+        self._made.clear()
+        return beside

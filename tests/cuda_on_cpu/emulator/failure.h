@@ -1,0 +1,20 @@
+// The end of a launch that broke a rule: a message that names kernel, block, thread and rule.
+#pragma once
+
+namespace emulated {
+
+// Ends the launch from within a kernel: the launcher returns an error, all threads are dropped.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Notes a failure outside of any thread; the launcher looks for it.
+void note_failure(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+void begin_launch(const char* kernel, const char* launcher);
+bool failed();
+const char* failure_message();  // "" after a launch that went well
+
+// An address of code, as tests/cuda_on_cpu/build.py finds its source line: "{code +0x1234}", an
+// offset in its shared object. Lives until the fourth call after this one.
+const char* code_location(const void* address);
+
+}  // namespace emulated
