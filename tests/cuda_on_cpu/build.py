@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_cpu"
 CACHE = ROOT / "build" / "emulated"
+FALLBACK = Path("/usr/local/cuda")  # where CUDA is if nothing says where
 
 
 class CompileError(RuntimeError):
@@ -115,7 +116,7 @@ def cuda_include() -> Path:
         command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused"]
         told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
         places += [Path(top.strip()) for top in re.findall(r"TOP=(.*)", told)]
-    places.append(Path("/usr/local/cuda"))
+    places.append(FALLBACK)
     places += sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"), reverse=True)
     for place in places:
         if (place / "include" / "cuda_runtime.h").is_file():

@@ -43,16 +43,7 @@ __global__ void shuffle_kernel(Shuffle kind, const T* in, const int* argument, i
   out[threadIdx.x] = shuffled(kind, in[threadIdx.x], argument[threadIdx.x], width);
 }
 
-// The lanes of `mask` alone; the others have ended or are elsewhere.
-__global__ void vote_kernel(unsigned mask, bool others_end, const int* in, unsigned* out) {
-  const int lane = threadIdx.x;
-  if (!(mask >> lane & 1)) {
-    if (others_end) return;
-    __syncthreads();
-    return;
-  }
-  const int x = in[lane];
-  unsigned* const row = out + lane * 12;
+__device__ void vote(unsigned mask, int x, unsigned* row) {
   row[0] = __ballot_sync(mask, x > 0);
   row[1] = __any_sync(mask, x > 0);
   row[2] = __all_sync(mask, x > 0);
@@ -65,7 +56,13 @@ __global__ void vote_kernel(unsigned mask, bool others_end, const int* in, unsig
   row[9] = __reduce_and_sync(mask, unsigned(x));
   row[10] = __reduce_or_sync(mask, unsigned(x));
   row[11] = __reduce_xor_sync(mask, unsigned(x));
-  if (!others_end) __syncthreads_or(0);
+}
+
+// The lanes of `mask` vote; the others end, or wait for them.
+__global__ void vote_kernel(unsigned mask, bool others_end, const int* in, unsigned* out) {
+  const int lane = threadIdx.x;
+  if (mask >> lane & 1) vote(mask, in[lane], out + lane * 12);
+  if (!others_end) __syncthreads();
 }
 
 // -- blocks ------------------------------------------------------------------------------------
