@@ -83,7 +83,11 @@ def test_every_thread_runs_once(
     ]
     toys.take_statistics()
     out, *_ = _run(
-        toys, "indices", np.full((len(z_first), 6), -1, np.int32), *map(np.int32, (grid, block))
+        toys,
+        "indices",
+        np.full((len(z_first), 6), -1, np.int32),
+        np.array(grid, np.int32),
+        np.array(block, np.int32),
     )
     np.testing.assert_array_equal(out, z_first)
     statistics = toys.take_statistics()
@@ -330,7 +334,8 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
         around = np.stack([down - 1, down, down + 1])
         distance = np.abs((around << 16).view(np.float32).astype(np.float64) - exact)
         best = distance * (1 + (around & 1) * 2.0**-50)
-        return np.take_along_axis(around, best.argmin(0)[None], 0)[0].astype(np.uint16)
+        nearest: NDArray[np.uint32] = np.take_along_axis(around, best.argmin(0)[None], 0)[0]
+        return nearest.astype(np.uint16)
 
     np.testing.assert_array_equal(
         out, np.stack([rounded(a + b), rounded(a * b + c), rounded(a * b)], 1)

@@ -138,8 +138,8 @@ def symbolise(message: str, binary: Path) -> str:
         told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         lines = re.findall(r"^([^?\n]+:\d+)", told.replace(f"{ROOT}/", ""), re.MULTILINE)
         # The innermost frames may be of the emulator's own headers.
-        kernels = [place for place in lines if not place.startswith("tests/cuda_on_cpu/emulator/")]
-        return (kernels or lines or [match[0]])[0]
+        kernels = [line for line in lines if not line.startswith("tests/cuda_on_cpu/emulator/")]
+        return str((kernels or lines or [match[0]])[0])
 
     return re.sub(r"\{code \+(0x[0-9a-f]+)\}", place, message)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.lib.array_utils import byte_bounds
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tests.cuda_on_cpu import build
 
@@ -170,25 +171,38 @@ class Arrays:
         self._made: list[tuple[str, int]] = []
 
     def copy(self, source: ArrayLike, name: str = "an array") -> NDArray[Any]:
-        """A guarded copy, contiguous, aligned to 16 bytes if it starts at its guard.
+        """A guarded copy with the same strides; what lies in their gaps is NaN.
 
-        At the end of its memory it is aligned to 16 bytes as well where its size is a multiple
-        of them, and else to its elements alone: so nothing lies between its end and the guard.
+        A vector load may go as far as the last element and no farther: memory ends there, or it
+        starts at the first. It is aligned to 16 bytes if its size allows, else to one element.
         """
-        array = np.ascontiguousarray(source)
-        alignment = 16 if array.nbytes % 16 == 0 else array.itemsize
+        array = np.asarray(source)
+        low, high = byte_bounds(array)
+        memory = self._memory(high - low if array.size else 0, array.itemsize, name)
+        offset = array.__array_interface__["data"][0] - low if array.size else 0
+        guarded: NDArray[Any] = np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
+        guarded[...] = array
+        return guarded
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike, name: str = "an array") -> NDArray[Any]:
+        """A guarded array of NaN, or of -1 where it holds integers."""
+        template = np.broadcast_to(np.zeros((), dtype), shape)
+        memory = self._memory(template.size * template.itemsize, template.itemsize, name)
+        return np.ndarray(shape, dtype, memory)
+
+    def _memory(self, size: int, itemsize: int, name: str) -> memoryview:
+        """Guarded bytes, all of them 0xff."""
         address = self._emulator.functions.emulated_allocate(
-            ctypes.c_size_t(array.nbytes),
-            ctypes.c_size_t(alignment),
+            ctypes.c_size_t(size),
+            ctypes.c_size_t(16 if size % 16 == 0 else itemsize),
             ctypes.c_bool(self._side == "start"),
         )
         if not address:
-            raise MemoryError(f"no memory for {array.nbytes} bytes")
+            raise MemoryError(f"no memory for {name}, {size} bytes")
         self._made.append((name, address))
-        memory = (ctypes.c_char * array.nbytes).from_address(address)
-        guarded: NDArray[Any] = np.ndarray(array.shape, array.dtype, memory)
-        guarded[...] = array
-        return guarded
+        memory = (ctypes.c_ubyte * size).from_address(address)
+        ctypes.memset(address, 0xFF, size)
+        return memoryview(memory)
 
     def release(self) -> list[str]:
         """Gives the memory back and returns the names of arrays that were written beside."""
