@@ -38,10 +38,21 @@ __device__ __forceinline__ Run<T, n> load_run(const T* from) {
 
 template <class T, int n>
 __device__ __forceinline__ void widen(Run<T, n> run, Compute<T> (&to)[n]) {
-  T elements[n];
-  memcpy(elements, &run, sizeof run);
+  if constexpr (std::is_same_v<T, BFloat16> && n > 1) {
+    // Two at a time, one instruction each: the upper one only loses its lower bits.
+    uint32_t pairs[n / 2];
+    memcpy(pairs, &run, sizeof run);
 #pragma unroll
-  for (int i = 0; i < n; ++i) to[i] = to_real(elements[i]);
+    for (int i = 0; i < n; i += 2) {
+      to[i] = bit_cast<float>(pairs[i / 2] << 16);
+      to[i + 1] = bit_cast<float>(pairs[i / 2] & 0xffff0000u);
+    }
+  } else {
+    T elements[n];
+    memcpy(elements, &run, sizeof run);
+#pragma unroll
+    for (int i = 0; i < n; ++i) to[i] = to_real(elements[i]);
+  }
 }
 
 // Rounds n numbers and stores them as one.
@@ -55,40 +66,43 @@ __device__ __forceinline__ void store_run(const Compute<T> (&from)[n], T* to) {
   *reinterpret_cast<Run<T, n>*>(to) = run;
 }
 
-// Adds n numbers to memory that other threads add to as well. The result is not asked for, so that
-// the addition is left to the cache and nobody waits for it.
-template <class Real>
-__device__ __forceinline__ void add_run(const Real (&numbers)[1], Real* to) {
+// Adds n numbers to global memory that other threads add to as well. Nobody asks for the result, so
+// that the cache does it and nobody waits. As PTX, because nvcc takes an addition to an address
+// that was computed as a number for one to any kind of memory, which is slow.
+__device__ __forceinline__ void add_run(const double (&numbers)[1], double* to) {
+#ifdef STDEFORM_EMULATED
   atomicAdd(to, numbers[0]);
-}
-__device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
-#if STDEFORM_CUDA_ARCH >= 900
-  atomicAdd(reinterpret_cast<float4*>(to),
-            make_float4(numbers[0], numbers[1], numbers[2], numbers[3]));
 #else
-#pragma unroll
-  for (int i = 0; i < 4; ++i) atomicAdd(to + i, numbers[i]);
+  asm volatile("red.global.add.f64 [%0], %1;" : : "l"(to), "d"(numbers[0]));
 #endif
 }
-
-// start + n * step. With 32 bits of step it is one instruction, which nvcc does not find by itself.
-__device__ __forceinline__ uint64_t multiply_add(uint32_t n, uint64_t step, uint64_t start) {
-  return start + n * step;
-}
-__device__ __forceinline__ uint64_t multiply_add(uint32_t n, uint32_t step, uint64_t start) {
+__device__ __forceinline__ void add_run(const float (&numbers)[1], float* to) {
 #ifdef STDEFORM_EMULATED
-  return start + uint64_t(n) * step;
+  atomicAdd(to, numbers[0]);
 #else
-  uint64_t sum;
-  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(sum) : "r"(n), "r"(step), "l"(start));
-  return sum;
+  asm volatile("red.global.add.f32 [%0], %1;" : : "l"(to), "f"(numbers[0]));
+#endif
+}
+__device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
+#if defined(STDEFORM_EMULATED)
+  atomicAdd(reinterpret_cast<float4*>(to),
+            make_float4(numbers[0], numbers[1], numbers[2], numbers[3]));
+#elif STDEFORM_CUDA_ARCH >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "f"(numbers[0]), "f"(numbers[1]), "f"(numbers[2]), "f"(numbers[3]));
+#else
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    asm volatile("red.global.add.f32 [%0], %1;" : : "l"(to + i), "f"(numbers[i]));
+  }
 #endif
 }
 
 // Rows of channels, one per cell, from the lane's first channel on.
 template <class T, class Layout>
 class CellRows {
-  // Aligned rows that lie farther apart than 32 bits take AnyLayout.
+  // 32 bits make fewer instructions of an address; aligned rows farther apart take AnyLayout.
   using Stride = std::conditional_t<Layout::kWhole, uint32_t, uint64_t>;
 
  public:
@@ -96,7 +110,7 @@ class CellRows {
       : first_(reinterpret_cast<uintptr_t>(first)), stride_(Stride(stride * int64_t(sizeof(T)))) {}
 
   __device__ __forceinline__ T* operator[](uint32_t cell) const {
-    return reinterpret_cast<T*>(multiply_add(cell, stride_, first_));
+    return reinterpret_cast<T*>(first_ + uint64_t(cell) * stride_);
   }
 
  private:

@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks)
           }
           __syncwarp();
           if (!gathers) continue;
+#pragma unroll 1
           for (int i = 0; i < count; ++i) {
             const Corners<Real, N>& corners = table.at(row, i);
             if (corners.cell == corners.kNone) continue;
