@@ -58,6 +58,7 @@ void __tsan_read_range(void* address, std::size_t bytes) {
 void __tsan_write_range(void* address, std::size_t bytes) {
   on_access(address, bytes, Access::write, __builtin_return_address(0));
 }
+EMULATED_ATOMICS(8, std::uint8_t)  // loads of it guard static variables
 EMULATED_ATOMICS(16, std::uint16_t)
 EMULATED_ATOMICS(32, std::uint32_t)
 EMULATED_ATOMICS(64, std::uint64_t)

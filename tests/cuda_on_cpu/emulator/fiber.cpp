@@ -70,7 +70,7 @@ namespace emulated {
 namespace {
 
 constexpr std::size_t kPage = 4096;
-constexpr std::size_t kStack = kThreadSanitizer ? 64 << 10 : 128 << 10;
+constexpr std::size_t kStack = 128 << 10;
 constexpr std::size_t kSlot = kPage + kStack;
 
 char* reserve(void* where, std::size_t bytes) {
@@ -146,8 +146,10 @@ bool below_stack(const void* address) {
 
 void forget_stacks(int count) {
   if (!kThreadSanitizer) return;
-  // Sanitizers see the new mapping and drop what they knew of the old one.
-  for (int slot = 0; slot < count; ++slot) reserve(slots() + slot * kSlot + kPage, kStack);
+  // ThreadSanitizer sees the new mapping and drops what it knew of the old one. That takes
+  // time, so only as much as kernels fill is mapped anew; deeper ones would look like races.
+  constexpr std::size_t kFilled = 16 << 10;
+  for (int slot = 0; slot < count; ++slot) reserve(slots() + (slot + 1) * kSlot - kFilled, kFilled);
 }
 
 }  // namespace emulated

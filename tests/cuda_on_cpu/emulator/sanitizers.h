@@ -15,7 +15,6 @@ void __tsan_acquire(void* address);
 void __tsan_release(void* address);
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 }
 #endif
@@ -59,27 +58,28 @@ class Identity {
     handle_ = __tsan_create_fiber(0);
 #endif
   }
-  void destroy() {
-#ifdef EMULATED_TSAN
-    __tsan_destroy_fiber(handle_);
-#endif
-  }
   void become() const {
 #ifdef EMULATED_TSAN
-    constexpr unsigned no_sync = 1;
-    __tsan_switch_to_fiber(handle_, no_sync);
+    __tsan_switch_to_fiber(handle_, kNoOrder);
 #endif
   }
-  // Orders all that `other` did before what the caller, who is `this`, does next.
-  void join([[maybe_unused]] const Identity& other) const {
+  // The caller is `this`. What it did happens before what `other` does next; and the reverse.
+  void precede([[maybe_unused]] const Identity& other) const {
 #ifdef EMULATED_TSAN
-    __tsan_switch_to_fiber(other.handle_, 1);
+    __tsan_switch_to_fiber(other.handle_, 0);
+    __tsan_switch_to_fiber(handle_, kNoOrder);
+#endif
+  }
+  void follow([[maybe_unused]] const Identity& other) const {
+#ifdef EMULATED_TSAN
+    __tsan_switch_to_fiber(other.handle_, kNoOrder);
     __tsan_switch_to_fiber(handle_, 0);
 #endif
   }
 
  private:
 #ifdef EMULATED_TSAN
+  static constexpr unsigned kNoOrder = 1;
   void* handle_ = nullptr;
 #endif
 };

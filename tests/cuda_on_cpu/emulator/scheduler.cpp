@@ -1,7 +1,6 @@
 #include "scheduler.h"
 
 #include <cstdlib>
-#include <deque>
 #include <string>
 
 #include "barrier.h"
@@ -26,12 +25,22 @@ std::vector<int> free_slots;  // stacks
 Fiber launcher;
 Identity launcher_identity;
 
-// ThreadSanitizer gives a new thread the number of one that is gone and takes the two for one, so
-// races among the threads of so many blocks are only seen while it knows them all.
-std::deque<Identity> past;
-constexpr std::size_t kRemembered = 2048;
-void forget_identities(std::size_t remembered) {
-  for (; past.size() > remembered; past.pop_front()) past.front().destroy();
+// ThreadSanitizer's threads, which are dear to make: every launch uses the same ones. Within a
+// launch no two threads share one, or ThreadSanitizer would take them for one and miss races
+// between them; with more threads than this it does.
+constexpr std::size_t kIdentities = 1024;
+std::vector<Identity> identities;
+std::size_t next_identity = 0;
+
+Identity take_identity() {
+  if (!kThreadSanitizer) return Identity();
+  const std::size_t i = next_identity++ % kIdentities;
+  if (i == identities.size()) {
+    identities.emplace_back();
+    identities.back().create();
+  }
+  launcher_identity.precede(identities[i]);
+  return identities[i];
 }
 
 // Threads that can run, as a ring; each is in it at most once.
@@ -160,20 +169,18 @@ void run_block(uint3 block, dim3 block_size, dim3 grid_size, Body body, void* ar
     thread.block = block;
     thread.block_size = block_size;
     thread.grid_size = grid_size;
-    thread.identity.create();
+    thread.identity = take_identity();
     ready.push(i);
   }
   go_to(&launcher, take_next());
   for (Thread& thread : block_threads) {
-    if (thread.state != State::done) launcher_identity.join(thread.identity);
-    past.push_back(thread.identity);
+    if (thread.state != State::done) launcher_identity.follow(thread.identity);
   }
-  forget_identities(kRemembered);
 }
 
 void end_launch() {
   acquire(&block_threads);
-  forget_identities(0);
+  next_identity = 0;
 }
 
 void wait(State state) {
