@@ -58,9 +58,10 @@ def missing(device_type: str) -> str | None:
 def _missing_cuda() -> str | None:
     if torch.version.hip:
         return "this PyTorch is built for ROCm, and the kernels are CUDA's"
-    if not hasattr(_C, "cuda_devices"):
+    find = getattr(_C, "cuda_devices", None)
+    if find is None:
         return f"this stdeform was built without CUDA: {read_record().no_cuda}"
-    _, reason = _C.cuda_devices()
+    _, reason = find()
     return reason or None
 
 
