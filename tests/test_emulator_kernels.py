@@ -41,6 +41,7 @@ OTHER_DIMS = (1, 3, 8, 20, 130)
 MACHINES = {
     "lifo": Machine(schedule=LIFO, side="start"),
     "random": Machine(schedule=Schedule("random", seed=1)),
+    "older": Machine(build.COVERAGE),
     "checked": Machine(build.CHECKED),
     "checked-start": Machine(build.CHECKED, side="start"),
     "preempted": Machine(build.CHECKED, Schedule("random", seed=2, preempt_one_in=20)),
@@ -229,7 +230,7 @@ def test_orders_agree() -> None:
 def test_sanitizers(variant: build.Variant) -> None:
     program = build.program([*emulated.sources(), build.HERE / "operator_main.cpp"], variant)
     done = subprocess.run(
-        [str(program), "1"],
+        [str(program)],
         capture_output=True,
         text=True,
         check=False,
