@@ -1,9 +1,9 @@
-"""Reads what nvcc makes of the CUDA kernels: registers, memory, and the instructions of their loops.
+"""Reads what nvcc made of the CUDA kernels: registers, memory, and the instructions of their loops.
 
     python -m tests.machine_code [--arch sm_90] [--loops] [SOURCE.cu ...]
 
-prints a Markdown table of every kernel and what is wrong with it; without sources, of csrc/cuda/.
-Nothing here needs a GPU.
+prints a Markdown table of every kernel and what is wrong with it: of the built `stdeform._C`, or of
+sources, which it compiles. Nothing here needs a GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -28,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What an instruction is for, by the first part of its mnemonic; the first match counts.
 CLASSES = {
-    "LDG": r"LDG|LD$",
-    "STG": r"STG|ST$",
+    "LDG": r"LDG(STS)?|LD",
+    "STG": r"STG|ST",
     "LDS": r"LDS",
     "STS": r"STS",
     "local": r"LDL|STL",
@@ -37,12 +36,13 @@ CLASSES = {
     "ATOM": r"ATOM|ATOMG|ATOMS|QSPC",
     "SHFL": r"SHFL|REDUX|VOTE.*|MATCH",
     "BAR": r"BAR|WARPSYNC|BSSY|BSYNC|BREAK|NANOSLEEP|DEPBAR|MEMBAR|FENCE",
-    "FFMA": r"F(FMA|ADD|MUL|SEL|SETP|MNMX|SET|SWZADD|CHK|FMA2|ADD2|MUL2)\d*",
+    "float": r"F(FMA|ADD|MUL|SEL|SETP|MNMX|SET|SWZADD|CHK|FMA2|ADD2|MUL2)\d*",
     "half": r"H(FMA|ADD|MUL|SETP|SET|MNMX)2.*|HMMA",
     "double": r"D(FMA|ADD|MUL|SETP|SET|MNMX)",
     "MUFU": r"MUFU",
     "convert": r"I2F.*|F2I.*|F2F.*|I2I.*|FRND|F2FP|I2FP",
-    "uniform": r"U[A-Z].*|R2UR|S2UR|LDC|LDCU|ULDC",
+    "LDC": r"U?LDCU?",
+    "uniform": r"U[A-Z].*|R2UR|S2UR",
     "branch": r"BRA|BRX|EXIT|CALL|RET|JMP|BPT|YIELD|BMOV|KILL",
     "integer": r"",
 }
@@ -82,6 +82,15 @@ class Loop:
         """How many instructions of each class."""
         return collections.Counter(classify(each.mnemonic) for each in self.instructions)
 
+    @property
+    def loaded_bytes(self) -> int:
+        """What a thread loads from global memory in one turn."""
+        loads = [each.mnemonic for each in self.instructions if classify(each.mnemonic) == "LDG"]
+        return sum(
+            next((bits // 8 for bits in (128, 64) if f".{bits}" in mnemonic), 4)
+            for mnemonic in loads
+        )
+
     def per_sample(self, loads_per_sample: int, samples_at_once: int = 1) -> float:
         """Instructions of a warp for one sample.
 
@@ -101,8 +110,7 @@ class Kernel:
     Attributes:
         name: Readable, without namespaces and parameters.
         registers: Of a thread.
-        stack: Bytes of local memory of a thread.
-        spills: Bytes stored and loaded because registers did not suffice.
+        stack: Bytes of local memory of a thread: arrays, and registers that did not suffice.
         shared: Bytes of static shared memory of a block.
         instructions: In the order of their addresses.
     """
@@ -110,12 +118,11 @@ class Kernel:
     name: str
     registers: int
     stack: int
-    spills: int
     shared: int
     instructions: tuple[Instruction, ...]
 
     def inner_loops(self) -> list[Loop]:
-        """The loops that hold no other loop, those with most loads from global memory first."""
+        """The loops that hold no other loop, those that load most bytes of global memory first."""
         jumps = [
             (each.target, each.address)
             for each in self.instructions
@@ -130,13 +137,11 @@ class Kernel:
             Loop(tuple(each for each in self.instructions if first <= each.address <= last))
             for first, last in inner
         ]
-        return sorted(loops, key=lambda loop: (-loop.counts["LDG"], -len(loop.instructions)))
+        return sorted(loops, key=lambda loop: -loop.loaded_bytes)
 
     def faults(self, *, max_registers: int = 255) -> list[str]:
         """What a hot kernel must not have, in words; empty if there is nothing."""
         found = []
-        if self.spills:
-            found.append(f"{self.spills} bytes of spills")
         if self.stack:
             found.append(f"{self.stack} bytes of stack")
         if self.registers > max_registers:
@@ -152,55 +157,61 @@ class Kernel:
         return found
 
 
-def read_kernels(source: Path, arch: str = "sm_90") -> list[Kernel]:
-    """Compiles a source for one architecture, as setup.py does, and reads what came out.
+def read_binary(path: Path, arch: str = "sm_90") -> list[Kernel]:
+    """Reads the kernels of a cubin, an object file or a library.
 
     Args:
-        source: A CUDA file; csrc/ is on its include path.
-        arch: As nvcc names it.
+        path: What nvcc made, or what was linked from it.
+        arch: Which of the architectures it was compiled for.
 
     Returns:
-        Its kernels, by name.
+        The kernels, by name; none if there is no machine code for that architecture.
 
     Raises:
         FileNotFoundError: A tool is missing; the text says what to install.
+    """
+    code = _disassembly(_cuobjdump("-sass", path, arch))
+    resources = _resources(_cuobjdump("-res-usage", path, arch))
+    names = [name for name in code if name in resources]
+    kernels = [
+        Kernel(readable, *resources[name], code[name])
+        for name, readable in zip(names, _demangle(names), strict=True)
+    ]
+    return sorted(kernels, key=lambda kernel: kernel.name)
+
+
+def compile_source(source: Path, folder: Path, arch: str = "sm_90") -> Path:
+    """Compiles a source for one architecture, as setup.py does, into a cubin in `folder`.
+
+    Raises:
+        FileNotFoundError: There is no nvcc.
         RuntimeError: nvcc refused the source; the text is its messages.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernels.cubin")
-        number = arch.removeprefix("sm_")
-        command = [
-            *(_nvcc(), *nvcc_flags(), f"-gencode=arch=compute_{number},code={arch}"),
-            *("-Xptxas", "-v", "-cubin", "-o", str(cubin), str(Path(source).resolve())),
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"nvcc failed:\n{done.stdout}{done.stderr}")
-        command = [tool("cuobjdump"), "-sass", str(cubin)]
-        # cuobjdump starts nvdisasm, which it looks for on the path.
-        path = os.pathsep.join([str(Path(tool("nvdisasm")).parent), os.environ.get("PATH", "")])
-        listing = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
-        ).stdout
-    return sorted(_join(_resources(done.stderr), _disassembly(listing)), key=lambda k: k.name)
+    cubin = Path(folder, f"{Path(source).stem}.{arch}.cubin")
+    number = arch.removeprefix("sm_")
+    command = [
+        *(_nvcc(), *_nvcc_flags(), f"-gencode=arch=compute_{number},code={arch}"),
+        *("-cubin", "-o", str(cubin), str(Path(source).resolve())),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"nvcc failed:\n{done.stdout}{done.stderr}")
+    return cubin
 
 
-def read_all(sources: Iterable[Path], arch: str = "sm_90") -> dict[Path, list[Kernel]]:
-    """`read_kernels` of several sources, as many at once as there are processors."""
-    sources = list(sources)
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        kernels = pool.map(lambda source: read_kernels(source, arch), sources)
-        return dict(zip(sources, kernels, strict=True))
+def built_library() -> Path | None:
+    """The native core as it was built in place; None if it was not."""
+    return next((ROOT / "stdeform").glob("_C*.so"), None)
 
 
 def table(kernels: Iterable[Kernel], *, loops: bool = False) -> str:
     """A Markdown table; with `loops`, of each kernel's inner loop that loads most."""
-    columns = ["kernel", "registers", "stack", "spills", "shared", "instructions"]
+    columns = ["kernel", "registers", "stack", "shared", "instructions"]
     if loops:
         columns += ["in its loop", *CLASSES]
     rows = [columns, ["---"] * len(columns)]
     for each in kernels:
-        row = [each.name, each.registers, each.stack, each.spills, each.shared]
+        row: list[object] = [each.name, each.registers, each.stack, each.shared]
         row.append(len(each.instructions))
         if loops:
             found = each.inner_loops()
@@ -235,7 +246,7 @@ def _nvcc() -> str:
 
 
 @functools.cache
-def nvcc_flags() -> tuple[str, ...]:
+def _nvcc_flags() -> tuple[str, ...]:
     """The flags that setup.py compiles with."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     for node in tree.body:
@@ -244,30 +255,29 @@ def nvcc_flags() -> tuple[str, ...]:
     raise LookupError("setup.py has no NVCC_FLAGS")
 
 
-def _resources(log: str) -> dict[str, tuple[int, int, int, int]]:
-    """Registers, stack, spills and shared memory by mangled name, of what `ptxas -v` says."""
-    pattern = (
-        r"Function properties for (\S+)\n"
-        r"\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
-        r".*Used (\d+) registers(.*)"
-    )
-    found = {}
-    for name, stack, stores, loads, registers, rest in re.findall(pattern, log):
-        shared = re.search(r"(\d+) bytes smem", rest)
-        found[name] = (
-            *(int(registers), int(stack), int(stores) + int(loads)),
-            int(shared[1]) if shared else 0,
-        )
-    return found
+def _cuobjdump(question: str, path: Path, arch: str) -> str:
+    # It starts nvdisasm, which it looks for on the path.
+    places = os.pathsep.join([str(Path(tool("nvdisasm")).parent), os.environ.get("PATH", "")])
+    command = [tool("cuobjdump"), question, "-arch", arch, str(path)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": places}
+    ).stdout
 
 
-def _disassembly(listing: str) -> dict[str, tuple[Instruction, ...]]:
+def _resources(told: str) -> dict[str, tuple[int, int, int]]:
+    """Registers, stack and shared memory by mangled name, of what `cuobjdump -res-usage` says."""
+    pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
+    return {
+        name: (int(registers), int(stack), int(shared))
+        for name, registers, stack, shared in re.findall(pattern, told)
+    }
+
+
+def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
     """Instructions by mangled name, of what `cuobjdump -sass` says."""
-    line = re.compile(
-        r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);", re.MULTILINE
-    )
+    line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
     found = {}
-    for part in listing.split("Function : ")[1:]:
+    for part in told.split("Function : ")[1:]:
         name, _, code = part.partition("\n")
         instructions = [
             Instruction(int(address, 16), mnemonic, operands.strip())
@@ -277,15 +287,6 @@ def _disassembly(listing: str) -> dict[str, tuple[Instruction, ...]]:
             instructions.pop()
         found[name.strip()] = tuple(instructions)
     return found
-
-
-def _join(
-    resources: dict[str, tuple[int, int, int, int]],
-    disassembly: dict[str, tuple[Instruction, ...]],
-) -> Iterable[Kernel]:
-    names = [name for name in disassembly if name in resources]
-    for name, readable in zip(names, _demangle(names), strict=True):
-        yield Kernel(readable, *resources[name], disassembly[name])
 
 
 def _demangle(names: Sequence[str]) -> list[str]:
@@ -314,13 +315,18 @@ def _shortened(name: str) -> str:
 def main(words: Sequence[str]) -> int:
     """Prints the table and the faults; 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m tests.machine_code", description=__doc__)
-    parser.add_argument("sources", nargs="*", type=Path, help="CUDA files; default: csrc/cuda/")
-    parser.add_argument("--arch", default="sm_90", help="an architecture that nvcc knows")
+    parser.add_argument("sources", nargs="*", type=Path, help="CUDA files instead of stdeform._C")
+    parser.add_argument("--arch", default="sm_90", help="one that they are or can be built for")
     parser.add_argument("--loops", action="store_true", help="what the inner loops consist of")
     options = parser.parse_args(words)
-    sources = options.sources or sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    found = read_all(sources, options.arch)
-    kernels = [kernel for of_source in found.values() for kernel in of_source]
+    with tempfile.TemporaryDirectory() as folder:
+        binaries = [compile_source(each, Path(folder), options.arch) for each in options.sources]
+        if not binaries:
+            library = built_library()
+            if library is None:
+                parser.error("stdeform._C is not built; name sources")
+            binaries = [library]
+        kernels = [kernel for each in binaries for kernel in read_binary(each, options.arch)]
     print(table(kernels, loops=options.loops))
     faults = [f"{kernel.name}: {fault}" for kernel in kernels for fault in kernel.faults()]
     print("\n".join(["", *faults]) if faults else "")
