@@ -55,7 +55,8 @@ CHECKED = Variant("checked", kernels=("-fsanitize=thread,alignment",))
 # The sanitizers' own libraries; for programs, since they must be loaded first.
 ADDRESS = Variant(
     "address",
-    kernels=("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    # Optimising all their checks would take three times as long to compile.
+    kernels=("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O0"),
     emulator=("-DEMULATED_ASAN",),
     link=("-fsanitize=address,undefined",),
 )
@@ -66,7 +67,12 @@ THREAD = Variant(
     link=("-fsanitize=thread",),
     hooks=False,
 )
-COVERAGE = Variant("coverage", kernels=("--coverage", "-O0"), link=("--coverage",))
+# Also as an older architecture would have it: code that only newer ones run is in all other builds.
+COVERAGE = Variant(
+    "coverage",
+    kernels=("--coverage", "-O0", "-DSTDEFORM_CUDA_ARCH=800"),
+    link=("--coverage",),
+)
 # Stacks switched by the C library, for processors that the emulator has no assembly for.
 PORTABLE = Variant("portable", emulator=("-DEMULATED_UCONTEXT",))
 
@@ -144,17 +150,8 @@ def symbolise(message: str, binary: Path) -> str:
     return re.sub(r"\{code \+(0x[0-9a-f]+)\}", place, message)
 
 
-def _link(sources: Sequence[Path], variant: Variant, flags: list[str], suffix: str) -> Path:
-    objects = _compile_all(sources, variant)
-    key = hashlib.sha256("\n".join(map(str, objects)).encode()).hexdigest()[:16]
-    output = CACHE / variant.name / f"{Path(sources[0]).stem}-{key}{suffix}"
-    if not output.exists():
-        own = [] if "-fsanitize=thread" in variant.link else ["-Wl,--no-undefined"]
-        _run([compiler(), *flags, *map(str, objects), *variant.link, *own, "-ldl"], output)
-    return output
-
-
-def _compile_all(sources: Sequence[Path], variant: Variant) -> list[Path]:
+def objects(sources: Sequence[Path], variant: Variant = PLAIN) -> list[Path]:
+    """Compiles `sources` and the emulator, in this order; see `library`."""
     emulator = sorted((HERE / "emulator").glob("*.cpp"))
     if not variant.hooks:
         emulator = [path for path in emulator if path.stem != "access"]
@@ -163,6 +160,16 @@ def _compile_all(sources: Sequence[Path], variant: Variant) -> list[Path]:
     work += [(path, variant.emulator) for path in emulator]
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(lambda item: _compile(*item), work))
+
+
+def _link(sources: Sequence[Path], variant: Variant, flags: list[str], suffix: str) -> Path:
+    compiled = objects(sources, variant)
+    key = hashlib.sha256("\n".join(map(str, compiled)).encode()).hexdigest()[:16]
+    output = CACHE / variant.name / f"{Path(sources[0]).stem}-{key}{suffix}"
+    if not output.exists():
+        own = [] if "-fsanitize=thread" in variant.link else ["-Wl,--no-undefined"]
+        _run([compiler(), *flags, *map(str, compiled), *variant.link, *own, "-ldl"], output)
+    return output
 
 
 def _compile(source: Path, flags: tuple[str, ...]) -> Path:

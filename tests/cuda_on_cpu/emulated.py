@@ -10,7 +10,7 @@ import ctypes
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.cuda_on_cpu import build
-from tests.cuda_on_cpu.emulator import FIFO, Emulator, Schedule, Side
+from tests.cuda_on_cpu.emulator import FIFO, Emulator, KernelError, Schedule, Side
 
 Array = NDArray[Any]
 
@@ -90,7 +90,7 @@ def forward(inputs: Inputs, machine: Machine = PLAIN) -> Array:
         The result, [B, Q, M, D], in value's dtype.
 
     Raises:
-        KernelError: A kernel broke a rule.
+        KernelError: A kernel broke a rule, or wrote to an input.
         RuntimeError: The operator refused the call; the text is its message.
     """
     batch, _, num_heads, head_dim = inputs.value.shape
@@ -117,7 +117,7 @@ def backward(
         the caller to round, but for that of the positions, which comes in their dtype.
 
     Raises:
-        KernelError: A kernel broke a rule.
+        KernelError: A kernel broke a rule, or wrote to an input.
         RuntimeError: The operator refused the call; the text is its message.
     """
     compute = np.dtype(np.float64 if inputs.value.dtype == np.float64 else np.float32)
@@ -166,7 +166,7 @@ def _run(
     inputs: Inputs,
     machine: Machine,
     given: dict[str, Array],
-    made: dict[str, tuple[Sequence[int], np.dtype[Any]]],
+    made: Mapping[str, tuple[Sequence[int], np.dtype[Any]]],
 ) -> dict[str, Array]:
     """Calls the operator with the inputs and arrays that are `given`; returns those it `made`."""
     emulator = machine.emulator
@@ -199,6 +199,9 @@ def _run(
         emulator.check()
         if message:
             raise RuntimeError(emulator.explain(message.decode()))
+        for name, array in given.items():
+            if guarded[name].tobytes() != array.tobytes():
+                raise KernelError(f"a kernel wrote to its input {name}")
         return {name: array.copy() for name, array in out.items()}
 
 
