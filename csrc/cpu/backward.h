@@ -108,7 +108,11 @@ class Backward {
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
+      if (q + kPrefetch < end) {
+        scratch.reader.prefetch(b, q + kPrefetch, m);
+        prefetch<false>(grad_out + (q + kPrefetch) * s[1], p_.D);
+        if (wants_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
+      }
       load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
       const Real* attention = scratch.reader.begin(b, q, m);
       if (wants_dots) scratch.grads.begin_query();

@@ -69,16 +69,20 @@ class Forward {
     const T* rows = packed ? values_[slice] : unit_value(unit);
     const Rows where = layout(rows);
     const int64_t* s = p_.out.stride;
+    T* out = static_cast<T*>(p_.out.data) + b * s[0] + m * s[2];
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
+      if (q + kPrefetch < end) {
+        scratch.reader.prefetch(b, q + kPrefetch, m);
+        prefetch<true>(out + (q + kPrefetch) * s[1], p_.D);
+      }
       scratch.reader.begin(b, q, m);
       std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, where, scratch.chunk);
         gather(rows, vectors_, scratch.chunk, sum);
       }
-      store_row(sum, p_.D, static_cast<T*>(p_.out.data) + b * s[0] + q * s[1] + m * s[2]);
+      store_row(sum, p_.D, out + q * s[1]);
     }
   }
 
