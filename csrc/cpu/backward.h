@@ -3,6 +3,7 @@
 // out by rows, so that no two threads add to one row.
 #pragma once
 
+#include "pages.h"
 #include "sample_grads.h"
 #include "slices.h"
 #include "team.h"
@@ -40,11 +41,16 @@ class Backward {
         head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
                                               : nullptr),
         values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, vectors_),
-        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
+        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+    will_write(p.grad_value, p.B * p.S * p.M * p.D);
+    will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
+    will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
+  }
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
     {
+      results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
         load(unit, slice, 0, p_.S);
@@ -63,6 +69,11 @@ class Backward {
   }
 
  private:
+  void will_write(const Array& to, int64_t numbers) {
+    visit_dtype(to.dtype,
+                [&](auto* type) { results_.add(to.data, size_t(numbers) * sizeof(*type)); });
+  }
+
   void run_rest(Scratch& scratch) {
     const int64_t parts = team_.parts(1);
     team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { load(part...); });
@@ -151,6 +162,7 @@ class Backward {
   const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
   Slices<T> values_;
   Slices<Real> grad_values_;
+  Pages results_;
 };
 
 }  // namespace

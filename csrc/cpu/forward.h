@@ -1,6 +1,7 @@
 // The forward kernel.
 #pragma once
 
+#include "pages.h"
 #include "rows.h"
 #include "slices.h"
 #include "team.h"
@@ -30,11 +31,14 @@ class Forward {
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         zeros_(packed ? nullptr : new T[p.D]()),
-        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
+        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+    results_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
+  }
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
     {
+      results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
         pack(unit, slice, 0, p_.S);
@@ -92,6 +96,7 @@ class Forward {
   const int64_t vectors_;             // per row, the last one padded
   const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
   Slices<T> values_;
+  Pages results_;
 };
 
 template <class T, int N>
