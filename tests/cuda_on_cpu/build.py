@@ -144,7 +144,7 @@ def symbolise(message: str, binary: Path) -> str:
         told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         lines = re.findall(r"^([^?\n]+:\d+)", told.replace(f"{ROOT}/", ""), re.MULTILINE)
         # The innermost frames may be of the emulator's own headers.
-        kernels = [line for line in lines if not line.startswith("tests/cuda_on_cpu/emulator/")]
+        kernels = [line for line in lines if not line.startswith("tests/cuda_on_cpu/core/")]
         return str((kernels or lines or [match[0]])[0])
 
     return re.sub(r"\{code \+(0x[0-9a-f]+)\}", place, message)
@@ -152,7 +152,7 @@ def symbolise(message: str, binary: Path) -> str:
 
 def objects(sources: Sequence[Path], variant: Variant = PLAIN) -> list[Path]:
     """Compiles `sources` and the emulator, in this order; see `library`."""
-    emulator = sorted((HERE / "emulator").glob("*.cpp"))
+    emulator = sorted((HERE / "core").glob("*.cpp"))
     if not variant.hooks:
         emulator = [path for path in emulator if path.stem != "access"]
     # Kernels take longest, so they go first.

@@ -11,14 +11,14 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "emulator/atomics.h"
-#include "emulator/barrier.h"
-#include "emulator/intrinsics.h"
-#include "emulator/launch.h"
-#include "emulator/runtime.h"
-#include "emulator/shared.h"
-#include "emulator/thread.h"
-#include "emulator/warp.h"
+#include "core/atomics.h"
+#include "core/barrier.h"
+#include "core/intrinsics.h"
+#include "core/launch.h"
+#include "core/runtime.h"
+#include "core/shared.h"
+#include "core/thread.h"
+#include "core/warp.h"
 
 // CUDA's headers make nothing of these, which is right for __global__ and __device__ alone.
 #undef __shared__
