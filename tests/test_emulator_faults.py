@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import re
 import subprocess
 
@@ -160,15 +159,7 @@ def test_the_next_launch_is_a_fresh_one() -> None:
 
 def _sanitized(variant: build.Variant, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs faults_main.cpp; sanitizers must be loaded first, so it is a process of its own."""
-    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1", "TSAN_OPTIONS": "exitcode=66"}
-    return subprocess.run(
-        [str(build.program([SOURCE, MAIN], variant)), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment,
-    )
+    return build.run(build.program([SOURCE, MAIN], variant), *words)
 
 
 @pytest.mark.parametrize("fault", ADDRESS)

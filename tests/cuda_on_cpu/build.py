@@ -99,6 +99,19 @@ def program(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
     return _link(sources, variant, [], "")
 
 
+def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs what `program` built, and waits for it for at most five minutes.
+
+    ThreadSanitizer wants memory laid out as it expects; where the system randomises it too freely,
+    it gives up at once and is run again without that.
+    """
+    command = [str(path), *words]
+    done = _finished(command)
+    if "ThreadSanitizer: unexpected memory mapping" in done.stderr and shutil.which("setarch"):
+        done = _finished(["setarch", "--addr-no-randomize", *command])
+    return done
+
+
 @functools.cache
 def compiler() -> str:
     """The C++ compiler: $CXX, else g++, else clang++."""
@@ -192,6 +205,10 @@ def _compile(source: Path, flags: tuple[str, ...]) -> Path:
         shown = source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
         _run([*command, "-x", "c++", "-c", str(shown)], output)
     return output
+
+
+def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def _run(command: list[str], output: Path) -> None:
