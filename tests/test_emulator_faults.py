@@ -145,6 +145,18 @@ def test_a_missing_barrier_shows_in_the_numbers_too() -> None:
     assert _run(emulator, "missing_barrier", planted=True) != right
 
 
+def test_after_a_failure_nothing_runs_until_it_is_taken() -> None:
+    emulator = _load(build.PLAIN)
+    data = np.ones(128, np.float32)
+    address = ctypes.c_void_p(data.ctypes.data)
+    for planted in (True, False):
+        error = emulator.functions.run_fault(b"odd_width", ctypes.c_bool(planted), address)
+        assert error == 719  # cudaErrorLaunchFailure
+    with pytest.raises(KernelError, match="got 12"):
+        emulator.check()
+    assert emulator.functions.run_fault(b"odd_width", ctypes.c_bool(False), address) == 0
+
+
 def test_the_next_launch_is_a_fresh_one() -> None:
     emulator = _load(build.CHECKED)
     emulator.set_schedule(Schedule())
