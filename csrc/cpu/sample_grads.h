@@ -24,6 +24,13 @@ class SampleGrads {
         attention_(new Real[round_up(table.count, kChunk)]),
         reference_(new Real[p.L * 2 * N * W]) {}
 
+  // As SampleReader::prefetch, for what a later query of the same head will write.
+  void prefetch(int64_t b, int64_t q, int64_t m) const {
+    const int64_t first = ((b * p_.Q + q) * p_.M + m) * table_.count;
+    prefetch_row(p_.grad_positions, first * N, table_.count * N);
+    prefetch_row(p_.grad_scores, first, table_.count);
+  }
+
   void begin_query() {
     if (head_reference_) std::fill(&reference_[0], &reference_[p_.L * 2 * N * W], Real(0));
   }
@@ -84,6 +91,13 @@ class SampleGrads {
   }
 
  private:
+  static void prefetch_row(const Array& to, int64_t at, int64_t n) {
+    if (!to.data) return;
+    visit_dtype(to.dtype, [&](auto* type) {
+      stdeform::prefetch<true>(static_cast<decltype(type)>(to.data) + at, n);
+    });
+  }
+
   template <class Rows>
   void write_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                        const Chunk<Real, N, Rows>& chunk, const Real (*pixel)[kChunk]) const {

@@ -8,7 +8,18 @@
 //       __shared__ T name[n];
 //   STDEFORM_DYNAMIC_SHARED(T, name)
 //       T* name: the block's dynamic shared memory, aligned to 16 bytes.
+//   STDEFORM_CUDA_ARCH
+//       The architecture that device code is compiled for, 900 for compute capability 9.0. The
+//       emulator's build may choose one.
 #pragma once
+
+#ifndef STDEFORM_CUDA_ARCH
+#ifdef __CUDA_ARCH__
+#define STDEFORM_CUDA_ARCH __CUDA_ARCH__
+#else
+#define STDEFORM_CUDA_ARCH 900
+#endif
+#endif
 
 #ifdef STDEFORM_EMULATED
 

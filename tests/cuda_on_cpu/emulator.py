@@ -191,7 +191,7 @@ class Arrays:
         return np.ndarray(shape, dtype, memory)
 
     def _memory(self, size: int, itemsize: int, name: str) -> memoryview:
-        """Guarded bytes, all of them 0xff."""
+        """Guarded bytes: 0xff, and 0 past the first 64 MiB, which are gaps between strides."""
         address = self._emulator.functions.emulated_allocate(
             ctypes.c_size_t(size),
             ctypes.c_size_t(16 if size % 16 == 0 else itemsize),
@@ -201,7 +201,7 @@ class Arrays:
             raise MemoryError(f"no memory for {name}, {size} bytes")
         self._made.append((name, address))
         memory = (ctypes.c_ubyte * size).from_address(address)
-        ctypes.memset(address, 0xFF, size)
+        ctypes.memset(address, 0xFF, min(size, 2**26))
         return memoryview(memory)
 
     def release(self) -> list[str]:
