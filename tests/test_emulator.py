@@ -364,6 +364,8 @@ def test_impossible_launches(blocks: int, threads: int) -> None:
 def test_much_dynamic_shared_memory_must_be_asked_for() -> None:
     emulator = _load("plain")
     assert _call(emulator, "large_shared", 64 << 10, False) == 9
+    with pytest.raises(KernelError, match="65536 bytes of dynamic shared memory, of which 49152"):
+        emulator.check()
     assert _call(emulator, "large_shared", 64 << 10, True) == 0
     emulator.check()
     assert _call(emulator, "large_shared", 228 << 10, True) == 1  # cudaErrorInvalidValue

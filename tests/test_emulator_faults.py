@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import re
 import subprocess
 
@@ -146,6 +145,18 @@ def test_a_missing_barrier_shows_in_the_numbers_too() -> None:
     assert _run(emulator, "missing_barrier", planted=True) != right
 
 
+def test_after_a_failure_nothing_runs_until_it_is_taken() -> None:
+    emulator = _load(build.PLAIN)
+    data = np.ones(128, np.float32)
+    address = ctypes.c_void_p(data.ctypes.data)
+    for planted in (True, False):
+        error = emulator.functions.run_fault(b"odd_width", ctypes.c_bool(planted), address)
+        assert error == 719  # cudaErrorLaunchFailure
+    with pytest.raises(KernelError, match="got 12"):
+        emulator.check()
+    assert emulator.functions.run_fault(b"odd_width", ctypes.c_bool(False), address) == 0
+
+
 def test_the_next_launch_is_a_fresh_one() -> None:
     emulator = _load(build.CHECKED)
     emulator.set_schedule(Schedule())
@@ -160,15 +171,7 @@ def test_the_next_launch_is_a_fresh_one() -> None:
 
 def _sanitized(variant: build.Variant, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs faults_main.cpp; sanitizers must be loaded first, so it is a process of its own."""
-    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1", "TSAN_OPTIONS": "exitcode=66"}
-    return subprocess.run(
-        [str(build.program([SOURCE, MAIN], variant)), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment,
-    )
+    return build.run(build.program([SOURCE, MAIN], variant), *words)
 
 
 @pytest.mark.parametrize("fault", ADDRESS)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -229,13 +227,6 @@ def test_orders_agree() -> None:
 @pytest.mark.parametrize("variant", [build.ADDRESS, build.THREAD], ids=lambda v: v.name)
 def test_sanitizers(variant: build.Variant) -> None:
     program = build.program([*emulated.sources(), build.HERE / "operator_main.cpp"], variant)
-    done = subprocess.run(
-        [str(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"ASAN_OPTIONS": "detect_leaks=1"},
-    )
+    done = build.run(program)
     assert not done.stderr
     assert done.stdout == "72 problems, 0 failures\n"

@@ -53,7 +53,7 @@ def measure() -> dict[str, Coverage]:
     for folder in folders:
         for old in folder.glob("*.gcda"):
             old.unlink()
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    done = build.run(program)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     found: dict[str, Coverage] = collections.defaultdict(Coverage)

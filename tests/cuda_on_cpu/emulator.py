@@ -91,7 +91,7 @@ class Emulator:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.functions = ctypes.CDLL(str(path))
-        self.functions.emulated_failure.restype = ctypes.c_char_p
+        self.functions.emulated_take_failure.restype = ctypes.c_char_p
         self.functions.emulated_allocate.restype = ctypes.c_void_p
         self.functions.emulated_take_launch.restype = ctypes.c_bool
         self.functions.emulated_release.restype = ctypes.c_bool
@@ -130,12 +130,12 @@ class Emulator:
         return launches
 
     def check(self) -> None:
-        """Raises the last launch's failure.
+        """Raises what has failed since the last check; until then no further launch is run.
 
         Raises:
-            KernelError: It failed.
+            KernelError: Something has.
         """
-        if message := self.functions.emulated_failure():
+        if message := self.functions.emulated_take_failure():
             raise KernelError(self.explain(message.decode()))
 
     def explain(self, message: str) -> str:

@@ -7,14 +7,14 @@
 extern "C" {
 int run_fault(const char* name, bool planted, float* data);
 const char* fault_name(unsigned number);
-const char* emulated_failure();
+const char* emulated_take_failure();
 }
 
 static int run(const char* name, bool planted) {
   std::vector<float> data(128, 1.0f);
   data.shrink_to_fit();
   const int error = run_fault(name, planted, data.data());
-  if (error) std::fprintf(stderr, "emulator: %s\n", emulated_failure());
+  if (error) std::fprintf(stderr, "emulator: %s\n", emulated_take_failure());
   return error;
 }
 

@@ -44,8 +44,12 @@ EMULATED_EXPORT bool emulated_take_launch(LaunchRecord* out) {
   return true;
 }
 
-// "" if the last launch went well.
-EMULATED_EXPORT const char* emulated_failure() { return failure_message(); }
+// What has failed since it was last asked, or "".
+EMULATED_EXPORT const char* emulated_take_failure() {
+  const char* const message = failure_message();
+  forget_failure();
+  return message;
+}
 
 EMULATED_EXPORT void* emulated_allocate(std::size_t bytes, std::size_t alignment, bool at_start) {
   try {

@@ -36,12 +36,11 @@ int append(int at, const char* format, ...) {
 void begin_launch(const char* kernel, const char* launcher) {
   kernel_name = kernel;
   launcher_name = launcher;
-  message[0] = 0;
-  has_failed = false;
 }
 
 bool failed() { return has_failed; }
-const char* failure_message() { return message; }
+const char* failure_message() { return has_failed ? message : ""; }
+void forget_failure() { has_failed = false; }
 
 void fail(const char* format, ...) {
   va_list arguments;

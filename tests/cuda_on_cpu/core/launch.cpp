@@ -39,6 +39,10 @@ std::vector<Launch>& launches() {
 }
 
 void launch(Launch what, Body body, void* argument) {
+  if (failed()) {
+    set_last_error(cudaErrorLaunchFailure);
+    return;
+  }
   begin_launch(what.kernel, what.launcher);
   if (!is_possible(what)) {
     note_failure(
