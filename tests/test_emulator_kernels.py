@@ -21,14 +21,15 @@ from tests.cases import (
     FORMS,
     IMAGE,
     VIDEO,
+    arguments,
     assert_gradients_close,
     draw,
     names,
+    operator,
     oracle_forward,
     oracle_gradients,
+    tensors,
 )
-from tests.cases import forward as forward_of
-from tests.cases import gradients as gradients_of
 from tests.cuda_on_cpu import build, emulated, problems
 from tests.cuda_on_cpu.emulated import Machine
 from tests.cuda_on_cpu.emulator import FIFO, LIFO, Schedule
@@ -48,11 +49,14 @@ MACHINES = {
 
 def check(problem: Problem, form: str, machine: Machine = emulated.PLAIN) -> None:
     """Holds result and gradients against the composite in float64."""
-    exact = problem.to(torch.float64)
-    out = problems.forward(problem, form, machine)
-    assert_close(out, forward_of(exact, form, "composite"), "forward")
-    grads = problems.gradients(problem, form, machine)
-    assert_gradients_close(_all(grads), gradients_of(exact, form, "composite"), form)
+    args = [
+        arg.requires_grad_() if isinstance(arg, Tensor) else arg
+        for arg in arguments(problem.to(torch.float64), form)
+    ]
+    expected = operator(form, "composite")(*args)
+    assert_close(problems.forward(problem, form, machine), expected, "forward")
+    exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
+    assert_gradients_close(_all(problems.gradients(problem, form, machine)), exact, form)
 
 
 def _all(grads: tuple[Tensor | None, ...]) -> list[Tensor]:
