@@ -6,7 +6,8 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def on_cuda(form: str) -> Callable[..., Tensor]:
 class Emulated(torch.autograd.Function):
     """The CUDA kernels on NumPy arrays; what surrounds them in `stdeform._native` is done here."""
 
+    machine = emulated.PLAIN  # see `on_machine`
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -66,34 +69,38 @@ class Emulated(torch.autograd.Function):
         inputs = _inputs(spatial_shapes, value, reference_points, positions, scores)
         if inputs.value.size == 0 or inputs.positions.size == 0:  # nothing is launched
             return value.new_empty(value.shape[0], positions.shape[1], value.shape[2:].numel())
-        return _tensor(emulated.forward(inputs), value.dtype).flatten(2)
+        return _tensor(emulated.forward(inputs, Emulated.machine), value.dtype).flatten(2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        value, reference_points, positions, scores = ctx.saved_tensors
-        inputs = _inputs(ctx.spatial_shapes, *ctx.saved_tensors)
-        tensors = {
-            "value": value,
-            "reference": reference_points,
-            "positions": positions,
-            "scores": scores,
-        }
-        needs = [name for name, need in zip(tensors, ctx.needs_input_grad[1:], strict=True) if need]
+        names = ("value", "reference", "positions", "scores")
+        tensors = dict(zip(names, ctx.saved_tensors, strict=True))
+        needs = [name for name, need in zip(names, ctx.needs_input_grad[1:], strict=True) if need]
         if grad_out.numel() == 0:
-            grads = {name: torch.zeros_like(tensors[name]) for name in needs}
-        else:
-            rows = _array(_unit_stride(grad_out.unflatten(2, value.shape[2:])))
-            found = emulated.backward(inputs, rows, needs=needs)
-            grads = {
-                name: (
-                    _tensor(grad, tensors[name].dtype)
-                    if name == "positions"
-                    else torch.from_numpy(grad).to(tensors[name].dtype)
-                )
-                for name, grad in found.items()
-            }
-        return None, *(grads.get(name) for name in tensors)
+            return None, *(torch.zeros_like(tensors[n]) if n in needs else None for n in names)
+        rows = _array(_unit_stride(grad_out.unflatten(2, tensors["value"].shape[2:])))
+        inputs = _inputs(ctx.spatial_shapes, *ctx.saved_tensors)
+        found = emulated.backward(inputs, rows, Emulated.machine, needs)
+        # Rounded as `stdeform` rounds them, once; the positions' come rounded.
+        grads = {
+            name: _tensor(grad, torch.bfloat16)
+            if grad.dtype == np.uint16
+            else torch.from_numpy(grad).to(tensors[name].dtype)
+            for name, grad in found.items()
+        }
+        return None, *(grads.get(name) for name in names)
+
+
+@contextlib.contextmanager
+def on_machine(machine: emulated.Machine) -> Iterator[None]:
+    """Lets another machine than the plain one run the kernels meanwhile."""
+    before = Emulated.machine
+    Emulated.machine = machine
+    try:
+        yield
+    finally:
+        Emulated.machine = before
 
 
 def on_emulator(form: str) -> Callable[..., Tensor]:
@@ -124,15 +131,18 @@ def _inputs(
 
 
 def _unit_stride(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _array(tensor: Tensor) -> emulated.Array:
     """The same memory as an array; bfloat16, which NumPy has not, as uint16."""
     tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
 
 
 def _tensor(array: emulated.Array, dtype: torch.dtype) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

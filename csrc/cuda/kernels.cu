@@ -27,6 +27,7 @@ std::string sizes(const Problem& p) {
 
 void check(cudaError_t error, const char* what, const Problem& p, const Queue& queue) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // told here; the next call must not find it
   throw std::runtime_error(std::string(what) + " failed on CUDA device " +
                            std::to_string(queue.device) + ": " + cudaGetErrorString(error) + " (" +
                            sizes(p) + ")");
