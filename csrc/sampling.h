@@ -61,16 +61,21 @@ template <int N, class Real, class Axes>
 STDEFORM_INLINE void interpolate(const Axes& axes, Real* at, Real* slope) {
   constexpr int kHalf = 1 << (N - 1);
   Real slopes[N][kHalf];
+  STDEFORM_UNROLL
   for (int n = 0; n < N; ++n) {
+    const auto& axis = axes[n];
+    STDEFORM_UNROLL
     for (int c = 0; c < (kHalf >> n); ++c) {
+      STDEFORM_UNROLL
       for (int done = 0; done < n; ++done) {
-        slopes[done][c] = axes[n].low_weight * slopes[done][2 * c] +
-                          axes[n].high_weight * slopes[done][2 * c + 1];
+        slopes[done][c] =
+            axis.low_weight * slopes[done][2 * c] + axis.high_weight * slopes[done][2 * c + 1];
       }
-      slopes[n][c] = axes[n].low_slope * at[2 * c] + axes[n].high_slope * at[2 * c + 1];
-      at[c] = axes[n].low_weight * at[2 * c] + axes[n].high_weight * at[2 * c + 1];
+      slopes[n][c] = axis.low_slope * at[2 * c] + axis.high_slope * at[2 * c + 1];
+      at[c] = axis.low_weight * at[2 * c] + axis.high_weight * at[2 * c + 1];
     }
   }
+  STDEFORM_UNROLL
   for (int n = 0; n < N; ++n) slope[n] = slopes[n][0];
 }
 

@@ -11,6 +11,7 @@ import torch
 
 from stdeform import _native
 from tests.cases import BACKENDS, KERNELS, NATIVE
+from tests.cuda_on_cpu import build
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -43,7 +44,12 @@ def _same_start() -> Iterator[None]:
 
 
 def _force(name: str) -> str:
-    """Forces the SIMD level of "native-LEVEL" and returns the backend's public name."""
+    """Forces the SIMD level of "native-LEVEL" and returns the backend's name without it."""
+    if name == "emulated":
+        try:
+            build.compiler(), build.cuda_include()
+        except FileNotFoundError as error:
+            pytest.skip(f"the CUDA kernels cannot be emulated: {error}")
     backend, _, level = name.partition("-")
     if backend == "native":
         if not level:

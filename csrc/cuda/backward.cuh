@@ -2,7 +2,7 @@
 // added to in memory; all other gradients have one owner.
 #pragma once
 
-#include "samples.cuh"
+#include "rows.cuh"
 #include "tiles.cuh"
 
 namespace stdeform::cuda {
@@ -71,35 +71,11 @@ __device__ __forceinline__ void read_grad(const T* row, int channels_left,
                                           Compute<T> (&grad)[Layout::kGroups][Layout::kGroup]) {
 #pragma unroll
   for (int i = 0; i < Layout::kGroups; ++i) {
-    constexpr int kStep = Layout::kLanes * Layout::kGroup;
-    if (!Layout::kWhole && i * kStep >= channels_left) {
+    if (!Layout::kWhole && i * Layout::kStep >= channels_left) {
 #pragma unroll
       for (int j = 0; j < Layout::kGroup; ++j) grad[i][j] = 0;
     } else {
-      widen<T>(load_run<Layout::kGroup>(row + i * kStep), grad[i]);
-    }
-  }
-}
-
-// dots += grad . row at each corner, for the channels that the lane holds.
-template <class T, class Real, int N, class Layout>
-__device__ __forceinline__ void dot(CellRows<const T, Layout> rows, int channels_left,
-                                    const Corners<Real, N>& corners,
-                                    const Real (&grad)[Layout::kGroups][Layout::kGroup],
-                                    Real (&dots)[1 << N]) {
-  uint32_t cell[1 << N];
-  corners.cells(cell);
-#pragma unroll
-  for (int c = 0; c < (1 << N); ++c) {
-    const T* row = rows[cell[c]];
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-      constexpr int kStep = Layout::kLanes * Layout::kGroup;
-      if (!Layout::kWhole && i * kStep >= channels_left) continue;
-      Real numbers[Layout::kGroup];
-      widen<T>(load_run<Layout::kGroup>(row + i * kStep), numbers);
-#pragma unroll
-      for (int j = 0; j < Layout::kGroup; ++j) dots[c] += grad[i][j] * numbers[j];
+      widen<T>(load_run<Layout::kGroup>(row + i * Layout::kStep), grad[i]);
     }
   }
 }
@@ -119,12 +95,11 @@ __device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channel
     Real* row = rows[cell[c]];
 #pragma unroll
     for (int i = 0; i < Layout::kGroups; ++i) {
-      constexpr int kStep = Layout::kLanes * Layout::kGroup;
-      if (!Layout::kWhole && i * kStep >= channels_left) continue;
+      if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
       Real numbers[Layout::kGroup];
 #pragma unroll
       for (int j = 0; j < Layout::kGroup; ++j) numbers[j] = weight * grad[i][j];
-      add_run(numbers, row + i * kStep);
+      add_run(numbers, row + i * Layout::kStep);
     }
   }
 }
@@ -245,7 +220,12 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
               if (!Layout::kWhole) read_grad<T, Layout>(grad_row + channel, left, grad);
               if (wants_samples) {
                 const CellRows<const T, Layout> rows(cells + channel, p.value.stride[1]);
-                dot<T, Real, N, Layout>(rows, left, corners, grad, dots);
+                read_corners<T, Layout>(rows, left, corners,
+                                        [&](int c, int run, const auto& numbers) {
+#pragma unroll
+                                          for (int j = 0; j < Layout::kGroup; ++j)
+                                            dots[c] += grad[run][j] * numbers[j];
+                                        });
               }
               if (p.grad_value.data) {
                 const CellRows<Real, Layout> rows(grad_cells + channel, grad_stride);

@@ -2,33 +2,10 @@
 // what they read lies close together; blocks next to each other work on the same head.
 #pragma once
 
-#include "samples.cuh"
+#include "rows.cuh"
 #include "tiles.cuh"
 
 namespace stdeform::cuda {
-
-// sums += weight * row, corner by corner, for the channels that the lane holds.
-template <class T, class Real, int N, class Layout>
-__device__ __forceinline__ void gather(CellRows<const T, Layout> rows, int channels_left,
-                                       const Corners<Real, N>& corners,
-                                       Real (&sums)[Layout::kGroups][Layout::kGroup]) {
-  constexpr int kCorners = Corners<Real, N>::kCount;
-  uint32_t cell[kCorners];
-  corners.cells(cell);
-#pragma unroll
-  for (int c = 0; c < kCorners; ++c) {
-    const T* row = rows[cell[c]];
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-      constexpr int kStep = Layout::kLanes * Layout::kGroup;
-      if (!Layout::kWhole && i * kStep >= channels_left) continue;
-      Real numbers[Layout::kGroup];
-      widen<T>(load_run<Layout::kGroup>(row + i * kStep), numbers);
-#pragma unroll
-      for (int j = 0; j < Layout::kGroup; ++j) sums[i][j] += corners.weight[c] * numbers[j];
-    }
-  }
-}
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kForwardBlocks)
@@ -72,7 +49,13 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks)
           for (int i = 0; i < count; ++i) {
             const Corners<Real, N>& corners = table.at(row, i);
             if (corners.cell == corners.kNone) continue;
-            gather<T, Real, N, Layout>(rows, call.D - channel, corners, sums);
+            read_corners<T, Layout>(rows, call.D - channel, corners,
+                                    [&](int c, int run, const auto& numbers) {
+#pragma unroll
+                                      for (int j = 0; j < Layout::kGroup; ++j) {
+                                        sums[run][j] += corners.weight[c] * numbers[j];
+                                      }
+                                    });
           }
         }
       }
@@ -81,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks)
                (first_query + row) * p.out.stride[1] + m * p.out.stride[2];
 #pragma unroll
       for (int i = 0; i < Layout::kGroups; ++i) {
-        const int at = channel + i * Layout::kLanes * Layout::kGroup;
+        const int at = channel + i * Layout::kStep;
         if (Layout::kWhole || at < call.D) store_run(sums[i], out + at);
       }
       if (Layout::kWhole) break;

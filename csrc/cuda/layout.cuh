@@ -25,6 +25,7 @@ struct RowLayout {
   static constexpr int kGroups = groups;
   static constexpr int kGroup = group;
   static constexpr bool kWhole = whole;
+  static constexpr int kStep = lanes * group;               // channels from run to run of a lane
   static constexpr int kRows = kWarpSize / lanes;           // of a warp; lanes left over are idle
   static constexpr int kChannels = lanes * groups * group;  // of a pass
 };
