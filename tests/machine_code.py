@@ -111,7 +111,7 @@ class Kernel:
         name: Readable, without namespaces and parameters.
         registers: Of a thread.
         stack: Bytes of local memory of a thread: arrays, and registers that did not suffice.
-        shared: Bytes of static shared memory of a block.
+        shared: Bytes of static shared memory of a block; on sm_90 with 1024 of the system's own.
         instructions: In the order of their addresses.
     """
 

@@ -33,7 +33,6 @@ from tests.elsewhere import on_machine
 MACHINES = {
     "lifo": Machine(schedule=LIFO, side="start"),
     "random": Machine(schedule=Schedule("random", seed=1)),
-    "older": Machine(build.COVERAGE),
     "checked": Machine(build.CHECKED),
     "checked-start": Machine(build.CHECKED, side="start"),
     "preempted": Machine(build.CHECKED, Schedule("random", seed=2, preempt_one_in=20)),

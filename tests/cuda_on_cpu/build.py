@@ -68,12 +68,7 @@ THREAD = Variant(
     link=("-fsanitize=thread",),
     hooks=False,
 )
-# Also as an older architecture would have it: code that only newer ones run is in all other builds.
-COVERAGE = Variant(
-    "coverage",
-    kernels=("--coverage", "-O0", "-DSTDEFORM_CUDA_ARCH=800"),
-    link=("--coverage",),
-)
+COVERAGE = Variant("coverage", kernels=("--coverage", "-O0"), link=("--coverage",))
 # Stacks switched by the C library, for processors that the emulator has no assembly for.
 PORTABLE = Variant("portable", emulator=("-DEMULATED_UCONTEXT",))
 
