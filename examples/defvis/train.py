@@ -177,6 +177,10 @@ class Run:
             self._checkpoint,
             {
                 "config": self._config.to_dict(),
+                "categories": {
+                    "ids": list(self._train.category_ids),
+                    "names": list(self._train.category_names),
+                },
                 "stage": stage.name,
                 "step": step,
                 "seconds": self._seconds,

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from defvis.data import rle
+from defvis.data.rle import RLE
+
 # Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
 _DURATION = 200
 
@@ -22,12 +25,12 @@ class Overlay:
     Attributes:
         identity: Number that fixes the colour; the same object keeps it through the video.
         text: Written beside the object, for example "7 .93".
-        masks: bool [T, H, W], empty where absent.
+        masks: One entry per frame, None where absent.
     """
 
     identity: int
     text: str
-    masks: NDArray[np.bool_]
+    masks: Sequence[RLE | None]
 
 
 def draw_overlays(
@@ -46,14 +49,18 @@ def draw_overlays(
     images = []
     for frame, picture in enumerate(pixels):
         blended = picture.astype(np.float32)
-        for overlay in overlays:
-            mask = overlay.masks[frame]
+        present = [
+            (overlay, rle.decode(runs))
+            for overlay in overlays
+            if (runs := overlay.masks[frame]) is not None
+        ]
+        for overlay, mask in present:
             blended[mask] = 0.4 * blended[mask] + 0.6 * np.array(identity_colour(overlay.identity))
         image = Image.fromarray(blended.astype(np.uint8))
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(image)
-        for overlay in overlays:
-            _label(draw, overlay, frame, scale)
+        for overlay, mask in present:
+            _label(draw, overlay, mask, scale)
         images.append(image)
     return images
 
@@ -86,8 +93,10 @@ def save_animation(images: Sequence[Image.Image], path: Path) -> None:
     )
 
 
-def _label(draw: ImageDraw.ImageDraw, overlay: Overlay, frame: int, scale: int) -> None:
-    rows, columns = np.nonzero(overlay.masks[frame])
+def _label(
+    draw: ImageDraw.ImageDraw, overlay: Overlay, mask: NDArray[np.bool_], scale: int
+) -> None:
+    rows, columns = np.nonzero(mask)
     if not len(rows):
         return
     colour = identity_colour(overlay.identity)

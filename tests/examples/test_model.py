@@ -15,7 +15,6 @@ from defvis.decoder import Decoder
 from defvis.heads import ClassHead
 from defvis.mask_head import DynamicMaskHead
 from defvis.model import DefVIS
-from defvis.predict import slot_tracks
 
 
 def test_shapes(config: Config) -> None:
@@ -172,19 +171,6 @@ def test_dynamic_mask_head_against_a_plain_loop(config: Config) -> None:
                 torch.testing.assert_close(
                     masks[0, slot, frame, row, column], w3 @ z + b3[0], atol=1e-4, rtol=1e-4
                 )
-
-
-def test_slot_tracks() -> None:
-    logits = torch.full((3, 2, 4), -10.0)
-    logits[0, 0, 2] = 10.0  # class 2, but only where the mask is present
-    logits[1, :, 1] = 10.0
-    masks = torch.full((3, 2, 5, 5), -1.0)
-    masks[0, 0, 1, 1] = masks[1, :, 2, 2] = 1.0
-    first, second = slot_tracks(logits, masks)
-    assert (first.slot, first.label) == (0, 2)
-    assert first.scores[2] > 0.99
-    assert first.masks.any((1, 2)).tolist() == [True, False]
-    assert (second.slot, second.label) == (1, 1)
 
 
 def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> None:

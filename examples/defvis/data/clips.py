@@ -16,7 +16,7 @@ from defvis.boxes import boxes_of_masks
 from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
-from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.data.ytvis import Frames, Video, YouTubeVIS
 
 # ImageNet statistics, which pretrained backbones expect.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -75,7 +75,7 @@ class FrameCache:
         self._left = megabytes * 2**20
         self._videos: dict[int, NDArray[np.uint8]] = {}
 
-    def frames(self, video: Video, indices: Sequence[int], short_side: int) -> NDArray[np.uint8]:
+    def frames(self, video: Frames, indices: Sequence[int], short_side: int) -> NDArray[np.uint8]:
         """Returns frames [len(indices), H, W, 3] at the wanted size."""
         if video.id in self._videos:
             return self._videos[video.id][list(indices)]
@@ -185,7 +185,7 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _read(video: Video, index: int, height: int, width: int) -> NDArray[np.uint8]:
+def _read(video: Frames, index: int, height: int, width: int) -> NDArray[np.uint8]:
     pixels = video.frame(index)
     if pixels.shape[:2] == (height, width):
         return pixels

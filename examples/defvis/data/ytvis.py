@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,29 @@ from defvis.data.rle import RLE
 
 class DataError(ValueError):
     """A dataset on disk breaks a rule; the message names file, video and annotation."""
+
+
+class Frames(Protocol):
+    """What can be decoded frame by frame: a `Video` of a dataset, a file, a folder."""
+
+    @property
+    def id(self) -> int:
+        """Number that tells it from the others."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Decodes one frame to RGB [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +138,13 @@ def find_files(root: Path) -> tuple[Path, Path]:
 
     Args:
         root: Folder with `instances.json` (or `annotations.json`, as the 2021 download names it)
-            and `JPEGImages/`.
+            and `JPEGImages/`; or the annotation file itself, whose frames may be missing.
 
     Raises:
         DataError: If either is missing.
     """
+    if root.is_file():
+        return root, root.parent / "JPEGImages"
     names = ("instances.json", "annotations.json")
     found = [root / name for name in names if (root / name).is_file()]
     if not found:
