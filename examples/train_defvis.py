@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
-from defvis.config import PRESETS, Config, override, preset
+from defvis.config import Config, override
+from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
