@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
 from defvis.config import Config, override
+from defvis.data.digits import LEVELS
 from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
 
 _DIGITS = Path("runs/digits-data")
+_LEVEL = "mixed"
 # Without annotated validation videos, every n-th training video is held out.
 _HOLD_OUT = 10
 
@@ -84,9 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--level",
-        default="mixed",
-        choices=["easy", "mixed", "medium", "hard"],
-        help="difficulty of the digits, used when they are written (default: mixed)",
+        choices=sorted(LEVELS),
+        help=f"difficulty of the digits in {_DIGITS} (default: {_LEVEL})",
     )
     data.add_argument(
         "--short-side",
@@ -162,14 +163,19 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 def _data(arguments: argparse.Namespace) -> tuple[YouTubeVIS, YouTubeVIS]:
     """Loads training and validation videos; writes the digits first where they are the data."""
-    from defvis.data.digits_dataset import DigitsSettings, write_digits
+    from defvis.data.digits_dataset import DigitsSettings, write_digits, written_level
     from defvis.data.ytvis import find_files, hold_out, load
 
     root = arguments.data
     if root is None:
         root = _DIGITS
         if not root.exists():
-            write_digits(root, DigitsSettings(level=arguments.level))
+            write_digits(root, DigitsSettings(level=arguments.level or _LEVEL))
+        elif arguments.level not in (None, written_level(root)):
+            raise FileExistsError(
+                f"{root} holds digits of level {written_level(root)}, not {arguments.level}; "
+                "remove it, or write others with make_digits.py and give them as --data"
+            )
     train = load(*find_files(root / "train"))
     if not (root / "val").is_dir():
         return hold_out(train, _HOLD_OUT)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from defvis.config import DataConfig
-from defvis.data.clips import FrameCache, collate, make_clip, resized
+from defvis.data.clips import FrameCache, collate, make_clip
+from defvis.data.views import network_size
 from defvis.data.ytvis import Frames
 from defvis.model import DefVIS
 from defvis.tracks import SlotTrack, TrackBuilder
@@ -73,7 +74,7 @@ def _groups(
     """
 
     def kind(video: Frames) -> tuple[object, ...]:
-        size = resized(video.height, video.width, config.short_side)
+        size = network_size(video.height, video.width, config)
         return (*size, video.id) if video.length > window else size
 
     for _, same in itertools.groupby(videos, kind):
@@ -85,7 +86,7 @@ def _groups(
 def _predict_whole(
     model: DefVIS, videos: Sequence[Frames], config: DataConfig, cache: FrameCache
 ) -> Iterator[list[SlotTrack]]:
-    pixels = [cache.frames(video, range(video.length), config.short_side) for video in videos]
+    pixels = [_frames(video, range(video.length), config, cache) for video in videos]
     predicted = _predict_clips(model, pixels)
     for video, (frame_size, class_logits, mask_logits) in zip(videos, predicted, strict=True):
         builder = TrackBuilder(video, frame_size)
@@ -110,8 +111,7 @@ def _predict_long(
         for begin in range(0, len(starts), batch_size):
             chunk = starts[begin : begin + batch_size]
             pixels = [
-                cache.frames(video, range(start, start + window), config.short_side)
-                for start in chunk
+                _frames(video, range(start, start + window), config, cache) for start in chunk
             ]
             for start, (frame_size, class_logits, mask_logits) in zip(
                 chunk, _predict_clips(model, pixels), strict=True
@@ -121,6 +121,12 @@ def _predict_long(
             bar.update(len(chunk))
     assert builder is not None
     return builder.tracks()
+
+
+def _frames(
+    video: Frames, indices: range, config: DataConfig, cache: FrameCache
+) -> NDArray[np.uint8]:
+    return cache.frames(video, indices, network_size(video.height, video.width, config))
 
 
 def _predict_clips(

@@ -213,11 +213,16 @@ def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
         raise DataError(f"{place}: file_names is empty")
     if "length" in row and row["length"] != len(names):
         raise DataError(f"{place}: length is {row['length']}, but file_names has {len(names)}")
+    width, height = _int(row, "width", place), _int(row, "height", place)
+    if width < 1 or height < 1:
+        raise DataError(f"{place}: width and height must be at least 1, got {width} x {height}")
+    if any(not isinstance(name, str) for name in names):
+        raise DataError(f"{place}: file_names must hold strings")
     return Video(
         id=_int(row, "id", place),
-        width=_int(row, "width", place),
-        height=_int(row, "height", place),
-        files=tuple(folder / str(name) for name in names),
+        width=width,
+        height=height,
+        files=tuple(folder / name for name in names),
         tracks=(),
     )
 
@@ -242,9 +247,11 @@ def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], plac
                 if segmentation is None
                 else rle.to_rle(segmentation, video.height, video.width)
             )
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise DataError(f"{place}, frame {frame}: {error}") from error
     areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
+    if any(area is not None and type(area) not in (int, float) for area in areas):
+        raise DataError(f"{place}: areas must hold numbers and nulls")
     return Track(
         id=_int(row, "id", place),
         label=labels[category],
@@ -274,7 +281,7 @@ def _list(row: Mapping[str, Any], name: str, place: str) -> list[Any]:
 
 
 def _int(row: Mapping[str, Any], name: str, place: str) -> int:
-    if not isinstance(row.get(name), int):
-        raise DataError(f"{place}: {name} must be an integer, got {row.get(name)!r}")
-    number: int = row[name]
+    number = row.get(name)
+    if type(number) is not int:
+        raise DataError(f"{place}: {name} must be an integer, got {number!r}")
     return number
