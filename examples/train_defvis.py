@@ -9,6 +9,10 @@ look at runs/digits/curves.png and runs/digits/overlays/.
 To train on your own YouTube-VIS data, give its folder:
 
     python examples/train_defvis.py --data youtube-vis --out runs/mine --short-side 180 --flip 0.5
+
+On several GPUs or machines the same through torchrun, which starts one process for each:
+
+    torchrun --nproc-per-node 4 examples/train_defvis.py --preset paper --data youtube-vis
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +32,7 @@ from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
+    from defvis.distributed import Processes
 
 _DIGITS = Path("runs/digits-data")
 _LEVEL = "mixed"
@@ -34,10 +40,10 @@ _LEVEL = "mixed"
 _HOLD_OUT = 10
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Reads the command line, prepares the data, trains."""
     parser = _parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         config = _config(arguments)
     except ValueError as error:
@@ -51,25 +57,30 @@ def main() -> None:
     import torch
 
     from defvis.data.ytvis import DataError
+    from defvis.distributed import join
     from defvis.train import Run
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
-        train, val = _data(arguments)
-        model = dataclasses.replace(config.model, num_classes=train.num_classes)
-        config = dataclasses.replace(config, model=model)
-        run = Run(config, train, val, arguments.out, arguments.resume)
-    except (DataError, FileExistsError, ValueError) as error:
-        sys.exit(f"train_defvis: {error}")
-    print(
-        f"{len(train.videos)} training and {len(val.videos)} validation videos, "
-        f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
-        f"{torch.get_num_threads()} threads"
-    )
-    ap = run.run()
-    print(f"validation, {len(val.videos)} videos: {ap}")
-    print(f"written to {arguments.out}: curves.png, overlays/, metrics.json, results.json")
+    with join(arguments.device) as processes:
+        try:
+            train, val = _data(arguments, processes)
+            model = dataclasses.replace(config.model, num_classes=train.num_classes)
+            config = dataclasses.replace(config, model=model)
+            run = Run(config, train, val, arguments.out, arguments.resume, processes=processes)
+        except (DataError, FileExistsError, ValueError) as error:
+            sys.exit(f"train_defvis: {error}")
+        if processes.is_main:
+            print(
+                f"{len(train.videos)} training and {len(val.videos)} validation videos, "
+                f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
+                f"{processes.count} processes on {processes.device.type}, "
+                f"{torch.get_num_threads()} threads"
+            )
+        ap = run.run()
+        if processes.is_main:
+            print(f"validation, {len(val.videos)} videos: {ap}")
+            print(f"written to {arguments.out}: curves.png, overlays/, metrics.json, results.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +119,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="steps of the stage that trains the backbone alone; 0 for a backbone with weights",
     )
-    train.add_argument("--batch-size", type=int, help="clips per step")
+    train.add_argument(
+        "--epochs", type=int, help="passes over the training videos, instead of --steps"
+    )
+    train.add_argument("--batch-size", type=int, help="clips per step in each process")
+    train.add_argument(
+        "--accumulation", type=int, help="parts a batch is computed in, to save memory"
+    )
+    train.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], help="of the model's arithmetic"
+    )
     train.add_argument("--frames", type=int, help="frames per training clip")
     train.add_argument("--slots", type=int, help="object slots per clip")
     train.add_argument(
@@ -117,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         help="transformers model name or folder with weights, for example microsoft/resnet-50",
     )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation")
+    train.add_argument("--device", default="", help="cpu or cuda (default: cuda if there is some)")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     train.add_argument(
         "--set",
@@ -145,7 +166,10 @@ def _config(arguments: argparse.Namespace) -> Config:
     config = preset(arguments.preset)
     named = {
         "steps": arguments.steps,
+        "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
+        "accumulation": arguments.accumulation,
+        "precision": arguments.precision,
         "seed": arguments.seed,
         "backbone_stage.steps": arguments.backbone_steps,
         "model.num_frames": arguments.frames,
@@ -161,7 +185,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _data(arguments: argparse.Namespace) -> tuple[YouTubeVIS, YouTubeVIS]:
+def _data(arguments: argparse.Namespace, processes: Processes) -> tuple[YouTubeVIS, YouTubeVIS]:
     """Loads training and validation videos; writes the digits first where they are the data."""
     from defvis.data.digits_dataset import DigitsSettings, write_digits, written_level
     from defvis.data.ytvis import find_files, hold_out, load
@@ -169,9 +193,10 @@ def _data(arguments: argparse.Namespace) -> tuple[YouTubeVIS, YouTubeVIS]:
     root = arguments.data
     if root is None:
         root = _DIGITS
-        if not root.exists():
+        if processes.is_main and not root.exists():
             write_digits(root, DigitsSettings(level=arguments.level or _LEVEL))
-        elif arguments.level not in (None, written_level(root)):
+        processes.gather(None)  # The others wait until they are written.
+        if arguments.level not in (None, written_level(root)):
             raise FileExistsError(
                 f"{root} holds digits of level {written_level(root)}, not {arguments.level}; "
                 "remove it, or write others with make_digits.py and give them as --data"

@@ -15,6 +15,7 @@ from defvis.data.clips import FrameCache, collate, make_clip
 from defvis.data.views import network_size
 from defvis.data.ytvis import Frames
 from defvis.model import DefVIS
+from defvis.precision import autocast
 from defvis.tracks import SlotTrack, TrackBuilder
 
 
@@ -27,6 +28,7 @@ def predict_videos(
     batch_size: int = 4,
     window: int = 0,
     progress: bool = False,
+    precision: str = "fp32",
 ) -> Iterator[list[SlotTrack]]:
     """Predicts the tracks of each video.
 
@@ -41,18 +43,20 @@ def predict_videos(
         batch_size: Clips per forward pass.
         window: Frames per clip; 0 takes as many as the model was trained on.
         progress: Shows a progress bar.
+        precision: "fp32", or what the model computes in, "bf16" or "fp16".
 
     Yields:
         The tracks of one video, in order of `videos`; those whose masks are empty throughout are
         left out.
     """
     window = window or model.config.num_frames
+    network = _Network(model, precision)
     with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:
         for group in _groups(videos, config, batch_size, window):
             if group[0].length > window:
-                yield _predict_long(model, group[0], config, cache, batch_size, window, progress)
+                yield _predict_long(network, group[0], config, cache, batch_size, window, progress)
             else:
-                yield from _predict_whole(model, group, config, cache)
+                yield from _predict_whole(network, group, config, cache)
             bar.update(len(group))
 
 
@@ -84,18 +88,18 @@ def _groups(
 
 
 def _predict_whole(
-    model: DefVIS, videos: Sequence[Frames], config: DataConfig, cache: FrameCache
+    network: _Network, videos: Sequence[Frames], config: DataConfig, cache: FrameCache
 ) -> Iterator[list[SlotTrack]]:
     pixels = [_frames(video, range(video.length), config, cache) for video in videos]
-    predicted = _predict_clips(model, pixels)
-    for video, (frame_size, class_logits, mask_logits) in zip(videos, predicted, strict=True):
+    predicted = network(pixels)
+    for video, (frame_size, probabilities, mask_logits) in zip(videos, predicted, strict=True):
         builder = TrackBuilder(video, frame_size)
-        builder.add(0, class_logits, mask_logits)
+        builder.add(0, probabilities, mask_logits)
         yield builder.tracks()
 
 
 def _predict_long(
-    model: DefVIS,
+    network: _Network,
     video: Frames,
     config: DataConfig,
     cache: FrameCache,
@@ -113,11 +117,11 @@ def _predict_long(
             pixels = [
                 _frames(video, range(start, start + window), config, cache) for start in chunk
             ]
-            for start, (frame_size, class_logits, mask_logits) in zip(
-                chunk, _predict_clips(model, pixels), strict=True
+            for start, (frame_size, probabilities, mask_logits) in zip(
+                chunk, network(pixels), strict=True
             ):
                 builder = builder or TrackBuilder(video, frame_size)
-                builder.add(start, class_logits, mask_logits)
+                builder.add(start, probabilities, mask_logits)
             bar.update(len(chunk))
     assert builder is not None
     return builder.tracks()
@@ -129,28 +133,34 @@ def _frames(
     return cache.frames(video, indices, network_size(video.height, video.width, config))
 
 
-def _predict_clips(
-    model: DefVIS, pixels: Sequence[NDArray[np.uint8]]
-) -> Iterator[tuple[tuple[int, int], torch.Tensor, torch.Tensor]]:
-    """Frame size, class logits [I, T, num_classes] and mask logits [I, T, h, w] of each clip.
+class _Network:
+    """The model on a list of clips."""
 
-    Args:
-        model: In eval mode.
-        pixels: RGB [T, H, W, 3] of each clip; T may differ.
-    """
-    device = next(model.parameters()).device
-    nothing = np.zeros(0, dtype=np.int64)
-    clips = [make_clip(p, nothing, np.zeros((0, *p.shape[:3]), dtype=bool)) for p in pixels]
-    batch = collate(clips)
-    padding = None if batch.padding_mask is None else batch.padding_mask.to(device)
-    outputs = model(batch.frames.to(device), padding)
-    slots = torch.arange(model.config.num_slots, device=device)
-    masks = model.predict_masks(outputs, slots.expand(len(clips), -1))
-    height, width = batch.frames.shape[-2:]
-    for row, clip in enumerate(clips):
-        length = len(clip.frames)
-        yield (
-            (height, width),
-            outputs.class_logits[-1, row, :, :length].float(),
-            masks[row, :, :length].float(),
-        )
+    def __init__(self, model: DefVIS, precision: str) -> None:
+        self._model, self._precision = model, precision
+        self._device = next(model.parameters()).device
+
+    def __call__(
+        self, pixels: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[tuple[tuple[int, int], torch.Tensor, torch.Tensor]]:
+        """Frame size, class probabilities [I, T, classes], mask logits [I, T, h, w] of each clip.
+
+        Args:
+            pixels: RGB [T, H, W, 3] of each clip; T may differ.
+        """
+        nothing = np.zeros(0, dtype=np.int64)
+        clips = [make_clip(p, nothing, np.zeros((0, *p.shape[:3]), dtype=bool)) for p in pixels]
+        batch = collate(clips).to(self._device)
+        slots = torch.arange(self._model.config.num_slots, device=self._device)
+        with autocast(self._device, self._precision):
+            outputs = self._model(batch.frames, batch.padding_mask)
+            masks = self._model.predict_masks(outputs, slots.expand(len(clips), -1))
+        probabilities = outputs.class_logits[-1].float().sigmoid()
+        height, width = batch.frames.shape[-2:]
+        for row, clip in enumerate(clips):
+            length = len(clip.frames)
+            yield (
+                (height, width),
+                probabilities[row, :, :length],
+                masks[row, :, :length].float(),
+            )

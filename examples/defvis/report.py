@@ -14,6 +14,7 @@ from defvis import log
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.distributed import Processes
 from defvis.evaluate import VideoAP, evaluate
 from defvis.model import DefVIS
 from defvis.predict import predict_videos
@@ -40,11 +41,34 @@ class Validation:
 
 
 def validate(
-    model: DefVIS, data: YouTubeVIS, config: DataConfig, cache: FrameCache, progress: bool
+    model: DefVIS,
+    data: YouTubeVIS,
+    config: DataConfig,
+    cache: FrameCache,
+    progress: bool,
+    precision: str = "fp32",
+    processes: Processes | None = None,
 ) -> Validation:
-    """Predicts and scores all videos of `data`. Leaves the model in eval mode."""
+    """Predicts and scores all videos of `data`. Leaves the model in eval mode.
+
+    Args:
+        model: The model.
+        data: Videos with ground truth.
+        config: For the size of the frames.
+        cache: Holds decoded frames.
+        progress: Shows a progress bar.
+        precision: Of the model's arithmetic.
+        processes: Share the work; all get the whole.
+    """
+    processes = processes or Processes()
+    processes.equalise(model)
     model.eval()
-    tracks = list(predict_videos(model, data.videos, config, cache, progress=progress))
+    own = data.videos[processes.rank :: processes.count]
+    predicted = list(
+        predict_videos(model, own, config, cache, progress=progress, precision=precision)
+    )
+    everyone = processes.gather(predicted)
+    tracks = [everyone[i % processes.count][i // processes.count] for i in range(len(data.videos))]
     results = [
         result
         for video, slots in zip(data.videos, tracks, strict=True)

@@ -52,9 +52,9 @@ class SlotTrack:
 class TrackBuilder:
     """Turns the clips of one video into tracks, holding only the frames still open.
 
-    Clips must come in order and may overlap; where they do, linked slots are averaged (logits of
-    classes and masks). An object that is absent from all shared frames gets a new identity when
-    it returns in a later clip.
+    Clips must come in order and may overlap; where they do, linked slots are averaged
+    (probabilities of classes, logits of masks). An object that is absent from all shared frames
+    gets a new identity when it returns in a later clip.
 
     Args:
         video: The video.
@@ -69,12 +69,12 @@ class TrackBuilder:
         self._masks: dict[int, list[RLE | None]] = {}
         self._probabilities: dict[int, list[Tensor]] = {}  # [num_classes], of present frames
 
-    def add(self, start: int, class_logits: Tensor, mask_logits: Tensor) -> None:
+    def add(self, start: int, probabilities: Tensor, mask_logits: Tensor) -> None:
         """Adds a clip.
 
         Args:
             start: Its first frame, not before the last clip's.
-            class_logits: [I, T, num_classes].
+            probabilities: [I, T, num_classes].
             mask_logits: [I, T, h, w], the frame at any scale; positive inside.
         """
         self._finish(start)
@@ -82,7 +82,7 @@ class TrackBuilder:
         linked = self._link(mask_logits)
         free, self._next = self._next, self._next + len(mask_logits)
         end = start + mask_logits.shape[1]
-        for slot, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
+        for slot, (classes, masks) in enumerate(zip(probabilities, mask_logits, strict=True)):
             sums = _Sums(classes, masks, torch.ones_like(masks[:, 0, 0]))
             identity = linked.get(slot, free + slot)
             before = self._open.get(identity)
@@ -125,7 +125,7 @@ class TrackBuilder:
                 if mask.any():
                     empty: list[RLE | None] = [None] * self._video.length
                     self._masks.setdefault(identity, empty)[self._first + index] = rle.encode(mask)
-                    probability = (sums.classes[index] / sums.count[index]).sigmoid()
+                    probability = sums.classes[index] / sums.count[index]
                     self._probabilities.setdefault(identity, []).append(probability)
         done = max(0, end - self._first)
         self._open = {

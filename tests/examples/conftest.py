@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ from defvis.data.ytvis import find_files, load  # noqa: E402
 def examples_folder() -> Path:
     """Where the example programs lie."""
     return EXAMPLES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Small sums are slower in several threads, many times so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +81,24 @@ def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, val = (load(*find_files(digits / split)) for split in ("train", "val"))
     Run(settings, train, val, out, progress=False).run()
     return out
+
+
+@pytest.fixture(scope="session")
+def launch(examples_folder: Path) -> Callable[..., subprocess.Popen[str]]:
+    """A function that starts an example program as a user does, with warnings as errors."""
+
+    def start(*words: str, module: Sequence[str] = ()) -> subprocess.Popen[str]:
+        paths = [str(examples_folder.parent), os.environ.get("PYTHONPATH", "")]
+        program, *arguments = words
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", *module, str(examples_folder / program), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    return start
 
 
 @pytest.fixture

@@ -55,6 +55,33 @@ def test_corrupt_checkpoint_falls_back(tmp_path: Path, keep: int) -> None:
         load_checkpoint(path)
 
 
+def test_every_flipped_byte_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    weights = torch.full((16,), 1.2345678)
+    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {"step": 2, "weights": weights})
+    content = path.read_bytes()
+    place = content.index(weights.numpy().tobytes())
+    for byte in range(place, place + 64, 7):
+        path.write_bytes(content[:byte] + bytes([content[byte] ^ 1]) + content[byte + 1 :])
+        with pytest.warns(UserWarning, match="wrong checksum|Bad CRC"):
+            assert load_checkpoint(path) == {"step": 1}
+
+
+def test_a_broken_checkpoint_does_not_displace_the_good_one(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    path.write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="using"):
+        load_checkpoint(path, set_aside=True)
+    assert not path.exists()
+    assert path.with_name("checkpoint.pt.broken").read_bytes() == b"broken"
+    assert load_checkpoint(previous(path)) == {"step": 1}
+    save_checkpoint(path, {"step": 3})
+    assert load_checkpoint(previous(path)) == {"step": 1}
+
+
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     path, witness = tmp_path / "checkpoint.pt", tmp_path / "witness"
 

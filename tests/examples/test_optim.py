@@ -42,7 +42,7 @@ def test_frozen_parameters_are_left_out(config: Config) -> None:
 
 def test_schedule() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = build_schedule(optimizer, steps=110, warmup_steps=10, final_fraction=0.1)
+    schedule = build_schedule(optimizer, 110, OptimConfig(warmup_steps=10, final_fraction=0.1))
     rates = []
     for _ in range(110):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -53,6 +53,25 @@ def test_schedule() -> None:
     assert rates[60] == pytest.approx(2.0 * 0.55)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_step_schedule() -> None:
+    """50 epochs of 20 steps: the rate drops to a tenth at epoch 40, as in the paper."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    config = OptimConfig(warmup_steps=0, schedule="step", drop_at=0.8, final_fraction=0.1)
+    schedule = build_schedule(optimizer, 1000, config)
+    rates = []
+    for _ in range(1000):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([2.0] * 800 + [0.2] * 200)
+
+
+def test_everything_decays_if_asked(config: Config) -> None:
+    groups = build_optimizer(DefVIS(config.model), OptimConfig(decay_all=True)).param_groups
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+    assert len(groups) == 3
 
 
 def test_weight_average(config: Config) -> None:

@@ -40,26 +40,26 @@ def _builder(length: int) -> TrackBuilder:
 def _clip(
     start: int, length: int, places: Sequence[int | None], classes: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of slots that show squares moving one pixel per frame of the video."""
-    logits = torch.full((len(places), length, 3), -6.0)
+    """Probabilities and mask logits of slots that show squares moving one pixel per frame."""
+    probabilities = torch.zeros(len(places), length, 3)
     masks = torch.full((len(places), length, SIZE, SIZE), -3.0)
     for slot, (row, label) in enumerate(zip(places, classes, strict=True)):
         if row is None:
             continue
-        logits[slot, :, label] = 6.0
+        probabilities[slot, :, label] = 0.9
         for frame in range(length):
             masks[slot, frame, row : row + 6, start + frame : start + frame + 6] = 3.0
-    return logits, masks
+    return probabilities, masks
 
 
 def test_scores_and_presence() -> None:
-    logits = torch.full((3, 2, 4), -10.0)
-    logits[0, 0, 2] = 10.0  # class 2, but only where the mask is present
-    logits[1, :, 1] = 10.0
+    classes = torch.zeros(3, 2, 4)
+    classes[0, 0, 2] = 1.0  # class 2, but only where the mask is present
+    classes[1, :, 1] = 1.0
     masks = torch.full((3, 2, SIZE, SIZE), -1.0)
     masks[0, 0, 1, 1] = masks[1, :, 2, 2] = 1.0
     builder = _builder(2)
-    builder.add(0, logits, masks)
+    builder.add(0, classes, masks)
     first, second = builder.tracks()
     assert (first.identity, first.label) == (0, 2)
     assert first.score > 0.99

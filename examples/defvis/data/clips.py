@@ -39,6 +39,11 @@ class Targets:
     masks: Tensor
     valid: Tensor
 
+    def to(self, device: torch.device) -> Targets:
+        """The same on another device."""
+        tensors = (self.labels, self.boxes, self.masks, self.valid)
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -66,6 +71,36 @@ class Batch:
     frames: Tensor
     padding_mask: Tensor | None
     targets: list[Targets]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        padding = self.padding_mask
+        return Batch(
+            self.frames.to(device, non_blocking=True),
+            None if padding is None else padding.to(device, non_blocking=True),
+            [targets.to(device) for targets in self.targets],
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU can fetch it; called by the loader."""
+        targets = [
+            Targets(*(t.pin_memory() for t in (own.labels, own.boxes, own.masks, own.valid)))
+            for own in self.targets
+        ]
+        padding = None if self.padding_mask is None else self.padding_mask.pin_memory()
+        return Batch(self.frames.pin_memory(), padding, targets)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cuts into at most `parts` batches of neighbouring clips, as equal as can be."""
+        size = -(-len(self.targets) // parts)
+        return [
+            Batch(
+                self.frames[start : start + size],
+                None if self.padding_mask is None else self.padding_mask[start : start + size],
+                self.targets[start : start + size],
+            )
+            for start in range(0, len(self.targets), size)
+        ]
 
 
 class FrameCache:
