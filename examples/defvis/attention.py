@@ -38,7 +38,7 @@ class DeformableAttention(nn.Module):
         self.deform = STDeformAttn(
             config.embed_dim, config.num_heads, num_levels=1, num_points=config.num_points
         )
-        self._box_scale = _box_scale(self.deform, axes=3)
+        self._box_scale = _box_scale(self.deform)
         # Makes an offset of 1 in t one frame, after division by T.
         self._frame_scale = 2.0 * config.num_points
 
@@ -79,7 +79,7 @@ class FramesAttention(nn.Module):
         self.deform = MSDeformAttn(
             config.embed_dim, config.num_frames, config.num_heads, config.num_points
         )
-        self._box_scale = _box_scale(self.deform, axes=2)
+        self._box_scale = _box_scale(self.deform)
 
     def forward(
         self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
@@ -150,15 +150,21 @@ ATTENTIONS: dict[str, type[DeformableAttention | FramesAttention | DenseAttentio
 }
 
 
-def _box_scale(layer: STDeformAttn | MSDeformAttn, axes: int) -> float:
+def first_offsets(layer: STDeformAttn | MSDeformAttn) -> Tensor:
+    """The pattern an untrained layer samples, in cells: [M, K, 3] as (x, y, t) or [M, K, 2].
+
+    It is the same for every level and does not depend on the number of channels.
+    """
+    heads, points = layer.num_heads, layer.num_points
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        tiny = type(layer)(heads, num_heads=heads, num_levels=1, num_points=points)
+    return tiny.sampling_offsets.bias.detach().unflatten(0, (heads, points, -1))
+
+
+def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:
     """What boxes are enlarged by before they are handed to a layer.
 
     An offset o moves a point by o / K * box / 2. So at the start the outermost points of the
     pattern lie on the edge of the box.
     """
-    if layer.sampling_offsets.bias.is_meta:  # It has no values there; a tiny layer has the same.
-        with torch.device("cpu"):
-            heads, points = layer.num_heads, layer.num_points
-            layer = type(layer)(heads, num_heads=heads, num_levels=1, num_points=points)
-    pattern = layer.sampling_offsets.bias.detach().unflatten(0, (-1, axes))
-    return layer.num_points / float(pattern[:, :2].abs().max())
+    return layer.num_points / float(first_offsets(layer)[..., :2].abs().max())
