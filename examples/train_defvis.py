@@ -68,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> None:
             model = dataclasses.replace(config.model, num_classes=train.num_classes)
             config = dataclasses.replace(config, model=model)
             run = Run(config, train, val, arguments.out, arguments.resume, processes=processes)
-        except (DataError, FileExistsError, ValueError) as error:
+        except (DataError, FileExistsError, RuntimeError, ValueError) as error:
             sys.exit(f"train_defvis: {error}")
         if processes.is_main:
             print(
@@ -77,6 +77,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 f"{processes.count} processes on {processes.device.type}, "
                 f"{torch.get_num_threads()} threads"
             )
+            if run.weights_report is not None:
+                print(run.weights_report)
         ap = run.run()
         if processes.is_main:
             print(f"validation, {len(val.videos)} videos: {ap}")
@@ -136,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="transformers model name or folder with weights, for example microsoft/resnet-50",
     )
+    train.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from a state dict of VisTR, Deformable DETR, a torchvision ResNet or a run",
+    )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation")
     train.add_argument("--device", default="", help="cpu or cuda (default: cuda if there is some)")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
@@ -175,6 +182,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         "model.num_frames": arguments.frames,
         "model.num_slots": arguments.slots,
         "model.backbone.name": arguments.backbone,
+        "weights": arguments.weights,
         "data.short_side": arguments.short_side,
         "data.flip": arguments.flip,
         "data.workers": arguments.workers,

@@ -140,6 +140,8 @@ class LossConfig:
         mask_weight: Sigmoid focal loss of the mask pixels (mean over pixels).
         dice_weight: Dice loss of the masks.
         dense_weight: Class maps on backbone and encoder cells.
+        mask_chunk: Slots whose masks are compared at full size at a time, and once more for the
+            gradient, to save memory; 0 takes all at once.
         focal_alpha: Share of the positives in the focal losses.
         focal_gamma: Exponent of the focal losses.
         dense_share: A cell belongs to a class when more than this share of it is covered.
@@ -152,6 +154,7 @@ class LossConfig:
     mask_weight: float = 20.0
     dice_weight: float = 3.0
     dense_weight: float = 1.0
+    mask_chunk: int = 0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     dense_share: float = 0.15

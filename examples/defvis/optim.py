@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from defvis.config import OptimConfig
-from defvis.decoder import ReferenceBoxes
 from defvis.model import DefVIS
-from stdeform import STDeformAttn
 
 
 def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
@@ -25,11 +23,7 @@ def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
     learned embeddings do not.
     """
     kinds: dict[int, str] = {id(p): "backbone" for p in model.backbone.parameters()}
-    for module in model.modules():
-        if isinstance(module, STDeformAttn):
-            kinds.update({id(p): "offsets" for p in module.sampling_offsets.parameters()})
-        elif isinstance(module, ReferenceBoxes):
-            kinds.update({id(p): "offsets" for p in module.parameters()})
+    kinds.update({id(p): "offsets" for p in model.offset_parameters()})
     rates = {
         "base": config.learning_rate,
         "backbone": config.learning_rate * config.backbone_multiplier,

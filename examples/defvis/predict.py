@@ -14,6 +14,7 @@ from defvis.config import DataConfig
 from defvis.data.clips import FrameCache, collate, make_clip
 from defvis.data.views import network_size
 from defvis.data.ytvis import Frames
+from defvis.heads import class_probabilities
 from defvis.model import DefVIS
 from defvis.precision import autocast
 from defvis.tracks import SlotTrack, TrackBuilder
@@ -155,12 +156,12 @@ class _Network:
         with autocast(self._device, self._precision):
             outputs = self._model(batch.frames, batch.padding_mask)
             masks = self._model.predict_masks(outputs, slots.expand(len(clips), -1))
-        probabilities = outputs.class_logits[-1].float().sigmoid()
+        probabilities = class_probabilities(outputs.class_logits[-1], outputs.class_output)
         height, width = batch.frames.shape[-2:]
         for row, clip in enumerate(clips):
             length = len(clip.frames)
             yield (
                 (height, width),
                 probabilities[row, :, :length],
-                masks[row, :, :length].float(),
+                masks[row, :, :length],
             )

@@ -60,6 +60,7 @@ _PAPER = Config(
         mask_weight=1.0,
         dice_weight=1.0,
         dense_weight=0.0,
+        mask_chunk=1,
     ),
     optim=OptimConfig(
         learning_rate=1e-4,

@@ -147,6 +147,8 @@ class BackboneStage(Stage):
         stage = config.backbone_stage
         self.steps, self.batch_size = stage.steps, stage.frames_per_step
         self._model = model
+        if model.backbone_classes is None:
+            raise ValueError("the backbone stage needs model.dense_classes, or 0 steps")
         modules = (model.backbone, model.project, model.backbone_classes)
         optimizer = torch.optim.AdamW(
             [parameter for module in modules for parameter in module.parameters()],
@@ -224,7 +226,7 @@ class _FrameLosses(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with autocast(batch.frames.device, self._config.precision):
             logits = self.model.classify_frames(batch.frames[:, 0])[:, None]
-        loss = dense_loss(logits.float(), batch, self._config.loss)
+        loss = dense_loss(logits, batch, self._config.loss)
         return {"total": loss, "dense": loss.detach()}
 
 
@@ -238,21 +240,16 @@ class _ClipLosses(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with self._autocast(batch.frames):
             outputs = self.model(batch.frames, batch.padding_mask)
-        outputs = replace(
-            outputs,
-            class_logits=outputs.class_logits.float(),
-            boxes=outputs.boxes.float(),
-            dense_logits=outputs.dense_logits.float(),
-        )
         return compute_losses(outputs, batch, self._predict_masks, self._config.loss)
 
-    def _predict_masks(self, outputs: Outputs, slots: Tensor) -> Tensor:
+    def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor) -> Tensor:
         with self._autocast(slots):
-            masks = self.model.predict_masks(outputs, slots)
-        return masks.float()
+            return self.model.predict_masks(outputs, slots, present)
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:
         return autocast(tensor.device, self._config.precision)
 
 
-STAGES: tuple[type[BackboneStage] | type[JointStage], ...] = (BackboneStage, JointStage)
+def planned_stages(config: Config) -> list[type[BackboneStage] | type[JointStage]]:
+    """The stages of a run, in order."""
+    return [BackboneStage, JointStage] if config.backbone_stage.steps else [JointStage]

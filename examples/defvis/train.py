@@ -23,7 +23,8 @@ from defvis.evaluate import VideoAP
 from defvis.log import Log
 from defvis.model import DefVIS
 from defvis.report import Validation, validate, write_report
-from defvis.stages import STAGES, Stage
+from defvis.stages import Stage, planned_stages
+from defvis.weights import LoadReport, load_weights
 
 
 class Run:
@@ -43,10 +44,12 @@ class Run:
 
     Attributes:
         num_parameters: Weights of the model.
+        weights_report: What was loaded from `config.weights`, None if that is empty.
 
     Raises:
         ValueError: If the two datasets or the config disagree, or the checkpoint is of another
-            config or number of processes.
+            config or number of processes, or nothing in `config.weights` fits the model.
+        RuntimeError: If `config.weights` or the checkpoint cannot be read.
         FileExistsError: If `out` holds a run and `resume` is False.
     """
 
@@ -75,6 +78,7 @@ class Run:
         self._cache, self._val_cache = FrameCache(share), FrameCache(config.data.cache_megabytes)
         self._checkpoint = out / "checkpoint.pt"
         self._seconds = 0.0  # of training, without validation and checkpoints
+        self.weights_report: LoadReport | None = None
         torch.manual_seed(config.seed)
         self._model = self._build_model()
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
@@ -87,7 +91,7 @@ class Run:
     def run(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
         model, steps = self._model, 0
-        for kind in STAGES:
+        for kind in planned_stages(self._config):
             if self._saved is not None and self._saved["stage"] != kind.name:
                 continue  # This stage lies before the checkpoint.
             if self._saved is not None:
@@ -109,6 +113,8 @@ class Run:
 
     def _build_model(self) -> DefVIS:
         model = DefVIS(self._config.model)
+        if self._config.weights:
+            self.weights_report = load_weights(model, Path(self._config.weights))
         if self._processes.count > 1 and self._processes.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self._processes.device)

@@ -24,8 +24,8 @@ def outputs(class_logits: torch.Tensor, boxes: torch.Tensor) -> Outputs:
         class_logits=class_logits,
         boxes=boxes,
         queries=nothing,
-        mask_features=nothing,
-        dense_logits=nothing,
+        mask_features=(),
+        dense_logits=None,
         frame_mask=torch.ones(batch, frames, dtype=torch.bool),
         frame_ratios=torch.ones(batch, 2),
     )

@@ -25,7 +25,7 @@ def test_groups(config: Config) -> None:
         expected = 1.0
         if name.startswith("backbone."):
             expected = 0.1
-        if "sampling_offsets" in name or name == "decoder.references.logits":
+        if "sampling_offsets" in name or "references" in name:
             expected = 0.01
         lr, decay = rate[id(parameter)]
         assert lr == expected, name
@@ -82,13 +82,14 @@ def test_weight_average(config: Config) -> None:
         for parameter in model.parameters():
             parameter += 1
     average.update(model)
-    weight = average.model.state_dict()["decoder.slot_content"]
+    weight = average.model.state_dict()["decoder.queries.slot_content"]
     # First update: decay (1 + 0) / (10 + 0).
-    torch.testing.assert_close(weight, start["decoder.slot_content"] + 0.9)
+    torch.testing.assert_close(weight, start["decoder.queries.slot_content"] + 0.9)
     for _ in range(200):
         average.update(model)
     torch.testing.assert_close(
-        average.model.state_dict()["decoder.slot_content"], start["decoder.slot_content"] + 1
+        average.model.state_dict()["decoder.queries.slot_content"],
+        start["decoder.queries.slot_content"] + 1,
     )
     assert not average.model.training
     restored = WeightAverage(model, decay=0.9)
