@@ -26,6 +26,9 @@ class Log:
         self._board = _board(out / "tensorboard")
         if not goes_on:
             self._path.unlink(missing_ok=True)  # Of a run that ended before its first checkpoint.
+        elif self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # Ends the line that a killed run left half written.
 
     def append(self, row: Row) -> None:
         """Adds a line."""
@@ -46,7 +49,7 @@ class Log:
 def read(path: Path) -> list[Row]:
     """Reads all lines. Where a resumed run repeats a step, the later line counts.
 
-    A last line that a killed run left half written is left out.
+    A line that a killed run left half written is left out.
     """
     rows: dict[tuple[str, str, int], Row] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -109,5 +112,6 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
                 )
     right.set(xlabel="minutes of training", ylim=(0, 1), title="Validation (video AP)")
     right.grid(alpha=0.3)
-    right.legend()
+    if right.lines:
+        right.legend()
     figure.savefig(path, dpi=110)

@@ -90,7 +90,7 @@ class Stage:
             with self._synchronised(number == len(parts)):
                 found = self._losses(part)
                 if not found["total"].isfinite():
-                    named = {name: float(loss) for name, loss in found.items()}
+                    named = {name: float(loss.detach()) for name, loss in found.items()}
                     raise FloatingPointError(
                         f"the {self.name} stage has a loss that is not finite: {named}"
                     )

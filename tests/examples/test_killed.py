@@ -23,7 +23,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def killed(
-    launch: Callable[..., "subprocess.Popen[str]"], digits: Path,
+    launch: Callable[..., subprocess.Popen[str]], digits: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:  # fmt: skip
     """The folder of a run killed once it had taken a dozen steps of the joint stage."""

@@ -30,7 +30,7 @@ TINY = [
 ]  # fmt: skip
 
 
-Launch = Callable[..., "subprocess.Popen[str]"]
+Launch = Callable[..., subprocess.Popen[str]]
 
 
 def _program(launch: Launch, *words: str) -> subprocess.CompletedProcess[str]:
