@@ -46,7 +46,7 @@ class DeformConv2d(nn.Module):
             self._locations(self.offsets(x).float()),
             levels.new_ones(()).expand(batch, height * width, 1, 9, 1),
         )
-        return sampled.transpose(1, 2).reshape(batch, -1, height, width)
+        return sampled.transpose(1, 2).reshape(batch, len(self.weight), height, width)
 
     @staticmethod
     def _locations(offsets: Tensor) -> Tensor:
