@@ -69,15 +69,24 @@ def program() -> Callable[[str], Callable[[list[str]], None]]:
 @pytest.fixture(scope="session")
 def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of a few steps on `digits`."""
+    from defvis.model import DefVIS
     from defvis.train import Run
 
     torch.manual_seed(0)
     model = dataclasses.replace(tiny_model(), num_classes=10)
     stage = dataclasses.replace(Config().backbone_stage, steps=1, frames_per_step=2)
+    folder = tmp_path_factory.mktemp("runs")
+    start = DefVIS(model)
+    with torch.no_grad():
+        # Two steps are too few for masks that are not empty: they start as patches of the frame.
+        start.mask_head.controller.weight[-9:].normal_()
+        start.mask_head.controller.bias[-1] = 0.3
+    torch.save(start.state_dict(), folder / "start.pt")
     settings = dataclasses.replace(
-        Config(), model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0
-    )
-    out = tmp_path_factory.mktemp("runs") / "tiny"
+        Config(), model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0,
+        weights=str(folder / "start.pt"),
+    )  # fmt: skip
+    out = folder / "tiny"
     train, val = (load(*find_files(digits / split)) for split in ("train", "val"))
     Run(settings, train, val, out, progress=False).run()
     return out

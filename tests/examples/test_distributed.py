@@ -70,8 +70,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert len(first["random"]) == 2
     # Adam's running mean of the gradient: the weights themselves follow its sign even where it
     # is nothing but rounding.
-    for mine, other in zip(first["state"]["optimizer"]["state"].values(),
-                           second["state"]["optimizer"]["state"].values(), strict=True):  # fmt: skip
+    states = (s["state"]["optimizer"]["state"].values() for s in (first, second))
+    for mine, other in zip(*states, strict=True):
         difference = (mine["exp_avg"] - other["exp_avg"]).abs().max()
         assert difference <= ROUNDING * other["exp_avg"].abs().max() + 1e-6
 

@@ -39,7 +39,7 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
 
 
 def test_accumulated_parts_equal_the_whole_batch(frozen: Config, batch: Batch) -> None:
-    """Parts with the same clips have the same number of objects, so nothing but rounding differs."""
+    """Parts with the same clips have as many objects each: nothing but rounding differs."""
     moments, losses = [], []
     for parts in (1, 2):
         stage = _stage(dataclasses.replace(frozen, batch_size=4, accumulation=parts))
