@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,27 +63,37 @@ def main(words: Sequence[str] | None = None) -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    with join(arguments.device) as processes:
+    with join(arguments.device) as processes, tempfile.TemporaryDirectory() as scratch:
+        out, resume = arguments.out, arguments.resume
+        if arguments.profile:
+            out, resume = Path(scratch), False  # A run in --out is left alone.
         try:
             train, val = _data(arguments, processes)
             model = dataclasses.replace(config.model, num_classes=train.num_classes)
             config = dataclasses.replace(config, model=model)
-            run = Run(config, train, val, arguments.out, arguments.resume, processes=processes)
+            run = Run(config, train, val, out, resume, processes=processes)
+            if processes.is_main:
+                print(
+                    f"{len(train.videos)} training and {len(val.videos)} validation videos, "
+                    f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
+                    f"{processes.count} processes on {processes.device.type}, "
+                    f"{torch.get_num_threads()} threads"
+                )
+                if run.weights_report is not None:
+                    print(run.weights_report)
         except (DataError, FileExistsError, RuntimeError, ValueError) as error:
             sys.exit(f"train_defvis: {error}")
-        if processes.is_main:
-            print(
-                f"{len(train.videos)} training and {len(val.videos)} validation videos, "
-                f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
-                f"{processes.count} processes on {processes.device.type}, "
-                f"{torch.get_num_threads()} threads"
-            )
-            if run.weights_report is not None:
-                print(run.weights_report)
-        ap = run.run()
+        try:
+            if arguments.profile:
+                print(run.profile(arguments.profile))
+                return
+            ap = run.run()
+        except DataError as error:  # Pixels are only read when they are needed.
+            # A loader's worker puts its traceback before it.
+            sys.exit(f"train_defvis: {str(error).strip().splitlines()[-1]}")
         if processes.is_main:
             print(f"validation, {len(val.videos)} videos: {ap}")
-            print(f"written to {arguments.out}: curves.png, overlays/, metrics.json, results.json")
+            print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,6 +163,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FIELD=VALUE",
         help="any other number of the preset, for example optim.learning_rate=5e-4; repeatable",
+    )
+    train.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="measure the parts of so many steps of joint training and the memory, and stop",
     )
     train.add_argument("--print-config", action="store_true", help="print all numbers and stop")
 

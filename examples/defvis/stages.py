@@ -36,6 +36,8 @@ class Stage:
         batch_size: Clips per step in each process.
         num_frames: Frames per clip.
         validates: True if the whole model can be validated in this stage.
+        losses: As above.
+        optimizer: As above.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Stage:
                 f"accumulation must be at most the {self.batch_size} clips of a step of the "
                 f"{self.name} stage, got {config.accumulation}"
             )
-        self._losses, self._optimizer, self._schedule = losses, optimizer, schedule
+        self.losses, self.optimizer, self._schedule = losses, optimizer, schedule
         self._clip_norm, self._parts = config.optim.clip_norm, config.accumulation
         # In fp16 small gradients vanish unless the loss is scaled up before.
         self._scaler = torch.amp.GradScaler(
@@ -72,7 +74,7 @@ class Stage:
     @property
     def learning_rate(self) -> float:
         """The present rate of the group that learns fastest."""
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the losses.
@@ -83,12 +85,12 @@ class Stage:
         Raises:
             FloatingPointError: If the loss is not finite.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         parts = batch.split(self._parts)
         for number, part in enumerate(parts, start=1):
             with self._synchronised(number == len(parts)):
-                found = self._losses(part)
+                found = self.losses(part)
                 if not found["total"].isfinite():
                     named = {name: float(loss.detach()) for name, loss in found.items()}
                     raise FloatingPointError(
@@ -98,11 +100,11 @@ class Stage:
                 self._scaler.scale(found["total"] * share).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0) + loss.detach() * share
-        self._scaler.unscale_(self._optimizer)
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self._clip_norm)
         scale = self._scaler.get_scale()
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
         # A smaller scale says that gradients had overflowed and the step was left out.
         if self._scaler.get_scale() >= scale:
@@ -112,22 +114,22 @@ class Stage:
     def state_dict(self) -> dict[str, Any]:
         """Optimiser, schedule and loss scale."""
         return {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._scaler.load_state_dict(state["scaler"])
 
     def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are averaged over processes once per step, with its last part."""
-        if is_last or not isinstance(self._losses, DistributedDataParallel):
+        if is_last or not isinstance(self.losses, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self._losses.no_sync()
+        return self.losses.no_sync()
 
 
 class BackboneStage(Stage):

@@ -22,8 +22,9 @@ from defvis.distributed import Processes
 from defvis.evaluate import VideoAP
 from defvis.log import Log
 from defvis.model import DefVIS
+from defvis.profiling import Profile, profile
 from defvis.report import Validation, validate, write_report
-from defvis.stages import Stage, planned_stages
+from defvis.stages import JointStage, Stage, planned_stages
 from defvis.weights import LoadReport, load_weights
 
 
@@ -110,6 +111,12 @@ class Run:
         if self._log is not None:
             write_report(self._out, self._val, validation, self._log.read())
         return validation.ap
+
+    def profile(self, steps: int) -> Profile:
+        """Measures steps of the joint stage; nothing is written and the run does not go on."""
+        self._model.train()
+        stage = JointStage(self._model, self._config, len(self._train.videos), self._processes)
+        return profile(stage, self._model, self._batches(stage, 0), steps, self._processes.device)
 
     def _build_model(self) -> DefVIS:
         model = DefVIS(self._config.model)
