@@ -223,13 +223,23 @@ def _batch(targets: list[Targets], padded: bool) -> Batch:
     return Batch(frames, padding, targets)
 
 
+@pytest.mark.parametrize("kind", ["small", "paper"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize(
     "case", ["usual", "empty clip", "all empty", "zero area", "too many", "absent"]
 )
 def test_finite_in_every_case(
-    case: str, padded: bool, config: Config, make_targets: Make, square_masks: Square
+    case: str, padded: bool, kind: str, config: Config, make_targets: Make, square_masks: Square
 ) -> None:
+    if kind == "paper":
+        config = dataclasses.replace(
+            config,
+            model=dataclasses.replace(
+                config.model, class_output="softmax", mask_head="vistr", queries="free",
+                refine_boxes=False, shared_heads=True, dense_classes=False, mask_chunk=1,
+            ),
+            loss=dataclasses.replace(config.loss, mask_chunk=1),
+        )  # fmt: skip
     seen = [True, True, False, True]
     usual = make_targets([0, 2], [square_masks(seen), square_masks(seen, left=14)])
     empty = make_targets([], [])

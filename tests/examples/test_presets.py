@@ -148,6 +148,24 @@ def test_every_preset_learns_with_all_its_weights(
             assert parameter.grad.any(), parameter_name
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"paper-k16"}))
+def test_other_numbers_of_frames_and_clips(name: str) -> None:
+    """Trained on 4 frames, used on 1 and on 7; "frames" alone cannot take more."""
+    model = DefVIS(shrunk(name).model).eval()
+    for clips, frames in ((3, 1), (1, 7)):
+        if name == "frames-as-levels" and frames == 7:
+            with pytest.raises(ValueError, match="weights for num_frames = 4 frames"):
+                model(torch.randn(clips, frames, 3, 32, 32))
+            continue
+        with torch.no_grad():
+            outputs = model(torch.randn(clips, frames, 3, 32, 32))
+            masks = model.predict_masks(outputs, torch.arange(3).expand(clips, -1))
+        assert outputs.boxes.shape == (2, clips, 3, frames, 4)
+        assert masks.shape[:3] == (clips, 3, frames)
+        assert outputs.boxes.isfinite().all()
+        assert masks.isfinite().all()
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_reduced_rate_of_what_predicts_where_to_look(name: str) -> None:
     config = shrunk(name)
