@@ -158,7 +158,8 @@ def first_offsets(layer: STDeformAttn | MSDeformAttn) -> Tensor:
     heads, points = layer.num_heads, layer.num_points
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         tiny = type(layer)(heads, num_heads=heads, num_levels=1, num_points=points)
-    return tiny.sampling_offsets.bias.detach().unflatten(0, (heads, points, -1))
+    offsets: Tensor = tiny.sampling_offsets.bias.detach().unflatten(0, (heads, points, -1))
+    return offsets
 
 
 def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:

@@ -165,7 +165,7 @@ class Converter:
             levels = len(value) // (heads * points * axes)
         if not levels or len(value) % (heads * levels * axes):
             return value
-        grid = value.unflatten(0, (heads, levels, -1, axes))  # [M, L, P, axes, ...]
+        grid: Tensor = value.unflatten(0, (heads, levels, -1, axes))  # [M, L, P, axes, ...]
         if frames and self.source == "vistr":
             return grid[:, : layer.num_levels].flatten(0, 3)
         grid = grid[:, self._level()]  # [M, P, axes, ...]

@@ -15,11 +15,13 @@ from defvis.layers import run_layer
 from defvis.matcher import Match, match
 from defvis.model import Outputs
 
+PredictMasks = Callable[[Outputs, Tensor, Tensor | None], Tensor]
+
 
 def compute_losses(
     outputs: Outputs,
     batch: Batch,
-    predict_masks: Callable[[Outputs, Tensor, Tensor], Tensor],
+    predict_masks: PredictMasks,
     config: LossConfig,
 ) -> dict[str, Tensor]:
     """Computes the losses of a batch of clips.
@@ -41,8 +43,19 @@ def compute_losses(
         decoder layer: "class", "l1", "giou", "mask", "dice", and "dense" where the model has
         class maps.
     """
+    matches = match(outputs, batch.targets, config)
+    return losses_of_matches(outputs, batch, matches, predict_masks, config)
+
+
+def losses_of_matches(
+    outputs: Outputs,
+    batch: Batch,
+    matches: Sequence[Sequence[Match]],
+    predict_masks: PredictMasks,
+    config: LossConfig,
+) -> dict[str, Tensor]:
+    """`compute_losses` for the given matches, [R][B]."""
     targets = batch.targets
-    matches = match(outputs, targets, config)
     visible = torch.stack([target.valid.sum() for target in targets]).sum()
     pairs = mean_over_ranks(visible.to(outputs.boxes.dtype)).clamp(min=1)
     total = outputs.boxes.new_zeros(())
@@ -66,7 +79,8 @@ def compute_losses(
             + config.giou_weight * losses["giou"]
         )
     slots, present = _pad_slots(matches[-1])
-    logits = predict_masks(outputs, slots, present)[present]  # [P, T, h, w], clip by clip
+    logits = predict_masks(outputs, slots, present)
+    logits = logits.flatten(0, 1) if present is None else logits[present]  # [P, T, h, w]
     mask, dice = mask_losses(logits, targets, matches[-1], batch.padding_mask, config)
     losses["mask"], losses["dice"] = mask / pairs, dice / pairs
     total = total + config.mask_weight * losses["mask"] + config.dice_weight * losses["dice"]
@@ -241,10 +255,16 @@ def cell_classes(target: Targets, size: Sequence[int], classes: int, config: Los
     return (share > config.dense_share).float().permute(1, 2, 3, 0)
 
 
-def _pad_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
-    """Matched slots as int64 [B, J], filled up with slot 0, and bool [B, J], True on real ones."""
+def _pad_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor | None]:
+    """Matched slots as int64 [B, J], filled up with slot 0, and bool [B, J], True on real ones.
+
+    The second is None if nothing had to be filled up.
+    """
     slots = torch.nn.utils.rnn.pad_sequence([found.slots for found in matches], batch_first=True)
-    lengths = torch.tensor([len(found.slots) for found in matches], device=slots.device)
+    counts = [len(found.slots) for found in matches]
+    if len(set(counts)) == 1:
+        return slots, None
+    lengths = torch.tensor(counts, device=slots.device)
     return slots, torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
 
 

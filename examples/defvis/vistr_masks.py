@@ -139,7 +139,8 @@ class SequenceMaskHead(nn.Module):
         if present is not None:
             everything = found.new_zeros(batch * slots, *found.shape[1:])
             found = everything.index_copy(0, rows, found)
-        return found.unflatten(0, (batch, slots))
+        everyone: Tensor = found.unflatten(0, (batch, slots))
+        return everyone
 
     def _masks_of(
         self,

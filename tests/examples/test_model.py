@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from defvis.attention import Volume
-from defvis.backbone import Backbone
+from defvis.backbone import Backbone, FrozenBatchNorm2d
 from defvis.config import BackboneConfig, Config
 from defvis.decoder import Decoder
-from defvis.heads import ClassHead
+from defvis.heads import ClassHead, class_probabilities
 from defvis.mask_head import DynamicMaskHead
 from defvis.model import DefVIS
 from defvis.position import sine_position_3d
@@ -185,3 +185,57 @@ def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> No
     (coarse,) = loaded.eval()(frames)
     torch.testing.assert_close(coarse, small.eval()(frames)[-1])
     assert loaded.channels == (16,)
+
+
+def test_frozen_batch_norm_is_batch_norm_in_eval_mode() -> None:
+    norm = torch.nn.BatchNorm2d(5)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.5, 2)
+    frozen, x = FrozenBatchNorm2d(norm).train(), torch.randn(2, 5, 4, 4)
+    torch.testing.assert_close(frozen(x), norm.eval()(x))
+    assert not list(frozen.parameters())
+    assert frozen.state_dict().keys() == norm.state_dict().keys() - {"num_batches_tracked"}
+
+
+def test_frozen_parts_of_the_backbone(config: Config) -> None:
+    settings = dataclasses.replace(config.model.backbone, frozen_norm=True, frozen_stages=1)
+    backbone = Backbone(settings).train()
+    assert not [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == ("stages.1" in name), name
+    with pytest.raises(ValueError, match=r"frozen_stages must be .* got 3 for ResNet"):
+        Backbone(dataclasses.replace(settings, frozen_stages=3))
+
+
+def test_probabilities(config: Config) -> None:
+    logits = torch.randn(2, 3, 4)
+    assert class_probabilities(logits, "sigmoid").equal(logits.sigmoid())
+    shared = class_probabilities(logits, "softmax")
+    assert shared.shape == (2, 3, 3)
+    torch.testing.assert_close(shared, logits.exp()[..., :3] / logits.exp().sum(-1, keepdim=True))
+    model = DefVIS(dataclasses.replace(config.model, class_output="softmax")).eval()
+    outputs = model(torch.randn(1, 2, 3, 32, 32))
+    assert outputs.class_logits.shape[-1] == 4
+    assert outputs.class_probabilities().shape == (1, 3, 2, 3)
+
+
+def test_model_without_class_maps(config: Config) -> None:
+    model = DefVIS(dataclasses.replace(config.model, dense_classes=False))
+    assert model(torch.randn(1, 2, 3, 32, 32)).dense_logits is None
+    with pytest.raises(RuntimeError, match="needs a model with dense_classes"):
+        model.classify_frames(torch.randn(1, 3, 32, 32))
+
+
+def test_half_precision(config: Config) -> None:
+    """Under autocast the predictions stay float32 and near those without it."""
+    model = DefVIS(config.model).eval()
+    frames = torch.randn(1, 4, 3, 32, 32)
+    exact = model(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(frames)
+        masks = model.predict_masks(outputs, torch.arange(3)[None])
+    for tensor in (outputs.class_logits, outputs.boxes, outputs.dense_logits, masks):
+        assert tensor is not None
+        assert tensor.dtype == torch.float32
+    torch.testing.assert_close(outputs.boxes, exact.boxes, atol=0.02, rtol=0)
+    torch.testing.assert_close(outputs.class_logits, exact.class_logits, atol=0.2, rtol=0)
