@@ -21,7 +21,9 @@ from stdeform import STDeformAttn
 from stdeform.reference import sampling_locations
 
 # A point that carried all the weight of its head would have this radius, as a share of the width.
-_RADIUS = 0.05
+_RADIUS = 0.08
+# Small frames are enlarged to about this width.
+_DRAW_WIDTH = 320
 
 
 # From (T, H, W) of the cells to a query's number.
@@ -108,7 +110,7 @@ def draw_points(
         columns: Frames side by side.
     """
     frames, height, width = pixels.shape[:3]
-    scale = max(1, 240 // width)
+    scale = max(1, _DRAW_WIDTH // width)
     images = []
     own = int(float(points.reference[2]) * frames)
     for frame, picture in enumerate(pixels):

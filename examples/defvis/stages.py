@@ -244,7 +244,7 @@ class _ClipLosses(nn.Module):
             outputs = self.model(batch.frames, batch.padding_mask)
         return compute_losses(outputs, batch, self._predict_masks, self._config.loss)
 
-    def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor) -> Tensor:
+    def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor | None) -> Tensor:
         with self._autocast(slots):
             return self.model.predict_masks(outputs, slots, present)
 

@@ -86,7 +86,7 @@ def test_picture(tmp_path: Path) -> None:
     draw_points(pixels, points, tmp_path / "points.png", columns=4)
     with Image.open(tmp_path / "points.png") as sheet:
         drawn = np.asarray(sheet)
-    scale = 5
+    scale = 6
     for frame in range(4):
         left = frame * (48 * scale + 2)
         part = drawn[:, left : left + 48 * scale]
