@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts if asked to, scores, prints."""
     options = _parser().parse_args(arguments)
     # Only now: --help must answer at once.
+    from defvis.checkpoint import CheckpointError
     from defvis.data.ytvis import DataError, find_files, load
     from defvis.evaluate import evaluate
     from defvis.results import ResultError, load_results
@@ -36,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = load(*find_files(options.data))
         results = load_results(options.results) if options.results else _predict(options, data)
         ap = evaluate(data, results)
-    except (DataError, ResultError, FileNotFoundError, RuntimeError, ValueError) as error:
+    except (CheckpointError, DataError, FileNotFoundError, ResultError, ValueError) as error:
         sys.exit(f"evaluate_defvis: {error}")
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results))
     print(f"{len(data.videos)} videos, {len(results)} results")
     for name, figure in ap.figures.items():

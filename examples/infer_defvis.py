@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only now: --help must answer at once.
     import torch
 
+    from defvis.checkpoint import CheckpointError
     from defvis.data.clips import FrameCache
     from defvis.data.sources import open_source
     from defvis.data.ytvis import DataError
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _draw(options, source, tracks, trained.category_names)
         if options.points:
             _draw_points(options, source, trained, window)
-    except (DataError, FileNotFoundError, RuntimeError, ValueError) as error:
+    except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"infer_defvis: {error}")
     seen = [track for track in tracks if track.score >= options.threshold]
     print(f"{source.length} frames, {len(seen)} objects with a score from {options.threshold}:")

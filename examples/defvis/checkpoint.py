@@ -21,6 +21,10 @@ _UNREADABLE = (
 )
 
 
+class CheckpointError(RuntimeError):
+    """No checkpoint can be read; the message says why of each that was tried."""
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint; at every moment a complete one exists.
 
@@ -48,7 +52,7 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
             does not push it into the place of the good previous one.
 
     Raises:
-        RuntimeError: If neither can be read.
+        CheckpointError: If neither can be read.
     """
     failures = []
     for candidate in (path, previous(path)):
@@ -66,7 +70,7 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
             if set_aside and path.exists():
                 os.replace(path, path.with_name(path.name + ".broken"))
         return state
-    raise RuntimeError("no checkpoint can be read: " + "; ".join(failures))
+    raise CheckpointError("no checkpoint can be read: " + "; ".join(failures))
 
 
 def _check_sums(path: Path) -> None:

@@ -49,7 +49,14 @@ def predict_videos(
     Yields:
         The tracks of one video, in order of `videos`; those whose masks are empty throughout are
         left out.
+
+    Raises:
+        ValueError: If `window` is below 0 or `batch_size` below 1.
     """
+    if window < 0 or batch_size < 1:
+        raise ValueError(
+            f"window must be at least 0 and batch_size at least 1, got {window} and {batch_size}"
+        )
     window = window or model.config.num_frames
     network = _Network(model, precision)
     with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:

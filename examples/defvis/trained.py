@@ -35,7 +35,7 @@ def load_trained(path: Path) -> Trained:
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        RuntimeError: If it cannot be read.
+        CheckpointError: If it cannot be read.
     """
     file = path / "checkpoint.pt" if path.is_dir() else path
     if not file.exists() and not previous(file).exists():

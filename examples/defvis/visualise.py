@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from defvis.data import rle
 from defvis.data.rle import RLE
 
 # Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
 _DURATION = 200
+# Height of the text in pixels.
+_TEXT = 13
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def _label(
     left, top = int(columns.min()) * scale, int(rows.min()) * scale
     right, bottom = (int(columns.max()) + 1) * scale, (int(rows.max()) + 1) * scale
     draw.rectangle((left, top, right - 1, bottom - 1), outline=colour)
+    font = ImageFont.load_default(size=_TEXT)
+    place = left + 1, max(0, top - _TEXT - 2)
     text = f"#{overlay.identity}: {overlay.text}"
-    place = draw.textbbox((left, max(0, top - 11)), text)
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0], max(0, top - 11)), text, fill="black")
+    draw.rectangle(draw.textbbox(place, text, font=font), fill=colour)
+    draw.text(place, text, fill="black", font=font)

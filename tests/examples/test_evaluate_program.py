@@ -38,7 +38,7 @@ def test_model_gives_the_figures_of_its_run(
     evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    out = tmp_path / "results.json"
+    out = tmp_path / "new/folder/results.json"
     evaluate(["--data", str(digits / "val"), "--run", str(tiny_run), "--out", str(out)])
     shown = capsys.readouterr().out
     metrics = json.loads((tiny_run / "metrics.json").read_text())
@@ -73,11 +73,16 @@ def test_broken_results(
 
 
 def test_missing_files(evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"PK nothing")
     for arguments, message in (
         (["--data", str(digits / "val"), "--results", str(tmp_path / "x")], "x: cannot be read"),
         (["--data", str(digits / "val"), "--run", str(tmp_path)], "there is no checkpoint"),
         (["--data", str(tmp_path), "--run", str(tiny_run)], "holds none of"),
-    ):
+        (["--data", str(digits / "val"), "--run", str(broken)], "no checkpoint can be read"),
+        (["--data", str(digits / "val"), "--run", str(tiny_run), "--window", "-1"],
+         "window must be at least 0"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit, match=message):
             evaluate(arguments)
     content = json.loads((digits / "val/instances.json").read_text())

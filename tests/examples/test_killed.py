@@ -40,7 +40,7 @@ def killed(
         "--backbone-steps", "2", "--threads", str(torch.get_num_threads()),
         *(word for setting in settings for word in ("--set", setting)),
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while process.poll() is None and time.monotonic() < deadline:
         rows = log.read(out / "log.jsonl") if (out / "log.jsonl").exists() else []
         if rows and (rows[-1]["stage"], rows[-1]["step"] >= 12) == ("joint", True):
