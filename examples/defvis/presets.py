@@ -115,6 +115,16 @@ PRESETS: dict[str, Config] = {
     "frames-as-levels": _with_model(
         _PAPER, encoder_attention="frames", decoder_attention="dense", num_points=6
     ),
+    # The widths and heads of Deformable DETR, whose COCO weights then fit (see `weights`).
+    "paper-c256": _with_model(
+        _PAPER,
+        embed_dim=256,
+        feedforward_dim=1024,
+        project_groups=32,
+        shared_heads=False,
+        decoder_norm=False,
+        refine_boxes=True,
+    ),
 }
 
 

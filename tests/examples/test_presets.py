@@ -82,7 +82,7 @@ def test_numbers_of_the_paper() -> None:
     assert (config.epochs, optim.schedule, optim.drop_at * config.epochs) == (50, "step", 40)
     weights = (loss.class_weight, loss.l1_weight, loss.giou_weight, loss.mask_weight)
     assert (*weights, loss.dice_weight, loss.no_object_weight) == (1, 5, 2, 1, 1, 0.1)
-    for name in ("paper-k16", "vistr", "frames-as-levels"):
+    for name in PRESETS.keys() - {"small"}:
         other = preset(name)
         assert replace(other, model=model) == config, "they differ in the model alone"
 
@@ -107,8 +107,9 @@ def shrunk(name: str) -> Config:
     )  # fmt: skip
     model = replace(
         model,
-        backbone=backbone, embed_dim=48, num_heads=4, num_points=6, num_frames=4, num_slots=3,
-        feedforward_dim=32, encoder_layers=2, decoder_layers=2, num_classes=3, mask_dim=8,
+        backbone=backbone, num_classes=3, num_frames=4, num_slots=3, encoder_layers=2,
+        decoder_layers=2, embed_dim=48, num_heads=4, num_points=6, feedforward_dim=32,
+        project_groups=min(model.project_groups, 8), mask_dim=8,
     )  # fmt: skip
     return replace(config, model=model)
 

@@ -33,7 +33,7 @@ def tiny(name: str, **changes: object) -> ModelConfig:
     sizes = {
         "backbone": BACKBONE, "num_classes": CLASSES, "num_frames": FRAMES, "num_slots": SLOTS,
         "embed_dim": C, "num_heads": HEADS, "encoder_layers": 2, "decoder_layers": 2,
-        "feedforward_dim": 32, "num_points": 12 if name == "paper" else 6,
+        "feedforward_dim": 32, "num_points": 12 if name.startswith("paper") else 6,
     }  # fmt: skip
     return replace(preset(name).model, **{**sizes, **changes})  # type: ignore[arg-type]
 
@@ -236,9 +236,7 @@ def test_released_encoder_into_frames_as_levels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("levels", [1, 4])
 def test_deformable_detr_inflates_to_three_axes(tmp_path: Path, levels: int) -> None:
     state = deformable_detr(levels)
-    model = DefVIS(
-        tiny("paper", project_groups=8, shared_heads=False, refine_boxes=True, decoder_norm=False)
-    )
+    model = DefVIS(tiny("paper-c256", project_groups=8))
     report = load_weights(model, saved(tmp_path / "detr.pth", state))
     assert report.source == "deformable-detr"
     heads = {f"class_embed.{i}.{kind}" for i in range(2) for kind in ("weight", "bias")}
@@ -350,3 +348,16 @@ def test_report_names_everything(tmp_path: Path) -> None:
     assert f"{len(report.loaded)} entries loaded" in text
     assert "missing decoder.queries.table" in text
     assert "skipped bn1.num_batches_tracked: has no counterpart in the model" in text
+
+
+def test_c256_takes_the_widths_of_deformable_detr() -> None:
+    """The names and shapes of the published ResNet-50 model fit, but for 91 classes of images."""
+    with torch.device("meta"):
+        model = DefVIS(preset("paper-c256").model)
+    own = model.state_dict()
+    deform = model.decoder.layers[5].cross_attention.deform
+    assert (deform.embed_dim, deform.num_heads) == (256, 8)
+    assert own["encoder.layers.5.feedforward.layers.0.weight"].shape == (1024, 256)
+    assert own["project.0.weight"].shape == (256, 2048, 1, 1)
+    assert model.project[1].num_groups == 32
+    assert own["decoder.box_heads.5.delta.2.weight"].shape == (4, 256)
