@@ -191,10 +191,13 @@ def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: 
 
 
 def test_programs_explain_themselves(launch: Launch, tmp_path: Path) -> None:
-    for name in ("train_defvis.py", "make_digits.py"):
+    for name, option in (
+        ("train_defvis.py", "--seed"), ("make_digits.py", "--seed"), ("convert_hela.py", "--scale"),
+        ("evaluate_defvis.py", "--per-class"), ("infer_defvis.py", "--points"),
+    ):  # fmt: skip
         shown = _program(launch, name, "--help")
         assert shown.returncode == 0
-        assert "--seed" in shown.stdout
+        assert option in shown.stdout
     printed = _program(launch, "train_defvis.py", "--print-config", "--steps", "7")
     assert json.loads(printed.stdout)["steps"] == 7
     for arguments, message in (
