@@ -134,6 +134,13 @@ def _broken(folder: Path, how: str) -> Path:
     return folder
 
 
+def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "film.mp4").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"film\.mp4: video files need PyAV: pip install av"):
+        open_source(tmp_path / "film.mp4")
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

@@ -40,6 +40,14 @@ def test_tensorboard_gets_the_same_numbers(tiny_run: Path) -> None:
     assert events.Scalars("val-joint/AP50")[0].step == 2
 
 
+def test_without_tensorboard_there_is_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    log.Log(tmp_path, goes_on=False).append({"kind": "val", "stage": "joint", "step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
 def test_rows_tell_speed_and_time_left(tiny_run: Path) -> None:
     rows = [row for row in log.read(tiny_run / "log.jsonl") if row["kind"] == "train"]
     assert rows
