@@ -15,6 +15,7 @@ the paper:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ _RATE = 6.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts, writes what was asked for."""
     options = _parser().parse_args(arguments)
+    if "video" in options.write and importlib.util.find_spec("av") is None:
+        sys.exit("infer_defvis: --write video needs PyAV: pip install av")
     # Only now: --help must answer at once.
     import torch
 

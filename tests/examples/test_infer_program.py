@@ -134,11 +134,15 @@ def _broken(folder: Path, how: str) -> Path:
     return folder
 
 
-def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_files_need_pyav(
+    infer: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "film.mp4").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"film\.mp4: video files need PyAV: pip install av"):
         open_source(tmp_path / "film.mp4")
+    with pytest.raises(SystemExit, match="--write video needs PyAV"):
+        infer(["--run", "x", "--source", "y", "--out", "z", "--write", "video"])
 
 
 @pytest.mark.parametrize(
