@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import operator, report
+from . import gpu_check, operator, report
 from .answers import WrongAnswerError
 
-_COMMANDS = {"operator": operator, "report": report}
+_COMMANDS = {"operator": operator, "report": report, "gpu-check": gpu_check}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

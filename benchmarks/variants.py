@@ -44,6 +44,11 @@ class Prepared(NamedTuple):
         out = self.function(*self.inputs)
         return (out, *torch.autograd.grad(out, self.inputs, self.grad_out))
 
+    def to(self, device: str) -> Prepared:
+        """The same problem on another device."""
+        inputs = _differentiable(tensor.to(device) for tensor in self.inputs)
+        return Prepared(self.function, inputs, self.grad_out.to(device))
+
     def run(self, mode: str) -> object:
         """`mode` is one of `MODES`."""
         return self.forward() if mode == "forward" else self.forward_backward()

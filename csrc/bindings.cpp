@@ -12,6 +12,7 @@
 #include "problem.h"
 #ifdef STDEFORM_WITH_CUDA
 #include "cuda/device.h"
+#include "cuda/kernels.h"
 #endif
 
 namespace py = pybind11;
@@ -50,8 +51,8 @@ Array optional_array(const py::object& from, int rank, const char* name) {
   return from.is_none() ? Array() : to_array(from.cast<py::tuple>(), rank, name).array;
 }
 
-Problem to_problem(int num_threads, bool exact_threads, const std::vector<int64_t>& spatial_shapes,
-                   const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+                   const py::tuple& positions, const py::tuple& scores,
                    const py::object& reference) {
   Problem p;
   const Shaped v = to_array(value, 4, "value");
@@ -73,40 +74,74 @@ Problem to_problem(int num_threads, bool exact_threads, const std::vector<int64_
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
   }
-  p.num_threads = num_threads;
-  p.exact_threads = exact_threads;
   return p;
 }
 
-void forward(const std::string& level, int num_threads, bool exact_threads,
-             const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-             const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-             const py::tuple& out) {
-  Problem p =
-      to_problem(num_threads, exact_threads, spatial_shapes, value, positions, scores, reference);
+// `head_reference`: whether the gradient of the reference points comes per head, [B, Q, M, L, ..].
+void add_grads(Problem& p, const py::tuple& grad_out, const py::object& grad_value,
+               const py::object& grad_reference, const py::object& grad_positions,
+               const py::object& grad_scores, bool head_reference) {
+  p.out = to_array(grad_out, 4, "grad_out").array;
+  p.grad_value = optional_array(grad_value, 4, "grad_value");
+  p.grad_reference =
+      optional_array(grad_reference, head_reference ? 5 : 4, "grad_reference_points");
+  p.grad_positions = optional_array(grad_positions, 6, "grad_positions");
+  p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
+}
+
+void cpu_forward(const std::string& level, int num_threads, bool exact_threads,
+                 const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+                 const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+                 const py::tuple& out) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+  p.num_threads = num_threads;
+  p.exact_threads = exact_threads;
   p.out = to_array(out, 4, "out").array;
   const Level& chosen = choose_level(level);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
 }
 
-void backward(const std::string& level, int num_threads, bool exact_threads,
-              const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-              const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-              const py::tuple& grad_out, const py::object& grad_value,
-              const py::object& grad_reference, const py::object& grad_positions,
-              const py::object& grad_scores) {
-  Problem p =
-      to_problem(num_threads, exact_threads, spatial_shapes, value, positions, scores, reference);
-  p.out = to_array(grad_out, 4, "grad_out").array;
-  p.grad_value = optional_array(grad_value, 4, "grad_value");
-  p.grad_reference = optional_array(grad_reference, 4, "grad_reference_points");
-  p.grad_positions = optional_array(grad_positions, 6, "grad_positions");
-  p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
+void cpu_backward(const std::string& level, int num_threads, bool exact_threads,
+                  const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+                  const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+                  const py::tuple& grad_out, const py::object& grad_value,
+                  const py::object& grad_reference, const py::object& grad_positions,
+                  const py::object& grad_scores) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+  p.num_threads = num_threads;
+  p.exact_threads = exact_threads;
+  add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, false);
   const Level& chosen = choose_level(level);
   py::gil_scoped_release unlocked;
   chosen.backward(p);
 }
+
+#ifdef STDEFORM_WITH_CUDA
+cuda::Queue to_queue(int device, std::uintptr_t stream) {
+  return {device, reinterpret_cast<void*>(stream)};
+}
+
+void cuda_forward(int device, std::uintptr_t stream, const std::vector<int64_t>& spatial_shapes,
+                  const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+                  const py::object& reference, const py::tuple& out) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+  p.out = to_array(out, 4, "out").array;
+  py::gil_scoped_release unlocked;
+  cuda::forward(p, to_queue(device, stream));
+}
+
+void cuda_backward(int device, std::uintptr_t stream, const std::vector<int64_t>& spatial_shapes,
+                   const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
+                   const py::object& reference, const py::tuple& grad_out,
+                   const py::object& grad_value, const py::object& grad_reference,
+                   const py::object& grad_positions, const py::object& grad_scores) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+  add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
+  py::gil_scoped_release unlocked;
+  cuda::backward(p, to_queue(device, stream));
+}
+#endif
 
 }  // namespace
 }  // namespace stdeform
@@ -114,9 +149,11 @@ void backward(const std::string& level, int num_threads, bool exact_threads,
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of stdeform: kernels on plain addresses.";
   m.def("simd_levels", &stdeform::usable_levels);
-  m.def("forward", &stdeform::forward);
-  m.def("backward", &stdeform::backward);
+  m.def("cpu_forward", &stdeform::cpu_forward);
+  m.def("cpu_backward", &stdeform::cpu_backward);
 #ifdef STDEFORM_WITH_CUDA
+  m.def("cuda_forward", &stdeform::cuda_forward);
+  m.def("cuda_backward", &stdeform::cuda_backward);
   m.def("cuda_devices", [] {
     const auto devices = stdeform::cuda::find_devices();
     return py::make_tuple(devices.count, devices.reason);

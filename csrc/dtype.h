@@ -4,6 +4,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "inline.h"
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
 namespace stdeform {
 
 // The codes are shared with stdeform/_native.py.
@@ -33,35 +38,44 @@ using Compute = typename ComputeType<T>::type;
 namespace {
 
 template <class To, class From>
-inline To bit_cast(From from) {
+STDEFORM_HOST_DEVICE inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
   To to;
   std::memcpy(&to, &from, sizeof to);
   return to;
 }
 
-inline double to_real(double x) { return x; }
-inline float to_real(float x) { return x; }
-inline float to_real(BFloat16 x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
-inline float to_real(Half x) {
+STDEFORM_HOST_DEVICE inline double to_real(double x) { return x; }
+STDEFORM_HOST_DEVICE inline float to_real(float x) { return x; }
+STDEFORM_HOST_DEVICE inline float to_real(BFloat16 x) {
+  return bit_cast<float>(uint32_t(x.bits) << 16);
+}
+STDEFORM_HOST_DEVICE inline float to_real(Half x) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(x.bits));
+#else
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
   const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
   // Rebias the exponent by a multiplication, which makes subnormals right as well.
   const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
   const uint32_t special = magnitude | 0x7f800000u;  // infinity and NaN
   return bit_cast<float>(sign | ((x.bits & 0x7c00) == 0x7c00 ? special : finite));
+#endif
 }
 
 // Rounding to nearest, ties to even; NaN stays NaN.
-inline void from_real(double x, double& out) { out = x; }
-inline void from_real(double x, float& out) { out = float(x); }
-inline void from_real(float x, float& out) { out = x; }
-inline void from_real(float x, BFloat16& out) {
+STDEFORM_HOST_DEVICE inline void from_real(double x, double& out) { out = x; }
+STDEFORM_HOST_DEVICE inline void from_real(double x, float& out) { out = float(x); }
+STDEFORM_HOST_DEVICE inline void from_real(float x, float& out) { out = x; }
+STDEFORM_HOST_DEVICE inline void from_real(float x, BFloat16& out) {
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   out.bits = uint16_t(x != x ? 0x7fc0 : rounded);
 }
-inline void from_real(float x, Half& out) {
+STDEFORM_HOST_DEVICE inline void from_real(float x, Half& out) {
+#ifdef __CUDA_ARCH__
+  out.bits = __half_as_ushort(__float2half_rn(x));
+#else
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t sign = (bits >> 16) & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
@@ -74,6 +88,7 @@ inline void from_real(float x, Half& out) {
   const uint32_t rounded =
       magnitude < 0x38800000u ? subnormal : (magnitude < 0x477ff000u ? normal : special);
   out.bits = uint16_t(sign | rounded);
+#endif
 }
 
 }  // namespace

@@ -32,12 +32,14 @@ struct Problem {
 
   Array out;  // [B, Q, M, D]; forward: the result; backward: its gradient, last stride 1
 
-  // Backward only; contiguous, null where nobody asked. All are written in full.
+  // Backward only; contiguous, null where nobody asked. The CPU kernels write all of them in full,
+  // each in the dtype of its tensor; for those of CUDA see cuda/kernels.h.
   Array grad_value;      // [B, S, M, D]
   Array grad_reference;  // [B, Q, L, N or 2N]
   Array grad_positions;  // [B, Q, M, L, K, N]
   Array grad_scores;     // [B, Q, M, L, K]
 
+  // CPU only.
   int num_threads = 1;         // at most
   bool exact_threads = false;  // all of them, however little there is to do
 };

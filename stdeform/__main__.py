@@ -26,15 +26,19 @@ def main() -> int:
     _print_section("versions", _versions())
     _print_section("build", _build(read_record()))
     _print_section("backends", _backends())
-    started = time.perf_counter()
-    worst = _self_check()
-    _print_section(
-        "self-check on cpu: largest error against the float64 reference (1.00 is the tolerance)",
-        {name: f"{error:.2f}" for name, error in worst.items()},
-    )
-    passed = all(error <= 1 for error in worst.values())
-    seconds = time.perf_counter() - started
-    print(f"self-check {'passed' if passed else 'FAILED'} in {seconds:.2f} s")
+    passed = True
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        started = time.perf_counter()
+        worst = _self_check(device)
+        _print_section(
+            f"self-check on {device}: largest error against the float64 reference (1.00 is the "
+            "tolerance)",
+            {name: f"{error:.2f}" for name, error in worst.items()},
+        )
+        right = all(error <= 1 for error in worst.values())
+        seconds = time.perf_counter() - started
+        print(f"self-check {'passed' if right else 'FAILED'} in {seconds:.2f} s")
+        passed &= right
     return 0 if passed else 1
 
 
@@ -79,19 +83,20 @@ def _backends() -> dict[str, str]:
     return chosen
 
 
-def _self_check() -> dict[str, float]:
+def _self_check(device: str) -> dict[str, float]:
     """Runs both forms, forward and backward, for N = 2 and 3.
 
     Returns:
         The largest error of each, as a multiple of what `testing.TOLERANCES` allows.
     """
-    backend = "reference" if _native.missing("cpu") else "native"
+    backend = "reference" if _native.missing(device) else "native"
     worst = {}
     for form in _FORMS:
         for shapes in _CHECKED_SHAPES:
             # A row of 48 channels takes every path of the vector code; see `kink_margin` there.
             problem = testing.make_problem(shapes, head_dim=48, kink_margin=0.05)
-            actual = _results(functional, form, problem, backend=backend)
+            moved = problem.map(lambda tensor: tensor.to(device))
+            actual = [result.cpu() for result in _results(functional, form, moved, backend=backend)]
             expected = _results(reference, form, problem.to(torch.float64))
             errors = [testing.excess(actual[0], expected[0], "forward")]
             for gradient, correct in zip(actual[1:], expected[1:], strict=True):

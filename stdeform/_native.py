@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ._build import read_record
+from .reference import compute_dtype
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -44,9 +47,22 @@ def missing(device_type: str) -> str | None:
     """Why there is no kernel for tensors on `device_type`; None if there is one."""
     if device_type == "meta":  # shapes only: the registered fake serves, built or not
         return None
-    if device_type != "cpu":
+    if device_type not in ("cpu", "cuda"):
         return f"no kernel exists for {device_type} yet"
-    return None if _C is not None else _why_missing
+    if _C is None:
+        return _why_missing
+    return _missing_cuda() if device_type == "cuda" else None
+
+
+@functools.cache
+def _missing_cuda() -> str | None:
+    if torch.version.hip:
+        return "this PyTorch is built for ROCm, and the kernels are CUDA's"
+    find = getattr(_C, "cuda_devices", None)
+    if find is None:
+        return f"this stdeform was built without CUDA: {read_record().no_cuda}"
+    _, reason = find()
+    return reason or None
 
 
 def simd_levels() -> list[str]:
@@ -67,7 +83,9 @@ def forward(
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
     if out.numel():
         value = _with_unit_stride(value)
-        _core().forward(
+        _run(
+            "forward",
+            value,
             *_problem(value, spatial_shapes, positions, scores, reference_points),
             _array(out.view(batch, num_queries, num_heads, head_dim)),
         )
@@ -85,19 +103,21 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Runs the backward kernel; a gradient that is not needed comes back with no elements."""
     inputs = (value, reference_points, positions, scores)
-    grads = empty_grads(inputs, needs)
     if grad_out.numel() == 0:
-        return tuple(grad.zero_() for grad in grads)
+        return tuple(grad.zero_() for grad in empty_grads(inputs, needs))
+    # Copies made for the kernel live in these names until it has returned.
+    value = _with_unit_stride(value)
+    rows = _with_unit_stride(grad_out.unflatten(2, (value.shape[2], value.shape[3])))
+    grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
-        # Copies made for the kernel live in these names until it has returned.
-        value = _with_unit_stride(value)
-        rows = _with_unit_stride(grad_out.unflatten(2, (value.shape[2], value.shape[3])))
-        _core().backward(
+        _run(
+            "backward",
+            value,
             *_problem(value, spatial_shapes, positions, scores, reference_points),
             _array(rows),
             *(_array(grad) if grad.numel() else None for grad in grads),
         )
-    return grads
+    return _round_buffers(grads, inputs) if value.is_cuda else grads
 
 
 def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
@@ -110,10 +130,67 @@ def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple
     )
 
 
-def _core() -> ModuleType:
-    if _C is None:
-        raise RuntimeError(f"no native kernel for cpu tensors: {_why_missing}")
-    return _C
+def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """What the CUDA backward writes to: sums in the compute dtype; see csrc/cuda/kernels.h."""
+    value, reference_points, positions, scores = inputs
+    assert value is not None
+    assert positions is not None
+    assert scores is not None
+    real = compute_dtype(value.dtype)
+    nothing = value.new_empty(0)
+    grad_value, by_head, grad_scores = nothing, nothing, nothing
+    if needs[0]:
+        _alert_not_deterministic("st_deform_attn_backward_cuda")
+        grad_value = torch.zeros(value.shape, dtype=real, device=value.device)
+    if needs[1] and reference_points is not None:
+        batch, num_queries, *rest = reference_points.shape
+        shape = (batch, num_queries, value.shape[2], *rest)
+        by_head = value.new_empty(shape, dtype=real)
+    if needs[3]:
+        grad_scores = scores.new_empty(scores.shape, dtype=real)
+    return grad_value, by_head, positions.new_empty(positions.shape if needs[2] else 0), grad_scores
+
+
+def _round_buffers(
+    buffers: tuple[Tensor, ...], inputs: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """The gradients from what the CUDA backward has written."""
+    by_head = buffers[1]
+    summed = (buffers[0], by_head.sum(2) if by_head.numel() else by_head, *buffers[2:])
+    return tuple(
+        buffer if tensor is None else buffer.to(tensor.dtype)
+        for buffer, tensor in zip(summed, inputs, strict=True)
+    )
+
+
+def _alert_not_deterministic(name: str) -> None:
+    """What PyTorch's own operators do under `torch.use_deterministic_algorithms`."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        f"{name} does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)': the gradient of value is summed by atomic "
+        "additions. Set warn_only=True, or call the operator with backend='reference'"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(message)
+    warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _run(name: str, value: Tensor, *arrays: object) -> None:
+    """Calls the kernel of the device that `value` is on."""
+    reason = missing(value.device.type)
+    if _C is None or reason:
+        raise RuntimeError(f"no native kernel for {value.device.type} tensors: {reason}")
+    if value.is_cuda:
+        index = value.get_device()
+        # The stream as a number; the public way makes an object of it first.
+        stream = torch._C._cuda_getCurrentRawStream(index)
+        getattr(_C, f"cuda_{name}")(index, stream, *arrays)
+    else:
+        threads = options.num_threads or torch.get_num_threads()
+        exact = options.num_threads is not None
+        getattr(_C, f"cpu_{name}")(options.simd_level or "", threads, exact, *arrays)
 
 
 def _problem(
@@ -124,9 +201,6 @@ def _problem(
     reference_points: Tensor | None,
 ) -> tuple[object, ...]:
     return (
-        options.simd_level or "",
-        options.num_threads or torch.get_num_threads(),
-        options.num_threads is not None,
         list(spatial_shapes),
         _array(value),
         _array(positions),

@@ -39,8 +39,8 @@ st_deform_attn_backward = torch.ops.stdeform.st_deform_attn_backward.default
 
 # -- kernels -----------------------------------------------------------------------------------
 
-torch.library.impl("stdeform::st_deform_attn", "cpu", _native.forward)
-torch.library.impl("stdeform::st_deform_attn_backward", "cpu", _native.backward)
+torch.library.impl("stdeform::st_deform_attn", ("cpu", "cuda"), _native.forward)
+torch.library.impl("stdeform::st_deform_attn_backward", ("cpu", "cuda"), _native.backward)
 
 # -- fake --------------------------------------------------------------------------------------
 

@@ -11,11 +11,14 @@ from torch import Tensor
 import stdeform
 from stdeform import _native
 from stdeform.testing import Problem, assert_close, composite, composite_from_offsets, make_problem
-from tests import oracle
+from tests import elsewhere, oracle
 
 # A bare "native" is skipped with the reason why there is no kernel.
 NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]
-BACKENDS = ["reference", *NATIVE]
+CUDA = ["cuda"] if torch.cuda.is_available() and not _native.missing("cuda") else []
+# All kernels: the CPU's, and the CUDA sources, emulated on the processor and on a GPU.
+KERNELS = [*NATIVE, "emulated", *CUDA]
+BACKENDS = ["reference", *KERNELS]
 
 FORMS = ("locations", "points", "boxes")
 VIDEO: tuple[tuple[int, ...], ...] = ((4, 6, 5), (2, 3, 3))
@@ -49,9 +52,13 @@ def arguments(problem: Problem, form: str) -> tuple[Any, ...]:
 
 
 def operator(form: str, backend: str = "auto") -> Operator:
-    """The operator of this form; "composite" is a backend too."""
+    """The operator of this form; "composite", "emulated" and "cuda" are backends too."""
     if backend == "composite":
         return composite if form == "locations" else composite_from_offsets
+    if backend == "emulated":
+        return elsewhere.on_emulator(form)
+    if backend == "cuda":
+        return elsewhere.on_cuda(form)
     function: Operator = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stdeform import _native
-from tests.cases import BACKENDS, NATIVE
+from tests.cases import BACKENDS, KERNELS, NATIVE
+from tests.cuda_on_cpu import build
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -43,7 +44,12 @@ def _same_start() -> Iterator[None]:
 
 
 def _force(name: str) -> str:
-    """Forces the SIMD level of "native-LEVEL" and returns the backend's public name."""
+    """Forces the SIMD level of "native-LEVEL" and returns the backend's name without it."""
+    if name == "emulated":
+        try:
+            build.compiler(), build.cuda_include()
+        except FileNotFoundError as error:
+            pytest.skip(f"the CUDA kernels cannot be emulated: {error}")
     backend, _, level = name.partition("-")
     if backend == "native":
         if not level:
@@ -54,13 +60,25 @@ def _force(name: str) -> str:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every way to compute: the reference, and the native kernel at each SIMD level."""
+    """Every way to compute: the reference, and each kernel; for `operator` of tests/cases.py."""
+    return _force(request.param)
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Every kernel: the CPU's at each SIMD level, and CUDA's, emulated and on a GPU."""
+    return _force(request.param)
+
+
+@pytest.fixture(params=["reference", *NATIVE])
+def on_cpu(request: pytest.FixtureRequest) -> str:
+    """Every way to compute that is a backend of the library's own for tensors of the CPU."""
     return _force(request.param)
 
 
 @pytest.fixture(params=NATIVE)
 def native(request: pytest.FixtureRequest) -> str:
-    """The native kernel at each SIMD level that this machine has."""
+    """The CPU's kernel at each SIMD level that this machine has."""
     return _force(request.param)
 
 

@@ -77,21 +77,21 @@ def test_threads_are_torchs(native: str) -> None:
         torch.set_num_threads(before)
 
 
-def test_repeats_give_the_same_bits(backend: str) -> None:
+def test_repeats_give_the_same_bits(on_cpu: str) -> None:
     for form in FORMS:
         problem = draw(form, num_queries=97)
-        first = [forward(problem, form, backend), *gradients(problem, form, backend)]
+        first = [forward(problem, form, on_cpu), *gradients(problem, form, on_cpu)]
         for _ in range(3):
-            again = [forward(problem, form, backend), *gradients(problem, form, backend)]
+            again = [forward(problem, form, on_cpu), *gradients(problem, form, on_cpu)]
             _assert_same_bits(again, first)
 
 
-def test_deterministic_algorithms_are_no_obstacle(backend: str) -> None:
+def test_deterministic_algorithms_are_no_obstacle(on_cpu: str) -> None:
     problem = draw("points")
-    expected = gradients(problem, "points", backend)
+    expected = gradients(problem, "points", on_cpu)
     torch.use_deterministic_algorithms(True)
     try:
-        _assert_same_bits(list(gradients(problem, "points", backend)), list(expected))
+        _assert_same_bits(list(gradients(problem, "points", on_cpu)), list(expected))
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import stdeform
 from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, with_layout
 from tests.cases import (
     AXES,
+    CUDA,
     DTYPES,
     FORMS,
     IMAGE,
+    NATIVE,
     VIDEO,
     arguments,
     draw,
@@ -48,11 +49,11 @@ def test_dtypes(backend: str, form: str, axes: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
 @pytest.mark.parametrize("head_dim", [1, 3, 5, 8, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 130])
-def test_head_dims(native: str, head_dim: int, dtype: str) -> None:
+def test_head_dims(kernel: str, head_dim: int, dtype: str) -> None:
     for axes, form in itertools.product(AXES.values(), ("locations", "points")):
         problem = draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0])
         expected = forward(problem.to(torch.float64), form, "composite")
-        assert_close(forward(problem, form, native), expected, "forward")
+        assert_close(forward(problem, form, kernel), expected, "forward")
 
 
 @pytest.mark.parametrize(
@@ -73,24 +74,24 @@ def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) ->
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 31, 64, 65, 200])
-def test_numbers_of_points(native: str, num_points: int) -> None:
+def test_numbers_of_points(kernel: str, num_points: int) -> None:
     # Around and past the size of the kernel's chunk of samples, across levels too.
     problem = draw("points", num_points=num_points, num_queries=3, dtype=torch.float64)
     expected = forward(problem, "points", "composite")
-    assert_close(forward(problem, "points", native), expected, "forward")
+    assert_close(forward(problem, "points", kernel), expected, "forward")
 
 
 @pytest.mark.parametrize("num_queries", [1, 500])
 @pytest.mark.parametrize("num_heads", [1, 5])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_few_and_many_samples_per_cell(
-    native: str, batch: int, num_heads: int, num_queries: int
+    kernel: str, batch: int, num_heads: int, num_queries: int
 ) -> None:
     sizes = {"batch": batch, "num_heads": num_heads, "num_queries": num_queries}
     for head_dim in (16, 20):
         problem = draw("points", **sizes, head_dim=head_dim)
         expected = forward(problem.to(torch.float64), "points", "composite")
-        assert_close(forward(problem, "points", native), expected, "forward")
+        assert_close(forward(problem, "points", kernel), expected, "forward")
 
 
 # -- memory layouts ----------------------------------------------------------------------------
@@ -155,12 +156,11 @@ def _read_one(
     """Reads one head's value [S, D] at pixel coordinates (x, y[, t]), weight 1 each: [Q, D]."""
     sizes = torch.tensor(shape[::-1], dtype=value.dtype)
     locations = (torch.tensor(cells, dtype=value.dtype) + 0.5) / sizes
-    return stdeform.st_deform_attn(
+    return operator("locations", backend)(
         value[None, :, None],
         [shape],
         locations[None, :, None, None, None],
         value.new_ones(1, len(cells), 1, 1, 1),
-        backend=backend,  # type: ignore[arg-type]
     )[0]
 
 
@@ -327,7 +327,8 @@ def test_logits_of_minus_infinity_switch_points_off(backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_more_than_two_to_the_31_elements(native: str) -> None:
+@pytest.mark.parametrize("kernel", [*NATIVE, *CUDA], indirect=True)  # a million blocks are many
+def test_more_than_two_to_the_31_elements(kernel: str) -> None:
     """An expanded value of 2^31 + 2^27 elements, one row of memory for all its heads."""
     heads, head_dim, shape = 2**20 + 2**16, 16, (2, 8, 8)
     small = draw("points", [shape], batch=1, num_queries=1, num_heads=2, num_points=1)
@@ -339,7 +340,7 @@ def test_more_than_two_to_the_31_elements(native: str) -> None:
         attention_logits=small.attention_logits[:, :, at],
     )
     assert problem.value.numel() > 2**31
-    out = forward(problem, "points", native).view(heads // 2, 2 * head_dim)
+    out = forward(problem, "points", kernel).view(heads // 2, 2 * head_dim)
     same = dataclasses.replace(small, value=small.value[:, :, :1].expand(-1, -1, 2, -1))
     assert_close(out[:1], oracle_forward(same, "points")[0], "forward")
     assert torch.equal(out, out[:1].expand_as(out))

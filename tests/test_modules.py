@@ -196,8 +196,8 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
 @pytest.mark.parametrize("axes", LAYERS)
-def test_output(backend: str, axes: str, boxes: bool) -> None:
-    layer = _trained(LAYERS[axes][0](backend=backend)).double()
+def test_output(on_cpu: str, axes: str, boxes: bool) -> None:
+    layer = _trained(LAYERS[axes][0](backend=on_cpu)).double()
     query, points, value, shapes = _inputs(axes, boxes=boxes)
     args = query.double(), points.double(), value.double(), shapes
     torch.testing.assert_close(layer(*args), _by_hand(layer, *args), rtol=1e-10, atol=1e-10)

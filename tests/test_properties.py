@@ -277,7 +277,7 @@ def test_a_box_is_a_point_with_offsets_in_its_own_unit(backend: str, problem: Pr
 
 
 @given(problem=problems())
-def test_native_agrees_with_the_reference(native: str, problem: Problem) -> None:
+def test_native_agrees_with_the_reference(kernel: str, problem: Problem) -> None:
     for form in ("locations", "points"):
         expected = forward(problem, form, "reference")
-        assert_close(forward(problem, form, native), expected, "forward")
+        assert_close(forward(problem, form, kernel), expected, "forward")

@@ -3,6 +3,7 @@
 // out by rows, so that no two threads add to one row.
 #pragma once
 
+#include "pages.h"
 #include "sample_grads.h"
 #include "slices.h"
 #include "team.h"
@@ -40,11 +41,16 @@ class Backward {
         head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
                                               : nullptr),
         values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, vectors_),
-        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
+        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+    will_write(p.grad_value, p.B * p.S * p.M * p.D);
+    will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
+    will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
+  }
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
     {
+      results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
         load(unit, slice, 0, p_.S);
@@ -63,6 +69,11 @@ class Backward {
   }
 
  private:
+  void will_write(const Array& to, int64_t numbers) {
+    visit_dtype(to.dtype,
+                [&](auto* type) { results_.add(to.data, size_t(numbers) * sizeof(*type)); });
+  }
+
   void run_rest(Scratch& scratch) {
     const int64_t parts = team_.parts(1);
     team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { load(part...); });
@@ -108,7 +119,11 @@ class Backward {
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
+      if (q + kPrefetch < end) {
+        scratch.reader.prefetch(b, q + kPrefetch, m);
+        prefetch<false>(grad_out + (q + kPrefetch) * s[1], p_.D);
+        if (wants_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
+      }
       load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
       const Real* attention = scratch.reader.begin(b, q, m);
       if (wants_dots) scratch.grads.begin_query();
@@ -147,6 +162,7 @@ class Backward {
   const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
   Slices<T> values_;
   Slices<Real> grad_values_;
+  Pages results_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The forward kernel.
 #pragma once
 
+#include "pages.h"
 #include "rows.h"
 #include "slices.h"
 #include "team.h"
@@ -30,11 +31,14 @@ class Forward {
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         zeros_(packed ? nullptr : new T[p.D]()),
-        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {}
+        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+    results_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
+  }
 
   void run() {
 #pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
     {
+      results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
         pack(unit, slice, 0, p_.S);
@@ -69,16 +73,20 @@ class Forward {
     const T* rows = packed ? values_[slice] : unit_value(unit);
     const Rows where = layout(rows);
     const int64_t* s = p_.out.stride;
+    T* out = static_cast<T*>(p_.out.data) + b * s[0] + m * s[2];
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) scratch.reader.prefetch(b, q + kPrefetch, m);
+      if (q + kPrefetch < end) {
+        scratch.reader.prefetch(b, q + kPrefetch, m);
+        prefetch<true>(out + (q + kPrefetch) * s[1], p_.D);
+      }
       scratch.reader.begin(b, q, m);
       std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, where, scratch.chunk);
         gather(rows, vectors_, scratch.chunk, sum);
       }
-      store_row(sum, p_.D, static_cast<T*>(p_.out.data) + b * s[0] + q * s[1] + m * s[2]);
+      store_row(sum, p_.D, out + q * s[1]);
     }
   }
 
@@ -88,6 +96,7 @@ class Forward {
   const int64_t vectors_;             // per row, the last one padded
   const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
   Slices<T> values_;
+  Pages results_;
 };
 
 template <class T, int N>

@@ -24,6 +24,13 @@ class SampleGrads {
         attention_(new Real[round_up(table.count, kChunk)]),
         reference_(new Real[p.L * 2 * N * W]) {}
 
+  // As SampleReader::prefetch, for what a later query of the same head will write.
+  void prefetch(int64_t b, int64_t q, int64_t m) const {
+    const int64_t first = ((b * p_.Q + q) * p_.M + m) * table_.count;
+    prefetch_row(p_.grad_positions, first * N, table_.count * N);
+    prefetch_row(p_.grad_scores, first, table_.count);
+  }
+
   void begin_query() {
     if (head_reference_) std::fill(&reference_[0], &reference_[p_.L * 2 * N * W], Real(0));
   }
@@ -34,27 +41,19 @@ class SampleGrads {
            const Dots<Real, N>& dots) {
     alignas(64) Real pixel[N][kChunk];  // gradient of the pixel coordinate
     for (int i = 0; i < chunk.count; i += W) {
-      // Interpolates axis after axis; what is left after x has 2^(N-1) corners, and so on. `slope`
-      // holds the same with one axis' weights replaced by their derivatives.
-      Reals read[kCorners], slope[N][kCorners];
-      take_apart<kCorners>(dots.of + i * kCorners, read);
-#pragma GCC unroll 3
+      struct {
+        Reals low_weight, high_weight, low_slope, high_slope;
+      } axes[N];
       for (int n = 0; n < N; ++n) {
-        const Reals low = load(&chunk.low_weight[n][i]), high = load(&chunk.high_weight[n][i]);
-        const Reals low_slope = load(&chunk.low_slope[n][i]);
-        const Reals high_slope = load(&chunk.high_slope[n][i]);
-#pragma GCC unroll 4
-        for (int c = 0; c < (kCorners >> n) / 2; ++c) {
-#pragma GCC unroll 2
-          for (int done = 0; done < n; ++done)
-            slope[done][c] = low * slope[done][2 * c] + high * slope[done][2 * c + 1];
-          slope[n][c] = low_slope * read[2 * c] + high_slope * read[2 * c + 1];
-          read[c] = low * read[2 * c] + high * read[2 * c + 1];
-        }
+        axes[n] = {load(&chunk.low_weight[n][i]), load(&chunk.high_weight[n][i]),
+                   load(&chunk.low_slope[n][i]), load(&chunk.high_slope[n][i])};
       }
+      Reals read[kCorners], slope[N];
+      take_apart<kCorners>(dots.of + i * kCorners, read);
+      interpolate<N>(axes, read, slope);
       store(&attention_[first + i], read[0]);
       for (int n = 0; n < N; ++n) {
-        store(&pixel[n][i], load(&chunk.attention[i]) * slope[n][0]);
+        store(&pixel[n][i], load(&chunk.attention[i]) * slope[n]);
       }
     }
     if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, pixel);
@@ -84,6 +83,13 @@ class SampleGrads {
   }
 
  private:
+  static void prefetch_row(const Array& to, int64_t at, int64_t n) {
+    if (!to.data) return;
+    visit_dtype(to.dtype, [&](auto* type) {
+      stdeform::prefetch<true>(static_cast<decltype(type)>(to.data) + at, n);
+    });
+  }
+
   template <class Rows>
   void write_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                        const Chunk<Real, N, Rows>& chunk, const Real (*pixel)[kChunk]) const {

@@ -166,9 +166,9 @@ class SampleReader {
   static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
     visit_dtype(a.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      const auto* row =
-          static_cast<const T*>(a.data) + b * a.stride[0] + q * a.stride[1] + m * a.stride[2];
-      for (int64_t i = 0; i < numbers; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
+      const T* from = static_cast<const T*>(a.data);
+      stdeform::prefetch<false>(from + b * a.stride[0] + q * a.stride[1] + m * a.stride[2],
+                                numbers);
     });
   }
 

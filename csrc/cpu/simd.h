@@ -70,6 +70,12 @@ STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) {
   return load_bits<Vector<int64_t>>(from);
 }
 
+// Starts to fetch a row that will be read, or written, a little later.
+template <bool to_write, class T>
+STDEFORM_INLINE void prefetch(const T* row, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, to_write);
+}
+
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 

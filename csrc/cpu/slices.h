@@ -48,11 +48,14 @@ class Slices {
   template <class To>
   void unpack(int64_t i, To* to, int64_t to_stride, int64_t begin, int64_t end) {
     const T* slice = (*this)[i];
-    for (int64_t r = begin; r < end; ++r)
+    for (int64_t r = begin; r < end; ++r) {
+      if (r + kPrefetch < end) prefetch<true>(to + (r + kPrefetch) * to_stride, channels_);
       store_row(slice + r * row_stride_, channels_, to + r * to_stride);
+    }
   }
 
  private:
+  static constexpr int64_t kPrefetch = 8;  // rows ahead
   static constexpr size_t kAlignment = 64;
   int64_t slice_size() const { return (rows_ + 1) * row_stride_; }
 

@@ -71,7 +71,7 @@ class SequenceMaskHead(nn.Module):
         self._heads, self._chunk = heads, config.mask_chunk
         self._recompute = config.checkpointing
         widths = _widths(config, num_laterals)
-        outputs, last = max(width // 16, 8), max(width // 32, 4)
+        outputs, last = max(width // 16, 24), max(width // 32, 12)
         self.query = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.query.weight)
         nn.init.zeros_(self.query.bias)
@@ -220,14 +220,17 @@ class SequenceNorm(nn.GroupNorm):
 
 
 def _widths(config: ModelConfig, num_laterals: int) -> list[int]:
-    """Channels at each lateral map, coarse to fine: C / 2, C / 4, ...
+    """Channels at each lateral map, coarse to fine: C / 2, C / 4, ..., but no fewer than 24.
+
+    VisTR ends with 24 before the 3-D convolutions and 12 in them, from C = 384; a narrower
+    model keeps those.
 
     Raises:
         ValueError: If the backbone hands on one map only.
     """
     if not num_laterals:
         raise ValueError("mask_head 'vistr' needs at least two out_features of the backbone")
-    return [max(config.embed_dim >> level, 8) for level in range(1, num_laterals + 1)]
+    return [max(config.embed_dim >> level, 24) for level in range(1, num_laterals + 1)]
 
 
 def _norm(groups: int, channels: int) -> nn.GroupNorm:

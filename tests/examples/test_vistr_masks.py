@@ -117,7 +117,7 @@ def test_temporal_receptive_field_is_13_frames(model: ModelConfig) -> None:
     head = SequenceMaskHead(model, 1).eval()
     for norm in head.sequence_norms:  # They would mix all frames.
         norm.forward = lambda x, real: x  # type: ignore[method-assign]
-    x = torch.randn(1, 8, 20, 6, 6, requires_grad=True)
+    x = torch.randn(1, 24, 20, 6, 6, requires_grad=True)
     y = x
     for conv in head.sequence_convs:
         y = conv(y)

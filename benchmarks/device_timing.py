@@ -1,0 +1,130 @@
+"""Times of calls on a device that works on its own: its time, and the time of handing over.
+
+A GPU starts when it is told to and reports later. The device's time of a call is taken between two
+events around many calls in a row; the host's is how long it takes to hand one call over while the
+device is idle, which bounds small problems. On the CPU both are the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .timing import Spread, spread
+
+_BLOCK_SECONDS = 0.02
+_MAX_CALLS = 200
+_HOST_CALLS = 20
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """Seconds per call.
+
+    Attributes:
+        device: Work of the device, one call right after the other.
+        host: Until a call returns, the device idle.
+        wall: Until the work of a single call is done.
+        rounds: The device's samples.
+    """
+
+    device: Spread
+    host: Spread
+    wall: Spread
+    rounds: tuple[float, ...]
+
+
+def time_calls(
+    tasks: Mapping[str, Callable[[], object]], device: str, *, rounds: int
+) -> dict[str, DeviceTime]:
+    """Times every task once per round, in an order that rotates from round to round.
+
+    Args:
+        tasks: What to time, by name.
+        device: "cuda" or "cpu".
+        rounds: How often.
+
+    Returns:
+        The times of each task.
+    """
+    clock = _CudaClock() if device == "cuda" else _CpuClock()
+    names = list(tasks)
+    calls = {name: _calls(clock, tasks[name]) for name in names}
+    blocks: dict[str, list[float]] = {name: [] for name in names}
+    hosts: dict[str, list[float]] = {name: [] for name in names}
+    walls: dict[str, list[float]] = {name: [] for name in names}
+    was_collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            first = turn % len(names)
+            for name in (*names[first:], *names[:first]):
+                blocks[name].append(clock.block(tasks[name], calls[name]))
+                host, wall = _single_calls(clock, tasks[name])
+                hosts[name].append(host)
+                walls[name].append(wall)
+    finally:
+        if was_collecting:
+            gc.enable()
+    return {
+        name: DeviceTime(
+            spread(blocks[name]), spread(hosts[name]), spread(walls[name]), tuple(blocks[name])
+        )
+        for name in names
+    }
+
+
+class _CpuClock:
+    def wait(self) -> None:
+        """The CPU is done when a call returns."""
+
+    def block(self, run: Callable[[], object], calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        return (time.perf_counter() - start) / calls
+
+
+class _CudaClock:
+    def wait(self) -> None:
+        torch.cuda.synchronize()
+
+    def block(self, run: Callable[[], object], calls: int) -> float:
+        """Between two events; the device is kept busy first, so that it never waits for a call."""
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.wait()
+        torch.cuda._sleep(2_000_000)
+        before.record()
+        for _ in range(calls):
+            run()
+        after.record()
+        self.wait()
+        return float(before.elapsed_time(after)) / 1e3 / calls
+
+
+def _calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> int:
+    """Warms up, and chooses how many calls make a block."""
+    run()
+    clock.wait()
+    seconds = clock.block(run, 1)
+    return max(1, min(_MAX_CALLS, round(_BLOCK_SECONDS / max(seconds, 1e-9))))
+
+
+def _single_calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> tuple[float, float]:
+    """Medians over single calls: until one returns, and until its work is done."""
+    hosts: list[float] = []
+    walls: list[float] = []
+    while len(hosts) < _HOST_CALLS and sum(walls) < _BLOCK_SECONDS:
+        clock.wait()
+        start = time.perf_counter()
+        run()
+        hosts.append(time.perf_counter() - start)
+        clock.wait()
+        walls.append(time.perf_counter() - start)
+    return statistics.median(hosts), statistics.median(walls)

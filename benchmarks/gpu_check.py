@@ -1,0 +1,289 @@
+"""`python -m benchmarks gpu-check`: everything that has to be seen on a GPU, without a network.
+
+Stages, each in a process of its own: `environment`, `build` (in place, for the GPU that is there),
+`tests` (of the CUDA kernels), `sanitizer` (compute-sanitizer on some) and `benchmark`. Writes
+`gpu-check.json` and `gpu-check.md`; a stage that is run alone replaces its part of them. With
+`--device cpu` it walks through the stages without a GPU, the kernels emulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import environment
+from .answers import check_answers
+from .device_timing import time_calls
+from .variants import VARIANTS, Prepared
+from .workloads import WORKLOADS, Workload
+
+_ROOT = Path(__file__).parents[1]
+_TESTS = ("test_forward.py", "test_gradients.py", "test_properties.py", "test_cuda.py")
+# Every template of the kernels at its smallest; a sanitizer makes each run many times slower.
+_SANITIZED = "(test_dtypes or test_head_dims) and (forward or gradients)"
+_SANITIZERS = ("memcheck", "racecheck", "initcheck")
+_WORKLOADS = ("paper-encoder", "paper-decoder")
+_DTYPES = ("float32", "bfloat16")
+_VARIANTS = ("native", "composite", "dense")
+# Seconds; together less than ten minutes.
+_LIMITS = {"environment": 30, "build": 150, "tests": 150, "sanitizer": 150, "benchmark": 110}
+
+Report = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--stages", nargs="+", choices=_STAGES, default=list(_STAGES), help="by default all"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=_ROOT / "build" / "gpu-check", help="a folder"
+    )
+    parser.add_argument("--quick", action="store_true", help="few tests, a tiny problem")
+    parser.add_argument("--rounds", type=int, default=15, help="of the benchmark; default 15")
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Runs the stages that were asked for.
+
+    Returns:
+        The exit status: 1 if one of them failed.
+    """
+    if len(options.stages) == 1:
+        return _run_stage(options.stages[0], options, arguments)
+    failed = False
+    for name in options.stages:
+        command = [sys.executable, "-m", "benchmarks", *arguments, "--stages", name]
+        try:
+            # A process of its own: the build exchanges the module under those that have loaded it.
+            failed |= subprocess.run(command, cwd=_ROOT, timeout=_LIMITS[name]).returncode != 0
+        except subprocess.TimeoutExpired:
+            late = {"passed": False, "error": "stopped", "seconds": _LIMITS[name]}
+            _write(options, _read(options) | {name: late})
+            failed = True
+    print("\n" + _table(_read(options)))
+    return int(failed)
+
+
+def _run_stage(name: str, options: argparse.Namespace, arguments: list[str]) -> int:
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    try:
+        result = _STAGES[name](options, arguments)
+    except Exception as error:  # the stages after it are worth having all the same
+        result = {"passed": False, "error": f"{type(error).__name__}: {error}"}
+        print(f"   {result['error']}", flush=True)
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    _write(options, _read(options) | {name: result})
+    return int(not result.get("passed", True))
+
+
+def _read(options: argparse.Namespace) -> Report:
+    """What the stages run so far have found, by their names."""
+    path = options.output / "gpu-check.json"
+    stages: Report = json.loads(path.read_text()) if path.is_file() else {}
+    return stages
+
+
+def _write(options: argparse.Namespace, stages: Report) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "gpu-check.json").write_text(json.dumps(stages, indent=1) + "\n")
+    (options.output / "gpu-check.md").write_text(_table(stages))
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def _environment(options: argparse.Namespace, arguments: list[str]) -> Report:
+    facts = environment.describe(arguments)
+    # Where only the files travel to the GPU, the commit is told.
+    facts["commit"] = facts["commit"] or os.environ.get("STDEFORM_COMMIT")
+    facts["nvcc"] = _first_match(r"release [\d.]+, V[\d.]+", ["nvcc", "--version"])
+    facts["torch_cuda"] = torch.version.cuda
+    if options.device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit"]
+        facts |= {
+            "device": properties.name,
+            "capability": f"{properties.major}{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_bytes": properties.total_memory,
+            "driver, clock, power": _first_match(r".+", [*query, "--format=csv,noheader"]),
+        }
+    for name, fact in facts.items():
+        print(f"   {name}: {fact}")
+    return facts
+
+
+def _build(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """Builds in place for the GPU that is there, with what the machine has."""
+    arch = "90"
+    if options.device == "cuda":
+        arch = "".join(map(str, torch.cuda.get_device_capability(0)))
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    _call(command, STDEFORM_CUDA="1", STDEFORM_CUDA_ARCHS=arch)
+    _call([sys.executable, "-m", "stdeform"])
+    return {"passed": True, "architecture": arch}
+
+
+def _tests(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """The CUDA kernels against the oracles; on the CPU the same with the emulator."""
+    backend = "cuda" if options.device == "cuda" else "emulated"
+    files = [f"tests/{name}" for name in _TESTS]
+    chosen = "test_dtypes" if options.quick else f"{backend} or test_cuda"
+    return _pytest([*files, "-k", f"({chosen}) and ({backend} or test_cuda)"])
+
+
+def _sanitizer(options: argparse.Namespace, arguments: list[str]) -> Report:
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if options.device == "cpu":
+        return {"passed": True, "left out": "it needs a GPU"}
+    results: Report = {"passed": True}
+    for check in _SANITIZERS:
+        command = [tool, "--tool", check, "--kernel-regex", "kns=stdeform", "--error-exitcode=9"]
+        outcome = _pytest(
+            ["tests/test_forward.py", "tests/test_gradients.py", "-k", f"cuda and {_SANITIZED}"],
+            command,
+        )
+        results[check] = outcome
+        results["passed"] &= outcome["passed"]
+    return results
+
+
+def _benchmark(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """Forward, backward and both, against the composite and dense attention."""
+    names = ("tiny",) if options.quick else _WORKLOADS
+    rows = []
+    for name in names:
+        for dtype in _DTYPES:
+            workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
+            rows += _compare(workload, options)
+    return {"rows": rows}
+
+
+_STAGES: dict[str, Callable[[argparse.Namespace, list[str]], Report]] = {
+    "environment": _environment,
+    "build": _build,
+    "tests": _tests,
+    "sanitizer": _sanitizer,
+    "benchmark": _benchmark,
+}
+
+
+def _compare(workload: Workload, options: argparse.Namespace) -> list[Report]:
+    """One row per variant and mode; answers are checked before anything is timed."""
+    variants = {name: VARIANTS[name].prepare(workload, 0).to(options.device) for name in _VARIANTS}
+    check_answers(workload, variants)
+
+    def backward(prepared: Prepared) -> Callable[[], object]:
+        out = prepared.function(*prepared.inputs)
+        return lambda: torch.autograd.grad(
+            out, prepared.inputs, prepared.grad_out, retain_graph=True
+        )
+
+    modes: dict[str, Callable[[Prepared], Callable[[], object]]] = {
+        "forward": lambda prepared: prepared.forward,
+        "backward": backward,
+        "forward+backward": lambda prepared: prepared.forward_backward,
+    }
+    rows = []
+    for mode, task in modes.items():
+        tasks = {name: task(prepared) for name, prepared in variants.items()}
+        rounds = 3 if options.quick else options.rounds
+        for name, times in time_calls(tasks, options.device, rounds=rounds).items():
+            row = {"workload": workload.label, "variant": name, "mode": mode}
+            rows.append(row | dataclasses.asdict(times))
+            print(f"   {_line(rows[-1])}", flush=True)
+    return rows
+
+
+# -- other programs ----------------------------------------------------------------------------
+
+
+def _call(command: list[str], **environment: str) -> None:
+    print("   " + " ".join(command), flush=True)
+    subprocess.run(command, cwd=_ROOT, env=os.environ | environment, check=True)
+
+
+def _pytest(arguments: list[str], prefix: list[str] | None = None) -> Report:
+    """Runs pytest, perhaps under another program; a run in which nothing ran has failed."""
+    command = [*(prefix or []), sys.executable, "-m", "pytest", "-q", *arguments]
+    print("   " + " ".join(command), flush=True)
+    done = subprocess.run(
+        command, cwd=_ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    lines = done.stdout.splitlines()
+    summary = next((line for line in reversed(lines) if re.search(r"\d+ passed", line)), "")
+    errors = re.findall(r"ERROR SUMMARY: (\d+)", done.stdout)
+    passed = done.returncode == 0 and bool(summary)
+    print("\n".join(lines[-5:] if passed else lines[-60:]), flush=True)
+    return {
+        "passed": passed,
+        "summary": summary.strip("= "),
+        "exit": done.returncode,
+        **({"errors": sum(map(int, errors))} if errors else {}),
+        **({} if passed else {"tail": lines[-60:]}),
+    }
+
+
+def _first_match(pattern: str, command: list[str]) -> str | None:
+    try:
+        told = subprocess.run(command, text=True, capture_output=True, check=False).stdout
+    except OSError:
+        return None
+    match = re.search(pattern, told)
+    return match[0] if match else None
+
+
+# -- what is shown -----------------------------------------------------------------------------
+
+
+def _line(row: Report) -> str:
+    micro = {name: 1e6 * row[name]["median"] for name in ("device", "host", "wall")}
+    return (
+        f"{row['workload']} {row['variant']} {row['mode']}: device {micro['device']:.1f} us, "
+        f"host {micro['host']:.1f} us, alone {micro['wall']:.1f} us"
+    )
+
+
+def _table(stages: Report) -> str:
+    """The report as a page."""
+    facts = stages.get("environment", {})
+    lines = [f"# GPU check on {facts.get('device', 'an unnamed device')}", ""]
+    for name, stage in stages.items():
+        state = {True: "passed", False: "FAILED"}.get(stage.get("passed"), "done")
+        detail = stage.get("summary") or stage.get("error") or stage.get("left out") or ""
+        lines.append(f"- {name}: {state} in {stage['seconds']} s {detail}".rstrip())
+        checks = (check for check in _SANITIZERS if check in stage)
+        lines += [f"    - {check}: {stage[check]['summary']}" for check in checks]
+    lines += ["", *(f"- {key}: {facts[key]}" for key in facts if key != "seconds")]
+    rows = stages.get("benchmark", {}).get("rows", [])
+    if rows:
+        lines += ["", "| workload | mode | variant | device us | alone us | host us | times ours |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+    ours = {
+        (row["workload"], row["mode"]): row["device"]["median"]
+        for row in rows
+        if row["variant"] == _VARIANTS[0]
+    }
+    for row in rows:
+        device, wall, host = (1e6 * row[key]["median"] for key in ("device", "wall", "host"))
+        ratio = row["device"]["median"] / ours[row["workload"], row["mode"]]
+        lines.append(
+            f"| {row['workload']} | {row['mode']} | {row['variant']} | {device:.1f} | {wall:.1f} "
+            f"| {host:.1f} | {ratio:.2f} |"
+        )
+    return "\n".join(lines) + "\n"

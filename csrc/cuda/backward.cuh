@@ -1,0 +1,263 @@
+// The backward kernel. Rows are shared out as in the forward. The rows of the value's gradient are
+// added to in memory; all other gradients have one owner.
+#pragma once
+
+#include "rows.cuh"
+#include "tiles.cuh"
+
+namespace stdeform::cuda {
+
+// Dot products of a row of grad_out with the rows at a sample's corners, added up over the lanes
+// that hold the channels: these write their shares, the lane that read the sample sums them up.
+// There is room for four numbers per lane. With eight corners, pairs of lanes first exchange
+// halves, so that an even lane holds what both have for corners 0 to 3, an odd one for 4 to 7.
+template <class Real, int N, class Layout, int points>
+class DotShares {
+  static constexpr int kCorners = 1 << N;
+  static constexpr int kPitch = Layout::kLanes | 1;  // odd, so that samples use different banks
+
+ public:
+  struct alignas(16) Share {
+    Real of[4];
+  };
+  static constexpr int kSize = Layout::kRows * points * kPitch;  // of memory
+
+  __device__ explicit DotShares(Share* memory) : memory_(memory) {}
+
+  // Called by all lanes of the warp; `present` says whether this one holds channels of the row.
+  __device__ void put(int lane, int row, int point, bool present, const Real (&dots)[kCorners]) {
+    Share share;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kCorners == 8) {
+        const bool odd = lane & 1;
+        share.of[i] =
+            (odd ? dots[4 + i] : dots[i]) + __shfl_xor_sync(~0u, odd ? dots[i] : dots[4 + i], 1);
+      } else {
+        share.of[i] = dots[i];
+      }
+    }
+    if (present) memory_[(row * points + point) * kPitch + lane % Layout::kLanes] = share;
+  }
+
+  __device__ void sum_up(int row, int point, Real (&dots)[kCorners]) const {
+    const Share* shares = memory_ + (row * points + point) * kPitch;
+#pragma unroll
+    for (int c = 0; c < kCorners; ++c) dots[c] = 0;
+#pragma unroll
+    for (int j = 0; j < Layout::kLanes; ++j) {
+      const Share share = shares[j];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) dots[kCorners == 8 ? j % 2 * 4 + i : i] += share.of[i];
+    }
+  }
+
+ private:
+  Share* memory_;
+};
+
+template <class T, int N, class Layout>
+struct BackwardShape {
+  using Real = Compute<T>;
+  static constexpr int kRows = Layout::kRows;
+  static constexpr int kPoints = kWarpSize / kRows < 8 ? kWarpSize / kRows : 8;
+  using Table = CornerTable<Real, N, kRows, kPoints>;
+  using Dots = DotShares<Real, N, Layout, kPoints>;
+};
+
+// The channels of one row of grad_out that a lane holds, from `row` on.
+template <class T, class Layout>
+__device__ __forceinline__ void read_grad(const T* row, int channels_left,
+                                          Compute<T> (&grad)[Layout::kGroups][Layout::kGroup]) {
+#pragma unroll
+  for (int i = 0; i < Layout::kGroups; ++i) {
+    if (!Layout::kWhole && i * Layout::kStep >= channels_left) {
+#pragma unroll
+      for (int j = 0; j < Layout::kGroup; ++j) grad[i][j] = 0;
+    } else {
+      widen<T>(load_run<Layout::kGroup>(row + i * Layout::kStep), grad[i]);
+    }
+  }
+}
+
+// Row of the value's gradient at each corner += weight * grad. Corners of weight zero are left out:
+// additions to memory are what bounds this kernel.
+template <class Real, int N, class Layout>
+__device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channels_left,
+                                        const Corners<Real, N>& corners,
+                                        const Real (&grad)[Layout::kGroups][Layout::kGroup]) {
+  uint32_t cell[1 << N];
+  corners.cells(cell);
+#pragma unroll
+  for (int c = 0; c < (1 << N); ++c) {
+    const Real weight = corners.weight[c];
+    if (weight == Real(0)) continue;
+    Real* row = rows[cell[c]];
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) {
+      if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
+      Real numbers[Layout::kGroup];
+#pragma unroll
+      for (int j = 0; j < Layout::kGroup; ++j) numbers[j] = weight * grad[i][j];
+      add_run(numbers, row + i * Layout::kStep);
+    }
+  }
+}
+
+// What a lane adds up over the samples of its row that it reads.
+template <class Real, int N>
+struct RowSums {
+  Real attention = 0;     // attention weight times its gradient, for the softmax
+  Real reference[2 * N];  // of one level
+};
+
+// Writes the gradients of sample (l, k) of a row and adds to the sums of the row. `sample_row`
+// counts rows as the gradients do, [B, Q, M].
+template <class T, int N>
+__device__ void finish_sample(const Call& call, const SampledRow<T>& row, int64_t sample_row, int l,
+                              int k, Compute<T> (&dots)[1 << N], RowSums<Compute<T>, N>& sums) {
+  using Real = Compute<T>;
+  const Problem& p = call.problem;
+  // Read once more: kept in registers meanwhile, it would push the loads of the rows out of them.
+  const auto sample = read_sample<T, N>(call, row, l, k);
+  Real slope[N];
+  interpolate<N>(sample.axes, dots, slope);
+  const int64_t at = (sample_row * p.L + l) * p.K + k;
+  if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[at] = dots[0];
+  sums.attention += sample.attention * dots[0];
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    const Real pixel = sample.attention * slope[n];  // gradient of the pixel coordinate
+    // A coordinate that reads nothing passes nothing, and may be infinite.
+    const bool passes = pixel != Real(0);
+    if (p.grad_positions.data) {
+      const Real grad = passes ? pixel * pixel_scale<T, N>(call, row, l, n) : Real(0);
+      write<T>(p.grad_positions, at * N + n, grad);
+    }
+    const Real by_centre = pixel * Real(call.size[l][n]);
+    sums.reference[n] += by_centre;
+    if (p.boxes && p.grad_reference.data && passes) {
+      sums.reference[N + n] += by_centre * position(p, row, l, k, n) * (Real(0.5) / Real(call.K));
+    }
+  }
+}
+
+// Gradients of the logits of a row, from those of its attention weights, which the same lane has
+// written there; `sum` is the sum of weight times gradient over the row.
+template <class T, class Lane>
+__device__ void differentiate_softmax(const Call& call, const SampledRow<T>& row, const Lane& lane,
+                                      int64_t sample_row, Compute<T> sum) {
+  const Problem& p = call.problem;
+  Compute<T>* grads = static_cast<Compute<T>*>(p.grad_scores.data) + sample_row * p.L * p.K;
+  for (int l = 0; l < call.L; ++l) {
+    for (int k = lane.point; k < call.K; k += Lane::kPoints) {
+      Compute<T>& grad = grads[l * p.K + k];
+      grad = attention<T>(p, row, score<T>(p, row, l, k)) * (grad - sum);
+    }
+  }
+}
+
+template <class T, int N, class Layout>
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
+    backward_kernel(const __grid_constant__ Call call) {
+  using Real = Compute<T>;
+  using Shape = BackwardShape<T, N, Layout>;
+  using Table = typename Shape::Table;
+  using Dots = typename Shape::Dots;
+  constexpr int kRows = Shape::kRows, kPoints = Shape::kPoints;
+  STDEFORM_SHARED(uint4, corner_memory, kWarps * Table::kSize);
+  STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
+
+  const Problem& p = call.problem;
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const Table table(corner_memory + warp * Table::kSize);
+  Dots shares(dot_memory + warp * Dots::kSize);
+  const SamplingLane<kRows, kPoints> sampling(lane);
+  const int row = lane / Layout::kLanes;  // whose channels the lane holds
+  const int first_channel = lane % Layout::kLanes * Layout::kGroup;
+  const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
+  const int64_t grad_stride = p.M * p.D;  // from cell to cell
+  const auto plus = [](Real a, Real b) { return a + b; };
+
+  for_each_tile<kRows>(call, warp, [&](int b, int m, int first_query) {
+    const bool samples = sampling.in_use && first_query + sampling.row < call.Q;
+    const bool present = row < kRows && first_query + row < call.Q;
+    const int sampled_query = samples ? first_query + sampling.row : 0;
+    const int64_t sample_row = (b * p.Q + sampled_query) * p.M + m;
+    SampledRow<T> sampled(p, b, sampled_query, m);
+    if (p.reference.data) find_softmax<T>(call, sampling, samples, sampled);
+    const T* values =
+        static_cast<const T*>(p.value.data) + b * p.value.stride[0] + m * p.value.stride[2];
+    Real* grad_values = static_cast<Real*>(p.grad_value.data) + b * p.S * grad_stride + m * p.D;
+    const T* grad_row = static_cast<const T*>(p.out.data) + b * p.out.stride[0] +
+                        (present ? first_query + row : 0) * p.out.stride[1] + m * p.out.stride[2];
+    Real grad[Layout::kGroups][Layout::kGroup] = {};
+    if (Layout::kWhole && present) {
+      read_grad<T, Layout>(grad_row + first_channel, call.D, grad);
+    }
+
+    RowSums<Real, N> sums;
+    for (int l = 0; l < call.L; ++l) {
+      const T* cells = values + call.first_cell[l] * p.value.stride[1];
+      Real* grad_cells = grad_values + call.first_cell[l] * grad_stride;
+#pragma unroll
+      for (int r = 0; r < 2 * N; ++r) sums.reference[r] = 0;
+      for (int first = 0; first < call.K; first += kPoints) {
+        const int count = min(call.K - first, kPoints);
+        const bool reads = samples && sampling.point < count;
+        if (reads) {
+          const auto sample = read_sample<T, N>(call, sampled, l, first + sampling.point);
+          table.at(sampling.row, sampling.point) = find_corners(call, sample, l);
+        }
+        __syncwarp();
+        for (int i = 0; i < count; ++i) {
+          Real dots[1 << N] = {};
+          const Corners<Real, N>& corners = table.at(present ? row : 0, i);
+          if (present && corners.cell != corners.kNone) {
+            for (int channel = first_channel; channel - first_channel < call.D;
+                 channel += Layout::kChannels) {
+              const int left = call.D - channel;
+              if (!Layout::kWhole) read_grad<T, Layout>(grad_row + channel, left, grad);
+              if (wants_samples) {
+                const CellRows<const T, Layout> rows(cells + channel, p.value.stride[1]);
+                read_corners<T, Layout>(rows, left, corners,
+                                        [&](int c, int run, const auto& numbers) {
+#pragma unroll
+                                          for (int j = 0; j < Layout::kGroup; ++j)
+                                            dots[c] += grad[run][j] * numbers[j];
+                                        });
+              }
+              if (p.grad_value.data) {
+                const CellRows<Real, Layout> rows(grad_cells + channel, grad_stride);
+                scatter<Real, N, Layout>(rows, left, corners, grad);
+              }
+              if (Layout::kWhole) break;
+            }
+          }
+          if (wants_samples) shares.put(lane, row, i, present, dots);
+        }
+        __syncwarp();
+        if (wants_samples && reads) {
+          Real dots[1 << N];
+          shares.sum_up(sampling.row, sampling.point, dots);
+          finish_sample<T, N>(call, sampled, sample_row, l, first + sampling.point, dots, sums);
+        }
+      }
+      if (p.grad_reference.data) {
+        const int width = p.boxes ? 2 * N : N;
+        Real* to = static_cast<Real*>(p.grad_reference.data) + (sample_row * p.L + l) * width;
+#pragma unroll
+        for (int r = 0; r < 2 * N; ++r) {
+          const Real sum = sampling.reduce(sums.reference[r], plus);
+          if (samples && sampling.point == 0 && r < width) to[r] = sum;
+        }
+      }
+    }
+    if (p.grad_scores.data && p.reference.data) {
+      const Real sum = sampling.reduce(sums.attention, plus);
+      if (samples) differentiate_softmax<T>(call, sampled, sampling, sample_row, sum);
+    }
+  });
+}
+
+}  // namespace stdeform::cuda

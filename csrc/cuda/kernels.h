@@ -1,0 +1,25 @@
+// The operator on a CUDA device: forward and backward of one call. Host code, no CUDA headers.
+#pragma once
+
+#include "../problem.h"
+
+namespace stdeform::cuda {
+
+// Where the work goes. Nothing waits for it, and nothing is allocated.
+struct Queue {
+  int device;    // that all arrays lie on
+  void* stream;  // a cudaStream_t of that device; null is its default stream
+};
+
+// Both throw std::runtime_error if the work could not be handed over, and leave the caller's device
+// current. What fails later on the device is reported by whoever waits for the stream.
+void forward(const Problem&, const Queue&);
+
+// Gradients come in the compute type, for the caller to round or to add up:
+//   grad_value      [B, S, M, D], added to: zero-filled by the caller
+//   grad_reference  [B, Q, M, L, N or 2N], a head's share each
+//   grad_scores     [B, Q, M, L, K]
+// and grad_positions in the dtype of the positions.
+void backward(const Problem&, const Queue&);
+
+}  // namespace stdeform::cuda

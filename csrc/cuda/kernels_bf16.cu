@@ -1,0 +1,8 @@
+#include "launch.cuh"
+
+namespace stdeform::cuda {
+
+template void forward<BFloat16>(const Call&, cudaStream_t);
+template void backward<BFloat16>(const Call&, cudaStream_t);
+
+}  // namespace stdeform::cuda

@@ -1,0 +1,85 @@
+// The kernels of one dtype: which of them serves a problem, and its launch.
+#pragma once
+
+#include <type_traits>
+
+#include "backward.cuh"
+#include "forward.cuh"
+
+namespace stdeform::cuda {
+
+// Whether every row of an array [.., .., .., D] can be read in runs of 16 bytes.
+inline bool rows_are_aligned(const Array& a, int element_size) {
+  constexpr int kRun = 16;
+  bool aligned = reinterpret_cast<uintptr_t>(a.data) % kRun == 0;
+  for (int i = 0; i < 3; ++i) aligned &= a.stride[i] * element_size % kRun == 0;
+  return aligned;
+}
+
+// Calls launch(layout) with the layout for rows of D channels; `group` is how many the vector
+// layouts read in one run. `aligned` says whether these may be used.
+template <int group, class F>
+void choose_layout(int64_t D, bool aligned, F launch) {
+  if (!aligned) return launch(AnyLayout());
+  switch (D) {
+    case 16: return launch(VectorLayout<16, group>());
+    case 32: return launch(VectorLayout<32, group>());
+    case 48: return launch(VectorLayout<48, group>());
+    case 64: return launch(VectorLayout<64, group>());
+    case 96: return launch(VectorLayout<96, group>());
+    case 128: return launch(VectorLayout<128, group>());
+    default: return launch(AnyLayout());
+  }
+}
+
+template <class T, int N>
+void launch_forward(const Call& call, cudaStream_t stream) {
+  const Problem& p = call.problem;
+  const auto launch = [&](auto layout) {
+    using Layout = decltype(layout);
+    STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), grid_of(call, Layout::kRows), dim3(kThreads), 0,
+                    stream, call);
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    launch(AnyLayout());  // for checking gradients, where speed does not count
+  } else {
+    const bool aligned = rows_are_aligned(p.value, sizeof(T)) &&
+                         rows_are_aligned(p.out, sizeof(T)) &&
+                         p.value.stride[1] <= int64_t(0xffffffff / sizeof(T));
+    choose_layout<16 / sizeof(T)>(p.D, aligned, launch);
+  }
+}
+
+template <class T, int N>
+void launch_backward(const Call& call, cudaStream_t stream) {
+  const Problem& p = call.problem;
+  const auto launch = [&](auto layout) {
+    using Layout = decltype(layout);
+    STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), grid_of(call, Layout::kRows), dim3(kThreads),
+                    0, stream, call);
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    launch(AnyLayout());
+  } else {
+    // Runs of four for every dtype: the gradient that is added to is float32, and 16 bytes are the
+    // longest addition.
+    const bool aligned = rows_are_aligned(p.value, sizeof(T)) &&
+                         rows_are_aligned(p.out, sizeof(T)) &&
+                         p.value.stride[1] <= int64_t(0xffffffff / sizeof(T)) &&
+                         p.M * p.D <= int64_t(0xffffffff / sizeof(float));
+    choose_layout<4>(p.D, aligned, launch);
+  }
+}
+
+// What launch.cu calls; one source file per dtype instantiates it, so that they compile in
+// parallel.
+template <class T>
+void forward(const Call& call, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_forward<T, 3>(call, stream) : launch_forward<T, 2>(call, stream);
+}
+template <class T>
+void backward(const Call& call, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_backward<T, 3>(call, stream) : launch_backward<T, 2>(call, stream);
+}
+
+}  // namespace stdeform::cuda

@@ -1,0 +1,66 @@
+// The checked build: kernels compiled with -fsanitize=thread,alignment but linked with these
+// functions instead of the sanitizers' libraries. Every access to memory passes through here: a
+// point at which another thread may go first, and the checks of races.h.
+#include <cstddef>
+#include <cstdint>
+
+#include "races.h"
+#include "scheduler.h"
+
+namespace emulated {
+namespace {
+
+void on_access(const void* address, std::size_t bytes, Access kind, const void* code) {
+  maybe_preempt();
+  // The address of a call's return; the byte before it belongs to the access.
+  check_access(address, bytes, kind, static_cast<const char*>(code) - 1);
+}
+
+}  // namespace
+}  // namespace emulated
+
+using emulated::Access;
+using emulated::on_access;
+
+#define EMULATED_ACCESS(NAME, BYTES, KIND) \
+  void NAME(void* address) { on_access(address, BYTES, Access::KIND, __builtin_return_address(0)); }
+#define EMULATED_ACCESSES(BYTES)                             \
+  EMULATED_ACCESS(__tsan_read##BYTES, BYTES, read)           \
+  EMULATED_ACCESS(__tsan_write##BYTES, BYTES, write)         \
+  EMULATED_ACCESS(__tsan_unaligned_read##BYTES, BYTES, read) \
+  EMULATED_ACCESS(__tsan_unaligned_write##BYTES, BYTES, write)
+
+// The compare-and-swap loops of atomics.h: one atomic access each, whatever it takes.
+#define EMULATED_ATOMICS(BITS, T)                                                               \
+  T __tsan_atomic##BITS##_load(const volatile T* address, int) {                                \
+    return __atomic_load_n(address, __ATOMIC_RELAXED);                                          \
+  }                                                                                             \
+  int __tsan_atomic##BITS##_compare_exchange_strong(volatile T* address, T* expected, T wanted, \
+                                                    int, int) {                                 \
+    on_access(const_cast<T*>(address), sizeof(T), Access::atomic, __builtin_return_address(0)); \
+    return __atomic_compare_exchange_n(address, expected, wanted, false, __ATOMIC_RELAXED,      \
+                                       __ATOMIC_RELAXED);                                       \
+  }
+
+extern "C" {
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+EMULATED_ACCESSES(1)
+EMULATED_ACCESSES(2)
+EMULATED_ACCESSES(4)
+EMULATED_ACCESSES(8)
+EMULATED_ACCESSES(16)
+void __tsan_read_range(void* address, std::size_t bytes) {
+  on_access(address, bytes, Access::read, __builtin_return_address(0));
+}
+void __tsan_write_range(void* address, std::size_t bytes) {
+  on_access(address, bytes, Access::write, __builtin_return_address(0));
+}
+EMULATED_ATOMICS(8, std::uint8_t)  // loads of it guard static variables
+EMULATED_ATOMICS(16, std::uint16_t)
+EMULATED_ATOMICS(32, std::uint32_t)
+EMULATED_ATOMICS(64, std::uint64_t)
+
+}  // extern "C"

@@ -1,0 +1,130 @@
+#include "runtime.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "failure.h"
+#include "shared.h"
+
+namespace emulated {
+namespace {
+
+constexpr int kDevices = 2;  // so that a device other than the current one can be asked for
+cudaError_t last_error = cudaSuccess;
+int device_now = 0;
+
+std::map<const void*, std::size_t>& allowed() {
+  static std::map<const void*, std::size_t> bytes;
+  return bytes;
+}
+
+// As the runtime does, remembers an error for cudaGetLastError too.
+cudaError_t returned(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+}  // namespace
+
+void set_last_error(cudaError_t error) { last_error = error; }
+int current_device() { return device_now; }
+
+std::size_t allowed_dynamic_shared(const void* kernel) {
+  const auto found = allowed().find(kernel);
+  return found == allowed().end() ? 48 << 10 : found->second;
+}
+
+}  // namespace emulated
+
+using namespace emulated;
+
+extern "C" {
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+cudaError_t cudaPeekAtLastError() { return last_error; }
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorLaunchFailure:
+    case cudaErrorInvalidConfiguration: return failure_message();
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    default: return "invalid argument";
+  }
+}
+const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaSuccess ? "cudaSuccess" : "an emulated error";
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = kDevices;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = device_now;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= kDevices) return returned(cudaErrorInvalidDevice);
+  device_now = device;
+  return cudaSuccess;
+}
+
+// Those of an H200, but for the number of multiprocessors: few, so that small problems fill them.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device < 0 || device >= kDevices) return returned(cudaErrorInvalidDevice);
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 4; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrWarpSize: *value = 32; break;
+    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 << 10; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(kBlockSharedLimit); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 << 10; break;
+    case cudaDevAttrL2CacheSize: *value = 50 << 20; break;
+    case cudaDevAttrMaxGridDimX: *value = 0x7fffffff; break;
+    case cudaDevAttrMaxGridDimY:
+    case cudaDevAttrMaxGridDimZ: *value = 65535; break;
+    default: return returned(cudaErrorInvalidValue);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;  // a hint
+  if (value < 0 || value > int(kBlockSharedLimit)) return returned(cudaErrorInvalidValue);
+  allowed()[kernel] = value;
+  return cudaSuccess;
+}
+
+// As threads and shared memory alone allow; registers are not known here.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*,
+                                                                   int threads,
+                                                                   std::size_t shared_bytes,
+                                                                   unsigned) {
+  const int rounded = (threads + 31) / 32 * 32;
+  const std::size_t reserved = shared_bytes + 1024;  // the system's own part of each block
+  *blocks = std::min({32, 2048 / std::max(rounded, 32), int((228 << 10) / reserved)});
+  return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel,
+                                                          int threads, std::size_t shared_bytes) {
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, kernel, threads,
+                                                                shared_bytes, 0);
+}
+
+// There is one stream, and what enters it is done when the call returns.
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+
+}  // extern "C"

@@ -1,0 +1,212 @@
+#include "scheduler.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "barrier.h"
+#include "failure.h"
+#include "warp.h"
+
+namespace emulated {
+
+Thread* current = nullptr;
+Schedule schedule;
+Statistics statistics;
+
+namespace {
+
+// The running block.
+std::vector<Thread> block_threads;
+int alive = 0;
+Body kernel_body = nullptr;
+void* kernel_argument = nullptr;
+
+std::vector<int> free_slots;  // stacks
+Fiber launcher;
+Identity launcher_identity;
+
+// ThreadSanitizer's threads, which are dear to make: every launch uses the same ones. Within a
+// launch no two threads share one, or ThreadSanitizer would take them for one and miss races
+// between them; with more threads than this it does.
+constexpr std::size_t kIdentities = 1024;
+std::vector<Identity> identities;
+std::size_t next_identity = 0;
+
+Identity take_identity() {
+  if (!kThreadSanitizer) return Identity();
+  const std::size_t i = next_identity++ % kIdentities;
+  if (i == identities.size()) {
+    identities.emplace_back();
+    identities.back().create();
+  }
+  launcher_identity.precede(identities[i]);
+  return identities[i];
+}
+
+// Threads that can run, as a ring; each is in it at most once.
+class Ready {
+ public:
+  void reset(std::size_t threads) {
+    std::size_t room = 1;
+    while (room < threads) room *= 2;
+    ring_.resize(room);
+    first_ = end_ = 0;
+  }
+  bool empty() const { return first_ == end_; }
+  void push(int number) { at(end_++) = number; }
+  int pop() {
+    if (schedule.order == Order::lifo) return at(--end_);
+    if (schedule.order == Order::random) {
+      std::swap(at(first_), at(first_ + random_number() % (end_ - first_)));
+    }
+    return at(first_++);
+  }
+
+ private:
+  int& at(std::size_t i) { return ring_[i & (ring_.size() - 1)]; }
+  std::vector<int> ring_;
+  std::size_t first_ = 0, end_ = 0;
+};
+Ready ready;
+
+[[noreturn]] void run_threads();
+
+// Leaves `from`, which is null if it has ended, for a thread or, if `to` is null, the launcher.
+void go_to(Fiber* from, Thread* to) {
+  if (to && to->slot < 0) {
+    to->slot = free_slots.back();
+    free_slots.pop_back();
+    start_fiber(to->fiber, to->slot, run_threads);
+  }
+  ++statistics.switches;
+  current = to;
+  (to ? to->identity : launcher_identity).become();
+  switch_fiber(from, to ? to->fiber : launcher);
+}
+
+void note_deadlock() {
+  std::string waiting;
+  int count = 0;
+  for (const Thread& thread : block_threads) {
+    if (thread.state == State::done || ++count > 4) continue;
+    waiting += " thread (" + std::to_string(thread.index.x) + ", " +
+               std::to_string(thread.index.y) + ", " + std::to_string(thread.index.z) +
+               ") waits in " +
+               (thread.state == State::at_barrier ? "__syncthreads" : "a warp operation") + " at " +
+               thread.site.file + ":" + std::to_string(thread.site.line) + ";";
+  }
+  note_failure("deadlock:%s %d of %d threads wait", waiting.c_str(), count,
+               static_cast<int>(block_threads.size()));
+}
+
+// Who goes on; null is the launcher.
+Thread* take_next() {
+  if (!ready.empty()) return &block_threads[ready.pop()];
+  if (alive > 0) note_deadlock();
+  return nullptr;
+}
+
+void end_thread(Thread& thread) {
+  release(&block_threads);
+  thread.state = State::done;
+  --alive;
+  ++statistics.threads;
+  warp_thread_ended(thread);
+  barrier_thread_ended();
+}
+
+// A fiber's life: it runs its thread, and then threads that have not started yet, on its own stack.
+void run_threads() {
+  entered_fiber();
+  for (;;) {
+    kernel_body(kernel_argument);
+    Thread& ended = *current;
+    end_thread(ended);
+    Thread* const next = take_next();
+    // ThreadSanitizer would hold a stack's history against its next thread.
+    if (next && next->slot < 0 && !kThreadSanitizer) {
+      next->slot = ended.slot;
+      next->fiber = ended.fiber;
+      current = next;
+      continue;
+    }
+    if (!kThreadSanitizer) free_slots.push_back(ended.slot);
+    go_to(nullptr, next);
+  }
+}
+
+}  // namespace
+
+std::uint64_t random_number() {  // xorshift64*
+  std::uint64_t& x = schedule.random_state;
+  x ^= x << 13;
+  x ^= x >> 7;
+  x ^= x << 17;
+  return (x * 2685821657736338717u) >> 11;
+}
+
+std::vector<Thread>& threads() { return block_threads; }
+int threads_alive() { return alive; }
+
+void run_block(uint3 block, dim3 block_size, dim3 grid_size, Body body, void* argument) {
+  const int count = static_cast<int>(block_size.x * block_size.y * block_size.z);
+  kernel_body = body;
+  kernel_argument = argument;
+  launcher_identity.adopt();
+  forget_stacks(count);
+  free_slots.clear();
+  for (int slot = count; slot-- > 0;) free_slots.push_back(slot);
+  block_threads.assign(count, Thread());
+  ready.reset(count);
+  alive = count;
+  reset_barrier();
+  reset_warps(count);
+  for (int i = 0; i < count; ++i) {
+    Thread& thread = block_threads[i];
+    thread.number = i;
+    thread.index = {i % block_size.x, i / block_size.x % block_size.y,
+                    i / block_size.x / block_size.y};
+    thread.block = block;
+    thread.block_size = block_size;
+    thread.grid_size = grid_size;
+    thread.identity = take_identity();
+    ready.push(i);
+  }
+  go_to(&launcher, take_next());
+  for (Thread& thread : block_threads) {
+    if (thread.state != State::done) launcher_identity.follow(thread.identity);
+  }
+}
+
+void end_launch() {
+  acquire(&block_threads);
+  next_identity = 0;
+}
+
+void wait(State state) {
+  Thread& thread = *current;
+  thread.state = state;
+  go_to(&thread.fiber, take_next());
+}
+
+void wake(Thread& thread) {
+  thread.state = State::ready;
+  ready.push(thread.number);
+}
+
+void maybe_preempt() {
+  if (!current || !schedule.preempt_one_in) return;
+  if (random_number() % schedule.preempt_one_in) return;
+  ++statistics.preemptions;
+  Thread& thread = *current;
+  ready.push(thread.number);
+  Thread* const next = take_next();
+  if (next != &thread) go_to(&thread.fiber, next);
+}
+
+void abandon_block() {
+  go_to(nullptr, nullptr);
+  std::abort();  // nobody comes back here
+}
+
+}  // namespace emulated

@@ -1,0 +1,272 @@
+"""What only a GPU can show: streams, graphs, devices, waiting, determinism, memory.
+
+Results themselves are tested with all backends, tests/test_forward.py and tests/test_gradients.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stdeform
+from stdeform import _native, _ops
+from stdeform.testing import Problem, assert_close, composite_from_offsets, make_problem
+from tests.cases import CUDA, DTYPES, FORMS, arguments, draw, names, tensors
+
+if not CUDA:
+    reason = _native.missing("cuda") or "torch sees none"
+    pytest.skip(f"needs a GPU: {reason}", allow_module_level=True)
+
+
+def _on_cuda(problem: Problem, device: str = "cuda") -> Problem:
+    return problem.map(lambda tensor: tensor.detach().to(device))
+
+
+def _operator(form: str) -> Callable[..., Tensor]:
+    function: Callable[..., Tensor] = (
+        stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
+    )
+    return function
+
+
+def _run(problem: Problem, form: str) -> list[Tensor]:
+    """The result and every gradient."""
+    args = [
+        arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
+        for arg in arguments(problem, form)
+    ]
+    out = _operator(form)(*args, backend="native")
+    return [out.detach(), *torch.autograd.grad(out, tensors(args), problem.grad_out)]
+
+
+def _assert_same(actual: list[Tensor], expected: list[Tensor], form: str) -> None:
+    """The same bits, but for the gradient of the value, which is summed in any order."""
+    for name, one, other in zip(("result", *names(form)), actual, expected, strict=True):
+        if name == "value":
+            assert_close(one, other.double(), "gradient", name)
+        else:
+            assert torch.equal(one, other), name
+
+
+# -- where and when ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stream_of_its_own(form: str) -> None:
+    """The work waits for what the caller's stream holds, and later work waits for it."""
+    problem = _on_cuda(draw(form, num_queries=97))
+    expected = _run(problem, form)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        late = problem.map(lambda tensor: torch.full_like(tensor, torch.nan))
+        torch.cuda._sleep(20_000_000)
+        pairs = zip(dataclasses.astuple(late), dataclasses.astuple(problem), strict=True)
+        for target, source in pairs:
+            if isinstance(target, Tensor):
+                target.copy_(source)
+        actual = _run(late, form)
+    torch.cuda.current_stream().wait_stream(stream)
+    _assert_same(actual, expected, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_graphs(form: str) -> None:
+    """Captured once, replayed on other numbers."""
+    problem = _on_cuda(draw(form, num_queries=97))
+    for _ in range(3):
+        _run(problem, form)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = _run(problem, form)
+    other = _on_cuda(draw(form, num_queries=97, seed=1))
+    expected = _run(other, form)
+    pairs = zip(dataclasses.astuple(problem), dataclasses.astuple(other), strict=True)
+    for target, source in pairs:
+        if isinstance(target, Tensor):
+            target.copy_(source)
+    for _ in range(3):
+        graph.replay()
+        _assert_same(captured, expected, form)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_nothing_waits_for_the_device(dtype: str) -> None:
+    problem = _on_cuda(draw("points", dtype=DTYPES[dtype][0]))
+    _run(problem, "points")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _run(problem, "points")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_device_that_is_not_the_current_one() -> None:
+    problem = draw("points", num_queries=97)
+    expected = _run(_on_cuda(problem), "points")
+    actual = _run(_on_cuda(problem, "cuda:1"), "points")
+    assert torch.cuda.current_device() == 0
+    assert actual[0].device.index == 1
+    _assert_same([tensor.to("cuda:0") for tensor in actual], expected, "points")
+
+
+# -- determinism -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_twenty_runs_give_the_same_bits(form: str, dtype: str) -> None:
+    problem = draw(form, num_queries=500, dtype=DTYPES[dtype][0])
+    problem = _on_cuda(problem)
+    first = _run(problem, form)
+    for _ in range(20):
+        _assert_same(_run(problem, form), first, form)
+
+
+def test_deterministic_algorithms_are_refused_by_name() -> None:
+    problem = _on_cuda(draw("points"))
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="st_deform_attn_backward_cuda does not have a det"):
+            _run(problem, "points")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="st_deform_attn_backward_cuda"):
+            _run(problem, "points")
+        # Nothing is summed in any order where the value asks for no gradient.
+        torch.use_deterministic_algorithms(True)
+        offsets = problem.sampling_offsets.detach().requires_grad_()
+        moved = dataclasses.replace(problem, sampling_offsets=offsets)
+        stdeform.st_deform_attn_from_offsets(*moved.from_offsets).sum().backward()
+        assert offsets.grad is not None
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# -- PyTorch around it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck(form: str) -> None:
+    problem = _on_cuda(draw(form, dtype=torch.float64))
+    shapes = [size for row in problem.spatial_shapes for size in row]
+    value, _, *rest = arguments(problem, form)
+    reference = None if form == "locations" else rest[0].requires_grad_()
+    args = (value.requires_grad_(), shapes, reference, *(t.requires_grad_() for t in rest[-2:]))
+    torch.library.opcheck(_ops.st_deform_attn, args)
+
+
+# Inductor's own imports use what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_compile(form: str) -> None:
+    problem = _on_cuda(draw(form, num_queries=33))
+    value, shapes, *rest = arguments(problem, form)
+
+    def attend(value: Tensor, *rest: Tensor) -> Tensor:
+        return _operator(form)(value * 2, shapes, *rest) + 1
+
+    compiled = torch.compile(attend, fullgraph=True)
+    leaves = [tensor.detach().requires_grad_() for tensor in (value, *rest)]
+    results = [
+        [out, *torch.autograd.grad(out.square().sum(), leaves)]
+        for out in (attend(*leaves), compiled(*leaves))
+    ]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    layer = stdeform.STDeformAttn(64, 4, num_points=4).cuda()
+    shapes = [(3, 4, 5)]
+    query = torch.randn(2, 60, 64, device="cuda", requires_grad=True)
+    points = stdeform.reference_grid(shapes, device="cuda").expand(2, -1, -1, -1)
+    full = layer(query, points, query, shapes)
+    with torch.autocast("cuda", dtype):
+        out = layer(query, points, query, shapes)
+    assert out.dtype == dtype
+    assert (out.float() - full).abs().max() < 30 * torch.finfo(dtype).eps * full.abs().max()
+    out.float().square().sum().backward()
+    assert query.grad is not None
+    assert query.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_layers_agree_with_the_cpu(boxes: bool) -> None:
+    torch.manual_seed(0)
+    shapes = [(3, 4, 5), (2, 2, 3)]
+    layer = stdeform.STDeformAttn(64, 4, num_levels=2, num_points=4).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    query, value = torch.randn(2, 7, 64).double(), torch.randn(2, 72, 64).double()
+    points = torch.rand(2, 7, 2, 6 if boxes else 3).double()
+    padding = torch.rand(2, 72) < 0.2
+    results = []
+    for device in ("cpu", "cuda"):
+        moved = layer.to(device)
+        leaves = [t.to(device).requires_grad_() for t in (query, points, value)]
+        out = moved(*leaves, shapes, padding.to(device))
+        grads = torch.autograd.grad(out.square().sum(), [*leaves, *moved.parameters()])
+        results.append([out.detach(), *grads])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other.cpu(), rtol=1e-9, atol=1e-9)
+
+
+def test_too_many_levels_are_refused_by_name() -> None:
+    problem = _on_cuda(draw("points", [(1, 1)] * 65))
+    with pytest.raises(ValueError, match="at most 64 levels, got L = 65"):
+        _operator("points")(*problem.from_offsets)
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def _peak(run: Callable[[], Any]) -> int:
+    """Bytes beyond what was there before, at the worst moment."""
+    run()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_peak_memory_against_the_composite() -> None:
+    problem = _on_cuda(
+        make_problem(
+            [(12, 10, 17)], batch=1, num_queries=2040, num_heads=8, head_dim=48, num_points=32
+        )
+    )
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)]
+
+    def run(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        out = function(leaves[0], problem.spatial_shapes, *leaves[1:])
+        return torch.autograd.grad(out, leaves, problem.grad_out)
+
+    ours = _peak(lambda: run(stdeform.st_deform_attn_from_offsets))
+    # Result, gradients of four inputs, and two of these once more per head or in float32.
+    gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    assert ours < 1.5 * gradients
+    assert _peak(lambda: run(composite_from_offsets)) > 5 * ours
+
+
+def test_only_inputs_are_saved() -> None:
+    problem = _on_cuda(draw("points"))
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)]
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stdeform.st_deform_attn_from_offsets(leaves[0], problem.spatial_shapes, *leaves[1:])
+    assert {tensor.data_ptr() for tensor in saved} == {leaf.data_ptr() for leaf in leaves}

@@ -1,0 +1,86 @@
+"""`python -m benchmarks gpu-check`, walked through without a GPU, and device timing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_check
+from benchmarks.__main__ import main
+from benchmarks.device_timing import time_calls
+
+pytestmark = pytest.mark.usefixtures("needs_native")
+DRY = ["gpu-check", "--device", "cpu", "--quick"]
+
+
+def test_the_dry_run_shows_every_stage_but_the_build(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = [name for name in gpu_check._STAGES if name != "build"]  # it would take minutes
+    assert main([*DRY, "--output", str(tmp_path), "--stages", *stages]) == 0
+    results = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert list(results) == stages
+    assert results["tests"]["passed"]
+    assert "passed" in results["tests"]["summary"]
+    rows = results["benchmark"]["rows"]
+    assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants
+    for row in rows:
+        assert 0 < row["host"]["median"] <= row["wall"]["median"]
+        assert row["device"]["median"] > 0
+    page = (tmp_path / "gpu-check.md").read_text()
+    assert page in capfd.readouterr().out
+    for row in rows:
+        assert f"| {row['workload']} | {row['mode']} | {row['variant']} |" in page
+
+
+def test_a_stage_that_fails_is_told_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpu-check.json").write_text(json.dumps({"tests": {"passed": True, "seconds": 1}}))
+
+    def fail(*_: object) -> gpu_check.Report:
+        raise RuntimeError("the reason")
+
+    monkeypatch.setitem(gpu_check._STAGES, "build", fail)
+    assert main([*DRY, "--output", str(tmp_path), "--stages", "build"]) == 1
+    results = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert results["tests"]["passed"]
+    assert results["build"]["error"] == "RuntimeError: the reason"
+    assert "build: FAILED" in (tmp_path / "gpu-check.md").read_text()
+
+
+def test_a_test_run_that_ran_nothing_has_failed() -> None:
+    outcome = gpu_check._pytest(["tests/test_gpu_check.py", "-k", "no_such_test"])
+    assert not outcome["passed"]
+
+
+def test_sanitizer_reports_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "3 passed in 1s\n========= ERROR SUMMARY: 2 errors\n"
+
+    def run(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 9, told)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    outcome = gpu_check._pytest([], ["compute-sanitizer"])
+    assert (outcome["passed"], outcome["errors"]) == (False, 2)
+
+
+def test_device_times_of_the_cpu() -> None:
+    tasks = {"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.004)}
+    times = time_calls(tasks, "cpu", rounds=3)
+    for name, seconds in (("short", 0.001), ("long", 0.004)):
+        for what in (times[name].device, times[name].host, times[name].wall):
+            assert what.median >= seconds
+        assert len(times[name].rounds) == 3
+    assert times["long"].device.median > 2 * times["short"].device.median
+
+
+def test_it_is_a_command_of_its_own() -> None:
+    command = [sys.executable, "-m", "benchmarks", "gpu-check", "--help"]
+    told = subprocess.run(command, text=True, capture_output=True, check=True).stdout
+    assert all(stage in told for stage in gpu_check._STAGES)
