@@ -9,6 +9,10 @@ look at runs/digits/curves.png and runs/digits/overlays/.
 To train on your own YouTube-VIS data, give its folder:
 
     python examples/train_defvis.py --data youtube-vis --out runs/mine --short-side 180 --flip 0.5
+
+On several GPUs or machines the same through torchrun, which starts one process for each:
+
+    torchrun --nproc-per-node 4 examples/train_defvis.py --preset paper --data youtube-vis
 """
 
 from __future__ import annotations
@@ -17,24 +21,30 @@ import argparse
 import dataclasses
 import os
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
-from defvis.config import PRESETS, Config, override, preset
+from defvis.config import Config, override
+from defvis.data.digits import LEVELS
+from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
+    from defvis.distributed import Processes
 
 _DIGITS = Path("runs/digits-data")
+_LEVEL = "mixed"
 # Without annotated validation videos, every n-th training video is held out.
 _HOLD_OUT = 10
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Reads the command line, prepares the data, trains."""
     parser = _parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         config = _config(arguments)
     except ValueError as error:
@@ -48,25 +58,42 @@ def main() -> None:
     import torch
 
     from defvis.data.ytvis import DataError
+    from defvis.distributed import join
     from defvis.train import Run
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
-        train, val = _data(arguments)
-        model = dataclasses.replace(config.model, num_classes=train.num_classes)
-        config = dataclasses.replace(config, model=model)
-        run = Run(config, train, val, arguments.out, arguments.resume)
-    except (DataError, FileExistsError, ValueError) as error:
-        sys.exit(f"train_defvis: {error}")
-    print(
-        f"{len(train.videos)} training and {len(val.videos)} validation videos, "
-        f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
-        f"{torch.get_num_threads()} threads"
-    )
-    ap = run.run()
-    print(f"validation, {len(val.videos)} videos: {ap}")
-    print(f"written to {arguments.out}: curves.png, overlays/, metrics.json, results.json")
+    with join(arguments.device) as processes, tempfile.TemporaryDirectory() as scratch:
+        out, resume = arguments.out, arguments.resume
+        if arguments.profile:
+            out, resume = Path(scratch), False  # A run in --out is left alone.
+        try:
+            train, val = _data(arguments, processes)
+            model = dataclasses.replace(config.model, num_classes=train.num_classes)
+            config = dataclasses.replace(config, model=model)
+            run = Run(config, train, val, out, resume, processes=processes)
+            if processes.is_main:
+                print(
+                    f"{len(train.videos)} training and {len(val.videos)} validation videos, "
+                    f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
+                    f"{processes.count} processes on {processes.device.type}, "
+                    f"{torch.get_num_threads()} threads"
+                )
+                if run.weights_report is not None:
+                    print(run.weights_report)
+        except (DataError, FileExistsError, RuntimeError, ValueError) as error:
+            sys.exit(f"train_defvis: {error}")
+        try:
+            if arguments.profile:
+                print(run.profile(arguments.profile))
+                return
+            ap = run.run()
+        except DataError as error:  # Pixels are only read when they are needed.
+            # A loader's worker puts its traceback before it.
+            sys.exit(f"train_defvis: {str(error).strip().splitlines()[-1]}")
+        if processes.is_main:
+            print(f"validation, {len(val.videos)} videos: {ap}")
+            print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,9 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--level",
-        default="mixed",
-        choices=["easy", "mixed", "medium", "hard"],
-        help="difficulty of the digits, used when they are written (default: mixed)",
+        choices=sorted(LEVELS),
+        help=f"difficulty of the digits in {_DIGITS} (default: {_LEVEL})",
     )
     data.add_argument(
         "--short-side",
@@ -106,7 +132,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="steps of the stage that trains the backbone alone; 0 for a backbone with weights",
     )
-    train.add_argument("--batch-size", type=int, help="clips per step")
+    train.add_argument(
+        "--epochs", type=int, help="passes over the training videos, instead of --steps"
+    )
+    train.add_argument("--batch-size", type=int, help="clips per step in each process")
+    train.add_argument(
+        "--accumulation", type=int, help="parts a batch is computed in, to save memory"
+    )
+    train.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], help="of the model's arithmetic"
+    )
     train.add_argument("--frames", type=int, help="frames per training clip")
     train.add_argument("--slots", type=int, help="object slots per clip")
     train.add_argument(
@@ -114,7 +149,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="transformers model name or folder with weights, for example microsoft/resnet-50",
     )
+    train.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from a state dict of VisTR, Deformable DETR, a torchvision ResNet or a run",
+    )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation")
+    train.add_argument("--device", default="", help="cpu or cuda (default: cuda if there is some)")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     train.add_argument(
         "--set",
@@ -122,6 +163,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FIELD=VALUE",
         help="any other number of the preset, for example optim.learning_rate=5e-4; repeatable",
+    )
+    train.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="measure the parts of so many steps of joint training and the memory, and stop",
     )
     train.add_argument("--print-config", action="store_true", help="print all numbers and stop")
 
@@ -143,12 +191,16 @@ def _config(arguments: argparse.Namespace) -> Config:
     config = preset(arguments.preset)
     named = {
         "steps": arguments.steps,
+        "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
+        "accumulation": arguments.accumulation,
+        "precision": arguments.precision,
         "seed": arguments.seed,
         "backbone_stage.steps": arguments.backbone_steps,
         "model.num_frames": arguments.frames,
         "model.num_slots": arguments.slots,
         "model.backbone.name": arguments.backbone,
+        "weights": arguments.weights,
         "data.short_side": arguments.short_side,
         "data.flip": arguments.flip,
         "data.workers": arguments.workers,
@@ -159,16 +211,22 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _data(arguments: argparse.Namespace) -> tuple[YouTubeVIS, YouTubeVIS]:
+def _data(arguments: argparse.Namespace, processes: Processes) -> tuple[YouTubeVIS, YouTubeVIS]:
     """Loads training and validation videos; writes the digits first where they are the data."""
-    from defvis.data.digits_dataset import DigitsSettings, write_digits
+    from defvis.data.digits_dataset import DigitsSettings, write_digits, written_level
     from defvis.data.ytvis import find_files, hold_out, load
 
     root = arguments.data
     if root is None:
         root = _DIGITS
-        if not root.exists():
-            write_digits(root, DigitsSettings(level=arguments.level))
+        if processes.is_main and not root.exists():
+            write_digits(root, DigitsSettings(level=arguments.level or _LEVEL))
+        processes.gather(None)  # The others wait until they are written.
+        if arguments.level not in (None, written_level(root)):
+            raise FileExistsError(
+                f"{root} holds digits of level {written_level(root)}, not {arguments.level}; "
+                "remove it, or write others with make_digits.py and give them as --data"
+            )
     train = load(*find_files(root / "train"))
     if not (root / "val").is_dir():
         return hold_out(train, _HOLD_OUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, ResNetConfig
 
@@ -15,6 +16,9 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: Channels of the returned maps, fine to coarse.
+
+    Raises:
+        ValueError: If stages are to be frozen of a model that does not have them.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -35,7 +39,57 @@ class Backbone(nn.Module):
             }
             self.body = classes[ResNetConfig](ResNetConfig(**sizes))
         self.channels: tuple[int, ...] = tuple(self.body.channels)
+        if config.frozen_norm:
+            _freeze_norms(self.body)
+        if config.frozen_stages:
+            _freeze_stages(self.body, config.frozen_stages)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Maps normalised frames [N, 3, H, W] to maps [N, C_i, H_i, W_i], fine to coarse."""
         return list(self.body(frames).feature_maps)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """A batch norm whose statistics and factors are constants; not even weight decay moves them.
+
+    Args:
+        norm: The layer to take them from.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach())
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, C, H, W] to the same shape."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+
+def _freeze_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child))
+        else:
+            _freeze_norms(child)
+
+
+def _freeze_stages(body: nn.Module, count: int) -> None:
+    """Freezes stem and first stages of a ResNet, or of a model with the same two parts."""
+    stem = getattr(body, "embedder", None)
+    stages = getattr(getattr(body, "encoder", None), "stages", None)
+    if stem is None or stages is None or count > len(stages):
+        raise ValueError(
+            f"frozen_stages must be 0 or at most the stages of a ResNet, got {count} for "
+            f"{type(body).__name__}"
+        )
+    for part in (stem, *stages[:count]):
+        part.requires_grad_(False)

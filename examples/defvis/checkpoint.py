@@ -5,10 +5,24 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint can be read; the message says why of each that was tried."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -27,19 +41,25 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
     """Reads a checkpoint, or with a warning the previous one if it is missing or broken.
 
     Only tensors and plain containers are read; no code in the file can run.
 
+    Args:
+        path: What `save_checkpoint` wrote.
+        set_aside: Renames a broken newest one to `<name>.broken`, so that the next checkpoint
+            does not push it into the place of the good previous one.
+
     Raises:
-        RuntimeError: If neither can be read.
+        CheckpointError: If neither can be read.
     """
     failures = []
     for candidate in (path, previous(path)):
         try:
+            _check_sums(candidate)
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures.append(f"{candidate}: {reason}")
             continue
@@ -47,8 +67,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.warn(
                 f"checkpoint cannot be read ({failures[0]}); using {candidate}", stacklevel=2
             )
+            if set_aside and path.exists():
+                os.replace(path, path.with_name(path.name + ".broken"))
         return state
-    raise RuntimeError("no checkpoint can be read: " + "; ".join(failures))
+    raise CheckpointError("no checkpoint can be read: " + "; ".join(failures))
+
+
+def _check_sums(path: Path) -> None:
+    """Compares the file's checksums, which torch writes but does not read."""
+    with zipfile.ZipFile(path) as file:
+        broken = file.testzip()
+    if broken is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
 
 
 def previous(path: Path) -> Path:

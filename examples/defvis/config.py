@@ -6,9 +6,21 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+Attention = Literal["deformable", "dense", "frames"]
+
+
+class _Checked:
+    """Lets a dataclass refuse a word that is none of its field's choices."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,9 @@ class BackboneConfig:
         depths: Residual layers in each stage.
         out_features: Stages handed on, fine to coarse. The last feeds the encoder, the others
             the mask head.
+        frozen_norm: Batch norms keep the statistics and factors of the loaded weights.
+        frozen_stages: This many stages from the finest on, and the stem with the first, keep
+            their loaded weights; 0 trains everything.
     """
 
     name: str = ""
@@ -32,43 +47,84 @@ class BackboneConfig:
     hidden_sizes: tuple[int, ...] = (48, 96)
     depths: tuple[int, ...] = (1, 2)
     out_features: tuple[str, ...] = ("stage1", "stage2")
+    frozen_norm: bool = False
+    frozen_stages: int = 0
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the network.
+class ModelConfig(_Checked):
+    """Parts and sizes of the network.
 
     Attributes:
-        num_classes: Categories, without a background class (classes are sigmoids).
-        num_frames: Frames T of a training clip. No weight depends on it.
+        num_classes: Categories, without a background class.
+        class_output: "sigmoid" has one probability per class; "softmax" shares them out among
+            the classes and a last one, no object (VisTR).
+        class_pooling: The class of a (slot, frame) is read from the slot's mean over all frames
+            too, not only from its own query.
+        dense_classes: Class maps on backbone and encoder cells, for the backbone stage and
+            `LossConfig.dense_weight`.
+        num_frames: Frames T of a training clip. Any number of frames can be predicted, but with
+            attention "frames" not more than this.
         num_slots: Object slots I. The decoder has T * I queries, one per (slot, frame).
-        embed_dim: Channels C of the transformer; divisible by `num_heads` and by 6.
+        embed_dim: Channels C of the transformer; even, and divisible by `num_heads`.
+        project_groups: Groups of the GroupNorm after the projection to C; 0 leaves it out.
         num_heads: Attention heads M.
-        num_points: Sampling points K per head in the whole volume.
+        num_points: Sampling points K per head in the whole volume; per frame with attention
+            "frames".
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
+        encoder_attention: How cells attend to cells. "deformable" samples K points of the volume
+            around the cell, "frames" K points in each frame (what the authors of Deformable
+            VisTR released), "dense" takes every cell (VisTR).
+        decoder_attention: How queries attend to cells, likewise.
         feedforward_dim: Hidden width of the feed-forward blocks.
         dropout: Dropout rate in attention and feed-forward blocks.
+        queries: "slots" composes a query from its slot, time and box, and starts from a learned
+            box per slot; "free" learns one for each (slot, frame) (VisTR) and predicts its
+            reference point from it.
         initial_box: Width and height of the learned first reference box of every slot, as
-            fractions of the frame.
-        mask_dim: Channels of the mask features.
-        mask_hidden: Hidden width of the per-query mask network.
+            fractions of the frame. For queries "slots".
+        refine_boxes: Every decoder layer refers to the boxes that the one before predicted.
+        shared_heads: All decoder layers share one class and one box head.
+        decoder_norm: A LayerNorm between decoder layer and heads.
+        initialisation: Of the transformer's matrices: as "torch" does, or all "xavier" (VisTR).
+        mask_head: "dynamic" (each query writes a small network for its frame) or "vistr"
+            (attention maps, FPN, deformable and 3-D convolutions).
+        mask_dim: Channels of the mask features of the dynamic head.
+        mask_hidden: Hidden width of the dynamic head's per-query network.
+        mask_chunk: Slots whose masks the VisTR head computes at a time; 0 takes all at once.
+        checkpointing: Saves memory in training by computing the activations of encoder, decoder
+            and VisTR mask head again when the gradient needs them.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     num_classes: int = 10
+    class_output: Literal["sigmoid", "softmax"] = "sigmoid"
+    class_pooling: bool = True
+    dense_classes: bool = True
     num_frames: int = 6
     num_slots: int = 10
     embed_dim: int = 96
+    project_groups: int = 8
     num_heads: int = 6
     num_points: int = 12
     encoder_layers: int = 2
     decoder_layers: int = 3
+    encoder_attention: Attention = "deformable"
+    decoder_attention: Attention = "deformable"
     feedforward_dim: int = 256
     dropout: float = 0.0
+    queries: Literal["slots", "free"] = "slots"
     initial_box: tuple[float, ...] = (0.4, 0.6)
+    refine_boxes: bool = True
+    shared_heads: bool = False
+    decoder_norm: bool = False
+    initialisation: Literal["torch", "xavier"] = "torch"
+    mask_head: Literal["dynamic", "vistr"] = "dynamic"
     mask_dim: int = 16
     mask_hidden: int = 8
+    mask_chunk: int = 0
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,30 +132,36 @@ class LossConfig:
     """Weights of the losses; the class, L1 and GIoU weights serve matching as well.
 
     Attributes:
-        class_weight: Sigmoid focal loss of the classes.
+        class_weight: Class loss: sigmoid focal loss, or cross-entropy where the model has a
+            no-object class.
+        no_object_weight: Weight of the no-object class in the cross-entropy.
         l1_weight: Sum of absolute box errors.
         giou_weight: 1 - GIoU.
         mask_weight: Sigmoid focal loss of the mask pixels (mean over pixels).
         dice_weight: Dice loss of the masks.
         dense_weight: Class maps on backbone and encoder cells.
+        mask_chunk: Slots whose masks are compared at full size at a time, and once more for the
+            gradient, to save memory; 0 takes all at once.
         focal_alpha: Share of the positives in the focal losses.
         focal_gamma: Exponent of the focal losses.
         dense_share: A cell belongs to a class when more than this share of it is covered.
     """
 
     class_weight: float = 2.0
+    no_object_weight: float = 0.1
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     mask_weight: float = 20.0
     dice_weight: float = 3.0
     dense_weight: float = 1.0
+    mask_chunk: int = 0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     dense_share: float = 0.15
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(_Checked):
     """AdamW, learning rates and schedule of the joint stage.
 
     Attributes:
@@ -107,10 +169,15 @@ class OptimConfig:
         backbone_multiplier: Factor for the backbone (paper: 0.1).
         offset_multiplier: Factor for the layers that predict sampling offsets and reference
             boxes (paper: 0.1; 1 learns faster when training is only minutes long).
-        weight_decay: On matrices only; biases, norms and embeddings are not decayed.
+        weight_decay: AdamW's.
+        decay_all: True decays every weight (VisTR); False matrices only, not biases, norms and
+            embeddings.
         clip_norm: Largest L2 norm of the whole gradient.
         warmup_steps: Steps of linear warm-up.
-        final_fraction: The cosine ends at this fraction of the rate.
+        schedule: What follows the warm-up: a "cosine" down to `final_fraction` of the rate, or
+            a "step": the rate times `final_fraction` from `drop_at` on.
+        drop_at: Where the step is, as a fraction of all steps.
+        final_fraction: The rate at the end, as a fraction of the peak.
         ema_decay: Decay of the averaged weights used for validation; 0 switches them off.
     """
 
@@ -118,8 +185,11 @@ class OptimConfig:
     backbone_multiplier: float = 0.5
     offset_multiplier: float = 1.0
     weight_decay: float = 1e-4
+    decay_all: bool = False
     clip_norm: float = 1.0
     warmup_steps: int = 100
+    schedule: Literal["cosine", "step"] = "cosine"
+    drop_at: float = 0.8
     final_fraction: float = 0.01
     ema_decay: float = 0.999
 
@@ -148,30 +218,52 @@ class DataConfig:
     Attributes:
         short_side: Frames are resized so that their short side has this many pixels; 0 keeps
             their size.
+        long_side: Where that makes the long side longer than this many pixels, the frame is
+            made smaller; 0 sets no limit.
+        short_sides: Training draws the short side of each clip from these instead.
+        crop: Probability of a clip cut to a random window before it is resized.
+        crop_share: Smallest and largest share of each side in that window.
         flip: Probability of a mirrored clip. 0 for digits: a mirrored digit is another shape.
         reverse: Probability of a clip played backwards.
         permute_channels: Probability of exchanged colour channels.
         brightness: Largest relative change of brightness of a clip.
+        contrast: Largest relative change of contrast of a clip.
+        saturation: Largest relative change of saturation of a clip.
+        hue: Largest turn of the hue of a clip, in degrees.
         cache_megabytes: Decoded frames kept in memory, at most this much; 0 keeps none.
         workers: Processes that load clips; 0 loads in the training process.
     """
 
     short_side: int = 0
+    long_side: int = 0
+    short_sides: tuple[int, ...] = ()
+    crop: float = 0.0
+    crop_share: tuple[float, ...] = (0.6, 1.0)
     flip: float = 0.0
     reverse: float = 0.5
     permute_channels: float = 0.8
     brightness: float = 0.2
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
     cache_megabytes: int = 1024
     workers: int = 0
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Checked):
     """A whole run.
 
     Attributes:
+        weights: A file to start from: state dict of VisTR, Deformable DETR or a torchvision
+            ResNet, told apart by its keys. What fits is loaded. Empty starts from the backbone's
+            own weights.
+        epochs: Passes of the joint stage over the training videos, one clip of each; 0 counts
+            `steps` instead.
         steps: Optimiser steps of the joint stage.
-        batch_size: Clips per step.
+        batch_size: Clips per step in each process.
+        accumulation: Parts that the batch is computed in, one after the other, to save memory.
+        precision: "fp32", or the dtype of autocast.
         eval_every: Steps between validations on the subset; 0 validates at the end only.
         eval_videos: Videos in that subset. The last validation takes all of them.
         checkpoint_every: Steps between checkpoints.
@@ -184,8 +276,12 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     backbone_stage: BackboneStageConfig = field(default_factory=BackboneStageConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    weights: str = ""
+    epochs: int = 0
     steps: int = 2200
     batch_size: int = 4
+    accumulation: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     eval_every: int = 500
     eval_videos: int = 40
     checkpoint_every: int = 250
@@ -204,16 +300,6 @@ class Config:
 
     def __str__(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
-
-
-PRESETS: dict[str, Config] = {"small": Config()}
-
-
-def preset(name: str) -> Config:
-    """Returns a named config; an unknown name is a ValueError that lists the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}")
-    return PRESETS[name]
 
 
 def override(config: Config, assignment: str) -> Config:

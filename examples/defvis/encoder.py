@@ -1,14 +1,13 @@
-"""Transformer encoder: deformable self-attention over all cells of all frames."""
+"""Transformer encoder: self-attention over all cells of all frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
+from defvis.attention import ATTENTIONS, Volume
 from defvis.config import ModelConfig
-from defvis.layers import FeedForward
-from stdeform import STDeformAttn
+from defvis.layers import FeedForward, run_layer, xavier_
+from stdeform import shapes
 
 
 class EncoderLayer(nn.Module):
@@ -16,25 +15,14 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = STDeformAttn(
-            config.embed_dim, config.num_heads, num_levels=1, num_points=config.num_points
-        )
+        self.attention = ATTENTIONS[config.encoder_attention](config)
         self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.embed_dim)
         self.feedforward = FeedForward(config.embed_dim, config.feedforward_dim, config.dropout)
 
-    def forward(
-        self,
-        memory: Tensor,
-        position: Tensor,
-        reference_points: Tensor,
-        spatial_shapes: Sequence[tuple[int, int, int]],
-        padding_mask: Tensor | None,
-    ) -> Tensor:
-        """Args as in `Encoder`."""
-        attended = self.attention(
-            memory + position, reference_points, memory, spatial_shapes, padding_mask
-        )
+    def forward(self, memory: Tensor, references: Tensor, volume: Volume) -> Tensor:
+        """Updates the cells [B, S, C]; references are points (x, y, t), [B or 1, S, 3]."""
+        attended = self.attention(memory + volume.position, references, memory, volume)
         out: Tensor = self.feedforward(self.norm(memory + self.dropout(attended)))
         return out
 
@@ -45,28 +33,24 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self._recompute = config.checkpointing
+        if config.initialisation == "xavier":
+            xavier_(self.layers)
 
-    def forward(
-        self,
-        memory: Tensor,
-        position: Tensor,
-        reference_points: Tensor,
-        spatial_shapes: Sequence[tuple[int, int, int]],
-        padding_mask: Tensor | None,
-    ) -> Tensor:
-        """Lets every cell look at K points per head of the whole clip.
+    def forward(self, memory: Tensor, volume: Volume) -> Tensor:
+        """Lets every cell look at others of the whole clip.
 
         Args:
-            memory: Projected backbone features, [B, S, C] with S = T * H * W.
-            position: Position encoding, [B, S, C]; added to the queries only.
-            reference_points: Cell centres (x, y, t) in fractions, [B or 1, S, 1, 3].
-            spatial_shapes: [(T, H, W)].
-            padding_mask: bool [B, S], True on padding, or None.
+            memory: Projected backbone features, [B, S, C].
+            volume: Where the cells lie; their position encoding is added to queries and keys.
 
         Returns:
             [B, S, C].
         """
-        reference_points = reference_points.expand(memory.shape[0], -1, -1, -1)
+        ratios = None if volume.padding_mask is None else volume.valid_ratios
+        references = shapes.reference_grid([volume.shape], ratios, device=memory.device)
         for layer in self.layers:
-            memory = layer(memory, position, reference_points, spatial_shapes, padding_mask)
+            memory = run_layer(
+                layer, memory, references[:, :, 0], volume, recompute=self._recompute
+            )
         return memory

@@ -1,14 +1,12 @@
-"""Video average precision as YouTube-VIS defines it (ytvoseval), with strict checks of results.
+"""Video average precision as YouTube-VIS defines it (ytvoseval).
 
 Two traps of the official program are closed: a list of segmentations shorter than the video is an
-error instead of free frames, and an annotation with id 0 can be found. An empty list of results
-scores 0.
+error instead of free frames (`results`), and an annotation with id 0 can be found. An empty list
+of results scores 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.results import Detection, check_results
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -30,18 +29,6 @@ AREA_RANGES = {
     "medium": (128.0**2, 256.0**2),
     "large": (256.0**2, 1e10),
 }
-
-
-class ResultError(ValueError):
-    """A results list breaks a rule; the message names the entry."""
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One checked entry of a results list."""
-
-    score: float
-    masks: tuple[RLE | None, ...]
 
 
 @dataclass(frozen=True)
@@ -100,44 +87,6 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
     }
     per_class = tuple(mean(precision[:, label, 0, -1]) for label in range(data.num_classes))
     return VideoAP(figures, per_class)
-
-
-def check_results(
-    data: YouTubeVIS, results: Sequence[Mapping[str, Any]]
-) -> defaultdict[tuple[int, int], list[Detection]]:
-    """Checks every entry and sorts them by (video id, class index)."""
-    videos = {video.id: video for video in data.videos}
-    labels = {category_id: label for label, category_id in enumerate(data.category_ids)}
-    detections: defaultdict[tuple[int, int], list[Detection]] = defaultdict(list)
-    for index, entry in enumerate(results):
-        place = f"results[{index}]"
-        missing = {"video_id", "category_id", "score", "segmentations"} - set(entry)
-        if missing:
-            raise ResultError(f"{place} lacks {sorted(missing)[0]}")
-        video = videos.get(entry["video_id"])
-        if video is None:
-            raise ResultError(f"{place}: there is no video {entry['video_id']!r}")
-        if entry["category_id"] not in labels:
-            raise ResultError(f"{place}: there is no category {entry['category_id']!r}")
-        score = entry["score"]
-        if not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise ResultError(f"{place}: score must be a finite number, got {score!r}")
-        segmentations = entry["segmentations"]
-        if not isinstance(segmentations, list) or len(segmentations) != video.length:
-            got = len(segmentations) if isinstance(segmentations, list) else segmentations
-            raise ResultError(
-                f"{place}: segmentations must have one entry per frame of video {video.id}, "
-                f"{video.length}, got {got}"
-            )
-        try:
-            masks = tuple(
-                None if mask is None else rle.to_rle(mask, video.height, video.width)
-                for mask in segmentations
-            )
-        except (ValueError, TypeError) as error:
-            raise ResultError(f"{place}: {error}") from error
-        detections[video.id, labels[entry["category_id"]]].append(Detection(float(score), masks))
-    return detections
 
 
 def video_iou(a: Sequence[RLE | None], b: Sequence[RLE | None]) -> float:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from defvis.config import ModelConfig
 from defvis.layers import MLP, inverse_sigmoid
 
 
 class ClassHead(nn.Module):
-    """Class logits of a (slot, frame): from its own query plus from the slot's mean over frames.
+    """Class logits of a (slot, frame): from its own query plus, if pooled, the slot's mean.
 
-    The mean carries what the whole sequence says about the object, the query itself whether it
-    is visible in this frame.
+    The mean over the frames carries what the whole sequence says about the object, the query
+    itself whether it is visible in this frame.
     """
 
-    def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.05) -> None:
+    def __init__(self, config: ModelConfig, prior: float = 0.05) -> None:
         super().__init__()
-        self.frame = nn.Linear(embed_dim, num_classes)
-        self.sequence = nn.Linear(embed_dim, num_classes, bias=False)
-        nn.init.constant_(self.frame.bias, -math.log((1 - prior) / prior))
+        sigmoid = config.class_output == "sigmoid"
+        outputs = config.num_classes + (0 if sigmoid else 1)
+        self.frame = nn.Linear(config.embed_dim, outputs)
+        self.sequence = (
+            nn.Linear(config.embed_dim, outputs, bias=False) if config.class_pooling else None
+        )
+        if sigmoid:
+            nn.init.constant_(self.frame.bias, -math.log((1 - prior) / prior))
 
     def forward(self, queries: Tensor, frame_mask: Tensor) -> Tensor:
         """Computes logits.
@@ -30,30 +38,59 @@ class ClassHead(nn.Module):
             frame_mask: bool [B, T], True on real frames.
 
         Returns:
-            [B, I, T, num_classes].
+            [B, I, T, num_classes], or one more with softmax: the last is no object.
         """
+        if self.sequence is None:
+            alone: Tensor = self.frame(queries)
+            return alone
         weight = frame_mask[:, None, :, None].to(queries.dtype)
         mean = (queries * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
-        logits: Tensor = self.frame(queries) + self.sequence(mean)
-        return logits
+        pooled: Tensor = self.frame(queries) + self.sequence(mean)
+        return pooled
+
+
+def class_probabilities(logits: Tensor, class_output: str) -> Tensor:
+    """Probabilities of the classes proper, [..., num_classes], from a `ClassHead`'s logits."""
+    if class_output == "sigmoid":
+        return logits.sigmoid()
+    return logits.softmax(-1)[..., :-1]
+
+
+Reference = Literal["box", "point", "nothing"]
 
 
 class BoxHead(nn.Module):
-    """Moves a reference box: sigmoid(MLP(query) + inverse sigmoid(reference)).
+    """Predicts a box relative to a reference: sigmoid(MLP(query) + inverse sigmoid(reference)).
 
-    The last layer starts at zero, so that the first prediction is the reference itself.
+    Args:
+        embed_dim: Channels of the queries.
+        reference: What the boxes are relative to. From a "box" the last layer starts at zero, so
+            that the first prediction is the reference itself. A "point" gives the centre only;
+            the size starts at sigmoid(-2) of the frame (Deformable DETR). From "nothing" the
+            layer starts as PyTorch's do.
     """
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, reference: Reference) -> None:
         super().__init__()
         last = nn.Linear(embed_dim, 4)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        if reference != "nothing":
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        if reference == "point":
+            nn.init.constant_(last.bias[2:], -2.0)
         self.delta = nn.Sequential(MLP(embed_dim, embed_dim, embed_dim), nn.ReLU(), last)
 
-    def forward(self, queries: Tensor, reference_boxes: Tensor) -> Tensor:
-        """Maps queries [B, I, T, C] and boxes [B, I, T, 4] to boxes [B, I, T, 4]."""
-        moved: Tensor = self.delta(queries) + inverse_sigmoid(reference_boxes)
+    def forward(self, queries: Tensor, references: Tensor | None) -> Tensor:
+        """Maps queries [B, I, T, C] to boxes [B, I, T, 4].
+
+        Args:
+            queries: [B, I, T, C].
+            references: Boxes [B, I, T, 4], points [B, I, T, 2], or None.
+        """
+        moved: Tensor = self.delta(queries).float()  # half would round boxes to 1 / 256
+        if references is not None:
+            anchor = inverse_sigmoid(references)
+            moved = moved + F.pad(anchor, (0, 4 - anchor.shape[-1]))
         return moved.sigmoid()
 
 

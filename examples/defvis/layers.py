@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stdeform import MSDeformAttn, STDeformAttn
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """log(x / (1 - x)), with x held eps away from 0 and 1."""
     x = x.clamp(eps, 1 - eps)
     return torch.log(x / (1 - x))
+
+
+def run_layer(layer: Callable[..., Tensor], *arguments: object, recompute: bool) -> Tensor:
+    """Calls a layer; with `recompute`, its activations are computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        recomputed: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
+        return recomputed
+    return layer(*arguments)
+
+
+def xavier_(layers: nn.Module) -> None:
+    """Draws all matrices of a transformer's layers from Xavier's uniform distribution (VisTR).
+
+    Deformable attention then gets its own start again, which would be lost otherwise.
+    """
+    for parameter in layers.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    for module in layers.modules():
+        if isinstance(module, (STDeformAttn, MSDeformAttn)):
+            module.reset_parameters()
 
 
 class MLP(nn.Sequential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +13,63 @@ from matplotlib.figure import Figure
 Row = dict[str, Any]
 
 
-def append(path: Path, row: Row) -> None:
-    """Adds a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+class Log:
+    """Writes log.jsonl and, where TensorBoard is installed, the same numbers for it.
+
+    Args:
+        out: Folder of the run.
+        goes_on: True if a resumed run adds to what is there; False starts anew.
+    """
+
+    def __init__(self, out: Path, goes_on: bool) -> None:
+        self._path = out / "log.jsonl"
+        self._board = _board(out / "tensorboard")
+        if not goes_on:
+            self._path.unlink(missing_ok=True)  # Of a run that ended before its first checkpoint.
+        elif self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # Ends the line that a killed run left half written.
+
+    def append(self, row: Row) -> None:
+        """Adds a line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    place = f"{row['kind']}-{row['stage']}/{name.replace(' ', '_')}"
+                    self._board.add_scalar(place, value, row["step"])
+            self._board.flush()
+
+    def read(self) -> list[Row]:
+        """Reads all lines."""
+        return read(self._path)
 
 
 def read(path: Path) -> list[Row]:
-    """Reads all lines. Where a resumed run repeats a step, the later line counts."""
+    """Reads all lines. Where a resumed run repeats a step, the later line counts.
+
+    A line that a killed run left half written is left out.
+    """
     rows: dict[tuple[str, str, int], Row] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
         key = (row["kind"], row["stage"], row["step"])
         rows.pop(key, None)
         rows[key] = row
     return list(rows.values())
+
+
+def _board(folder: Path) -> Any:
+    """TensorBoard's writer, None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -69,5 +112,6 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
                 )
     right.set(xlabel="minutes of training", ylim=(0, 1), title="Validation (video AP)")
     right.grid(alpha=0.3)
-    right.legend()
+    if right.lines:
+        right.legend()
     figure.savefig(path, dpi=110)

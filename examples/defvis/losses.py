@@ -11,14 +11,17 @@ from torch.nn import functional as F
 from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
 from defvis.data.clips import Batch, Targets
+from defvis.layers import run_layer
 from defvis.matcher import Match, match
 from defvis.model import Outputs
+
+PredictMasks = Callable[[Outputs, Tensor, Tensor | None], Tensor]
 
 
 def compute_losses(
     outputs: Outputs,
     batch: Batch,
-    predict_masks: Callable[[Outputs, Tensor], Tensor],
+    predict_masks: PredictMasks,
     config: LossConfig,
 ) -> dict[str, Tensor]:
     """Computes the losses of a batch of clips.
@@ -26,7 +29,8 @@ def compute_losses(
     Class and box losses are taken on every decoder layer, each with its own matching; mask losses
     on the last, for matched slots only. A frame in which a matched instance is absent is trained
     to have no class and an empty mask; padded frames and pixels take no part. A batch without
-    any instance gives finite losses.
+    any instance gives finite losses. Where several processes train together, all denominators
+    are those of their whole batch.
 
     Args:
         outputs: Predictions.
@@ -36,19 +40,34 @@ def compute_losses(
 
     Returns:
         Scalars: "total" (weighted sum, to be differentiated), and unweighted for the log, last
-        decoder layer: "class", "l1", "giou", "mask", "dice", "dense".
+        decoder layer: "class", "l1", "giou", "mask", "dice", and "dense" where the model has
+        class maps.
     """
+    matches = match(outputs, batch.targets, config)
+    return losses_of_matches(outputs, batch, matches, predict_masks, config)
+
+
+def losses_of_matches(
+    outputs: Outputs,
+    batch: Batch,
+    matches: Sequence[Sequence[Match]],
+    predict_masks: PredictMasks,
+    config: LossConfig,
+) -> dict[str, Tensor]:
+    """`compute_losses` for the given matches, [R][B]."""
     targets = batch.targets
-    matches = match(outputs, targets, config)
-    pairs = max(1, sum(int(target.valid.sum()) for target in targets))
-    total = outputs.class_logits.new_zeros(())
+    visible = torch.stack([target.valid.sum() for target in targets]).sum()
+    pairs = mean_over_ranks(visible.to(outputs.boxes.dtype)).clamp(min=1)
+    total = outputs.boxes.new_zeros(())
     losses: dict[str, Tensor] = {}
     for layer, layer_matches in enumerate(matches):
+        arguments = (outputs.class_logits[layer], targets, layer_matches, outputs.frame_mask)
         losses = {
-            "class": class_loss(
-                outputs.class_logits[layer], targets, layer_matches, outputs.frame_mask, config
-            )
-            / pairs,
+            "class": (
+                class_loss(*arguments, config) / pairs
+                if outputs.class_output == "sigmoid"
+                else no_object_class_loss(*arguments, config)
+            ),
             **{
                 name: loss / pairs
                 for name, loss in box_losses(outputs.boxes[layer], targets, layer_matches).items()
@@ -60,19 +79,29 @@ def compute_losses(
             + config.giou_weight * losses["giou"]
         )
     slots, present = _pad_slots(matches[-1])
-    logits = predict_masks(outputs, slots)[present]  # [P, T, h, w], clip by clip
+    logits = predict_masks(outputs, slots, present)
+    logits = logits.flatten(0, 1) if present is None else logits[present]  # [P, T, h, w]
     mask, dice = mask_losses(logits, targets, matches[-1], batch.padding_mask, config)
     losses["mask"], losses["dice"] = mask / pairs, dice / pairs
-    losses["dense"] = torch.stack(
-        [dense_loss(logits, batch, config) for logits in outputs.dense_logits]
-    ).sum()
-    total = (
-        total
-        + config.mask_weight * losses["mask"]
-        + config.dice_weight * losses["dice"]
-        + config.dense_weight * losses["dense"]
-    )
+    total = total + config.mask_weight * losses["mask"] + config.dice_weight * losses["dice"]
+    if outputs.dense_logits is not None:
+        losses["dense"] = torch.stack(
+            [dense_loss(logits, batch, config) for logits in outputs.dense_logits]
+        ).sum()
+        total = total + config.dense_weight * losses["dense"]
     return {"total": total, **{name: loss.detach() for name, loss in losses.items()}}
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """The mean of a loss's denominator over the processes that train together.
+
+    Their gradients are averaged; with this, that is the gradient of one batch of all clips.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    total = count.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def focal_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
@@ -99,6 +128,27 @@ def class_loss(
     return (loss * frame_mask[:, None]).sum()
 
 
+def no_object_class_loss(
+    logits: Tensor,
+    targets: Sequence[Targets],
+    matches: Sequence[Match],
+    frame_mask: Tensor,
+    config: LossConfig,
+) -> Tensor:
+    """Weighted mean of the cross-entropy of logits [B, I, T, classes + 1] over real frames.
+
+    The last class, no object, is wanted of slots without an instance and where it is absent.
+    """
+    nothing = logits.shape[-1] - 1
+    wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
+    for clip, (target, found) in enumerate(zip(targets, matches, strict=True)):
+        labels = target.labels[found.instances][:, None]
+        wanted[clip, found.slots] = torch.where(target.valid[found.instances], labels, nothing)
+    weight = torch.where(wanted == nothing, config.no_object_weight, 1.0) * frame_mask[:, None]
+    loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none")
+    return (loss * weight.flatten()).sum() / mean_over_ranks(weight.sum())
+
+
 def box_losses(
     boxes: Tensor, targets: Sequence[Targets], matches: Sequence[Match]
 ) -> dict[str, Tensor]:
@@ -106,10 +156,9 @@ def box_losses(
     predicted = torch.cat([boxes[clip, found.slots] for clip, found in enumerate(matches)])
     wanted = _gather([target.boxes for target in targets], matches)
     valid = _gather([target.valid for target in targets], matches)
-    predicted, wanted = predicted[valid], wanted[valid]
     return {
-        "l1": (predicted - wanted).abs().sum(),
-        "giou": (1 - generalised_iou(predicted, wanted)).sum(),
+        "l1": torch.where(valid, (predicted - wanted).abs().sum(-1), 0).sum(),
+        "giou": torch.where(valid, 1 - generalised_iou(predicted, wanted), 0).sum(),
     }
 
 
@@ -133,24 +182,50 @@ def mask_losses(
         The focal loss (mean over the real pixels of a frame, summed over its real frames) and
         the dice loss (summed over the frames where the instance is visible).
     """
-    wanted = _gather([target.masks for target in targets], matches).to(logits.dtype)
+    wanted = _gather([target.masks for target in targets], matches)
     valid = _gather([target.valid for target in targets], matches)
+    padding = None if padding_mask is None else _gather_clips(padding_mask, matches)
     if not len(logits):
         nothing = logits.sum()
         return nothing, nothing
+    chunk = config.mask_chunk or len(logits)
+    sums = [
+        run_layer(
+            _mask_loss_sums,
+            logits[start : start + chunk],
+            wanted[start : start + chunk],
+            valid[start : start + chunk],
+            None if padding is None else padding[start : start + chunk],
+            config,
+            recompute=bool(config.mask_chunk),
+        )
+        for start in range(0, len(logits), chunk)
+    ]
+    focal, dice = torch.stack(sums).sum(0)
+    return focal, dice
+
+
+def _mask_loss_sums(
+    logits: Tensor,  # [P, T, h, w]
+    masks: Tensor,  # bool [P, T, H, W]
+    valid: Tensor,  # bool [P, T]
+    padding: Tensor | None,  # bool [P, T, H, W]
+    config: LossConfig,
+) -> Tensor:  # [2]
+    wanted = masks.to(logits.dtype)
     logits = F.interpolate(logits, size=wanted.shape[-2:], mode="bilinear", align_corners=False)
     focal, probability = focal_loss(logits, wanted, config), logits.sigmoid()
-    if padding_mask is None:
+    if padding is None:
         focal_sum = focal.mean((-2, -1)).sum()
     else:
-        real = (~_gather_clips(padding_mask, matches)).to(logits.dtype)
+        real = (~padding).to(logits.dtype)
         pixels = real.sum((-2, -1)).clamp(min=1)
         focal_sum = ((focal * real).sum((-2, -1)) / pixels).sum()
         probability = probability * real
     overlap = (probability * wanted).sum((-2, -1))
     size = probability.sum((-2, -1)) + wanted.sum((-2, -1))
     dice = 1 - (2 * overlap + 1) / (size + 1)
-    return focal_sum, dice[valid].sum()
+    return torch.stack((focal_sum, (dice * valid).sum()))
 
 
 def dense_loss(logits: Tensor, batch: Batch, config: LossConfig) -> Tensor:
@@ -163,7 +238,7 @@ def dense_loss(logits: Tensor, batch: Batch, config: LossConfig) -> Tensor:
     if batch.padding_mask is not None:
         padding = F.interpolate(batch.padding_mask.float(), size=logits.shape[2:4], mode="nearest")
         loss = loss * (1 - padding)[..., None]
-    return loss.sum() / wanted.sum().clamp(min=1)
+    return loss.sum() / mean_over_ranks(wanted.sum()).clamp(min=1)
 
 
 def cell_classes(target: Targets, size: Sequence[int], classes: int, config: LossConfig) -> Tensor:
@@ -180,10 +255,16 @@ def cell_classes(target: Targets, size: Sequence[int], classes: int, config: Los
     return (share > config.dense_share).float().permute(1, 2, 3, 0)
 
 
-def _pad_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
-    """Matched slots as int64 [B, J], filled up with slot 0, and bool [B, J], True on real ones."""
+def _pad_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor | None]:
+    """Matched slots as int64 [B, J], filled up with slot 0, and bool [B, J], True on real ones.
+
+    The second is None if nothing had to be filled up.
+    """
     slots = torch.nn.utils.rnn.pad_sequence([found.slots for found in matches], batch_first=True)
-    lengths = torch.tensor([len(found.slots) for found in matches], device=slots.device)
+    counts = [len(found.slots) for found in matches]
+    if len(set(counts)) == 1:
+        return slots, None
+    lengths = torch.tensor(counts, device=slots.device)
     return slots, torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
 
 

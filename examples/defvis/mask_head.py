@@ -32,7 +32,9 @@ class MaskFeatures(nn.Module):
             for _ in range(len(lateral_channels) + 1)
         )
 
-    def forward(self, memory: Tensor, laterals: Sequence[Tensor], frames: Tensor) -> Tensor:
+    def forward(
+        self, memory: Tensor, laterals: Sequence[Tensor], frames: Tensor
+    ) -> tuple[Tensor, ...]:
         """Computes mask features.
 
         Args:
@@ -41,9 +43,9 @@ class MaskFeatures(nn.Module):
             frames: Normalised pixels [N, 3, H, W].
 
         Returns:
-            [N, mask_dim, ceil(H / 2), ceil(W / 2)].
+            One map, [N, mask_dim, ceil(H / 2), ceil(W / 2)].
         """
-        features = self.memory(memory)
+        features: Tensor = self.memory(memory)
         finer = [conv(x) for conv, x in zip(self.laterals, laterals, strict=True)]
         finer = [*reversed(finer), self.pixels(frames)]
         for lateral, refine in zip(finer, self.refine, strict=True):
@@ -51,8 +53,7 @@ class MaskFeatures(nn.Module):
                 features, size=lateral.shape[-2:], mode="bilinear", align_corners=False
             )
             features = refine(features + lateral)
-        merged: Tensor = features
-        return merged
+        return (features,)
 
 
 class DynamicMaskHead(nn.Module):
@@ -71,19 +72,29 @@ class DynamicMaskHead(nn.Module):
         nn.init.normal_(self.controller.weight, std=0.02)
         nn.init.normal_(self.controller.bias, std=0.2)
 
-    def forward(self, features: Tensor, queries: Tensor, boxes: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: tuple[Tensor, ...],
+        queries: Tensor,
+        boxes: Tensor,
+        cell_padding: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
         """Computes mask logits of the given slots.
 
         Args:
-            features: Mask features, [B, T, mask_dim, h, w].
+            features: Of `MaskFeatures`, [B, T, mask_dim, h, w].
             queries: [B, J, T, C] of any J slots.
             boxes: [B, J, T, 4] in fractions of the padded frame.
+            cell_padding: Not used.
+            present: Not used; all are computed at once.
 
         Returns:
             [B, J, T, h, w].
         """
         batch, slots, frames, _ = queries.shape
-        height, width = features.shape[-2:]
+        (maps,) = features
+        height, width = maps.shape[-2:]
         w1, b1, w2, b2, w3, b3 = self.controller(queries.transpose(1, 2)).split(self.sizes, dim=-1)
 
         # The relative coordinates (x - centre) / size enter linearly, so the grid is appended to
@@ -95,10 +106,10 @@ class DynamicMaskHead(nn.Module):
         w1 = torch.cat((w1[..., :-2], slope), dim=-1)
         b1 = b1 - (slope * centre).sum(-1)
 
-        y = (torch.arange(height, device=features.device, dtype=features.dtype) + 0.5) / height
-        x = (torch.arange(width, device=features.device, dtype=features.dtype) + 0.5) / width
+        y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) / height
+        x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) / width
         grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
-        inputs = torch.cat((features, grid.expand(batch, frames, -1, -1, -1)), dim=2).flatten(3)
+        inputs = torch.cat((maps, grid.expand(batch, frames, -1, -1, -1)), dim=2).flatten(3)
 
         z: Tensor = w1.flatten(2, 3) @ inputs  # [B, T, J * hidden, h * w]
         z = F.relu(z.unflatten(2, (slots, self.hidden)) + b1[..., None])

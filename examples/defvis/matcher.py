@@ -13,6 +13,7 @@ from torch import Tensor
 from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
 from defvis.data.clips import Targets
+from defvis.heads import class_probabilities
 from defvis.model import Outputs
 
 
@@ -33,8 +34,9 @@ class Match:
 def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> list[list[Match]]:
     """Assigns slots to instances, for every decoder layer and clip.
 
-    The cost of a pair is averaged over the frames in which that instance is visible: focal class
-    cost, sum of absolute box errors, and -GIoU, with the weights of the losses. Instances that
+    The cost of a pair is averaged over the frames in which that instance is visible: class cost
+    (focal, or minus the probability where there is a no-object class), sum of absolute box
+    errors, and -GIoU, with the weights of the losses. Instances that
     are never visible are left out. If a clip has more instances than slots, the largest (by
     summed box area) are kept and a warning says so.
 
@@ -54,7 +56,12 @@ def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> l
     for clip, target in enumerate(targets):
         kept = _keep(target, slots)
         cost = _cost(
-            outputs.class_logits[:, clip], outputs.boxes[:, clip], target, kept, config
+            outputs.class_logits[:, clip],
+            outputs.boxes[:, clip],
+            outputs.class_output,
+            target,
+            kept,
+            config,
         ).cpu()
         if not cost.isfinite().all():
             raise FloatingPointError(f"predictions of clip {clip} are not finite")
@@ -84,18 +91,26 @@ def _keep(target: Targets, slots: int) -> Tensor:
 
 
 def _cost(
-    logits: Tensor, boxes: Tensor, target: Targets, kept: Tensor, config: LossConfig
-) -> Tensor:
-    """Costs [R, I, G'] from logits [R, I, T, classes] and boxes [R, I, T, 4]."""
-    probability = logits[..., target.labels[kept]].sigmoid()  # [R, I, T, G']
-    alpha, gamma = config.focal_alpha, config.focal_gamma
-    positive = -alpha * (1 - probability) ** gamma * (probability + 1e-8).log()
-    negative = -(1 - alpha) * probability**gamma * (1 - probability + 1e-8).log()
-    class_cost = (positive - negative).transpose(2, 3)  # [R, I, G', T]
+    logits: Tensor,  # [R, I, T, classes, or one more with softmax]
+    boxes: Tensor,  # [R, I, T, 4]
+    class_output: str,
+    target: Targets,
+    kept: Tensor,  # int64 [G']
+    config: LossConfig,
+) -> Tensor:  # [R, I, G']
+    labels = target.labels[kept]
+    probability = class_probabilities(logits, class_output)[..., labels]  # [R, I, T, G']
+    if class_output == "sigmoid":
+        alpha, gamma = config.focal_alpha, config.focal_gamma
+        positive = -alpha * (1 - probability) ** gamma * (probability + 1e-8).log()
+        negative = -(1 - alpha) * probability**gamma * (1 - probability + 1e-8).log()
+        class_cost = positive - negative
+    else:
+        class_cost = -probability
 
     predicted, wanted = boxes[:, :, None], target.boxes[kept]  # [R, I, 1, T, 4], [G', T, 4]
     cost = (
-        config.class_weight * class_cost
+        config.class_weight * class_cost.transpose(2, 3)  # [R, I, G', T]
         + config.l1_weight * (predicted - wanted).abs().sum(-1)
         - config.giou_weight * generalised_iou(predicted, wanted)
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from defvis.attention import Volume
 from defvis.backbone import Backbone
 from defvis.config import ModelConfig
 from defvis.decoder import Decoder
 from defvis.encoder import Encoder
-from defvis.heads import DenseClassHead
+from defvis.heads import DenseClassHead, class_probabilities
 from defvis.mask_head import DynamicMaskHead, MaskFeatures
 from defvis.position import sine_position_3d
-from stdeform import shapes
+from defvis.queries import ReferenceBoxes, ReferencePoints
+from defvis.vistr_masks import FrameFeatures, SequenceMaskHead
+from stdeform import MSDeformAttn, STDeformAttn, shapes
 
 
 @dataclass(frozen=True)
@@ -27,38 +30,68 @@ class Outputs:
         class_logits: [R, B, I, T, num_classes] of the R decoder layers.
         boxes: [R, B, I, T, 4] in fractions of the unpadded frame.
         queries: Last layer, [B, I, T, C].
-        mask_features: [B, T, mask_dim, h, w].
-        dense_logits: Class maps of backbone and encoder cells, [2, B, T, h8, w8, num_classes].
+        mask_features: What the mask head wants to know of the frames, [B, T, ...] each.
+        dense_logits: Class maps of backbone and encoder cells, [2, B, T, h, w, num_classes]; None
+            from a model without them.
         frame_mask: bool [B, T], True on real frames.
         frame_ratios: Real share (x, y) of the padded frame, [B, 2].
+        cell_padding: bool [B, T, h, w], True on padded cells; None if nothing is padded.
+        class_output: Of the config: what the logits mean.
     """
 
     class_logits: Tensor
     boxes: Tensor
     queries: Tensor
-    mask_features: Tensor
-    dense_logits: Tensor
+    mask_features: tuple[Tensor, ...]
+    dense_logits: Tensor | None
     frame_mask: Tensor
     frame_ratios: Tensor
+    cell_padding: Tensor | None = None
+    class_output: str = "sigmoid"
+
+    def class_probabilities(self) -> Tensor:
+        """Of the last layer, [B, I, T, num_classes]."""
+        return class_probabilities(self.class_logits[-1], self.class_output)
 
 
 class DefVIS(nn.Module):
-    """Deformable VisTR with a dynamic mask head."""
+    """Deformable VisTR and its relatives, by the choices of the config."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.embed_dim
         self.config = config
         self.backbone = Backbone(config.backbone)
-        self.project = nn.Sequential(
-            nn.Conv2d(self.backbone.channels[-1], width, 1), nn.GroupNorm(8, width)
-        )
+        self.project = nn.Sequential(nn.Conv2d(self.backbone.channels[-1], width, 1))
+        if config.project_groups:
+            self.project.append(nn.GroupNorm(config.project_groups, width))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.mask_features = MaskFeatures(config, self.backbone.channels[:-1])
-        self.mask_head = DynamicMaskHead(config)
-        self.backbone_classes = DenseClassHead(width, config.num_classes)
-        self.memory_classes = DenseClassHead(width, config.num_classes)
+        laterals = self.backbone.channels[:-1]
+        self.mask_features: MaskFeatures | FrameFeatures
+        self.mask_head: DynamicMaskHead | SequenceMaskHead
+        if config.mask_head == "dynamic":
+            self.mask_features = MaskFeatures(config, laterals)
+            self.mask_head = DynamicMaskHead(config)
+        else:
+            self.mask_features = FrameFeatures(config, laterals)
+            self.mask_head = SequenceMaskHead(config, len(laterals))
+        self.backbone_classes: DenseClassHead | None = None
+        self.memory_classes: DenseClassHead | None = None
+        if config.dense_classes:
+            self.backbone_classes = DenseClassHead(width, config.num_classes)
+            self.memory_classes = DenseClassHead(width, config.num_classes)
+
+    def offset_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights that predict where attention looks: sampling offsets, references.
+
+        The paper trains them at a tenth of the learning rate.
+        """
+        for module in self.modules():
+            if isinstance(module, (STDeformAttn, MSDeformAttn)):
+                yield from module.sampling_offsets.parameters()
+            elif isinstance(module, (ReferenceBoxes, ReferencePoints)):
+                yield from module.parameters()
 
     def forward(self, frames: Tensor, padding_mask: Tensor | None = None) -> Outputs:
         """Runs everything but the masks, which `predict_masks` computes for chosen slots.
@@ -71,62 +104,80 @@ class DefVIS(nn.Module):
         batch, num_frames = frames.shape[:2]
         maps, cells = self._features(frames.flatten(0, 1))
         height, width = cells.shape[-2:]
-        spatial_shapes = [(num_frames, height, width)]
         cells = cells.unflatten(0, (batch, num_frames)).permute(0, 1, 3, 4, 2)  # [B, T, h, w, C]
 
         cell_padding = _resize_padding(padding_mask, cells.shape[:4], cells.device)
-        memory_padding = None if padding_mask is None else cell_padding.flatten(1)
         ratios = shapes.valid_ratios(cell_padding)
         position = sine_position_3d(cell_padding, self.config.embed_dim)
-        memory = self.encoder(
-            cells.flatten(1, 3),
-            position.flatten(2).transpose(1, 2),
-            shapes.reference_grid(spatial_shapes, ratios, device=cells.device),
-            spatial_shapes,
-            memory_padding,
+        volume = Volume(
+            shape=(num_frames, height, width),
+            position=position.flatten(2).transpose(1, 2).to(cells.dtype),
+            padding_mask=None if padding_mask is None else cell_padding.flatten(1),
+            valid_ratios=ratios,
+            frame_mask=~cell_padding.flatten(2).all(-1),
         )
-        frame_mask = ~cell_padding.flatten(2).all(-1)
-        class_logits, boxes, queries = self.decoder(
-            memory, spatial_shapes, memory_padding, ratios, frame_mask
-        )
+        memory = self.encoder(cells.flatten(1, 3), volume)
+        class_logits, boxes, queries = self.decoder(memory, volume)
         memory_cells = memory.view_as(cells)
         features = self.mask_features(
             memory_cells.flatten(0, 1).permute(0, 3, 1, 2), maps[:-1], frames.flatten(0, 1)
         )
+        dense_logits = None
+        if self.backbone_classes is not None and self.memory_classes is not None:
+            dense_logits = torch.stack(
+                (self.backbone_classes(cells), self.memory_classes(memory_cells))
+            ).float()
         return Outputs(
             class_logits=class_logits,
             boxes=boxes,
             queries=queries,
-            mask_features=features.unflatten(0, (batch, num_frames)),
-            dense_logits=torch.stack(
-                (self.backbone_classes(cells), self.memory_classes(memory_cells))
-            ),
-            frame_mask=frame_mask,
+            mask_features=tuple(x.unflatten(0, (batch, num_frames)) for x in features),
+            dense_logits=dense_logits,
+            frame_mask=volume.frame_mask,
             frame_ratios=ratios[:, :2],
+            cell_padding=None if padding_mask is None else cell_padding,
+            class_output=self.config.class_output,
         )
 
-    def predict_masks(self, outputs: Outputs, slots: Tensor) -> Tensor:
-        """Mask logits of the padded frames at half their size.
+    def predict_masks(
+        self, outputs: Outputs, slots: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """Mask logits of the padded frames.
 
         Args:
             outputs: Result of `forward`.
             slots: int64 [B, J], the slots wanted of each clip.
+            present: bool [B, J], False where `slots` is a filler, whose masks mean nothing and
+                which costs nothing where the head can leave it out. None wants all.
 
         Returns:
-            [B, J, T, h, w].
+            [B, J, T, h, w], at half the size of the frames (dynamic head) or at the size of the
+            finest backbone map (VisTR's).
         """
         batch = torch.arange(slots.shape[0], device=slots.device)[:, None]
         # The boxes only place the coordinate frame: mask losses must not move them.
         boxes = outputs.boxes[-1].detach()[batch, slots]
         boxes = boxes * outputs.frame_ratios.repeat(1, 2)[:, None, None]
-        masks: Tensor = self.mask_head(outputs.mask_features, outputs.queries[batch, slots], boxes)
-        return masks
+        masks: Tensor = self.mask_head(
+            outputs.mask_features,
+            outputs.queries[batch, slots],
+            boxes,
+            outputs.cell_padding,
+            present,
+        )
+        return masks.float()
 
     def classify_frames(self, frames: Tensor) -> Tensor:
-        """Class logits of the backbone's cells alone: frames [N, 3, H, W] to [N, h, w, classes]."""
+        """Class logits of the backbone's cells alone: frames [N, 3, H, W] to [N, h, w, classes].
+
+        Raises:
+            RuntimeError: If the model has no dense class maps.
+        """
+        if self.backbone_classes is None:
+            raise RuntimeError("classifying frames needs a model with dense_classes")
         _, cells = self._features(frames)
         logits: Tensor = self.backbone_classes(cells.permute(0, 2, 3, 1))
-        return logits
+        return logits.float()
 
     def _features(self, frames: Tensor) -> tuple[list[Tensor], Tensor]:
         """Backbone maps of [N, 3, H, W], and the coarsest projected to [N, C, h, w]."""

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from defvis.config import OptimConfig
-from defvis.decoder import ReferenceBoxes
 from defvis.model import DefVIS
-from stdeform import STDeformAttn
 
 
 def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
@@ -21,14 +19,11 @@ def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
 
     Groups are named "backbone", "offsets" (layers that predict sampling offsets, and reference
     boxes; found by the type of their module) and "base", each with and without weight decay.
-    Only matrices and convolution kernels decay; biases, norms and learned embeddings do not.
+    Unless `decay_all` is set only matrices and convolution kernels decay; biases, norms and
+    learned embeddings do not.
     """
     kinds: dict[int, str] = {id(p): "backbone" for p in model.backbone.parameters()}
-    for module in model.modules():
-        if isinstance(module, STDeformAttn):
-            kinds.update({id(p): "offsets" for p in module.sampling_offsets.parameters()})
-        elif isinstance(module, ReferenceBoxes):
-            kinds.update({id(p): "offsets" for p in module.parameters()})
+    kinds.update({id(p): "offsets" for p in model.offset_parameters()})
     rates = {
         "base": config.learning_rate,
         "backbone": config.learning_rate * config.backbone_multiplier,
@@ -46,7 +41,8 @@ def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
     groups: dict[tuple[str, bool], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            key = (kinds.get(id(parameter), "base"), id(parameter) in decayed)
+            decays = config.decay_all or id(parameter) in decayed
+            key = (kinds.get(id(parameter), "base"), decays)
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -62,16 +58,17 @@ def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_fraction: float
-) -> LambdaLR:
-    """Linear warm-up, then a cosine from 1 down to `final_fraction`, over `steps` steps."""
+def build_schedule(optimizer: torch.optim.Optimizer, steps: int, config: OptimConfig) -> LambdaLR:
+    """Linear warm-up to 1, then a cosine or a drop to `final_fraction`, over `steps` steps."""
 
     def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / max(1, warmup_steps))
-        progress = min(1.0, max(0, step - warmup_steps) / max(1, steps - warmup_steps))
+        warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        if config.schedule == "step":
+            return warmup * (config.final_fraction if step >= config.drop_at * steps else 1.0)
+        left = max(1, steps - config.warmup_steps)
+        progress = min(1.0, max(0, step - config.warmup_steps) / left)
         cosine = (1 + math.cos(math.pi * progress)) / 2
-        return warmup * (final_fraction + (1 - final_fraction) * cosine)
+        return warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
 
     return LambdaLR(optimizer, factor)
 

@@ -11,28 +11,32 @@ from torch import Tensor
 def sine_position_3d(padding_mask: Tensor, embed_dim: int) -> Tensor:
     """3-D sine position encoding of VisTR.
 
-    Each axis takes a third of the channels, in the order (t, y, x). A cell's coordinate is the
+    Each axis takes a third of the channels, in the order (t, y, x); where C is not divisible by
+    6, y and x take the even number below a third and t the rest. A cell's coordinate is the
     count of real cells up to and including it, divided by their number and times 2 pi, so it is
     relative to the clip and the frame and blind to padding.
 
     Args:
         padding_mask: bool [B, T, H, W], True on padding.
-        embed_dim: Channels C, divisible by 6.
+        embed_dim: Channels C, even and at least 6.
 
     Returns:
         float32 [B, C, T, H, W].
 
     Raises:
-        ValueError: If embed_dim is not divisible by 6.
+        ValueError: If embed_dim is odd or too small.
     """
-    if embed_dim % 6:
-        raise ValueError(f"embed_dim must be divisible by 6 for three sine axes, got {embed_dim}")
+    if embed_dim % 2 or embed_dim < 6:
+        raise ValueError(
+            f"embed_dim must be even and at least 6 for three sine axes, got {embed_dim}"
+        )
+    third = embed_dim // 6 * 2
     real = (~padding_mask).float()
     axes = []
-    for axis in (1, 2, 3):
+    for axis, channels in ((1, embed_dim - 2 * third), (2, third), (3, third)):
         count = real.cumsum(axis)
         last = count.narrow(axis, count.shape[axis] - 1, 1)
-        axes.append(sine_embedding(count / (last + 1e-6), embed_dim // 3))
+        axes.append(sine_embedding(count / (last + 1e-6), channels))
     return torch.cat(axes, dim=-1).permute(0, 4, 1, 2, 3)
 
 

@@ -1,141 +1,174 @@
-"""From network outputs to tracks: classes, scores and masks of every slot, per video."""
+"""Runs a model over videos of any length and size, as overlapping clips."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from defvis.config import DataConfig
-from defvis.data import rle
 from defvis.data.clips import FrameCache, collate, make_clip
-from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.data.views import network_size
+from defvis.data.ytvis import Frames
+from defvis.heads import class_probabilities
 from defvis.model import DefVIS
-
-# A (slot, class) below this score is not worth a track.
-MIN_SCORE = 0.02
-
-
-@dataclass(frozen=True)
-class SlotTrack:
-    """What one slot says about a video.
-
-    Attributes:
-        slot: Its index, the identity through the video.
-        scores: One score per class, [num_classes].
-        masks: bool [T, H, W] at the video's own size; empty where the object is absent.
-    """
-
-    slot: int
-    scores: NDArray[np.float32]
-    masks: NDArray[np.bool_]
-
-    @property
-    def label(self) -> int:
-        """The likeliest class."""
-        return int(self.scores.argmax())
+from defvis.precision import autocast
+from defvis.tracks import SlotTrack, TrackBuilder
 
 
 @torch.no_grad()
 def predict_videos(
     model: DefVIS,
-    videos: Sequence[Video],
+    videos: Sequence[Frames],
     config: DataConfig,
     cache: FrameCache,
     batch_size: int = 4,
+    window: int = 0,
     progress: bool = False,
+    precision: str = "fp32",
 ) -> Iterator[list[SlotTrack]]:
-    """Predicts the slots of each video, the whole video as one clip.
+    """Predicts the tracks of each video.
+
+    A video of at most `window` frames is one clip. A longer one is cut into clips of `window`
+    frames that overlap by half at least, and their slots are linked, see `TrackBuilder`.
 
     Args:
         model: In eval mode.
         videos: Any lengths and sizes.
         config: For the size of the frames.
         cache: Holds decoded frames.
-        batch_size: Videos per forward pass.
+        batch_size: Clips per forward pass.
+        window: Frames per clip; 0 takes as many as the model was trained on.
         progress: Shows a progress bar.
+        precision: "fp32", or what the model computes in, "bf16" or "fp16".
 
     Yields:
-        The slots of one video, in order of `videos`; slots whose masks are empty throughout are
+        The tracks of one video, in order of `videos`; those whose masks are empty throughout are
         left out.
+
+    Raises:
+        ValueError: If `window` is below 0 or `batch_size` below 1.
     """
-    device = next(model.parameters()).device
-    with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:
-        for start in range(0, len(videos), batch_size):
-            chunk = videos[start : start + batch_size]
-            clips = []
-            for video in chunk:
-                pixels = cache.frames(video, range(video.length), config.short_side)
-                nothing = np.zeros((0, *pixels.shape[:3]), dtype=bool)
-                clips.append(make_clip(pixels, np.zeros(0, dtype=np.int64), nothing))
-            batch = collate(clips)
-            padding = None if batch.padding_mask is None else batch.padding_mask.to(device)
-            outputs = model(batch.frames.to(device), padding)
-            slots = torch.arange(model.config.num_slots, device=device)
-            masks = model.predict_masks(outputs, slots.expand(len(chunk), -1))
-            frame_size = batch.frames.shape[-2:]
-            for row, (video, clip) in enumerate(zip(chunk, clips, strict=True)):
-                length, _, height, width = clip.frames.shape
-                yield slot_tracks(
-                    outputs.class_logits[-1, row, :, :length],
-                    _to_video(masks[row, :, :length], frame_size, (height, width), video),
-                )
-                bar.update()
-
-
-def slot_tracks(class_logits: Tensor, mask_logits: Tensor) -> list[SlotTrack]:
-    """Scores the slots of a video.
-
-    A slot's score for a class is the mean of the class probability over the frames in which its
-    mask is not empty.
-
-    Args:
-        class_logits: [I, T, num_classes].
-        mask_logits: [I, T, H, W].
-    """
-    masks = mask_logits > 0
-    present = masks.flatten(2).any(-1)
-    weight = present[..., None].to(class_logits.dtype)
-    scores = (class_logits.sigmoid() * weight).sum(1) / weight.sum(1).clamp(min=1)
-    return [
-        SlotTrack(slot, scores[slot].cpu().numpy(), masks[slot].cpu().numpy())
-        for slot in range(len(masks))
-        if present[slot].any()
-    ]
-
-
-def to_results(tracks: Sequence[SlotTrack], video: Video, data: YouTubeVIS) -> list[dict[str, Any]]:
-    """Tracks as entries of a YouTube-VIS results.json, one per (slot, class above MIN_SCORE)."""
-    results = []
-    for track in tracks:
-        segmentations = [
-            rle.to_json(rle.encode(mask)) if mask.any() else None for mask in track.masks
-        ]
-        for label in np.flatnonzero(track.scores > MIN_SCORE):
-            results.append(
-                {
-                    "video_id": video.id,
-                    "category_id": data.category_ids[label],
-                    "score": float(track.scores[label]),
-                    "segmentations": segmentations,
-                }
-            )
-    return results
-
-
-def _to_video(logits: Tensor, padded: Sequence[int], real: tuple[int, int], video: Video) -> Tensor:
-    """Enlarges mask logits [I, T, h, w] to the padded frame, cuts the padding, fits the video."""
-    logits = F.interpolate(logits, size=tuple(padded), mode="bilinear", align_corners=False)
-    logits = logits[..., : real[0], : real[1]]
-    if real != (video.height, video.width):
-        logits = F.interpolate(
-            logits, size=(video.height, video.width), mode="bilinear", align_corners=False
+    if window < 0 or batch_size < 1:
+        raise ValueError(
+            f"window must be at least 0 and batch_size at least 1, got {window} and {batch_size}"
         )
-    return logits
+    window = window or model.config.num_frames
+    network = _Network(model, precision)
+    with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:
+        for group in _groups(videos, config, batch_size, window):
+            if group[0].length > window:
+                yield _predict_long(network, group[0], config, cache, batch_size, window, progress)
+            else:
+                yield from _predict_whole(network, group, config, cache)
+            bar.update(len(group))
+
+
+def clip_starts(length: int, window: int) -> list[int]:
+    """First frames of clips of `window` frames that cover a longer video, half overlapping.
+
+    The last clip ends with the video, so it may overlap more.
+    """
+    return [*range(0, length - window, window - window // 2), length - window]
+
+
+def _groups(
+    videos: Sequence[Frames], config: DataConfig, batch_size: int, window: int
+) -> Iterator[list[Frames]]:
+    """Neighbouring short videos whose frames have one size, or one long video.
+
+    Frames of other sizes would have to be padded, and cells on the border of the padding would
+    say something else than without it.
+    """
+
+    def kind(video: Frames) -> tuple[object, ...]:
+        size = network_size(video.height, video.width, config)
+        return (*size, video.id) if video.length > window else size
+
+    for _, same in itertools.groupby(videos, kind):
+        group = list(same)
+        for begin in range(0, len(group), batch_size):
+            yield group[begin : begin + batch_size]
+
+
+def _predict_whole(
+    network: _Network, videos: Sequence[Frames], config: DataConfig, cache: FrameCache
+) -> Iterator[list[SlotTrack]]:
+    pixels = [_frames(video, range(video.length), config, cache) for video in videos]
+    predicted = network(pixels)
+    for video, (frame_size, probabilities, mask_logits) in zip(videos, predicted, strict=True):
+        builder = TrackBuilder(video, frame_size)
+        builder.add(0, probabilities, mask_logits)
+        yield builder.tracks()
+
+
+def _predict_long(
+    network: _Network,
+    video: Frames,
+    config: DataConfig,
+    cache: FrameCache,
+    batch_size: int,
+    window: int,
+    progress: bool,
+) -> list[SlotTrack]:
+    starts = clip_starts(video.length, window)
+    builder: TrackBuilder | None = None
+    with tqdm(
+        total=len(starts), desc=f"video {video.id}", unit="clip", disable=not progress, leave=False
+    ) as bar:
+        for begin in range(0, len(starts), batch_size):
+            chunk = starts[begin : begin + batch_size]
+            pixels = [
+                _frames(video, range(start, start + window), config, cache) for start in chunk
+            ]
+            for start, (frame_size, probabilities, mask_logits) in zip(
+                chunk, network(pixels), strict=True
+            ):
+                builder = builder or TrackBuilder(video, frame_size)
+                builder.add(start, probabilities, mask_logits)
+            bar.update(len(chunk))
+    assert builder is not None
+    return builder.tracks()
+
+
+def _frames(
+    video: Frames, indices: range, config: DataConfig, cache: FrameCache
+) -> NDArray[np.uint8]:
+    return cache.frames(video, indices, network_size(video.height, video.width, config))
+
+
+class _Network:
+    """The model on a list of clips."""
+
+    def __init__(self, model: DefVIS, precision: str) -> None:
+        self._model, self._precision = model, precision
+        self._device = next(model.parameters()).device
+
+    def __call__(
+        self, pixels: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[tuple[tuple[int, int], torch.Tensor, torch.Tensor]]:
+        """Frame size, class probabilities [I, T, classes], mask logits [I, T, h, w] of each clip.
+
+        Args:
+            pixels: RGB [T, H, W, 3] of each clip; T may differ.
+        """
+        nothing = np.zeros(0, dtype=np.int64)
+        clips = [make_clip(p, nothing, np.zeros((0, *p.shape[:3]), dtype=bool)) for p in pixels]
+        batch = collate(clips).to(self._device)
+        slots = torch.arange(self._model.config.num_slots, device=self._device)
+        with autocast(self._device, self._precision):
+            outputs = self._model(batch.frames, batch.padding_mask)
+            masks = self._model.predict_masks(outputs, slots.expand(len(clips), -1))
+        probabilities = class_probabilities(outputs.class_logits[-1], outputs.class_output)
+        height, width = batch.frames.shape[-2:]
+        for row, clip in enumerate(clips):
+            length = len(clip.frames)
+            yield (
+                (height, width),
+                probabilities[row, :, :length],
+                masks[row, :, :length],
+            )

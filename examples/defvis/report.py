@@ -12,12 +12,13 @@ import numpy as np
 
 from defvis import log
 from defvis.config import DataConfig
-from defvis.data import rle
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.distributed import Processes
 from defvis.evaluate import VideoAP, evaluate
 from defvis.model import DefVIS
-from defvis.predict import SlotTrack, predict_videos, to_results
+from defvis.predict import predict_videos
+from defvis.tracks import SlotTrack, to_results
 from defvis.visualise import Overlay, draw_overlays, save_animation, save_strip
 
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
@@ -29,7 +30,7 @@ class Validation:
     """What a model says about videos, and how right it is.
 
     Attributes:
-        tracks: Slots of each video.
+        tracks: Tracks of each video.
         results: The same as entries of a results.json.
         ap: Their figures.
     """
@@ -40,15 +41,38 @@ class Validation:
 
 
 def validate(
-    model: DefVIS, data: YouTubeVIS, config: DataConfig, cache: FrameCache, progress: bool
+    model: DefVIS,
+    data: YouTubeVIS,
+    config: DataConfig,
+    cache: FrameCache,
+    progress: bool,
+    precision: str = "fp32",
+    processes: Processes | None = None,
 ) -> Validation:
-    """Predicts and scores all videos of `data`. Leaves the model in eval mode."""
+    """Predicts and scores all videos of `data`. Leaves the model in eval mode.
+
+    Args:
+        model: The model.
+        data: Videos with ground truth.
+        config: For the size of the frames.
+        cache: Holds decoded frames.
+        progress: Shows a progress bar.
+        precision: Of the model's arithmetic.
+        processes: Share the work; all get the whole.
+    """
+    processes = processes or Processes()
+    processes.equalise(model)
     model.eval()
-    tracks = list(predict_videos(model, data.videos, config, cache, progress=progress))
+    own = data.videos[processes.rank :: processes.count]
+    predicted = list(
+        predict_videos(model, own, config, cache, progress=progress, precision=precision)
+    )
+    everyone = processes.gather(predicted)
+    tracks = [everyone[i % processes.count][i // processes.count] for i in range(len(data.videos))]
     results = [
         result
         for video, slots in zip(data.videos, tracks, strict=True)
-        for result in to_results(slots, video, data)
+        for result in to_results(slots, video.id, data.category_ids)
     ]
     return Validation(tracks, results, evaluate(data, results))
 
@@ -82,19 +106,14 @@ def write_report(
 def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequence[str]) -> None:
     """Truth and prediction of a video: the strip shows both, the animation the prediction."""
     pixels = np.stack([video.frame(index) for index in range(video.length)])
-    nothing = np.zeros(pixels.shape[1:3], dtype=bool)
     truth = [
-        Overlay(
-            number,
-            names[track.label],
-            np.stack([nothing if mask is None else rle.decode(mask) for mask in track.masks]),
-        )
+        Overlay(number, names[track.label], track.masks)
         for number, track in enumerate(video.tracks)
     ]
     predicted = [
-        Overlay(slot.slot, f"{names[slot.label]} {slot.scores.max():.2f}", slot.masks)
+        Overlay(slot.identity, f"{names[slot.label]} {slot.score:.2f}", slot.masks)
         for slot in slots
-        if slot.scores.max() >= _DRAW_SCORE
+        if slot.score >= _DRAW_SCORE
     ]
     scale = max(1, _DRAW_WIDTH // video.width)
     images = draw_overlays(pixels, predicted, scale)

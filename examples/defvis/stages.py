@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from defvis.config import Config
 from defvis.data.clips import Batch
+from defvis.distributed import Processes
 from defvis.losses import compute_losses, dense_loss
-from defvis.model import DefVIS
+from defvis.model import DefVIS, Outputs
 from defvis.optim import WeightAverage, build_optimizer, build_schedule
+from defvis.precision import autocast
 
 
 class Stage:
     """Optimiser, schedule and losses of a stage.
 
+    Args:
+        losses: Maps a batch to its losses, "total" to be differentiated.
+        optimizer: Of the weights that learn.
+        schedule: Of its rates.
+        config: All numbers.
+        processes: Who trains with us.
+
     Attributes:
         name: For log and checkpoints.
         steps: Optimiser steps.
-        batch_size: Clips per step.
+        batch_size: Clips per step in each process.
         num_frames: Frames per clip.
         validates: True if the whole model can be validated in this stage.
+        losses: As above.
+        optimizer: As above.
     """
 
     name: str
@@ -34,14 +48,23 @@ class Stage:
 
     def __init__(
         self,
+        losses: nn.Module,
         optimizer: torch.optim.Optimizer,
-        warmup_steps: int,
-        final_fraction: float,
-        clip_norm: float,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        config: Config,
+        processes: Processes,
     ) -> None:
-        self._optimizer = optimizer
-        self._schedule = build_schedule(optimizer, self.steps, warmup_steps, final_fraction)
-        self._clip_norm = clip_norm
+        if config.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation must be at most the {self.batch_size} clips of a step of the "
+                f"{self.name} stage, got {config.accumulation}"
+            )
+        self.losses, self.optimizer, self._schedule = losses, optimizer, schedule
+        self._clip_norm, self._parts = config.optim.clip_norm, config.accumulation
+        # In fp16 small gradients vanish unless the loss is scaled up before.
+        self._scaler = torch.amp.GradScaler(
+            processes.device.type, enabled=config.precision == "fp16"
+        )
 
     @property
     def model(self) -> DefVIS:
@@ -51,40 +74,62 @@ class Stage:
     @property
     def learning_rate(self) -> float:
         """The present rate of the group that learns fastest."""
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of a batch, "total" to be differentiated."""
-        raise NotImplementedError
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the losses.
 
+        With `accumulation` the losses of the parts, each divided by its own number of objects,
+        are averaged with the parts' numbers of clips.
+
         Raises:
             FloatingPointError: If the loss is not finite.
         """
-        losses = self.losses(batch)
-        if not losses["total"].isfinite():
-            named = {name: float(loss) for name, loss in losses.items()}
-            raise FloatingPointError(
-                f"the {self.name} stage has a loss that is not finite: {named}"
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
+        parts = batch.split(self._parts)
+        for number, part in enumerate(parts, start=1):
+            with self._synchronised(number == len(parts)):
+                found = self.losses(part)
+                if not found["total"].isfinite():
+                    named = {name: float(loss.detach()) for name, loss in found.items()}
+                    raise FloatingPointError(
+                        f"the {self.name} stage has a loss that is not finite: {named}"
+                    )
+                share = len(part.targets) / len(batch.targets)
+                self._scaler.scale(found["total"] * share).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0) + loss.detach() * share
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self._clip_norm)
-        self._optimizer.step()
-        self._schedule.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        scale = self._scaler.get_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        # A smaller scale says that gradients had overflowed and the step was left out.
+        if self._scaler.get_scale() >= scale:
+            self._schedule.step()
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and schedule."""
-        return {"optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict()}
+        """Optimiser, schedule and loss scale."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are averaged over processes once per step, with its last part."""
+        if is_last or not isinstance(self.losses, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.losses.no_sync()
 
 
 class BackboneStage(Stage):
@@ -98,10 +143,14 @@ class BackboneStage(Stage):
     num_frames = 1
     validates = False
 
-    def __init__(self, model: DefVIS, config: Config) -> None:
+    def __init__(
+        self, model: DefVIS, config: Config, num_videos: int, processes: Processes
+    ) -> None:
         stage = config.backbone_stage
         self.steps, self.batch_size = stage.steps, stage.frames_per_step
-        self._model, self._config = model, config
+        self._model = model
+        if model.backbone_classes is None:
+            raise ValueError("the backbone stage needs model.dense_classes, or 0 steps")
         modules = (model.backbone, model.project, model.backbone_classes)
         optimizer = torch.optim.AdamW(
             [parameter for module in modules for parameter in module.parameters()],
@@ -109,20 +158,18 @@ class BackboneStage(Stage):
             weight_decay=config.optim.weight_decay,
             fused=True,
         )
-        super().__init__(
-            optimizer, stage.warmup_steps, config.optim.final_fraction, config.optim.clip_norm
+        schedule = build_schedule(
+            optimizer,
+            self.steps,
+            replace(config.optim, schedule="cosine", warmup_steps=stage.warmup_steps),
         )
+        losses = processes.wrap(_FrameLosses(model, config), leaves_some_unused=True)
+        super().__init__(losses, optimizer, schedule, config, processes)
 
     @property
     def model(self) -> DefVIS:
         """The trained model itself."""
         return self._model
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The dense class loss on backbone cells."""
-        logits = self._model.classify_frames(batch.frames[:, 0])[:, None]
-        loss = dense_loss(logits, batch, self._config.loss)
-        return {"total": loss, "dense": loss.detach()}
 
 
 class JointStage(Stage):
@@ -131,25 +178,26 @@ class JointStage(Stage):
     name = "joint"
     validates = True
 
-    def __init__(self, model: DefVIS, config: Config) -> None:
-        self.steps, self.batch_size = config.steps, config.batch_size
-        self.num_frames = config.model.num_frames
-        self._model, self._config = model, config
+    def __init__(
+        self, model: DefVIS, config: Config, num_videos: int, processes: Processes
+    ) -> None:
+        self.batch_size, self.num_frames = config.batch_size, config.model.num_frames
+        self.steps = config.steps
+        if config.epochs:
+            clips = config.epochs * num_videos
+            self.steps = -(-clips // (config.batch_size * processes.count))
+        self._model = model
         optim = config.optim
         self._average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
-        super().__init__(
-            build_optimizer(model, optim), optim.warmup_steps, optim.final_fraction, optim.clip_norm
-        )
+        optimizer = build_optimizer(model, optim)
+        schedule = build_schedule(optimizer, self.steps, optim)
+        losses = processes.wrap(_ClipLosses(model, config))
+        super().__init__(losses, optimizer, schedule, config, processes)
 
     @property
     def model(self) -> DefVIS:
         """The averaged model where there is one."""
         return self._model if self._average is None else self._average.model
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """All losses of `compute_losses`."""
-        outputs = self._model(batch.frames, batch.padding_mask)
-        return compute_losses(outputs, batch, self._model.predict_masks, self._config.loss)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step, then one of the average."""
@@ -159,7 +207,7 @@ class JointStage(Stage):
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, schedule and average."""
+        """Optimiser, schedule, loss scale and average."""
         average = None if self._average is None else self._average.state_dict()
         return {**super().state_dict(), "average": average}
 
@@ -170,4 +218,40 @@ class JointStage(Stage):
             self._average.load_state_dict(state["average"])
 
 
-STAGES: tuple[type[BackboneStage] | type[JointStage], ...] = (BackboneStage, JointStage)
+class _FrameLosses(nn.Module):
+    """The dense class loss on backbone cells."""
+
+    def __init__(self, model: DefVIS, config: Config) -> None:
+        super().__init__()
+        self.model, self._config = model, config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with autocast(batch.frames.device, self._config.precision):
+            logits = self.model.classify_frames(batch.frames[:, 0])[:, None]
+        loss = dense_loss(logits, batch, self._config.loss)
+        return {"total": loss, "dense": loss.detach()}
+
+
+class _ClipLosses(nn.Module):
+    """All losses of `compute_losses`, computed in fp32 whatever the model computes in."""
+
+    def __init__(self, model: DefVIS, config: Config) -> None:
+        super().__init__()
+        self.model, self._config = model, config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with self._autocast(batch.frames):
+            outputs = self.model(batch.frames, batch.padding_mask)
+        return compute_losses(outputs, batch, self._predict_masks, self._config.loss)
+
+    def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor | None) -> Tensor:
+        with self._autocast(slots):
+            return self.model.predict_masks(outputs, slots, present)
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return autocast(tensor.device, self._config.precision)
+
+
+def planned_stages(config: Config) -> list[type[BackboneStage] | type[JointStage]]:
+    """The stages of a run, in order."""
+    return [BackboneStage, JointStage] if config.backbone_stage.steps else [JointStage]

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from defvis import log
 from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS
+from defvis.distributed import Processes
 from defvis.evaluate import VideoAP
+from defvis.log import Log
 from defvis.model import DefVIS
-from defvis.report import validate, write_report
-from defvis.stages import STAGES, Stage
+from defvis.profiling import Profile, profile
+from defvis.report import Validation, validate, write_report
+from defvis.stages import JointStage, Stage, planned_stages
+from defvis.weights import LoadReport, load_weights
 
 
 class Run:
     """One training run and everything it writes to its folder.
 
-    Files: config.json, log.jsonl, checkpoint.pt, and at the end those of `report.write_report`.
+    Files: config.json, log.jsonl, tensorboard/ where TensorBoard is installed, checkpoint.pt, and
+    at the end those of `report.write_report`.
 
     Args:
         config: All numbers.
         train: Videos to learn from.
         val: Videos to validate on, with the same categories.
-        out: Folder to write to.
+        out: Folder to write to; with several processes one that all can read.
         resume: Goes on from the checkpoint in `out` if there is one.
         progress: Shows progress bars.
+        processes: Who trains together.
 
     Attributes:
         num_parameters: Weights of the model.
+        weights_report: What was loaded from `config.weights`, None if that is empty.
 
     Raises:
         ValueError: If the two datasets or the config disagree, or the checkpoint is of another
-            config.
+            config or number of processes, or nothing in `config.weights` fits the model.
+        RuntimeError: If `config.weights` or the checkpoint cannot be read.
         FileExistsError: If `out` holds a run and `resume` is False.
     """
 
@@ -53,6 +62,7 @@ class Run:
         out: Path,
         resume: bool = False,
         progress: bool = True,
+        processes: Processes | None = None,
     ) -> None:
         if train.category_ids != val.category_ids:
             raise ValueError("train and val must have the same category ids")
@@ -61,57 +71,86 @@ class Run:
                 f"num_classes must be the dataset's {train.num_classes}, "
                 f"got {config.model.num_classes}"
             )
-        self._config, self._train, self._val = config, train, val
-        self._out, self._progress = out, progress
-        self._cache = FrameCache(config.data.cache_megabytes)
-        self._val_cache = FrameCache(config.data.cache_megabytes)
+        self._config, self._train, self._val, self._out = config, train, val, out
+        self._processes = processes or Processes()
+        self._progress = progress and self._processes.is_main
+        # A loader's worker keeps a cache of its own.
+        share = config.data.cache_megabytes // max(1, config.data.workers)
+        self._cache, self._val_cache = FrameCache(share), FrameCache(config.data.cache_megabytes)
         self._checkpoint = out / "checkpoint.pt"
-        self._log = out / "log.jsonl"
         self._seconds = 0.0  # of training, without validation and checkpoints
+        self.weights_report: LoadReport | None = None
         torch.manual_seed(config.seed)
-        self._model = DefVIS(config.model)
+        self._model = self._build_model()
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._saved: dict[str, Any] | None = None
-        started = self._checkpoint.exists() or previous(self._checkpoint).exists()
-        if resume and started:
-            self._saved = load_checkpoint(self._checkpoint)
-            if Config.from_dict(self._saved["config"]) != config:
-                raise ValueError(f"{self._checkpoint} was written with another config")
-        elif started:
-            raise FileExistsError(f"{out} holds a run already; resume it or write elsewhere")
-        out.mkdir(parents=True, exist_ok=True)
-        if self._saved is None:
-            self._log.unlink(missing_ok=True)  # Of a run that ended before its first checkpoint.
-        (out / "config.json").write_text(str(config) + "\n")
+        self._saved = self._find_saved(resume)
+        if self._processes.rank:
+            # The same weights in all processes, but dropout of their own.
+            torch.manual_seed(config.seed + self._processes.rank)
+        self._log = Log(out, self._saved is not None) if self._processes.is_main else None
 
     def run(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
-        model = self._model
-        for kind in STAGES:
+        model, steps = self._model, 0
+        for kind in planned_stages(self._config):
             if self._saved is not None and self._saved["stage"] != kind.name:
                 continue  # This stage lies before the checkpoint.
             if self._saved is not None:
                 self._model.load_state_dict(self._saved["model"])
-            stage = kind(self._model, self._config)
+            stage = kind(self._model, self._config, len(self._train.videos), self._processes)
             first = 0
             if self._saved is not None:
                 stage.load_state_dict(self._saved["state"])
-                torch.set_rng_state(self._saved["random"])
+                _set_random_state(self._saved["random"][self._processes.rank])
                 first, self._seconds = self._saved["step"], self._saved["seconds"]
                 self._saved = None
             self._run_stage(stage, first)
-            model = stage.model
-        validation = validate(model, self._val, self._config.data, self._val_cache, self._progress)
-        row = {"kind": "val", "stage": "joint", "step": self._config.steps}
-        self._append(row, {"videos": len(self._val.videos), **validation.ap.figures})
-        write_report(self._out, self._val, validation, log.read(self._log))
+            model, steps = stage.model, stage.steps
+        row = {"kind": "val", "stage": "joint", "step": steps}
+        validation = self._validate(model, self._val, row)
+        if self._log is not None:
+            write_report(self._out, self._val, validation, self._log.read())
         return validation.ap
+
+    def profile(self, steps: int) -> Profile:
+        """Measures steps of the joint stage; nothing is written and the run does not go on."""
+        self._model.train()
+        stage = JointStage(self._model, self._config, len(self._train.videos), self._processes)
+        return profile(stage, self._model, self._batches(stage, 0), steps, self._processes.device)
+
+    def _build_model(self) -> DefVIS:
+        model = DefVIS(self._config.model)
+        if self._config.weights:
+            self.weights_report = load_weights(model, Path(self._config.weights))
+        if self._processes.count > 1 and self._processes.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(self._processes.device)
+
+    def _find_saved(self, resume: bool) -> dict[str, Any] | None:
+        """The checkpoint to go on from; prepares the folder."""
+        started = self._checkpoint.exists() or previous(self._checkpoint).exists()
+        saved = None
+        if resume and started:
+            saved = load_checkpoint(self._checkpoint, set_aside=self._processes.is_main)
+            if Config.from_dict(saved["config"]) != self._config:
+                raise ValueError(f"{self._checkpoint} was written with another config")
+            if len(saved["random"]) != self._processes.count:
+                raise ValueError(
+                    f"{self._checkpoint} was written by {len(saved['random'])} processes, "
+                    f"not {self._processes.count}"
+                )
+        elif started:
+            raise FileExistsError(f"{self._out} holds a run already; resume it or write elsewhere")
+        self._processes.gather(None)  # Nobody writes before all have looked.
+        if self._processes.is_main:
+            self._out.mkdir(parents=True, exist_ok=True)
+            (self._out / "config.json").write_text(str(self._config) + "\n")
+        return saved
 
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config
         self._model.train()
-        sums: dict[str, float] = {}
-        counted = 0
+        window = _Window()
         batches = self._batches(stage, first)
         with tqdm(
             total=stage.steps,
@@ -119,72 +158,140 @@ class Run:
             desc=stage.name,
             unit="step",
             disable=not self._progress,
+            mininterval=0.1 if sys.stderr.isatty() else 30.0,
         ) as bar:
             for step in range(first + 1, stage.steps + 1):
                 begin = time.perf_counter()
-                losses = stage.step(next(batches))
-                self._seconds += time.perf_counter() - begin
+                batch = next(batches).to(self._processes.device)
+                loaded = time.perf_counter()
+                losses = stage.step(batch)
+                end = time.perf_counter()
+                self._seconds += end - begin
+                window.add(losses, loaded - begin, end - loaded)
                 bar.update()
-                counted += 1
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(loss)
                 last = step == stage.steps
                 row = {"stage": stage.name, "step": step}
                 if step % config.log_every == 0 or last:
-                    means = {name: total / counted for name, total in sums.items()}
-                    self._append({"kind": "train", **row}, {"lr": stage.learning_rate, **means})
-                    bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
-                    sums, counted = {}, 0
+                    figures = window.figures(stage, self._processes)
+                    left = (stage.steps - step) * figures["seconds per step"] / 60
+                    self._append({"kind": "train", **row}, {**figures, "minutes left": left})
+                    shown = {name: f"{figures[name]:.3f}" for name in losses}
+                    bar.set_postfix({**shown, "clips/s": f"{figures['clips per second']:.1f}"})
+                    window = _Window()
                 if step % config.checkpoint_every == 0 or last:
                     self._save(stage, step)
                 due = config.eval_every and step % config.eval_every == 0
                 if stage.validates and due and not last:
-                    self._validate_subset(stage, row)
+                    subset = self._val.first(config.eval_videos)
+                    ap = self._validate(stage.model, subset, {"kind": "val", **row}).ap
+                    if self._processes.is_main:
+                        tqdm.write(f"step {step}, {len(subset.videos)} videos: {ap}")
+                    self._model.train()
 
     def _batches(self, stage: Stage, first: int) -> Iterator[Batch]:
-        """Batches of the steps after `first`."""
+        """This process's batches of the steps after `first`."""
         dataset = ClipDataset(
             self._train, stage.num_frames, self._config.data, self._config.seed, self._cache
         )
-        size = stage.batch_size
+        processes = self._processes
+        clips = stage.batch_size * processes.count
         sampler = EndlessSampler(
-            len(dataset), self._config.seed, first * size, (stage.steps - first) * size
+            len(dataset),
+            self._config.seed,
+            first * clips,
+            (stage.steps - first) * clips,
+            processes.rank,
+            processes.count,
         )
         loader = DataLoader(
             dataset,
-            size,
+            stage.batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self._config.data.workers,
+            pin_memory=processes.device.type == "cuda",
             # A loader draws from its generator when it starts; from torch's own it would shift
             # the randomness of a resumed run.
             generator=torch.Generator(),
         )
         return iter(loader)
 
-    def _validate_subset(self, stage: Stage, row: dict[str, Any]) -> None:
-        subset = self._val.first(self._config.eval_videos)
+    def _validate(self, model: DefVIS, data: YouTubeVIS, row: dict[str, Any]) -> Validation:
         validation = validate(
-            stage.model, subset, self._config.data, self._val_cache, self._progress
+            model,
+            data,
+            self._config.data,
+            self._val_cache,
+            self._progress,
+            self._config.precision,
+            self._processes,
         )
-        count = len(subset.videos)
-        self._append({"kind": "val", **row}, {"videos": count, **validation.ap.figures})
-        tqdm.write(f"step {row['step']}, {count} videos: {validation.ap}")
-        self._model.train()
+        self._append(row, {"videos": len(data.videos), **validation.ap.figures})
+        return validation
 
     def _save(self, stage: Stage, step: int) -> None:
+        random = self._processes.gather(_random_state(self._processes.device))
+        if not self._processes.is_main:
+            return
         save_checkpoint(
             self._checkpoint,
             {
                 "config": self._config.to_dict(),
+                "categories": {
+                    "ids": list(self._train.category_ids),
+                    "names": list(self._train.category_names),
+                },
                 "stage": stage.name,
                 "step": step,
                 "seconds": self._seconds,
                 "model": self._model.state_dict(),
                 "state": stage.state_dict(),
-                "random": torch.get_rng_state(),
+                "random": random,
             },
         )
 
     def _append(self, row: dict[str, Any], values: dict[str, Any]) -> None:
-        log.append(self._log, {**row, "minutes": self._seconds / 60, **values})
+        if self._log is not None:
+            self._log.append({**row, "minutes": self._seconds / 60, **values})
+
+
+class _Window:
+    """Means over the steps since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._loading = self._computing = 0.0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, losses: dict[str, Tensor], loading: float, computing: float) -> None:
+        self._steps += 1
+        self._loading += loading
+        self._computing += computing
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss
+
+    def figures(self, stage: Stage, processes: Processes) -> dict[str, float]:
+        """Means of all processes' losses, and how fast they are together."""
+        own = {name: float(total) / self._steps for name, total in self._sums.items()}
+        everyone = processes.gather(own)
+        seconds = (self._loading + self._computing) / self._steps
+        return {
+            "lr": stage.learning_rate,
+            **{name: sum(one[name] for one in everyone) / len(everyone) for name in own},
+            "seconds per step": seconds,
+            "waiting for data": self._loading / self._steps / seconds,
+            "clips per second": stage.batch_size * processes.count / seconds,
+        }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,12 +19,22 @@ sys.path.insert(0, str(EXAMPLES))
 from defvis.config import BackboneConfig, Config, ModelConfig  # noqa: E402
 from defvis.data.clips import Targets  # noqa: E402
 from defvis.data.digits_dataset import DigitsSettings, write_digits  # noqa: E402
+from defvis.data.ytvis import find_files, load  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def examples_folder() -> Path:
     """Where the example programs lie."""
     return EXAMPLES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Small sums are slower in several threads, many times so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +50,75 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], Callable[[list[str]], None]]:
+    """A function that returns the main function of an example program."""
+
+    def find(name: str) -> Callable[[list[str]], None]:
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        main: Callable[[list[str]], None] = module.main
+        return main
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of a few steps on `digits`."""
+    from defvis.model import DefVIS
+    from defvis.train import Run
+
+    torch.manual_seed(0)
+    model = dataclasses.replace(tiny_model(), num_classes=10)
+    stage = dataclasses.replace(Config().backbone_stage, steps=1, frames_per_step=2)
+    folder = tmp_path_factory.mktemp("runs")
+    start = DefVIS(model)
+    with torch.no_grad():
+        # Two steps are too few for masks that are not empty: they start as patches of the frame.
+        start.mask_head.controller.weight[-9:].normal_()
+        start.mask_head.controller.bias[-1] = 0.3
+    torch.save(start.state_dict(), folder / "start.pt")
+    settings = dataclasses.replace(
+        Config(), model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0,
+        weights=str(folder / "start.pt"),
+    )  # fmt: skip
+    out = folder / "tiny"
+    train, val = (load(*find_files(digits / split)) for split in ("train", "val"))
+    Run(settings, train, val, out, progress=False).run()
+    return out
+
+
+@pytest.fixture(scope="session")
+def launch(examples_folder: Path) -> Callable[..., subprocess.Popen[str]]:
+    """A function that starts an example program as a user does, with warnings as errors."""
+
+    def start(*words: str, module: Sequence[str] = ()) -> subprocess.Popen[str]:
+        paths = [str(examples_folder.parent), os.environ.get("PYTHONPATH", "")]
+        program, *arguments = words
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", *module, str(examples_folder / program), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    return start
+
+
 @pytest.fixture
 def config() -> Config:
     """A model small enough to run in milliseconds."""
-    model = ModelConfig(
+    return dataclasses.replace(Config(), model=tiny_model())
+
+
+def tiny_model() -> ModelConfig:
+    """Sizes of that model."""
+    return ModelConfig(
         backbone=BackboneConfig(embedding_size=8, hidden_sizes=(8, 16), depths=(1, 1)),
         num_classes=3,
         num_frames=4,
@@ -52,7 +131,6 @@ def config() -> Config:
         feedforward_dim=32,
         mask_dim=8,
     )
-    return dataclasses.replace(Config(), model=model)
 
 
 def square(visible: list[bool], size: int = 32, left: int = 4, side: int = 12) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 
 from defvis import checkpoint
 from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
-from defvis.config import Config, override, preset
+from defvis.config import Config, override
+from defvis.presets import PRESETS, preset
 
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:
@@ -54,6 +55,33 @@ def test_corrupt_checkpoint_falls_back(tmp_path: Path, keep: int) -> None:
         load_checkpoint(path)
 
 
+def test_every_flipped_byte_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    weights = torch.full((16,), 1.2345678)
+    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {"step": 2, "weights": weights})
+    content = path.read_bytes()
+    place = content.index(weights.numpy().tobytes())
+    for byte in range(place, place + 64, 7):
+        path.write_bytes(content[:byte] + bytes([content[byte] ^ 1]) + content[byte + 1 :])
+        with pytest.warns(UserWarning, match="wrong checksum|Bad CRC"):
+            assert load_checkpoint(path) == {"step": 1}
+
+
+def test_a_broken_checkpoint_does_not_displace_the_good_one(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    path.write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="using"):
+        load_checkpoint(path, set_aside=True)
+    assert not path.exists()
+    assert path.with_name("checkpoint.pt.broken").read_bytes() == b"broken"
+    assert load_checkpoint(previous(path)) == {"step": 1}
+    save_checkpoint(path, {"step": 3})
+    assert load_checkpoint(previous(path)) == {"step": 1}
+
+
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     path, witness = tmp_path / "checkpoint.pt", tmp_path / "witness"
 
@@ -65,6 +93,12 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no checkpoint can be read"):
         load_checkpoint(path)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_the_way_through_a_file(name: str) -> None:
+    config = preset(name)
+    assert Config.from_dict(json.loads(str(config))) == config
 
 
 def test_config_round_trip() -> None:
@@ -82,6 +116,8 @@ def test_config_round_trip() -> None:
         ("steps=many", "steps must be a int, got 'many'"),
         ("steps=1.5", "steps must be a int"),
         ("steps.x=1", "must be a field"),
+        ("precision=fp8", r"precision must be one of \['fp32', 'bf16', 'fp16'\], got 'fp8'"),
+        ("model.mask_head=none", "mask_head must be one of"),
     ],
 )
 def test_bad_overrides(assignment: str, message: str) -> None:
@@ -94,5 +130,5 @@ def test_overrides() -> None:
     assert override(preset("small"), "model.backbone.name=a/b").model.backbone.name == "a/b"
     with pytest.raises(ValueError, match=r"config\.model has no field 'depth'"):
         Config.from_dict({"model": {"depth": 3}})
-    with pytest.raises(ValueError, match=r"preset must be one of \['small'\], got 'huge'"):
+    with pytest.raises(ValueError, match=r"preset must be one of .*'small'.* got 'huge'"):
         preset("huge")

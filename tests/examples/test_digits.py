@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_format(digits: Path) -> None:
                     columns.max() - columns.min() + 1,
                     rows.max() - rows.min() + 1,
                 ]
+
+
+def test_levels_of_the_prototype() -> None:
+    """E, M and H of the runs that the project's targets were set from: no pillar."""
+    assert LEVELS["easy"] == LEVELS["E"]
+    for name, digits, stay in (("E", (1, 3), 1.0), ("M", (2, 4), 0.55), ("H", (2, 6), 0.25)):
+        level = LEVELS[name]
+        assert (level.digits, level.shares[0], level.shares[4]) == (digits, stay, 0.0)
+        assert sum(level.shares) == pytest.approx(1.0)
+
+
+def test_another_level_than_asked_for_is_refused(
+    program: Callable[[str], Callable[[list[str]], None]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "runs/digits-data", DigitsSettings(1, 1, 2, level="M"), progress=False)
+    monkeypatch.setattr("sys.argv", ["train_defvis.py", "--level", "hard"])
+    with pytest.raises(SystemExit, match="holds digits of level M, not hard"):
+        program("train_defvis")()  # type: ignore[call-arg]
 
 
 def test_handwriting_is_disjoint(digits: Path) -> None:

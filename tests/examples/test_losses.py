@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from defvis import losses as losses_module
 from defvis.config import Config, LossConfig
 from defvis.data.clips import Batch, Targets
 from defvis.losses import (
@@ -17,6 +20,8 @@ from defvis.losses import (
     compute_losses,
     focal_loss,
     mask_losses,
+    mean_over_ranks,
+    no_object_class_loss,
 )
 from defvis.matcher import Match
 from defvis.model import DefVIS
@@ -59,6 +64,24 @@ def test_class_loss_wants_the_class_in_visible_frames_only(
     assert class_loss(absent, [target], [found([1], [0])], frames, LossConfig()) < 1e-6
 
 
+def test_no_object_class_loss(make_targets: Make, square_masks: Square) -> None:
+    """Weighted mean of the cross-entropy, every (slot, frame) written out."""
+    target = make_targets([2], [square_masks([True, False, True, True])])
+    logits = torch.randn(1, 3, 4, 4)
+    frames = torch.tensor([[True, True, True, False]])
+    config = LossConfig(no_object_weight=0.25)
+    total = weights = torch.zeros(())
+    for slot in range(3):
+        for t in range(3):
+            visible = slot == 1 and t != 1
+            label, weight = (2, 1.0) if visible else (3, 0.25)
+            total = total - weight * logits[0, slot, t].log_softmax(0)[label]
+            weights = weights + weight
+    torch.testing.assert_close(
+        no_object_class_loss(logits, [target], [found([1], [0])], frames, config), total / weights
+    )
+
+
 def test_box_losses_sum_over_visible_pairs(make_targets: Make, square_masks: Square) -> None:
     target = make_targets([0, 1], [square_masks([True, False, True, False])] * 2)
     boxes = torch.rand(1, 3, 4, 4)
@@ -92,6 +115,87 @@ def test_mask_losses(make_targets: Make, square_masks: Square) -> None:
     torch.testing.assert_close(dice, torch.tensor(3 * (1 - 1 / 145)), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_mask_losses_in_chunks(padded: bool, make_targets: Make, square_masks: Square) -> None:
+    target = make_targets(
+        [0, 1, 2], [square_masks([True, False, True, True], left=4 * i) for i in range(3)]
+    )
+    matches = [found([0, 1, 2], [2, 0, 1])]
+    padding = torch.zeros(1, 4, 32, 32, dtype=torch.bool) if padded else None
+    if padding is not None:
+        padding[..., 24:] = True
+    logits = torch.randn(3, 4, 16, 16, requires_grad=True)
+    results = []
+    for chunk in (0, 1, 2):
+        sums = mask_losses(logits, [target], matches, padding, LossConfig(mask_chunk=chunk))
+        gradient = torch.autograd.grad(sums[0] + 2 * sums[1], logits)
+        results.append((*sums, *gradient))
+    for result in results[1:]:
+        for chunked, whole in zip(result, results[0], strict=True):
+            torch.testing.assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("class_output", ["sigmoid", "softmax"])
+def test_denominators_are_those_of_all_processes(
+    class_output: str,
+    config: Config,
+    make_targets: Make,
+    square_masks: Square,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mean of two processes' gradients is the gradient of one batch of all clips."""
+    targets = [
+        make_targets([0, 2], [square_masks([True] * 4), square_masks([True] * 4, left=14)]),
+        make_targets([1], [square_masks([True, False, False, False])]),
+    ]
+    model = DefVIS(dataclasses.replace(config.model, class_output=class_output)).eval()
+    batch = _batch(targets, padded=False)
+
+    def gradients(
+        rows: slice, mean: Callable[[torch.Tensor], torch.Tensor]
+    ) -> list[torch.Tensor | None]:
+        monkeypatch.setattr(losses_module, "mean_over_ranks", mean)
+        part = Batch(batch.frames[rows], None, batch.targets[rows])
+        model.zero_grad()
+        outputs = model(part.frames)
+        compute_losses(outputs, part, model.predict_masks, config.loss)["total"].backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    whole = gradients(slice(0, 2), lambda count: count)
+    counts: list[list[torch.Tensor]] = [[], []]  # of each process, in the order of the calls
+    for row in range(2):
+        gradients(slice(row, row + 1), _recorder(counts[row]))
+    means = [(first + second) / 2 for first, second in zip(*counts, strict=True)]
+    parts = []
+    for row in range(2):
+        calls = iter(means)
+        parts.append(gradients(slice(row, row + 1), lambda _, calls=calls: next(calls)))
+    for one, first, second in zip(whole, *parts, strict=True):
+        assert one is not None
+        torch.testing.assert_close((first + second) / 2, one, atol=1e-5, rtol=1e-4)
+
+
+def _recorder(into: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def record(count: torch.Tensor) -> torch.Tensor:
+        into.append(count.detach().clone())
+        return count
+
+    return record
+
+
+def test_mean_over_ranks(tmp_path: Path) -> None:
+    assert mean_over_ranks(torch.tensor(3.0)) == 3
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        count = torch.tensor(3.0)
+        assert mean_over_ranks(count) == 3
+        assert count == 3, "the argument stays as it is"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_cell_classes(make_targets: Make, square_masks: Square) -> None:
     target = make_targets(
         [2, 2], [square_masks([True] * 4, left=0), square_masks([True] * 4, left=16)]
@@ -119,13 +223,23 @@ def _batch(targets: list[Targets], padded: bool) -> Batch:
     return Batch(frames, padding, targets)
 
 
+@pytest.mark.parametrize("kind", ["small", "paper"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize(
     "case", ["usual", "empty clip", "all empty", "zero area", "too many", "absent"]
 )
 def test_finite_in_every_case(
-    case: str, padded: bool, config: Config, make_targets: Make, square_masks: Square
+    case: str, padded: bool, kind: str, config: Config, make_targets: Make, square_masks: Square
 ) -> None:
+    if kind == "paper":
+        config = dataclasses.replace(
+            config,
+            model=dataclasses.replace(
+                config.model, class_output="softmax", mask_head="vistr", queries="free",
+                refine_boxes=False, shared_heads=True, dense_classes=False, mask_chunk=1,
+            ),
+            loss=dataclasses.replace(config.loss, mask_chunk=1),
+        )  # fmt: skip
     seen = [True, True, False, True]
     usual = make_targets([0, 2], [square_masks(seen), square_masks(seen, left=14)])
     empty = make_targets([], [])

@@ -16,7 +16,9 @@ from defvis.matcher import match
 from defvis.model import Outputs
 
 
-def outputs(class_logits: torch.Tensor, boxes: torch.Tensor) -> Outputs:
+def outputs(
+    class_logits: torch.Tensor, boxes: torch.Tensor, class_output: str = "sigmoid"
+) -> Outputs:
     """Outputs with the given logits [R, B, I, T, classes] and boxes [R, B, I, T, 4]."""
     nothing = torch.zeros(0)
     batch, frames = class_logits.shape[1], class_logits.shape[3]
@@ -24,10 +26,11 @@ def outputs(class_logits: torch.Tensor, boxes: torch.Tensor) -> Outputs:
         class_logits=class_logits,
         boxes=boxes,
         queries=nothing,
-        mask_features=nothing,
-        dense_logits=nothing,
+        mask_features=(),
+        dense_logits=None,
         frame_mask=torch.ones(batch, frames, dtype=torch.bool),
         frame_ratios=torch.ones(batch, 2),
+        class_output=class_output,
     )
 
 
@@ -43,15 +46,21 @@ def random_targets(generator: torch.Generator, instances: int, frames: int) -> T
     )
 
 
-def pair_cost(logits: torch.Tensor, boxes: torch.Tensor, target: Targets, g: int) -> float:
+def pair_cost(
+    logits: torch.Tensor, boxes: torch.Tensor, target: Targets, g: int, class_output: str
+) -> float:
     """Cost of one slot [T, ...] and one instance, written out frame by frame."""
     config, total, frames = LossConfig(), 0.0, 0
     for t in range(len(boxes)):
         if not target.valid[g, t]:
             continue
-        p = logits[t, target.labels[g]].sigmoid()
+        if class_output == "sigmoid":
+            p = logits[t, target.labels[g]].sigmoid()
+            class_cost = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
+        else:
+            class_cost = -logits[t].softmax(0)[target.labels[g]]
         total += float(
-            2 * (0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log())
+            2 * class_cost
             + 5 * (boxes[t] - target.boxes[g, t]).abs().sum()
             - 2 * generalised_iou(boxes[t], target.boxes[g, t])
         )
@@ -60,21 +69,27 @@ def pair_cost(logits: torch.Tensor, boxes: torch.Tensor, target: Targets, g: int
     return total / frames
 
 
+@pytest.mark.parametrize("class_output", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("seed", range(5))
-def test_finds_the_cheapest_assignment_over_visible_frames(seed: int) -> None:
+def test_finds_the_cheapest_assignment_over_visible_frames(seed: int, class_output: str) -> None:
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(2, 2, 4, 5, 3, generator=generator)
+    classes = 3 if class_output == "sigmoid" else 4
+    logits = torch.randn(2, 2, 4, 5, classes, generator=generator)
     boxes = torch.rand(2, 2, 4, 5, 4, generator=generator) * 0.5 + 0.1
     targets = [random_targets(generator, 3, 5), random_targets(generator, 2, 5)]
-    matches = match(outputs(logits, boxes), targets, LossConfig())
+    matches = match(outputs(logits, boxes, class_output), targets, LossConfig())
     for layer, clip in itertools.product(range(2), range(2)):
         target, found = targets[clip], matches[layer][clip]
+        costs = [
+            [
+                pair_cost(logits[layer, clip, i], boxes[layer, clip, i], target, g, class_output)
+                for g in range(len(target.labels))
+            ]
+            for i in range(4)
+        ]
 
-        def cost(slots: Any, instances: Any) -> float:
-            return sum(
-                pair_cost(logits[layer, clip, i], boxes[layer, clip, i], target, g)  # noqa: B023
-                for i, g in zip(slots, instances, strict=True)
-            )
+        def cost(slots: Any, instances: Any, costs: list[list[float]] = costs) -> float:
+            return sum(costs[i][g] for i, g in zip(slots, instances, strict=True))
 
         instances = range(len(target.labels))
         best = min(

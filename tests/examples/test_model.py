@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from defvis.backbone import Backbone
+from defvis.attention import Volume
+from defvis.backbone import Backbone, FrozenBatchNorm2d
 from defvis.config import BackboneConfig, Config
 from defvis.decoder import Decoder
-from defvis.heads import ClassHead
+from defvis.heads import ClassHead, class_probabilities
 from defvis.mask_head import DynamicMaskHead
 from defvis.model import DefVIS
-from defvis.predict import slot_tracks
+from defvis.position import sine_position_3d
+from stdeform import shapes
 
 
 def test_shapes(config: Config) -> None:
@@ -24,7 +26,7 @@ def test_shapes(config: Config) -> None:
     assert outputs.class_logits.shape == (2, 2, 3, 4, 3)
     assert outputs.boxes.shape == (2, 2, 3, 4, 4)
     assert outputs.queries.shape == (2, 3, 4, 24)
-    assert outputs.mask_features.shape == (2, 4, 8, 17, 23)
+    assert [x.shape for x in outputs.mask_features] == [(2, 4, 8, 17, 23)]
     assert outputs.dense_logits.shape == (2, 2, 4, 5, 6, 3)
     assert model.predict_masks(outputs, torch.tensor([[0, 2], [1, 1]])).shape == (2, 2, 4, 17, 23)
     assert model.predict_masks(outputs, torch.zeros(2, 0, dtype=torch.int64)).shape[1] == 0
@@ -49,7 +51,7 @@ def test_any_backbone_stages(config: Config) -> None:
     model = DefVIS(dataclasses.replace(config.model, backbone=backbone))
     outputs = model(torch.randn(1, 2, 3, 64, 64))
     assert outputs.dense_logits.shape[3:5] == (4, 4)
-    assert outputs.mask_features.shape[-2:] == (32, 32)
+    assert outputs.mask_features[0].shape[-2:] == (32, 32)
 
 
 def test_clips_of_a_batch_are_independent(config: Config) -> None:
@@ -69,6 +71,20 @@ def test_clips_of_a_batch_are_independent(config: Config) -> None:
     torch.testing.assert_close(model(other).boxes[:, 0], together.boxes[:, 0])
 
 
+def volume(
+    shape: tuple[int, int, int], channels: int, padding: torch.Tensor | None = None
+) -> Volume:
+    """Where the cells of one clip lie; `padding` is bool [1, T, H, W]."""
+    mask = torch.zeros(1, *shape, dtype=torch.bool) if padding is None else padding
+    return Volume(
+        shape=shape,
+        position=sine_position_3d(mask, channels).flatten(2).transpose(1, 2),
+        padding_mask=None if padding is None else padding.flatten(1),
+        valid_ratios=shapes.valid_ratios(mask),
+        frame_mask=~mask.flatten(2).all(-1),
+    )
+
+
 def test_padding_does_not_reach_the_decoder(config: Config) -> None:
     """Whatever stands in padded frames and columns, the real part decodes to the same."""
     model = DefVIS(config.model).eval()
@@ -76,23 +92,13 @@ def test_padding_does_not_reach_the_decoder(config: Config) -> None:
     padding = torch.zeros(1, 6, 4, 6, dtype=torch.bool)
     padding[:, 4:] = True
     padding[..., 4:] = True
-    ratios = torch.tensor([[4 / 6, 1.0, 4 / 6]])
     other = torch.where(padding[..., None], torch.randn_like(cells), cells)
-    frame_mask = torch.tensor([[True] * 4 + [False] * 2])
-    results = [
-        model.decoder(memory.flatten(1, 3), [(6, 4, 6)], padding.flatten(1), ratios, frame_mask)
-        for memory in (cells, other)
-    ]
+    padded = volume((6, 4, 6), 24, padding)
+    results = [model.decoder(memory.flatten(1, 3), padded) for memory in (cells, other)]
     for first, second in zip(*results, strict=True):
         torch.testing.assert_close(first, second)
     # And the same as the real part alone, whose queries are at the same fractions of it.
-    alone = model.decoder(
-        cells[:, :4, :, :4].flatten(1, 3),
-        [(4, 4, 4)],
-        None,
-        torch.ones(1, 3),
-        torch.ones(1, 4, dtype=torch.bool),
-    )
+    alone = model.decoder(cells[:, :4, :, :4].flatten(1, 3), volume((4, 4, 4), 24))
     for first, second in zip(results[0], alone, strict=True):
         axis = 3 if first.dim() == 5 else 2
         # Samples beyond the edge fade into padding as they fade into nothing.
@@ -127,11 +133,8 @@ def test_queries_of_a_frame_look_at_their_frame(config: Config) -> None:
     memory = torch.randn(1, 12, 4, 4, 24)
     changed = memory.clone()
     changed[:, 11] += 3
-    frame_mask = torch.ones(1, 12, dtype=torch.bool)
-    first, second = (
-        decoder(m.flatten(1, 3), [(12, 4, 4)], None, torch.ones(1, 3), frame_mask)[2]
-        for m in (memory, changed)
-    )
+    clip = volume((12, 4, 4), 24)
+    first, second = (decoder(m.flatten(1, 3), clip)[2] for m in (memory, changed))
     moved = (first - second).abs().mean((0, 1, 3))
     assert moved.argmax() in (9, 10, 11), "within the temporal spread of the pattern"
     assert moved[11] > 3 * moved[:6].max()
@@ -141,13 +144,13 @@ def test_first_boxes_are_the_references(config: Config) -> None:
     """Box heads start at zero, so an untrained decoder returns its reference boxes."""
     model = DefVIS(config.model).eval()
     boxes = model(torch.randn(2, 4, 3, 32, 32)).boxes
-    expected = model.decoder.references()[None, None, :, None].expand_as(boxes)
+    expected = model.decoder.queries.references()[None, None, :, None].expand_as(boxes)
     torch.testing.assert_close(boxes, expected, atol=1e-4, rtol=0)
 
 
-def test_class_head_averages_real_frames_only() -> None:
-    head = ClassHead(8, 3)
-    queries = torch.randn(1, 2, 4, 8)
+def test_class_head_averages_real_frames_only(config: Config) -> None:
+    head = ClassHead(config.model)
+    queries = torch.randn(1, 2, 4, 24)
     mask = torch.tensor([[True, True, True, False]])
     changed = queries.clone()
     changed[:, :, 3] = 100
@@ -158,7 +161,7 @@ def test_dynamic_mask_head_against_a_plain_loop(config: Config) -> None:
     head = DynamicMaskHead(config.model)
     features, queries = torch.randn(1, 2, 8, 5, 7), torch.randn(1, 3, 2, 24)
     boxes = torch.rand(1, 3, 2, 4) * 0.5 + 0.2
-    masks = head(features, queries, boxes)
+    masks = head((features,), queries, boxes)
     hidden = config.model.mask_hidden
     for slot in range(3):
         for frame in range(2):
@@ -174,19 +177,6 @@ def test_dynamic_mask_head_against_a_plain_loop(config: Config) -> None:
                 )
 
 
-def test_slot_tracks() -> None:
-    logits = torch.full((3, 2, 4), -10.0)
-    logits[0, 0, 2] = 10.0  # class 2, but only where the mask is present
-    logits[1, :, 1] = 10.0
-    masks = torch.full((3, 2, 5, 5), -1.0)
-    masks[0, 0, 1, 1] = masks[1, :, 2, 2] = 1.0
-    first, second = slot_tracks(logits, masks)
-    assert (first.slot, first.label) == (0, 2)
-    assert first.scores[2] > 0.99
-    assert first.masks.any((1, 2)).tolist() == [True, False]
-    assert (second.slot, second.label) == (1, 1)
-
-
 def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> None:
     small = Backbone(config.model.backbone)
     small.body.save_pretrained(tmp_path)
@@ -195,3 +185,57 @@ def test_backbone_from_a_folder_of_weights(config: Config, tmp_path: Path) -> No
     (coarse,) = loaded.eval()(frames)
     torch.testing.assert_close(coarse, small.eval()(frames)[-1])
     assert loaded.channels == (16,)
+
+
+def test_frozen_batch_norm_is_batch_norm_in_eval_mode() -> None:
+    norm = torch.nn.BatchNorm2d(5)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.5, 2)
+    frozen, x = FrozenBatchNorm2d(norm).train(), torch.randn(2, 5, 4, 4)
+    torch.testing.assert_close(frozen(x), norm.eval()(x))
+    assert not list(frozen.parameters())
+    assert frozen.state_dict().keys() == norm.state_dict().keys() - {"num_batches_tracked"}
+
+
+def test_frozen_parts_of_the_backbone(config: Config) -> None:
+    settings = dataclasses.replace(config.model.backbone, frozen_norm=True, frozen_stages=1)
+    backbone = Backbone(settings).train()
+    assert not [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == ("stages.1" in name), name
+    with pytest.raises(ValueError, match=r"frozen_stages must be .* got 3 for ResNet"):
+        Backbone(dataclasses.replace(settings, frozen_stages=3))
+
+
+def test_probabilities(config: Config) -> None:
+    logits = torch.randn(2, 3, 4)
+    assert class_probabilities(logits, "sigmoid").equal(logits.sigmoid())
+    shared = class_probabilities(logits, "softmax")
+    assert shared.shape == (2, 3, 3)
+    torch.testing.assert_close(shared, logits.exp()[..., :3] / logits.exp().sum(-1, keepdim=True))
+    model = DefVIS(dataclasses.replace(config.model, class_output="softmax")).eval()
+    outputs = model(torch.randn(1, 2, 3, 32, 32))
+    assert outputs.class_logits.shape[-1] == 4
+    assert outputs.class_probabilities().shape == (1, 3, 2, 3)
+
+
+def test_model_without_class_maps(config: Config) -> None:
+    model = DefVIS(dataclasses.replace(config.model, dense_classes=False))
+    assert model(torch.randn(1, 2, 3, 32, 32)).dense_logits is None
+    with pytest.raises(RuntimeError, match="needs a model with dense_classes"):
+        model.classify_frames(torch.randn(1, 3, 32, 32))
+
+
+def test_half_precision(config: Config) -> None:
+    """Under autocast the predictions stay float32 and near those without it."""
+    model = DefVIS(config.model).eval()
+    frames = torch.randn(1, 4, 3, 32, 32)
+    exact = model(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(frames)
+        masks = model.predict_masks(outputs, torch.arange(3)[None])
+    for tensor in (outputs.class_logits, outputs.boxes, outputs.dense_logits, masks):
+        assert tensor is not None
+        assert tensor.dtype == torch.float32
+    torch.testing.assert_close(outputs.boxes, exact.boxes, atol=0.02, rtol=0)
+    torch.testing.assert_close(outputs.class_logits, exact.class_logits, atol=0.2, rtol=0)

@@ -25,7 +25,7 @@ def test_groups(config: Config) -> None:
         expected = 1.0
         if name.startswith("backbone."):
             expected = 0.1
-        if "sampling_offsets" in name or name == "decoder.references.logits":
+        if "sampling_offsets" in name or "references" in name:
             expected = 0.01
         lr, decay = rate[id(parameter)]
         assert lr == expected, name
@@ -42,7 +42,7 @@ def test_frozen_parameters_are_left_out(config: Config) -> None:
 
 def test_schedule() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = build_schedule(optimizer, steps=110, warmup_steps=10, final_fraction=0.1)
+    schedule = build_schedule(optimizer, 110, OptimConfig(warmup_steps=10, final_fraction=0.1))
     rates = []
     for _ in range(110):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -55,6 +55,25 @@ def test_schedule() -> None:
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_step_schedule() -> None:
+    """50 epochs of 20 steps: the rate drops to a tenth at epoch 40, as in the paper."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    config = OptimConfig(warmup_steps=0, schedule="step", drop_at=0.8, final_fraction=0.1)
+    schedule = build_schedule(optimizer, 1000, config)
+    rates = []
+    for _ in range(1000):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([2.0] * 800 + [0.2] * 200)
+
+
+def test_everything_decays_if_asked(config: Config) -> None:
+    groups = build_optimizer(DefVIS(config.model), OptimConfig(decay_all=True)).param_groups
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+    assert len(groups) == 3
+
+
 def test_weight_average(config: Config) -> None:
     model = DefVIS(config.model)
     average = WeightAverage(model, decay=0.9)
@@ -63,13 +82,14 @@ def test_weight_average(config: Config) -> None:
         for parameter in model.parameters():
             parameter += 1
     average.update(model)
-    weight = average.model.state_dict()["decoder.slot_content"]
+    weight = average.model.state_dict()["decoder.queries.slot_content"]
     # First update: decay (1 + 0) / (10 + 0).
-    torch.testing.assert_close(weight, start["decoder.slot_content"] + 0.9)
+    torch.testing.assert_close(weight, start["decoder.queries.slot_content"] + 0.9)
     for _ in range(200):
         average.update(model)
     torch.testing.assert_close(
-        average.model.state_dict()["decoder.slot_content"], start["decoder.slot_content"] + 1
+        average.model.state_dict()["decoder.queries.slot_content"],
+        start["decoder.queries.slot_content"] + 1,
     )
     assert not average.model.training
     restored = WeightAverage(model, decay=0.9)

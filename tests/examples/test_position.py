@@ -38,9 +38,20 @@ def test_all_padding_is_finite() -> None:
     assert sine_position_3d(torch.ones(1, 2, 3, 3, dtype=torch.bool), 12).isfinite().all()
 
 
-def test_channels_must_fit() -> None:
-    with pytest.raises(ValueError, match=r"divisible by 6.*got 32"):
-        sine_position_3d(torch.zeros(1, 1, 1, 1, dtype=torch.bool), 32)
+def test_channels_that_are_not_three_thirds() -> None:
+    """C = 256, of Deformable DETR: y and x have 84 channels each, t the other 88."""
+    mask = torch.zeros(1, 4, 3, 5, dtype=torch.bool)
+    encoded = sine_position_3d(mask, 256)
+    y, x = (torch.arange(1, size + 1) / (size + 1e-6) for size in (3, 5))
+    torch.testing.assert_close(encoded[0, 88:172, 2, :, 1].T, sine_embedding(y, 84))
+    torch.testing.assert_close(encoded[0, 172:, 2, 1].T, sine_embedding(x, 84))
+    assert encoded[0, :88, :, 1, 1].T.equal(encoded[0, :88, :, 2, 4].T)
+
+
+@pytest.mark.parametrize("channels", [33, 4])
+def test_channels_must_fit(channels: int) -> None:
+    with pytest.raises(ValueError, match=rf"even and at least 6.*got {channels}"):
+        sine_position_3d(torch.zeros(1, 1, 1, 1, dtype=torch.bool), channels)
 
 
 def test_sine_embedding_tells_numbers_apart() -> None:

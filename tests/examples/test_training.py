@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +30,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def _program(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(folder / name), *arguments],
-        capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+def _program(launch: Launch, *words: str) -> subprocess.CompletedProcess[str]:
+    process = launch(*words)
+    out, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(words, process.returncode, out, errors)
 
 
 @pytest.fixture
@@ -56,11 +55,11 @@ def short(config: Config) -> Config:
     )  # fmt: skip
 
 
-def test_command_line(examples_folder: Path, digits: Path, tmp_path: Path) -> None:
+def test_command_line(launch: Launch, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = [word for setting in TINY for word in ("--set", setting)]
     done = _program(
-        examples_folder, "train_defvis.py", "--data", str(digits), "--out", str(out),
+        launch, "train_defvis.py", "--data", str(digits), "--out", str(out),
         "--steps", "40", "--backbone-steps", "40", "--threads", "1", *settings,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -148,7 +147,7 @@ def test_seed_decides(
         config = dataclasses.replace(short, seed=seed, steps=2, eval_every=0)
         Run(config, *data, tmp_path / name, progress=False).run()
         states.append(load_checkpoint(tmp_path / name / "checkpoint.pt")["model"])
-    weight = "decoder.slot_content"
+    weight = "decoder.queries.slot_content"
     assert states[0][weight].equal(states[1][weight])
     assert not states[0][weight].equal(states[2][weight])
 
@@ -191,18 +190,21 @@ def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: 
         Run(wrong, *data, tmp_path / "other")
 
 
-def test_programs_explain_themselves(examples_folder: Path, tmp_path: Path) -> None:
-    for name in ("train_defvis.py", "make_digits.py"):
-        shown = _program(examples_folder, name, "--help")
+def test_programs_explain_themselves(launch: Launch, tmp_path: Path) -> None:
+    for name, option in (
+        ("train_defvis.py", "--seed"), ("make_digits.py", "--seed"), ("convert_hela.py", "--scale"),
+        ("evaluate_defvis.py", "--per-class"), ("infer_defvis.py", "--points"),
+    ):  # fmt: skip
+        shown = _program(launch, name, "--help")
         assert shown.returncode == 0
-        assert "--seed" in shown.stdout
-    printed = _program(examples_folder, "train_defvis.py", "--print-config", "--steps", "7")
+        assert option in shown.stdout
+    printed = _program(launch, "train_defvis.py", "--print-config", "--steps", "7")
     assert json.loads(printed.stdout)["steps"] == 7
     for arguments, message in (
         (["--set", "steps=x"], "steps must be a int"),
         (["--data", str(tmp_path), "--out", str(tmp_path / "run")], "holds none of instances.json"),
     ):
-        failed = _program(examples_folder, "train_defvis.py", *arguments)
+        failed = _program(launch, "train_defvis.py", *arguments)
         assert failed.returncode != 0
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr

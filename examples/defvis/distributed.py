@@ -1,0 +1,83 @@
+"""Training in several processes (torchrun), or in a single one without any difference to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train one model together, each on its own clips.
+
+    Attributes:
+        rank: Number of this process.
+        count: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module, leaves_some_unused: bool = False) -> nn.Module:
+        """Averages gradients over the processes from now on.
+
+        Args:
+            module: Its forward pass must compute the whole loss.
+            leaves_some_unused: True if some weights take no part in it.
+        """
+        if self.count == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=leaves_some_unused)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in all processes."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+    def equalise(self, module: nn.Module) -> None:
+        """Gives all processes the first one's weights and buffers."""
+        if self.count > 1:
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, 0)
+
+
+@contextmanager
+def join(device: str = "") -> Iterator[Processes]:
+    """Joins the processes that torchrun started; without torchrun there is one.
+
+    Args:
+        device: "cpu" or "cuda", or for a single process any device; empty takes CUDA where there
+            is some. Processes on CUDA take one device each and talk by NCCL, others by gloo.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" not in os.environ:
+        yield Processes(device=torch.device(device))
+        return
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    own = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, count, own)
+    finally:
+        distributed.destroy_process_group()

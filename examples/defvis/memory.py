@@ -1,0 +1,181 @@
+"""What a training step of a config would take, without computing it.
+
+    cd examples && python -m defvis.memory --preset paper --instances 5
+
+The step runs on fake tensors, which have shapes but no values, while every storage that it
+allocates is counted until it is freed. So the figure is the sum of live tensors at the worst
+moment: what an allocator without any loss would need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from defvis.config import Config
+from defvis.data.clips import Batch, Targets
+from defvis.losses import losses_of_matches
+from defvis.matcher import Match
+from defvis.model import DefVIS
+from defvis.presets import PRESETS, preset
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training step.
+
+    Attributes:
+        weights: Parameters and buffers.
+        optimiser: AdamW's two averages of the trained parameters.
+        gradients: Of the trained parameters.
+        step: Most that is alive at a time of input, activations and gradients.
+    """
+
+    weights: int
+    optimiser: int
+    gradients: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """The peak of a step after the first."""
+        return self.weights + self.optimiser + self.step
+
+    def __str__(self) -> str:
+        parts = {
+            "weights": self.weights,
+            "AdamW": self.optimiser,
+            "activations and gradients at the peak": self.step,
+            "total": self.total,
+        }
+        return "\n".join(f"{size / 2**30:7.2f} GiB  {name}" for name, size in parts.items())
+
+
+class LiveStorages(TorchDispatchMode):
+    """Counts the bytes of all tensor storages created inside it while they live.
+
+    Attributes:
+        bytes: Alive now.
+        peak: The most so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator and counts what is new among its results."""
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                self._count(result.untyped_storage())
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+
+
+def training_memory(
+    config: Config, frames: int, height: int, width: int, instances: int
+) -> StepMemory:
+    """Estimates a training step at the config's batch size, precision and checkpointing.
+
+    Args:
+        config: The run.
+        frames: Frames T of each clip.
+        height: Of the frames, in pixels.
+        width: Of the frames, in pixels.
+        instances: Visible objects in each clip; the mask head runs for their slots.
+    """
+    with torch.device("meta"):
+        model = DefVIS(config.model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu").train()
+        live = LiveStorages()
+        with live:
+            _step(model, config, frames, height, width, instances)
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    tensors = [*model.parameters(), *model.buffers()]
+    return StepMemory(
+        weights=sum(x.numel() * x.element_size() for x in tensors),
+        optimiser=2 * trained,
+        gradients=trained,
+        step=live.peak,
+    )
+
+
+def _step(
+    model: DefVIS, config: Config, frames: int, height: int, width: int, instances: int
+) -> None:
+    """Forward and backward pass on a batch of zeros, instance g matched to slot g."""
+    clips = config.batch_size // config.accumulation
+    targets = Targets(
+        labels=torch.zeros(instances, dtype=torch.int64),
+        boxes=torch.zeros(instances, frames, 4),
+        masks=torch.zeros(instances, frames, height, width, dtype=torch.bool),
+        valid=torch.ones(instances, frames, dtype=torch.bool),
+    )
+    batch = Batch(torch.zeros(clips, frames, 3, height, width), None, [targets] * clips)
+    found = Match(torch.arange(instances), torch.arange(instances))
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.precision)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        outputs = model(batch.frames, batch.padding_mask)
+        losses = losses_of_matches(
+            outputs,
+            batch,
+            [[found] * clips] * len(outputs.boxes),
+            model.predict_masks,
+            config.loss,
+        )
+    losses["total"].backward()
+
+
+def main() -> None:
+    """Prints the estimate for a preset."""
+    parser = argparse.ArgumentParser(description=training_memory.__doc__)
+    parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
+    parser.add_argument("--frames", type=int, help="(default: the preset's)")
+    parser.add_argument("--height", type=int, default=300)
+    parser.add_argument("--width", type=int, default=533)
+    parser.add_argument("--instances", type=int, default=10)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
+    arguments = parser.parse_args()
+    config = preset(arguments.preset)
+    config = replace(config, precision=arguments.precision or config.precision)
+    memory = training_memory(
+        config,
+        arguments.frames or config.model.num_frames,
+        arguments.height,
+        arguments.width,
+        arguments.instances,
+    )
+    print(memory)
+
+
+if __name__ == "__main__":
+    main()

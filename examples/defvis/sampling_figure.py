@@ -1,0 +1,190 @@
+"""Figure 1 of the paper: where a query looks, frame by frame, and with how much weight."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from defvis.data.clips import collate, make_clip
+from defvis.model import DefVIS
+from defvis.visualise import save_sheet
+from stdeform import STDeformAttn
+from stdeform.reference import sampling_locations
+
+# A point that carried all the weight of its head would have this radius, as a share of the width.
+_RADIUS = 0.08
+# Small frames are enlarged to about this width.
+_DRAW_WIDTH = 320
+
+
+# From (T, H, W) of the cells to a query's number.
+Query = Callable[[Sequence[int]], int]
+
+
+@dataclass(frozen=True)
+class SamplingPoints:
+    """The samples of one query.
+
+    Attributes:
+        reference: (x, y, t) as fractions of the volume.
+        locations: (x, y, t) of the samples of every head, fractions of the volume, [M, K, 3].
+        weights: Attention weights, [M, K]; the sum over a head is 1.
+    """
+
+    reference: Tensor
+    locations: Tensor
+    weights: Tensor
+
+    def in_frame(self, frame: int, num_frames: int) -> Tensor:
+        """Weights [M, K] with which the samples read a frame: linear in t between neighbours."""
+        distance = (self.locations[..., 2] * num_frames - 0.5 - frame).abs()
+        return self.weights * (1 - distance).clamp(min=0)
+
+
+@torch.no_grad()
+def decoder_points(
+    model: DefVIS, pixels: NDArray[np.uint8], slot: int, frame: int, layer: int = -1
+) -> SamplingPoints:
+    """Samples of the decoder query of (slot, frame).
+
+    Args:
+        model: In eval mode.
+        pixels: RGB [T, H, W, 3], the clip.
+        slot: Object slot.
+        frame: Frame of the clip.
+        layer: Of the decoder.
+
+    Raises:
+        ValueError: If the query does not exist, or the layer's attention is not deformable in
+            the volume.
+    """
+    frames = len(pixels)
+    if not 0 <= slot < model.config.num_slots:
+        raise ValueError(f"slot must be 0 to {model.config.num_slots - 1}, got {slot}")
+    _check_frame(frame, frames)
+    attention = model.decoder.layers[layer].cross_attention
+    return _observe(model, pixels, attention, lambda shape: slot * frames + frame)
+
+
+@torch.no_grad()
+def encoder_points(
+    model: DefVIS, pixels: NDArray[np.uint8], x: float, y: float, frame: int, layer: int = -1
+) -> SamplingPoints:
+    """Samples of the encoder query whose cell holds the pixel (x, y) of a frame.
+
+    Args as in `decoder_points`; a pixel outside the frame is a ValueError too.
+    """
+    frames, height, width = pixels.shape[:3]
+    _check_frame(frame, frames)
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"pixel must lie in {width} x {height}, got ({x}, {y})")
+
+    def query(shape: Sequence[int]) -> int:
+        row, column = int(y / height * shape[1]), int(x / width * shape[2])
+        return (frame * shape[1] + row) * shape[2] + column
+
+    return _observe(model, pixels, model.encoder.layers[layer].attention, query)
+
+
+def draw_points(
+    pixels: NDArray[np.uint8], points: SamplingPoints, path: Path, columns: int = 6
+) -> None:
+    """Draws the samples on the frames of the clip, a colour for each head.
+
+    The area of a point is proportional to the weight with which it reads that frame; a white
+    cross marks the reference in the query's own frame.
+
+    Args:
+        pixels: RGB [T, H, W, 3].
+        points: Samples of a query of this clip.
+        path: PNG to write.
+        columns: Frames side by side.
+    """
+    frames, height, width = pixels.shape[:3]
+    scale = max(1, _DRAW_WIDTH // width)
+    images = []
+    own = int(float(points.reference[2]) * frames)
+    for frame, picture in enumerate(pixels):
+        image = Image.fromarray(picture).resize((width * scale, height * scale))
+        draw = ImageDraw.Draw(image, "RGBA")
+        for head, (places, weights) in enumerate(
+            zip(points.locations, points.in_frame(frame, frames), strict=True)
+        ):
+            colour = _head_colour(head, len(points.locations))
+            for (x, y, _), weight in zip(places.tolist(), weights.tolist(), strict=True):
+                if weight > 0:
+                    radius = _RADIUS * image.width * weight**0.5
+                    centre = x * image.width, y * image.height
+                    draw.ellipse(_square(centre, radius), fill=(*colour, 200), outline="black")
+        if frame == own:
+            x, y = (
+                float(points.reference[0]) * image.width,
+                float(points.reference[1]) * image.height,
+            )
+            for line in (((x - 6, y), (x + 6, y)), ((x, y - 6), (x, y + 6))):
+                draw.line(line, fill="white", width=2)
+        images.append(image)
+    save_sheet(images, path, columns)
+
+
+def _observe(
+    model: DefVIS, pixels: NDArray[np.uint8], attention: object, query: Query
+) -> SamplingPoints:
+    """Runs the model and takes one query's samples from what the layer is given."""
+    layer = getattr(attention, "deform", None)
+    if not isinstance(layer, STDeformAttn):
+        raise ValueError(
+            f"sampling points need attention 'deformable', got {type(attention).__name__}"
+        )
+    seen: list[SamplingPoints] = []
+
+    def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        queries, references, _, shapes = arguments[:4]
+        index = query(shapes[0])
+        chosen = queries[:1, index : index + 1]
+        reference = references[:1, index : index + 1]
+        reference = reference[:, :, None] if reference.dim() == 3 else reference  # [1, 1, L, 3 | 6]
+        samples = (layer.num_heads, layer.num_levels, layer.num_points)
+        offsets = layer.sampling_offsets(chosen).unflatten(-1, (*samples, 3))
+        weights = layer.attention_weights(chosen).unflatten(-1, samples).flatten(3).softmax(-1)
+        locations = sampling_locations(shapes, reference, offsets)
+        seen.append(
+            SamplingPoints(
+                reference[0, 0, 0, :3].cpu(), locations[0, 0, :, 0].cpu(), weights[0, 0].cpu()
+            )
+        )
+
+    clip = make_clip(
+        pixels, np.zeros(0, dtype=np.int64), np.zeros((0, *pixels.shape[:3]), dtype=bool)
+    )
+    device = next(model.parameters()).device
+    handle = layer.register_forward_pre_hook(look)
+    try:
+        model(collate([clip]).frames.to(device))
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _check_frame(frame: int, frames: int) -> None:
+    if not 0 <= frame < frames:
+        raise ValueError(f"frame must be 0 to {frames - 1}, got {frame}")
+
+
+def _head_colour(head: int, heads: int) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(head / heads, 0.8, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _square(centre: tuple[float, float], radius: float) -> tuple[float, float, float, float]:
+    x, y = centre
+    return x - radius, y - radius, x + radius, y + radius

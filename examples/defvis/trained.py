@@ -1,0 +1,54 @@
+"""A trained model read back from a checkpoint, with the numbers and classes it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from defvis.checkpoint import load_checkpoint, previous
+from defvis.config import Config
+from defvis.model import DefVIS
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds for those who only want to use the model.
+
+    Attributes:
+        model: In eval mode, on the CPU; the averaged weights where the run kept them.
+        config: All numbers of the run.
+        category_ids: The dataset's category id of each class index.
+        category_names: The name of each class index.
+    """
+
+    model: DefVIS
+    config: Config
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
+
+
+def load_trained(path: Path) -> Trained:
+    """Reads a model.
+
+    Args:
+        path: A checkpoint, or the folder of a run.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        CheckpointError: If it cannot be read.
+    """
+    file = path / "checkpoint.pt" if path.is_dir() else path
+    if not file.exists() and not previous(file).exists():
+        raise FileNotFoundError(f"there is no checkpoint {file}")
+    saved = load_checkpoint(file)
+    config = Config.from_dict(saved["config"])
+    model = DefVIS(config.model)
+    average = saved["state"].get("average")
+    model.load_state_dict(saved["model"] if average is None else average["model"])
+    categories = saved["categories"]
+    return Trained(
+        model.eval().requires_grad_(False),
+        config,
+        tuple(categories["ids"]),
+        tuple(categories["names"]),
+    )

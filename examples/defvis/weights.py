@@ -1,0 +1,120 @@
+"""Starts a model from the weights of another: what fits is loaded, and a report says what."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from defvis.conversion import Converter, recognise
+from defvis.model import DefVIS
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file of weights.
+
+    Attributes:
+        source: Whose weights they are: "torchvision", "vistr", "deformable-detr" or "defvis".
+        loaded: Entries of the model that now hold the file's values.
+        skipped: Entries of the file that were not used, and why.
+        missing: Entries of the model that keep the values they had.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    skipped: dict[str, str]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source} weights: {len(self.loaded)} entries loaded, "
+            f"{len(self.skipped)} of the file skipped, {len(self.missing)} of the model missing"
+        ]
+        lines += [f"  skipped {name}: {why}" for name, why in self.skipped.items()]
+        lines += [f"  missing {name}" for name in self.missing]
+        return "\n".join(lines)
+
+
+def load_weights(model: DefVIS, path: Path) -> LoadReport:
+    """Copies from a file of weights into a model whatever fits its names and shapes.
+
+    The file may hold a torchvision ResNet (for the backbone), VisTR, Deformable DETR, or a
+    checkpoint of this program; as a state dict, alone or under "model" or "state_dict", from
+    `torch.save` or as safetensors. No code in it can run.
+
+    Across kinds of attention, value and output projections are taken over; 2-D sampling offsets
+    become 3-D ones that spread over t as an untrained layer's do.
+
+    Raises:
+        RuntimeError: If the file cannot be read safely.
+        ValueError: If nothing in it fits.
+    """
+    state = {_bare(name): value for name, value in read_state(path).items()}
+    source = recognise(state)
+    own = model.state_dict()
+    converter = Converter(model, state, source)
+    found: dict[str, Tensor] = {}
+    skipped: dict[str, str] = {}
+    for name in state:
+        converted = converter.convert(name)
+        fitting = {
+            target: value
+            for target, value in converted.items()
+            if target in own and own[target].shape == value.shape
+        }
+        found.update(fitting)
+        if not fitting:
+            skipped[name] = _reason(converted, own)
+    if not found:
+        raise ValueError(f"no entry of {path} fits the model; it holds {source} weights")
+    model.load_state_dict(found, strict=False)
+    missing = tuple(name for name in own if name not in found)
+    return LoadReport(source, tuple(found), skipped, missing)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a file, by name.
+
+    Raises:
+        RuntimeError: If the file is missing or broken, or needs more than tensors and plain
+            containers to be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError,
+    ) as error:  # fmt: skip
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RuntimeError(f"weights {path} cannot be read: {reason}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise RuntimeError(f"weights {path} must hold a state dict, got {type(content).__name__}")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _bare(name: str) -> str:
+    """A name without what wrappers put before it."""
+    for prefix in ("module.", "vistr.", "detr."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _reason(converted: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    known = {name: value for name, value in converted.items() if name in own}
+    if not known:
+        return "has no counterpart in the model"
+    name, value = next(iter(known.items()))
+    return f"has shape {list(value.shape)}, but {name} {list(own[name].shape)}"

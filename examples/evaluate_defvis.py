@@ -1,0 +1,114 @@
+"""Scores video instance segmentation as YouTube-VIS does: AP, AP50, AP75, AR1, AR10, by size.
+
+From the predictions of any program, in the form of the YouTube-VIS server:
+
+    python examples/evaluate_defvis.py --data runs/digits-data/val --results results.json
+
+or from a trained model, which predicts first:
+
+    python examples/evaluate_defvis.py --data runs/digits-data/val --run runs/digits
+
+The figures are those of the official ytvoseval; -1 says that there is no ground truth of a kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from defvis.data.ytvis import YouTubeVIS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line, predicts if asked to, scores, prints."""
+    options = _parser().parse_args(arguments)
+    # Only now: --help must answer at once.
+    from defvis.checkpoint import CheckpointError
+    from defvis.data.ytvis import DataError, find_files, load
+    from defvis.evaluate import evaluate
+    from defvis.results import ResultError, load_results
+
+    try:
+        data = load(*find_files(options.data))
+        results = load_results(options.results) if options.results else _predict(options, data)
+        ap = evaluate(data, results)
+    except (CheckpointError, DataError, FileNotFoundError, ResultError, ValueError) as error:
+        sys.exit(f"evaluate_defvis: {error}")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results))
+    print(f"{len(data.videos)} videos, {len(results)} results")
+    for name, figure in ap.figures.items():
+        print(f"{name:6s} {figure:.4f}")
+    if options.per_class:
+        for name, figure in zip(data.category_names, ap.per_class, strict=True):
+            print(f"AP of {name}: {figure:.4f}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with instances.json (or annotations.json), the ground truth, and JPEGImages/; "
+        "or, with --results, the annotation file alone",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--results", type=Path, help="results.json to score")
+    source.add_argument("--run", type=Path, help="folder of a training run, or its checkpoint")
+    parser.add_argument("--out", type=Path, help="write the predictions here, as results.json")
+    parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        help="frames per clip; longer videos are cut into overlapping clips (default: as trained)",
+    )
+    parser.add_argument("--batch-size", type=int, default=4, help="clips at once (default: 4)")
+    parser.add_argument(
+        "--device", default="", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
+    )
+    return parser
+
+
+def _predict(options: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, Any]]:
+    import torch
+
+    from defvis.data.clips import FrameCache
+    from defvis.predict import predict_videos
+    from defvis.tracks import to_results
+    from defvis.trained import load_trained
+
+    trained = load_trained(options.run)
+    if trained.category_ids != data.category_ids:
+        raise ValueError(
+            f"{options.run} was trained on the category ids {list(trained.category_ids)}, "
+            f"{options.data} has {list(data.category_ids)}"
+        )
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    predicted = predict_videos(
+        trained.model.to(device),
+        data.videos,
+        trained.config.data,
+        FrameCache(0),
+        batch_size=options.batch_size,
+        window=options.window,
+        progress=sys.stderr.isatty(),
+    )
+    return [
+        result
+        for video, tracks in zip(data.videos, predicted, strict=True)
+        for result in to_results(tracks, video.id, data.category_ids)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""evaluate_defvis.py: from a results file, from a trained model, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Main = Callable[[list[str]], None]
+
+
+@pytest.fixture
+def evaluate(program: Callable[[str], Main]) -> Main:
+    return program("evaluate_defvis")
+
+
+def test_ground_truth_scores_one(
+    evaluate: Main, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((digits / "val/instances.json").read_text())
+    results = [{"video_id": a["video_id"], "category_id": a["category_id"], "score": 1.0,
+                "segmentations": a["segmentations"]} for a in content["annotations"]]  # fmt: skip
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results))
+    annotations = tmp_path / "alone.json"  # no frames beside it
+    annotations.write_text(json.dumps(content))
+    evaluate(["--data", str(annotations), "--results", str(file), "--per-class"])
+    shown = capsys.readouterr().out
+    assert f"6 videos, {len(results)} results" in shown
+    assert "AP     1.0000" in shown
+    assert "AP of 7:" in shown
+    assert "APl    -1.0000" in shown
+
+
+def test_model_gives_the_figures_of_its_run(
+    evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "new/folder/results.json"
+    evaluate(["--data", str(digits / "val"), "--run", str(tiny_run), "--out", str(out)])
+    shown = capsys.readouterr().out
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    for name in ("AP", "AP50", "AR1", "AR10", "APs"):
+        assert f"{name:6s} {metrics[name]:.4f}" in shown
+    assert json.loads(out.read_text()) == json.loads((tiny_run / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "must hold a list of results, got dict"),
+        ("[3]", r"results\[0\] must be an object, got int"),
+        ('[{"video_id": 1, "score": 1, "segmentations": []}]', r"results\[0\] lacks category_id"),
+        ('[{"video_id": [1], "category_id": 1, "score": 1, "segmentations": []}]',
+         r"results\[0\]: video_id must be an integer, got \[1\]"),
+        ('[{"video_id": 1, "category_id": 1, "score": true, "segmentations": []}]',
+         r"results\[0\]: score must be a finite number, got True"),
+        ('[{"video_id": 1, "category_id": 1, "score": 1, "segmentations": '
+         '[null, {"size": [1, 1], "counts": "0"}, null, null]}]',
+         r"results\[0\], frame 1: segmentation must have size \[48, 64\]"),
+    ],
+)  # fmt: skip
+def test_broken_results(
+    evaluate: Main, digits: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        evaluate(["--data", str(digits / "val"), "--results", str(file)])
+
+
+def test_missing_files(evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"PK nothing")
+    for arguments, message in (
+        (["--data", str(digits / "val"), "--results", str(tmp_path / "x")], "x: cannot be read"),
+        (["--data", str(digits / "val"), "--run", str(tmp_path)], "there is no checkpoint"),
+        (["--data", str(tmp_path), "--run", str(tiny_run)], "holds none of"),
+        (["--data", str(digits / "val"), "--run", str(broken)], "no checkpoint can be read"),
+        (["--data", str(digits / "val"), "--run", str(tiny_run), "--window", "-1"],
+         "window must be at least 0"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit, match=message):
+            evaluate(arguments)
+    content = json.loads((digits / "val/instances.json").read_text())
+    content["categories"] = content["categories"][:9]
+    content["annotations"] = []
+    (tmp_path / "nine.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="was trained on the category ids"):
+        evaluate(["--data", str(tmp_path / "nine.json"), "--run", str(tiny_run)])

@@ -1,0 +1,157 @@
+"""Broken and odd data: each gives a clear error or a right result, never a traceback or a NaN."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from defvis import log
+from defvis.config import Config, DataConfig
+from defvis.data.clips import FrameCache
+from defvis.data.writing import SplitWriter
+from defvis.data.ytvis import DataError, find_files, load
+from defvis.model import DefVIS
+from defvis.predict import predict_videos
+from defvis.train import Run
+
+Main = Callable[[list[str]], None]
+# Frames, height, width, and the side of a square that moves through them (0 for none).
+VIDEOS = [
+    (1, 33, 47, 9),
+    (4, 48, 64, 0),
+    (3, 7, 9, 1),
+    (40, 21, 30, 8),
+    (2, 1, 1, 1),
+    (5, 5, 90, 4),
+]
+
+
+def _write(folder: Path) -> None:
+    writer = SplitWriter(folder)
+    random = np.random.default_rng(0)
+    for frames, height, width, side in VIDEOS:
+        pixels = random.integers(0, 256, (frames, height, width, 3)).astype(np.uint8)
+        masks = np.zeros((1, frames, height, width), dtype=bool)
+        for frame in range(frames):
+            left = frame % max(1, width - side + 1)
+            masks[0, frame, :side, left : left + side] = True
+        writer.add(pixels, masks, [{"category_id": 1}])
+    writer.close({}, [{"id": 1, "name": "square"}])
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of one to forty frames, of odd sizes down to a pixel, one without any object."""
+    root = tmp_path_factory.mktemp("odd")
+    for split in ("train", "val"):
+        _write(root / split)
+    return root
+
+
+@pytest.mark.parametrize("data", [DataConfig(), DataConfig(short_sides=(20, 31), long_side=40,
+                                                           crop=1.0, flip=0.5, hue=9.0)],
+                         ids=["plain", "augmented"])  # fmt: skip
+def test_odd_videos_are_learned_from_and_predicted(
+    odd: Path, config: Config, tmp_path: Path, data: DataConfig
+) -> None:
+    model = dataclasses.replace(config.model, num_classes=1)
+    stage = dataclasses.replace(config.backbone_stage, steps=2, frames_per_step=6)
+    settings = dataclasses.replace(
+        config, model=model, data=data, backbone_stage=stage, steps=3, batch_size=6,
+        eval_every=0, log_every=1,
+    )  # fmt: skip
+    train, val = (load(*find_files(odd / split)) for split in ("train", "val"))
+    assert [len(video.tracks) for video in val.videos] == [1, 0, 1, 1, 1, 1]
+    ap = Run(settings, train, val, tmp_path / "run", progress=False).run()
+    assert all(0 <= figure <= 1 or figure == -1 for figure in ap.figures.values())
+    rows = log.read(tmp_path / "run/log.jsonl")
+    losses = [row["total"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 5
+    assert all(math.isfinite(loss) for loss in losses)
+    for result in json.loads((tmp_path / "run/results.json").read_text()):
+        frames, height, width, _ = VIDEOS[result["video_id"] - 1]
+        assert len(result["segmentations"]) == frames
+        assert all(m is None or m["size"] == [height, width] for m in result["segmentations"])
+
+
+def test_data_without_any_object(config: Config, tmp_path: Path) -> None:
+    """Training goes on; there is nothing to score, and the figures say so."""
+    for split in ("train", "val"):
+        writer = SplitWriter(tmp_path / split)
+        for _ in range(2):
+            writer.add(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((0, 3, 16, 16), bool), [])
+        writer.close({}, [{"id": 1, "name": "nothing"}])
+    model = dataclasses.replace(config.model, num_classes=1)
+    stage = dataclasses.replace(config.backbone_stage, steps=1, frames_per_step=2)
+    settings = dataclasses.replace(
+        config, model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0
+    )
+    data = [load(*find_files(tmp_path / split)) for split in ("train", "val")]
+    ap = Run(settings, *data, tmp_path / "run", progress=False).run()
+    assert set(ap.figures.values()) == {-1.0}
+    rows = log.read(tmp_path / "run/log.jsonl")
+    assert all(math.isfinite(row["total"]) for row in rows if row["kind"] == "train")
+
+
+def test_five_hundred_frames(config: Config, tmp_path: Path) -> None:
+    writer = SplitWriter(tmp_path)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (500, 16, 24, 3)).astype(np.uint8)
+    writer.add(pixels, np.zeros((0, 500, 16, 24), bool), [])
+    writer.close({}, [{"id": 1, "name": "x"}])
+    video = load(*find_files(tmp_path)).videos[0]
+    model = DefVIS(config.model).eval()
+    with torch.no_grad():
+        model.mask_head.controller.bias[-1] = 0.5
+    (tracks,) = predict_videos(model, [video], config.data, FrameCache(0), window=36)
+    assert tracks
+    assert all(len(track.masks) == 500 for track in tracks)
+    # A few long tracks, not new ones in each of the 27 clips.
+    assert len(tracks) <= 10
+    assert max(sum(mask is not None for mask in track.masks) for track in tracks) == 500
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_broken_frames_stop_training_with_their_name(
+    program: Callable[[str], Main], odd: Path, tmp_path: Path, how: str, workers: str
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(odd, root)
+    for frame in (root / "train/JPEGImages").rglob("*.jpg"):
+        if how == "missing":
+            frame.unlink()
+        else:
+            frame.write_bytes(frame.read_bytes()[:300])
+    words = ["--data", str(root), "--out", str(tmp_path / "run"), "--steps", "1", "--workers",
+             workers, "--device", "cpu"]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"video \d, frame \d+: cannot read .*\.jpg"):
+        program("train_defvis")(words)
+
+
+def test_a_truncated_frame_fails_evaluation_with_its_name(
+    program: Callable[[str], Main], digits: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "val"
+    shutil.copytree(digits / "val", root)
+    frame = root / "JPEGImages/00002/00001.jpg"
+    frame.write_bytes(frame.read_bytes()[:400])
+    with pytest.raises(SystemExit, match=r"video 2, frame 1: cannot read .*00001\.jpg"):
+        program("evaluate_defvis")(["--data", str(root), "--run", str(tiny_run)])
+
+
+def test_a_video_of_no_frames(odd: Path, tmp_path: Path) -> None:
+    content = json.loads((odd / "val/instances.json").read_text())
+    content["videos"][0].update(file_names=[], length=0)
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"instances\.json: video 1: file_names is empty"):
+        load(file, tmp_path)

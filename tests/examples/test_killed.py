@@ -1,0 +1,92 @@
+"""A run killed with SIGKILL in the middle goes on to the very same weights."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from defvis import log
+from defvis.checkpoint import load_checkpoint, previous
+from defvis.config import Config
+from defvis.data.ytvis import find_files, load
+from defvis.train import Run
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def killed(
+    launch: Callable[..., subprocess.Popen[str]], digits: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:  # fmt: skip
+    """The folder of a run killed once it had taken a dozen steps of the joint stage."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    settings = [
+        "model.embed_dim=24", "model.num_heads=2", "model.num_points=4", "model.num_slots=4",
+        "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
+        "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
+        "model.backbone.depths=[1, 1]", "model.dropout=0.1", "backbone_stage.frames_per_step=2",
+        "batch_size=2", "log_every=1", "checkpoint_every=5", "eval_every=0", "data.hue=20.0",
+    ]  # fmt: skip
+    process = launch(
+        "train_defvis.py", "--data", str(digits), "--out", str(out), "--steps", str(STEPS),
+        "--backbone-steps", "2", "--threads", str(torch.get_num_threads()),
+        *(word for setting in settings for word in ("--set", setting)),
+    )  # fmt: skip
+    deadline = time.monotonic() + 280
+    while process.poll() is None and time.monotonic() < deadline:
+        rows = log.read(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+        if rows and (rows[-1]["stage"], rows[-1]["step"] >= 12) == ("joint", True):
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    return out
+
+
+def test_killed_run_goes_on_bit_exactly(killed: Path, digits: Path, tmp_path: Path) -> None:
+    saved = load_checkpoint(killed / "checkpoint.pt")
+    assert saved["stage"] == "joint"
+    assert 10 <= saved["step"] < STEPS
+    assert not (killed / "metrics.json").exists()
+    config = Config.from_dict(json.loads((killed / "config.json").read_text()))
+    data = [load(*find_files(digits / split)) for split in ("train", "val")]
+    whole = Run(config, *data, tmp_path / "whole", progress=False).run()
+
+    # What a disk may do to the newest checkpoint: it is reported and the one before it used.
+    newest = killed / "checkpoint.pt"
+    content = bytearray(newest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt.*using .*previous"):
+        run = Run(config, *data, killed, resume=True, progress=False)
+    assert run.run() == whole
+
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in
+                     (tmp_path / "whole", killed))  # fmt: skip
+    for kind in ("model", "average"):
+        a, b = (s["model"] if kind == "model" else s["state"]["average"]["model"]
+                for s in (first, second))  # fmt: skip
+        for name in a:
+            assert a[name].equal(b[name]), f"{kind}: {name}"
+    for key in ("exp_avg", "exp_avg_sq"):
+        for a, b in zip(first["state"]["optimizer"]["state"].values(),
+                        second["state"]["optimizer"]["state"].values(), strict=True):  # fmt: skip
+            assert a[key].equal(b[key])
+    assert first["random"][0]["cpu"].equal(second["random"][0]["cpu"])
+    totals = [[row["total"] for row in log.read(folder / "log.jsonl") if row["kind"] == "train"]
+              for folder in (tmp_path / "whole", killed)]  # fmt: skip
+    assert totals[0] == totals[1]
+    assert len(totals[0]) == 2 + STEPS
+    broken = [path for path in killed.iterdir() if path.suffix == ".broken"]
+    assert len(broken) == 1
+    assert previous(newest).exists()

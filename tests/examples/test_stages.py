@@ -1,0 +1,117 @@
+"""One step of training: precision, loss scaling, accumulation, number of steps."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from defvis.config import Config
+from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
+from defvis.data.ytvis import find_files, load
+from defvis.distributed import Processes
+from defvis.model import DefVIS
+from defvis.stages import BackboneStage, JointStage, planned_stages
+
+
+@pytest.fixture
+def frozen(config: Config) -> Config:
+    """Without batch norm, whose statistics depend on how a batch is cut."""
+    backbone = dataclasses.replace(config.model.backbone, frozen_norm=True)
+    model = dataclasses.replace(config.model, backbone=backbone, num_classes=10)
+    return dataclasses.replace(config, model=model)
+
+
+@pytest.fixture
+def batch(digits: Path) -> Batch:
+    """Two different clips, each twice: clip 0, 1, 0, 1."""
+    data = load(*find_files(digits / "train"))
+    clips = ClipDataset(data, 4, Config().data, 0, FrameCache(1))
+    return collate([clips[0, 0], clips[0, 1]] * 2)
+
+
+def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> JointStage:
+    torch.manual_seed(0)
+    return JointStage(model or DefVIS(config.model).train(), config, videos, Processes())
+
+
+def test_accumulated_parts_equal_the_whole_batch(frozen: Config, batch: Batch) -> None:
+    """Parts with the same clips have as many objects each: nothing but rounding differs."""
+    moments, losses = [], []
+    for parts in (1, 2):
+        stage = _stage(dataclasses.replace(frozen, batch_size=4, accumulation=parts))
+        losses.append(stage.step(batch))
+        moments.append([s["exp_avg"] for s in stage.state_dict()["optimizer"]["state"].values()])
+    for name in losses[0]:
+        torch.testing.assert_close(losses[1][name], losses[0][name], rtol=1e-4, atol=1e-6)
+    for a, b in zip(*moments, strict=True):
+        assert (a - b).abs().max() <= 2e-4 * a.abs().max() + 1e-6
+
+
+def test_parts(batch: Batch) -> None:
+    assert [len(part.targets) for part in batch.split(3)] == [2, 2]
+    assert [len(part.targets) for part in batch.split(4)] == [1] * 4
+    assert torch.cat([part.frames for part in batch.split(2)]).equal(batch.frames)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(frozen: Config, batch: Batch, precision: str) -> None:
+    """In fp16 the first steps overflow and are left out, until the loss scale has come down."""
+    optim = dataclasses.replace(frozen.optim, warmup_steps=1)
+    frozen = dataclasses.replace(frozen, optim=optim)
+    part = batch.split(4)[0]
+    full = _stage(frozen)
+    half = _stage(dataclasses.replace(frozen, precision=precision))
+    wanted, found = full.step(part), half.step(part)
+    for name, loss in found.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, wanted[name], rtol=0.05, atol=0.01)
+    first = float(found["total"])
+    for _ in range(10):
+        found = half.step(part)
+    assert float(found["total"]) < 0.9 * first
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert bool(half.state_dict()["scaler"]) == (precision == "fp16")
+
+
+def test_overflowing_step_is_left_out(frozen: Config, batch: Batch) -> None:
+    config = dataclasses.replace(frozen, precision="fp16")
+    model = DefVIS(config.model).train()
+    stage = _stage(config, model)
+    state = stage.state_dict()
+    state["scaler"]["scale"] = 2.0**120
+    stage.load_state_dict(state)
+    before, rate = copy.deepcopy(model.state_dict()), stage.learning_rate
+    stage.step(batch.split(4)[0])
+    for name, weight in model.state_dict().items():
+        assert weight.equal(before[name]), name
+    assert stage.learning_rate == rate
+    assert stage.state_dict()["scaler"]["scale"] == 2.0**119
+
+
+def test_epochs_count_clips(frozen: Config) -> None:
+    config = dataclasses.replace(frozen, epochs=3, batch_size=5)
+    assert _stage(config, videos=24).steps == 15
+    assert _stage(dataclasses.replace(config, epochs=0), videos=24).steps == config.steps
+
+
+def test_refusals(frozen: Config) -> None:
+    with pytest.raises(ValueError, match="accumulation must be at most the 4 clips"):
+        _stage(dataclasses.replace(frozen, accumulation=5))
+    plain = dataclasses.replace(frozen.model, dense_classes=False)
+    with pytest.raises(ValueError, match=r"needs model\.dense_classes, or 0 steps"):
+        BackboneStage(DefVIS(plain), frozen, 24, Processes())
+    none = dataclasses.replace(frozen.backbone_stage, steps=0)
+    assert planned_stages(dataclasses.replace(frozen, backbone_stage=none)) == [JointStage]
+
+
+def test_losses_that_are_not_finite_stop_the_run(frozen: Config, batch: Batch) -> None:
+    model = DefVIS(frozen.model).train()
+    stage = _stage(frozen, model)
+    with torch.no_grad():
+        next(model.mask_features.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="joint stage has a loss that is not finite"):
+        stage.step(batch)

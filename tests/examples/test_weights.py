@@ -1,0 +1,364 @@
+"""Weights of other projects: what is loaded where, what is reported, that no code runs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from defvis.attention import first_offsets
+from defvis.config import BackboneConfig, Config, ModelConfig
+from defvis.model import DefVIS
+from defvis.presets import preset
+from defvis.weights import load_weights, read_state
+
+C, HEADS, SLOTS, FRAMES, CLASSES = 48, 4, 3, 4, 5
+BACKBONE = BackboneConfig(
+    layer_type="bottleneck",
+    embedding_size=8,
+    hidden_sizes=(16, 32, 64, 128),
+    depths=(1, 2, 1, 1),
+    out_features=("stage1", "stage2", "stage3", "stage4"),
+    frozen_norm=True,
+    frozen_stages=1,
+)
+
+
+def tiny(name: str, **changes: object) -> ModelConfig:
+    """A preset's model with small numbers."""
+    sizes = {
+        "backbone": BACKBONE, "num_classes": CLASSES, "num_frames": FRAMES, "num_slots": SLOTS,
+        "embed_dim": C, "num_heads": HEADS, "encoder_layers": 2, "decoder_layers": 2,
+        "feedforward_dim": 32, "num_points": 12 if name.startswith("paper") else 6,
+    }  # fmt: skip
+    return replace(preset(name).model, **{**sizes, **changes})  # type: ignore[arg-type]
+
+
+def resnet(prefix: str = "") -> dict[str, torch.Tensor]:
+    """A torchvision ResNet of bottlenecks with the sizes of BACKBONE, from its own numbering."""
+    state = {}
+
+    def conv(name: str, norm: str, *shape: int) -> None:
+        state[f"{prefix}{name}.weight"] = torch.randn(shape)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{prefix}{norm}.{part}"] = torch.rand(shape[0])
+        state[f"{prefix}{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    conv("conv1", "bn1", 8, 3, 7, 7)
+    before = 8
+    for stage, (width, depth) in enumerate(
+        zip(BACKBONE.hidden_sizes, BACKBONE.depths, strict=True), start=1
+    ):
+        for block in range(depth):
+            name = f"layer{stage}.{block}"
+            conv(f"{name}.conv1", f"{name}.bn1", width // 4, before, 1, 1)
+            conv(f"{name}.conv2", f"{name}.bn2", width // 4, width // 4, 3, 3)
+            conv(f"{name}.conv3", f"{name}.bn3", width, width // 4, 1, 1)
+            if block == 0:
+                conv(f"{name}.downsample.0", f"{name}.downsample.1", width, before, 1, 1)
+            before = width
+    return state
+
+
+def linear(name: str, *shape: int) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
+
+
+def norm(name: str, size: int) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": torch.rand(size), f"{name}.bias": torch.rand(size)}
+
+
+def dense(name: str) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.in_proj_weight": torch.randn(3 * C, C),
+        f"{name}.in_proj_bias": torch.randn(3 * C),
+        **linear(f"{name}.out_proj", C, C),
+    }
+
+
+def deformable(name: str, samples: int) -> dict[str, torch.Tensor]:
+    return {
+        **linear(f"{name}.sampling_offsets", samples * 2, C),
+        **linear(f"{name}.attention_weights", samples, C),
+        **linear(f"{name}.value_proj", C, C),
+        **linear(f"{name}.output_proj", C, C),
+    }
+
+
+def vistr(frame_levels: int = 0) -> dict[str, torch.Tensor]:
+    """VisTR's state dict, or with `frame_levels` that of the released Deformable VisTR encoder."""
+    state = resnet("vistr.backbone.0.body.")
+    state = {name: value for name, value in state.items() if "tracked" not in name}
+    for part, norms in (("encoder", 2), ("decoder", 3)):
+        for i in range(2):
+            layer = f"vistr.transformer.{part}.layers.{i}"
+            if part == "encoder" and frame_levels:
+                state |= deformable(f"{layer}.self_attn", HEADS * frame_levels * 6)
+            else:
+                state |= dense(f"{layer}.self_attn")
+            if part == "decoder":
+                state |= dense(f"{layer}.multihead_attn")
+            state |= linear(f"{layer}.linear1", 32, C) | linear(f"{layer}.linear2", C, 32)
+            for j in range(1, norms + 1):
+                state |= norm(f"{layer}.norm{j}", C)
+    mid = (C + HEADS, 24, 24, 24)  # C / 2 and so on, but this model keeps at least 24 channels
+    state |= {
+        **norm("vistr.transformer.decoder.norm", C),
+        **linear("vistr.class_embed", CLASSES + 2, C),  # unused 0, classes, no object
+        **linear("vistr.bbox_embed.layers.0", C, C),
+        **linear("vistr.bbox_embed.layers.1", C, C),
+        **linear("vistr.bbox_embed.layers.2", 4, C),
+        "vistr.query_embed.weight": torch.randn(SLOTS * FRAMES, C),
+        **linear("vistr.input_proj", C, 128, 1, 1),
+        **linear("bbox_attention.q_linear", C, C),
+        **linear("bbox_attention.k_linear", C, C),
+        **linear("mask_head.lay1", mid[0], mid[0], 3, 3),
+        **norm("mask_head.gn1", mid[0]),
+        **linear("mask_head.conv_offset", 18, mid[3], 1, 1),
+        "mask_head.dcn.weight": torch.randn(24, mid[3], 3, 3),
+        **norm("mask_head.gn5", 24),
+    }
+    for i, channels in zip((2, 3, 4), (64, 32, 16), strict=True):
+        state |= linear(f"mask_head.lay{i}", mid[i - 1], mid[i - 2], 3, 3)
+        state |= norm(f"mask_head.gn{i}", mid[i - 1])
+        state |= linear(f"mask_head.adapter{i - 1}", mid[i - 1], channels, 1, 1)
+    for i, channels in ((0, 24), (3, 12), (6, 12)):
+        state |= linear(f"insmask_head.{i}", 12, channels, 3, 3, 3)
+        state |= norm(f"insmask_head.{i + 1}", 12)
+    return state | linear("insmask_head.9", 1, 12, 1, 1, 1)
+
+
+def deformable_detr(levels: int = 4) -> dict[str, torch.Tensor]:
+    """Deformable DETR's state dict with P = 4 points: a head per layer, though all the same."""
+    state = resnet("backbone.0.body.")
+    state = {name: value for name, value in state.items() if "tracked" not in name}
+    for part in ("encoder", "decoder"):
+        for i in range(2):
+            layer = f"transformer.{part}.layers.{i}"
+            first = "self_attn" if part == "encoder" else "cross_attn"
+            state |= deformable(f"{layer}.{first}", HEADS * levels * 4)
+            if part == "decoder":
+                state |= dense(f"{layer}.self_attn") | norm(f"{layer}.norm3", C)
+            state |= linear(f"{layer}.linear1", 32, C) | linear(f"{layer}.linear2", C, 32)
+            state |= norm(f"{layer}.norm1", C) | norm(f"{layer}.norm2", C)
+            state |= linear(f"class_embed.{i}", 91, C)
+            for j, outputs in enumerate((C, C, 4)):
+                state |= linear(f"bbox_embed.{i}.layers.{j}", outputs, C)
+    for level, channels in enumerate((32, 64, 128, 128)[-levels:]):
+        kernel = (3, 3) if level == 3 else (1, 1)
+        state |= linear(f"input_proj.{level}.0", C, channels, *kernel)
+        state |= norm(f"input_proj.{level}.1", C)
+    return {
+        **state,
+        "transformer.level_embed": torch.randn(levels, C),
+        **linear("transformer.reference_points", 2, C),
+        "query_embed.weight": torch.randn(30, 2 * C),
+    }
+
+
+def saved(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """As the DETR family writes them: with the command line beside the weights."""
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4, masks=True)}, path)
+    return path
+
+
+def test_torchvision_resnet_by_renaming(tmp_path: Path) -> None:
+    state = resnet() | linear("fc", 10, 128)
+    torch.save(state, tmp_path / "resnet.pth")
+    model = DefVIS(tiny("paper"))
+    report = load_weights(model, tmp_path / "resnet.pth")
+    assert report.source == "torchvision"
+    body = {name for name in model.state_dict() if name.startswith("backbone.")}
+    assert set(report.loaded) == body
+    counters = {name for name in state if name.endswith("tracked")}
+    assert set(report.skipped) == counters | {"fc.weight", "fc.bias"}
+    stages = model.backbone.body.encoder.stages
+    for block, convolution in ((0, 0), (1, 2)):
+        layer = stages[1].layers[block].layer[convolution]
+        name = f"layer2.{block}"
+        assert layer.convolution.weight.equal(state[f"{name}.conv{convolution + 1}.weight"])
+        running = state[f"{name}.bn{convolution + 1}.running_mean"]
+        assert layer.normalization.running_mean.equal(running)
+    shortcut = stages[3].layers[0].shortcut
+    assert shortcut.convolution.weight.equal(state["layer4.0.downsample.0.weight"])
+
+
+def test_whole_vistr_checkpoint(tmp_path: Path) -> None:
+    state = vistr()
+    model = DefVIS(tiny("vistr"))
+    report = load_weights(model, saved(tmp_path / "vistr.pth", state))
+    assert (report.source, report.skipped, report.missing) == ("vistr", {}, ())
+    layer = model.decoder.layers[1]
+    name = "vistr.transformer.decoder.layers.1"
+    assert layer.self_norm.weight.equal(state[f"{name}.norm1.weight"])
+    assert layer.cross_norm.weight.equal(state[f"{name}.norm2.weight"])
+    cross = layer.cross_attention.attention
+    assert cross.in_proj_weight.equal(state[f"{name}.multihead_attn.in_proj_weight"])
+    # Query t * I + i of the file is slot i in frame t.
+    expected = state["vistr.query_embed.weight"][2 * SLOTS + 1]
+    assert model.decoder.queries.table[1, 2].equal(expected)
+    # Class 0 is never used there; the last is no object in both.
+    expected = state["vistr.class_embed.weight"][1:]
+    assert model.decoder.class_heads[0].frame.weight.equal(expected)
+
+
+def test_vistr_into_deformable_attention(tmp_path: Path) -> None:
+    """Value and output projections fit; queries and keys have no place to go."""
+    state = vistr()
+    model = DefVIS(tiny("paper"))
+    report = load_weights(model, saved(tmp_path / "vistr.pth", state))
+    assert not report.skipped
+    assert {name.split(".deform.")[-1] for name in report.missing} == {
+        "sampling_offsets.weight", "sampling_offsets.bias", "attention_weights.weight",
+        "attention_weights.bias", "decoder.queries.points.project.weight",
+        "decoder.queries.points.project.bias",
+    }  # fmt: skip
+    attention = model.encoder.layers[0].attention.deform
+    values = state["vistr.transformer.encoder.layers.0.self_attn.in_proj_weight"][2 * C :]
+    assert attention.value_proj.weight.equal(values)
+
+
+def test_released_encoder_into_frames_as_levels(tmp_path: Path) -> None:
+    """Its levels are the frames and one more that is no frame."""
+    state = vistr(frame_levels=FRAMES + 1)
+    model = DefVIS(tiny("frames-as-levels"))
+    report = load_weights(model, saved(tmp_path / "release.pth", state))
+    assert (report.skipped, report.missing) == ({}, ())
+    name = "vistr.transformer.encoder.layers.0.self_attn.sampling_offsets.bias"
+    expected = state[name].view(HEADS, FRAMES + 1, 6, 2)[:, :FRAMES].flatten()
+    assert model.encoder.layers[0].attention.deform.sampling_offsets.bias.equal(expected)
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_deformable_detr_inflates_to_three_axes(tmp_path: Path, levels: int) -> None:
+    state = deformable_detr(levels)
+    model = DefVIS(tiny("paper-c256", project_groups=8))
+    report = load_weights(model, saved(tmp_path / "detr.pth", state))
+    assert report.source == "deformable-detr"
+    heads = {f"class_embed.{i}.{kind}" for i in range(2) for kind in ("weight", "bias")}
+    other = {name for name in state if name.startswith("input_proj") and levels == 4}
+    other -= {f"input_proj.2.{i}.{kind}" for i in range(2) for kind in ("weight", "bias")}
+    level_embed = {"transformer.level_embed", "query_embed.weight"}
+    assert set(report.skipped) == heads | other | level_embed
+    assert report.skipped["class_embed.0.bias"] == (
+        "has shape [91], but decoder.class_heads.0.frame.bias [6]"
+    )
+    used = {name.split(".")[0] for name in report.missing}
+    assert used == {"decoder", "mask_features", "mask_head"}
+    assert not [n for n in report.missing if ".layers." in n], "all of the transformer is loaded"
+
+    # Norms are numbered the other way round there.
+    decoder = model.decoder.layers[0]
+    assert decoder.self_norm.weight.equal(state["transformer.decoder.layers.0.norm2.weight"])
+    # Level 2 is of stride 32, as this model's cells are. Its points in turn, each over all t.
+    layer = model.encoder.layers[1].attention.deform
+    name = "transformer.encoder.layers.1.self_attn.sampling_offsets"
+    level = 2 if levels == 4 else 0
+    theirs = state[f"{name}.bias"].view(HEADS, levels, 4, 2)[:, level]
+    ours = layer.sampling_offsets.bias.view(HEADS, 12, 3)
+    own = first_offsets(layer)
+    assert ours[..., 2].equal(own[..., 2])
+    assert own[0, :, 2].unique().tolist() == [-2, -1, 0, 1, 2]
+    for point in range(12):
+        assert ours[:, point, :2].equal(theirs[:, point // 5])
+    weight = layer.sampling_offsets.weight.view(HEADS, 12, 3, C)
+    theirs = state[f"{name}.weight"].view(HEADS, levels, 4, 2, C)[:, level]
+    assert not weight[:, :, 2].any()
+    assert weight[:, 7, :2].equal(theirs[:, 1])
+    name = "transformer.encoder.layers.1.self_attn.attention_weights.bias"
+    theirs = state[name].view(HEADS, levels, 4)[:, level]
+    assert layer.attention_weights.bias.view(HEADS, 12)[:, 11].equal(theirs[:, 2])
+
+
+def test_inflated_attention_sees_a_still_video_as_the_image(tmp_path: Path) -> None:
+    """On a clip without motion, away from its ends, 3-D attention equals the 2-D it came from."""
+    from stdeform import MSDeformAttn
+
+    state = deformable_detr(1)
+    state = {
+        name: value * (0.02 if "sampling_offsets.weight" in name else 1.0)
+        for name, value in state.items()
+    }
+    model = DefVIS(tiny("paper", project_groups=8, num_points=20))  # 4 points x 5 moments
+    load_weights(model, saved(tmp_path / "detr.pth", state))
+    image_layer = MSDeformAttn(C, 1, HEADS, 4)
+    prefix = "transformer.encoder.layers.0.self_attn."
+    image_layer.load_state_dict(
+        {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    )
+    image, query, points = torch.randn(1, 20, C), torch.randn(1, 6, C), torch.rand(1, 6, 2)
+    expected = image_layer(query, points, image, [(4, 5)])
+    video = image.repeat(1, 9, 1)
+    at_frame_4 = torch.cat((points, torch.full((1, 6, 1), 4.5 / 9)), dim=-1)
+    layer = model.encoder.layers[0].attention.deform
+    inflated = layer(query, at_frame_4, video, [(9, 4, 5)])
+    torch.testing.assert_close(inflated, expected, atol=1e-4, rtol=1e-4)  # 5 times the summands
+
+
+def test_own_checkpoint_and_safetensors(config: Config, tmp_path: Path) -> None:
+    first, second = DefVIS(config.model), DefVIS(config.model)
+    torch.save({"model": first.state_dict(), "step": 3}, tmp_path / "checkpoint.pt")
+    report = load_weights(second, tmp_path / "checkpoint.pt")
+    assert (report.source, report.skipped, report.missing) == ("defvis", {}, ())
+    save_file(first.state_dict(), tmp_path / "weights.safetensors")
+    third = DefVIS(config.model)
+    load_weights(third, tmp_path / "weights.safetensors")
+    for a, b, c in zip(first.parameters(), second.parameters(), third.parameters(), strict=True):
+        assert a.equal(b)
+        assert a.equal(c)
+
+
+def test_nothing_fits(config: Config, tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"no entry of .*other\.pth fits"):
+        load_weights(DefVIS(config.model), tmp_path / "other.pth")
+
+
+def test_code_in_weights_does_not_run(tmp_path: Path) -> None:
+    path, witness = tmp_path / "evil.pth", tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return (Path.touch, (witness,))
+
+    torch.save({"model": Evil()}, path)
+    with pytest.raises(RuntimeError, match=r"evil\.pth cannot be read: UnpicklingError"):
+        read_state(path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "broken.pth", "broken.safetensors"])
+def test_unreadable_files(name: str, tmp_path: Path) -> None:
+    if name.startswith("broken"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(RuntimeError, match=f"{name} cannot be read"):
+        read_state(tmp_path / name)
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(RuntimeError, match="must hold a state dict, got list"):
+        read_state(tmp_path / "list.pth")
+
+
+def test_report_names_everything(tmp_path: Path) -> None:
+    report = load_weights(DefVIS(tiny("paper")), saved(tmp_path / "x.pth", resnet()))
+    text = str(report)
+    assert text.startswith("torchvision weights: ")
+    assert f"{len(report.loaded)} entries loaded" in text
+    assert "missing decoder.queries.table" in text
+    assert "skipped bn1.num_batches_tracked: has no counterpart in the model" in text
+
+
+def test_c256_takes_the_widths_of_deformable_detr() -> None:
+    """The names and shapes of the published ResNet-50 model fit, but for 91 classes of images."""
+    with torch.device("meta"):
+        model = DefVIS(preset("paper-c256").model)
+    own = model.state_dict()
+    deform = model.decoder.layers[5].cross_attention.deform
+    assert (deform.embed_dim, deform.num_heads) == (256, 8)
+    assert own["encoder.layers.5.feedforward.layers.0.weight"].shape == (1024, 256)
+    assert own["project.0.weight"].shape == (256, 2048, 1, 1)
+    assert model.project[1].num_groups == 32
+    assert own["decoder.box_heads.5.delta.2.weight"].shape == (4, 256)
