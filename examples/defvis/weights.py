@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from defvis.config import BackboneConfig
 from defvis.conversion import Converter, recognise
 from defvis.model import DefVIS
 
@@ -77,6 +79,22 @@ def load_weights(model: DefVIS, path: Path) -> LoadReport:
     model.load_state_dict(found, strict=False)
     missing = tuple(name for name in own if name not in found)
     return LoadReport(source, tuple(found), skipped, missing)
+
+
+def warn_of_random_frozen_parts(config: BackboneConfig, report: LoadReport | None) -> None:
+    """Warns if parts of the backbone that will not be trained have not been loaded either.
+
+    Args:
+        config: The backbone's.
+        report: Of what was loaded into the model at the start, None if nothing.
+    """
+    loaded = report is not None and any(name.startswith("backbone.") for name in report.loaded)
+    if (config.frozen_norm or config.frozen_stages) and not config.name and not loaded:
+        warnings.warn(
+            "parts of the backbone are frozen at random values; name a trained backbone, or a "
+            "file of weights to start from",
+            stacklevel=2,
+        )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from defvis.attention import first_offsets
 from defvis.config import BackboneConfig, Config, ModelConfig
 from defvis.model import DefVIS
 from defvis.presets import preset
-from defvis.weights import load_weights, read_state
+from defvis.weights import load_weights, read_state, warn_of_random_frozen_parts
 
 C, HEADS, SLOTS, FRAMES, CLASSES = 48, 4, 3, 4, 5
 BACKBONE = BackboneConfig(
@@ -362,3 +363,16 @@ def test_c256_takes_the_widths_of_deformable_detr() -> None:
     assert own["project.0.weight"].shape == (256, 2048, 1, 1)
     assert model.project[1].num_groups == 32
     assert own["decoder.box_heads.5.delta.2.weight"].shape == (4, 256)
+
+
+def test_frozen_parts_must_come_from_somewhere(tmp_path: Path) -> None:
+    report = load_weights(DefVIS(tiny("paper")), saved(tmp_path / "x.pth", resnet()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_random_frozen_parts(BACKBONE, report)
+        warn_of_random_frozen_parts(replace(BACKBONE, name="microsoft/resnet-50"), None)
+        warn_of_random_frozen_parts(BackboneConfig(), None)
+    heads_alone = replace(report, loaded=("decoder.norm.weight",))
+    for nothing in (None, heads_alone):
+        with pytest.warns(UserWarning, match="frozen at random values"):
+            warn_of_random_frozen_parts(BACKBONE, nothing)
