@@ -148,7 +148,7 @@ def test_seed_decides(
         config = dataclasses.replace(short, seed=seed, steps=2, eval_every=0)
         Run(config, *data, tmp_path / name, progress=False).run()
         states.append(load_checkpoint(tmp_path / name / "checkpoint.pt")["model"])
-    weight = "decoder.slot_content"
+    weight = "decoder.queries.slot_content"
     assert states[0][weight].equal(states[1][weight])
     assert not states[0][weight].equal(states[2][weight])
 
