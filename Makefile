@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-CPP := $(SOURCES) $(shell find benchmarks tests -name '*.cpp' -o -name '*.h')
+CPP := $(SOURCES) $(shell find benchmarks tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 # Older versions of pip read the first for build requirements too, newer ones the second.
 export PIP_CONSTRAINT := .ci/constraints.txt

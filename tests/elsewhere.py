@@ -67,8 +67,6 @@ class Emulated(torch.autograd.Function):
         ctx.spatial_shapes = spatial_shapes
         ctx.save_for_backward(value, reference_points, positions, scores)
         inputs = _inputs(spatial_shapes, value, reference_points, positions, scores)
-        if inputs.value.size == 0 or inputs.positions.size == 0:  # nothing is launched
-            return value.new_empty(value.shape[0], positions.shape[1], value.shape[2:].numel())
         return _tensor(emulated.forward(inputs, Emulated.machine), value.dtype).flatten(2)
 
     @staticmethod

@@ -77,6 +77,7 @@ void by_dtype(DType dtype, F f) {
 // Launches on the queue's device, whichever the caller's is, and makes that current again.
 template <class F>
 void enqueue(const char* what, const Problem& p, const Queue& queue, F launch) {
+  if (p.B == 0 || p.Q == 0) return;  // a grid cannot be empty
   const Call call = to_call(p);
   int before = queue.device;
   check(cudaGetDevice(&before), what, p, queue);
