@@ -278,7 +278,7 @@ class Config(_Checked):
     data: DataConfig = field(default_factory=DataConfig)
     weights: str = ""
     epochs: int = 0
-    steps: int = 2200
+    steps: int = 1800
     batch_size: int = 4
     accumulation: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -25,7 +25,7 @@ from defvis.model import DefVIS
 from defvis.profiling import Profile, profile
 from defvis.report import Validation, validate, write_report
 from defvis.stages import JointStage, Stage, planned_stages
-from defvis.weights import LoadReport, load_weights
+from defvis.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 
 
 class Run:
@@ -122,6 +122,7 @@ class Run:
         model = DefVIS(self._config.model)
         if self._config.weights:
             self.weights_report = load_weights(model, Path(self._config.weights))
+        warn_of_random_frozen_parts(self._config.model.backbone, self.weights_report)
         if self._processes.count > 1 and self._processes.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self._processes.device)

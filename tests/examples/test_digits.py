@@ -80,7 +80,6 @@ def test_format(digits: Path) -> None:
 
 def test_levels_of_the_prototype() -> None:
     """E, M and H of the runs that the project's targets were set from: no pillar."""
-    assert LEVELS["easy"] == LEVELS["E"]
     for name, digits, stay in (("E", (1, 3), 1.0), ("M", (2, 4), 0.55), ("H", (2, 6), 0.25)):
         level = LEVELS[name]
         assert (level.digits, level.shares[0], level.shares[4]) == (digits, stay, 0.0)
@@ -93,8 +92,8 @@ def test_another_level_than_asked_for_is_refused(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "runs/digits-data", DigitsSettings(1, 1, 2, level="M"), progress=False)
-    monkeypatch.setattr("sys.argv", ["train_defvis.py", "--level", "hard"])
-    with pytest.raises(SystemExit, match="holds digits of level M, not hard"):
+    monkeypatch.setattr("sys.argv", ["train_defvis.py", "--level", "H"])
+    with pytest.raises(SystemExit, match="holds digits of level M, not H"):
         program("train_defvis")()  # type: ignore[call-arg]
 
 

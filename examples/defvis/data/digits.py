@@ -33,16 +33,13 @@ class Level:
     rotation: float
 
 
-# E, M and H have no pillar: nothing is hidden but by other digits.
+# In E, M and H nothing is hidden but by other digits; in "mixed" some pass behind a pillar.
 LEVELS = {
     "E": Level((1, 3), (0.40, 0.60), (1.0, 0.0, 0.0, 0.0, 0.0), 0.35, 0.0, 15.0),
+    "mixed": Level((1, 3), (0.40, 0.60), (0.70, 0.08, 0.08, 0.06, 0.08), 0.40, 0.10, 20.0),
     "M": Level((2, 4), (0.36, 0.56), (0.55, 0.15, 0.15, 0.15, 0.0), 0.60, 0.15, 30.0),
     "H": Level((2, 6), (0.28, 0.55), (0.25, 0.25, 0.25, 0.25, 0.0), 1.0, 0.35, 60.0),
-    "mixed": Level((1, 3), (0.40, 0.60), (0.70, 0.08, 0.08, 0.06, 0.08), 0.40, 0.10, 20.0),
-    "medium": Level((2, 4), (0.36, 0.56), (0.48, 0.15, 0.15, 0.14, 0.08), 0.60, 0.15, 30.0),
-    "hard": Level((2, 6), (0.28, 0.55), (0.22, 0.23, 0.23, 0.22, 0.10), 1.0, 0.35, 60.0),
 }
-LEVELS["easy"] = LEVELS["E"]
 
 
 @dataclass(frozen=True)
