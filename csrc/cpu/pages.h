@@ -3,8 +3,10 @@
 // Such memory usually has just been mapped by the allocator, and the system zeroes a page when it
 // is first touched. Heads are interleaved in a result, so threads that work on different heads come
 // to the same page at about the same time, and each pays for it: up to twice the page faults, in
-// the middle of the work. Asking for blocks ahead of it, each by one thread and in huge pages where
-// the system has them, costs a fraction. It is advice: refused or unknown, pages come as ever.
+// the middle of the work. Asking for blocks ahead of it, each by one thread, costs a fraction. It
+// is advice: refused or unknown, pages come as ever. Huge pages would cost less still, but ten
+// times as much on virtual machines that hand free memory back to their host when calls are seconds
+// apart.
 #pragma once
 
 #include <algorithm>
@@ -24,15 +26,14 @@ namespace stdeform {
 namespace {
 
 class Pages {
-  static constexpr size_t kBlock = size_t(2) << 20;  // the usual huge page
-  static constexpr size_t kLarge = 2 * kBlock;       // holds an aligned block wherever it begins
+  static constexpr size_t kBlock = size_t(2) << 20;
+  static constexpr size_t kLarge = 2 * kBlock;  // smaller arrays are not worth a question
 
  public:
   // An array that will be written in full.
   void add(const void* data, size_t bytes) {
     if (!data || bytes < kLarge) return;
     const auto begin = reinterpret_cast<uintptr_t>(data), end = begin + bytes;
-    prefer_huge(begin, end);
     for (uintptr_t at = begin; at < end;) {
       const uintptr_t next = std::min((at / kBlock + 1) * kBlock, end);
       blocks_.push_back({at, next});
@@ -58,11 +59,6 @@ class Pages {
     return size;
   }
 
-  static void prefer_huge(uintptr_t begin, uintptr_t end) {
-    const uintptr_t first = page_of(begin + page_size() - 1);
-    (void)madvise(reinterpret_cast<void*>(first), page_of(end) - first, MADV_HUGEPAGE);
-  }
-
   // Memory that was used before is there already; one page stands for the block.
   static void populate(uintptr_t begin, uintptr_t end) {
     unsigned char present = 0;
@@ -73,7 +69,6 @@ class Pages {
     (void)madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_WRITE);
   }
 #else
-  static void prefer_huge(uintptr_t, uintptr_t) {}
   static void populate(uintptr_t, uintptr_t) {}
 #endif
 
