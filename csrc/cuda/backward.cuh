@@ -158,7 +158,7 @@ __device__ void differentiate_softmax(const Call& call, const SampledRow<T>& row
 }
 
 template <class T, int N, class Layout>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     backward_kernel(const __grid_constant__ Call call) {
   using Real = Compute<T>;
   using Shape = BackwardShape<T, N, Layout>;

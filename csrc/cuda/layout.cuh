@@ -10,10 +10,11 @@ constexpr int kWarps = 4;  // of a block
 constexpr int kThreads = kWarps * kWarpSize;
 
 // Blocks that a multiprocessor of 64 Ki registers has room for: bounds the registers of a kernel,
-// to 128 or 168, within which none spills. Each warp has up to 16 loads in flight, so few warps
-// keep the cache busy. For sm_100 and newer nvcc hoists more loads.
+// to 128, 168 or 255, within which none spills. Each warp has up to 16 loads in flight, so few
+// warps keep the cache busy. For sm_100 and newer nvcc hoists more loads.
 constexpr int kForwardBlocks = STDEFORM_CUDA_ARCH >= 1000 ? 3 : 4;
-constexpr int kBackwardBlocks = 3;
+template <class Real>
+constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;
 
 // `lanes` lanes share a row; each holds `groups` runs of `group` neighbouring channels, and a run
 // is one load. Run i of a lane starts at channel (i * lanes + lane) * group, so that the lanes of a

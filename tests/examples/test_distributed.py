@@ -18,6 +18,8 @@ from defvis.config import Config
 from defvis.data.ytvis import find_files, load
 from defvis.train import Run
 
+# Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
+pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # In fp32 sums taken in another order differ by this share of a tensor's largest entry. Half the
 # batch would change gradients by tens of percent.
@@ -36,7 +38,6 @@ def together(
         "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
         "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
         "model.backbone.depths=[1, 1]", "backbone_stage.frames_per_step=2", "batch_size=2",
-        # Batch norm would see each process's own half.
         "model.backbone.frozen_norm=true",
         "optim.warmup_steps=2", "log_every=1", "checkpoint_every=3", "eval_every=3",
     ]  # fmt: skip
