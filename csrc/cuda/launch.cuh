@@ -71,7 +71,7 @@ void launch_backward(const Call& call, cudaStream_t stream) {
   }
 }
 
-// What launch.cu calls; one source file per dtype instantiates it, so that they compile in
+// What kernels.cu calls; one source file per dtype instantiates it, so that they compile in
 // parallel.
 template <class T>
 void forward(const Call& call, cudaStream_t stream) {
