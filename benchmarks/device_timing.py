@@ -20,6 +20,8 @@ from .timing import Spread, spread
 _BLOCK_SECONDS = 0.02
 _MAX_CALLS = 200
 _HOST_CALLS = 20
+_CYCLES = 2e9  # of a GPU, a second, at most
+_MAX_SLEEP = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def time_calls(
         for turn in range(rounds):
             first = turn % len(names)
             for name in (*names[first:], *names[:first]):
-                blocks[name].append(clock.block(tasks[name], calls[name]))
                 host, wall = _single_calls(clock, tasks[name])
+                blocks[name].append(clock.block(tasks[name], calls[name], host))
                 hosts[name].append(host)
                 walls[name].append(wall)
     finally:
@@ -84,7 +86,7 @@ class _CpuClock:
     def wait(self) -> None:
         """The CPU is done when a call returns."""
 
-    def block(self, run: Callable[[], object], calls: int) -> float:
+    def block(self, run: Callable[[], object], calls: int, host: float) -> float:
         start = time.perf_counter()
         for _ in range(calls):
             run()
@@ -95,11 +97,15 @@ class _CudaClock:
     def wait(self) -> None:
         torch.cuda.synchronize()
 
-    def block(self, run: Callable[[], object], calls: int) -> float:
-        """Between two events; the device is kept busy first, so that it never waits for a call."""
+    def block(self, run: Callable[[], object], calls: int, host: float) -> float:
+        """Between two events.
+
+        The device is kept busy for longer than the host takes to hand all calls over, `host`
+        seconds each, so that it never waits for one.
+        """
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.wait()
-        torch.cuda._sleep(2_000_000)
+        torch.cuda._sleep(int(_CYCLES * min(2 * host * calls, _MAX_SLEEP)))
         before.record()
         for _ in range(calls):
             run()
@@ -111,8 +117,8 @@ class _CudaClock:
 def _calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> int:
     """Warms up, and chooses how many calls make a block."""
     run()
-    clock.wait()
-    seconds = clock.block(run, 1)
+    host, _ = _single_calls(clock, run)
+    seconds = clock.block(run, 1, host)
     return max(1, min(_MAX_CALLS, round(_BLOCK_SECONDS / max(seconds, 1e-9))))
 
 
