@@ -6,6 +6,7 @@
 
 #include "call.h"
 #include "compat.cuh"
+#include "layout.cuh"
 
 namespace stdeform::cuda {
 
@@ -33,10 +34,13 @@ void check(cudaError_t error, const char* what, const Problem& p, const Queue& q
                            sizes(p) + ")");
 }
 
+// With room for the last block, which may reach past the last query.
+constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max() - kWarps * kWarpSize;
+
 int32_t to_int(int64_t size) {
-  if (size > std::numeric_limits<int32_t>::max()) {
-    throw std::invalid_argument("the CUDA kernels take sizes below 2^31, got " +
-                                std::to_string(size));
+  if (size > kMaxSize) {
+    throw std::invalid_argument("the CUDA kernels take sizes up to " + std::to_string(kMaxSize) +
+                                ", got " + std::to_string(size));
   }
   return int32_t(size);
 }
