@@ -122,24 +122,36 @@ cuda::Queue to_queue(int device, std::uintptr_t stream) {
   return {device, reinterpret_cast<void*>(stream)};
 }
 
-void cuda_forward(int device, std::uintptr_t stream, const std::vector<int64_t>& spatial_shapes,
-                  const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
-                  const py::object& reference, const py::tuple& out) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
-  p.out = to_array(out, 4, "out").array;
-  py::gil_scoped_release unlocked;
-  cuda::forward(p, to_queue(device, stream));
+cuda::Tuning to_tuning(const py::dict& forced) {
+  cuda::Tuning tuning;
+  for (const auto& [name, to] : forced) {
+    set(tuning, name.cast<std::string>(), to.cast<int64_t>());
+  }
+  return tuning;
 }
 
-void cuda_backward(int device, std::uintptr_t stream, const std::vector<int64_t>& spatial_shapes,
-                   const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
-                   const py::object& reference, const py::tuple& grad_out,
-                   const py::object& grad_value, const py::object& grad_reference,
-                   const py::object& grad_positions, const py::object& grad_scores) {
+void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
+                  const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+                  const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+                  const py::tuple& out) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+  p.out = to_array(out, 4, "out").array;
+  const cuda::Tuning tuning = to_tuning(forced);
+  py::gil_scoped_release unlocked;
+  cuda::forward(p, to_queue(device, stream), tuning);
+}
+
+void cuda_backward(int device, std::uintptr_t stream, const py::dict& forced,
+                   const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
+                   const py::tuple& positions, const py::tuple& scores, const py::object& reference,
+                   const py::tuple& grad_out, const py::object& grad_value,
+                   const py::object& grad_reference, const py::object& grad_positions,
+                   const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
+  const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
-  cuda::backward(p, to_queue(device, stream));
+  cuda::backward(p, to_queue(device, stream), tuning);
 }
 #endif
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
 
 import torch
 from torch import Tensor
@@ -34,10 +34,12 @@ class Options:
         simd_level: One of `simd_levels()`.
         num_threads: Instead of `torch.get_num_threads()`, and even where there is less work than
             is worth waking so many threads.
+        cuda_tuning: Fields of `Tuning` in csrc/cuda/tuning.h.
     """
 
     simd_level: str | None = None
     num_threads: int | None = None
+    cuda_tuning: Mapping[str, int] = MappingProxyType({})
 
 
 options = Options()
@@ -186,7 +188,7 @@ def _run(name: str, value: Tensor, *arrays: object) -> None:
         index = value.get_device()
         # The stream as a number; the public way makes an object of it first.
         stream = torch._C._cuda_getCurrentRawStream(index)
-        getattr(_C, f"cuda_{name}")(index, stream, *arrays)
+        getattr(_C, f"cuda_{name}")(index, stream, dict(options.cuda_tuning), *arrays)
     else:
         threads = options.num_threads or torch.get_num_threads()
         exact = options.num_threads is not None

@@ -12,9 +12,9 @@ namespace stdeform::cuda {
 
 // Defined in kernels_<dtype>.cu.
 template <class T>
-void forward(const Call&, cudaStream_t);
+void forward(const Call&, const Tuning&, cudaStream_t);
 template <class T>
-void backward(const Call&, cudaStream_t);
+void backward(const Call&, const Tuning&, cudaStream_t);
 
 namespace {
 
@@ -94,15 +94,15 @@ void enqueue(const char* what, const Problem& p, const Queue& queue, F launch) {
 
 }  // namespace
 
-void forward(const Problem& p, const Queue& queue) {
+void forward(const Problem& p, const Queue& queue, const Tuning& tuning) {
   enqueue("st_deform_attn", p, queue, [&](const Call& call, cudaStream_t stream) {
-    by_dtype(p.value.dtype, [&](auto type) { forward<decltype(type)>(call, stream); });
+    by_dtype(p.value.dtype, [&](auto type) { forward<decltype(type)>(call, tuning, stream); });
   });
 }
 
-void backward(const Problem& p, const Queue& queue) {
+void backward(const Problem& p, const Queue& queue, const Tuning& tuning) {
   enqueue("the backward of st_deform_attn", p, queue, [&](const Call& call, cudaStream_t stream) {
-    by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, stream); });
+    by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, tuning, stream); });
   });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../problem.h"
+#include "tuning.h"
 
 namespace stdeform::cuda {
 
@@ -13,13 +14,13 @@ struct Queue {
 
 // Both throw std::runtime_error if the work could not be handed over, and leave the caller's device
 // current. What fails later on the device is reported by whoever waits for the stream.
-void forward(const Problem&, const Queue&);
+void forward(const Problem&, const Queue&, const Tuning& = {});
 
 // Gradients come in the compute type, for the caller to round or to add up:
 //   grad_value      [B, S, M, D], added to: zero-filled by the caller
 //   grad_reference  [B, Q, M, L, N or 2N], a head's share each
 //   grad_scores     [B, Q, M, L, K]
 // and grad_positions in the dtype of the positions.
-void backward(const Problem&, const Queue&);
+void backward(const Problem&, const Queue&, const Tuning& = {});
 
 }  // namespace stdeform::cuda

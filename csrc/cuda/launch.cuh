@@ -5,6 +5,7 @@
 
 #include "backward.cuh"
 #include "forward.cuh"
+#include "tuning.h"
 
 namespace stdeform::cuda {
 
@@ -33,7 +34,7 @@ void choose_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N>
-void launch_forward(const Call& call, cudaStream_t stream) {
+void launch_forward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = call.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
@@ -51,7 +52,7 @@ void launch_forward(const Call& call, cudaStream_t stream) {
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, cudaStream_t stream) {
+void launch_backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = call.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
@@ -74,12 +75,14 @@ void launch_backward(const Call& call, cudaStream_t stream) {
 // What kernels.cu calls; one source file per dtype instantiates it, so that they compile in
 // parallel.
 template <class T>
-void forward(const Call& call, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_forward<T, 3>(call, stream) : launch_forward<T, 2>(call, stream);
+void forward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_forward<T, 3>(call, tuning, stream)
+                      : launch_forward<T, 2>(call, tuning, stream);
 }
 template <class T>
-void backward(const Call& call, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_backward<T, 3>(call, stream) : launch_backward<T, 2>(call, stream);
+void backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_backward<T, 3>(call, tuning, stream)
+                      : launch_backward<T, 2>(call, tuning, stream);
 }
 
 }  // namespace stdeform::cuda

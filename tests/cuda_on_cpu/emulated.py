@@ -56,6 +56,7 @@ class Machine:
         side: Where memory ends that kernels may touch: at an array's end, or at its start.
         device: Where the arrays are said to lie; there are two.
         stream: A handle.
+        tuning: Fields of `Tuning` in csrc/cuda/tuning.h that are forced.
     """
 
     variant: build.Variant = build.PLAIN
@@ -63,6 +64,7 @@ class Machine:
     side: Side = "end"
     device: int = 0
     stream: int = 0
+    tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def emulator(self) -> Emulator:
@@ -195,6 +197,9 @@ def _run(
             ctypes.byref(records),
             ctypes.c_int(machine.device),
             ctypes.c_void_p(machine.stream),
+            ctypes.c_int(len(machine.tuning)),
+            (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
+            _integers(list(machine.tuning.values())),
         )
         emulator.check()
         if message:

@@ -13,10 +13,12 @@ struct Arrays {
   Array grad_value, grad_reference, grad_positions, grad_scores;
 };
 
-// `sizes` is {N, B, S, M, D, Q, L, K}. Returns null, or what went wrong.
+// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning. Returns null, or
+// what went wrong.
 extern "C" __attribute__((visibility("default"))) const char* run_operator(
     bool backward, const int64_t* sizes, const int64_t* spatial_shapes, bool boxes,
-    const Arrays* arrays, int device, void* stream) {
+    const Arrays* arrays, int device, void* stream, int num_forced, const char* const* forced,
+    const int64_t* to) {
   Problem p;
   p.N = static_cast<int>(sizes[0]);
   p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
@@ -34,8 +36,10 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
   p.grad_scores = arrays->grad_scores;
   static std::string message;
   try {
-    backward ? stdeform::cuda::backward(p, {device, stream})
-             : stdeform::cuda::forward(p, {device, stream});
+    stdeform::cuda::Tuning tuning;
+    for (int i = 0; i < num_forced; ++i) set(tuning, forced[i], to[i]);
+    backward ? stdeform::cuda::backward(p, {device, stream}, tuning)
+             : stdeform::cuda::forward(p, {device, stream}, tuning);
     return nullptr;
   } catch (const std::exception& error) {
     message = error.what();
