@@ -34,7 +34,7 @@ void choose_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N>
-void launch_forward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
+void launch_forward(const Call& call, const Tuning&, cudaStream_t stream) {
   const Problem& p = call.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
@@ -52,7 +52,7 @@ void launch_forward(const Call& call, const Tuning& tuning, cudaStream_t stream)
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
+void launch_backward(const Call& call, const Tuning&, cudaStream_t stream) {
   const Problem& p = call.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
