@@ -125,7 +125,7 @@ cuda::Queue to_queue(int device, std::uintptr_t stream) {
 cuda::Tuning to_tuning(const py::dict& forced) {
   cuda::Tuning tuning;
   for (const auto& [name, to] : forced) {
-    set(tuning, name.cast<std::string>(), to.cast<int64_t>());
+    tuning[name.cast<std::string>()] = to.cast<int64_t>();
   }
   return tuning;
 }
@@ -146,10 +146,14 @@ void cuda_backward(int device, std::uintptr_t stream, const py::dict& forced,
                    const py::tuple& positions, const py::tuple& scores, const py::object& reference,
                    const py::tuple& grad_out, const py::object& grad_value,
                    const py::object& grad_reference, const py::object& grad_positions,
-                   const py::object& grad_scores) {
+                   const py::object& grad_scores, bool deterministic, const py::object& allocate) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
+  p.deterministic = deterministic;
   const cuda::Tuning tuning = to_tuning(forced);
+  if (const int64_t bytes = cuda::workspace_bytes(p, tuning)) {
+    p.workspace = reinterpret_cast<void*>(allocate(bytes).cast<std::uintptr_t>());
+  }
   py::gil_scoped_release unlocked;
   cuda::backward(p, to_queue(device, stream), tuning);
 }

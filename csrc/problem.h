@@ -42,6 +42,10 @@ struct Problem {
   // CPU only.
   int num_threads = 1;         // at most
   bool exact_threads = false;  // all of them, however little there is to do
+
+  // CUDA only, backward.
+  bool deterministic = false;  // the same bits in every run
+  void* workspace = nullptr;   // cuda::workspace_bytes of memory, aligned to 16 bytes
 };
 
 }  // namespace stdeform

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, ModuleType
 
 import torch
@@ -118,6 +117,7 @@ def backward(
             *_problem(value, spatial_shapes, positions, scores, reference_points),
             _array(rows),
             *(_array(grad) if grad.numel() else None for grad in grads),
+            *(_cuda_extras(value) if value.is_cuda else ()),
         )
     return _round_buffers(grads, inputs) if value.is_cuda else grads
 
@@ -142,7 +142,6 @@ def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tup
     nothing = value.new_empty(0)
     grad_value, by_head, grad_scores = nothing, nothing, nothing
     if needs[0]:
-        _alert_not_deterministic("st_deform_attn_backward_cuda")
         grad_value = torch.zeros(value.shape, dtype=real, device=value.device)
     if needs[1] and reference_points is not None:
         batch, num_queries, *rest = reference_points.shape
@@ -165,18 +164,15 @@ def _round_buffers(
     )
 
 
-def _alert_not_deterministic(name: str) -> None:
-    """What PyTorch's own operators do under `torch.use_deterministic_algorithms`."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        f"{name} does not have a deterministic implementation, but you set "
-        "'torch.use_deterministic_algorithms(True)': the gradient of value is summed by atomic "
-        "additions. Set warn_only=True, or call the operator with backend='reference'"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(message)
-    warnings.warn(message, UserWarning, stacklevel=2)
+def _cuda_extras(value: Tensor) -> tuple[bool, Callable[[int], int]]:
+    """Whether the same bits must come out every time, and memory for the kernels to work in."""
+    kept: list[Tensor] = []  # as long as the function, until the kernels are enqueued
+
+    def allocate(num_bytes: int) -> int:
+        kept.append(torch.empty(num_bytes, dtype=torch.uint8, device=value.device))
+        return kept[-1].data_ptr()
+
+    return torch.are_deterministic_algorithms_enabled(), allocate
 
 
 def _run(name: str, value: Tensor, *arrays: object) -> None:

@@ -2,6 +2,7 @@
 // added to in memory; all other gradients have one owner.
 #pragma once
 
+#include "row_grads.cuh"
 #include "rows.cuh"
 #include "tiles.cuh"
 
@@ -104,13 +105,6 @@ __device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channel
   }
 }
 
-// What a lane adds up over the samples of its row that it reads.
-template <class Real, int N>
-struct RowSums {
-  Real attention = 0;     // attention weight times its gradient, for the softmax
-  Real reference[2 * N];  // of one level
-};
-
 // Writes the gradients of sample (l, k) of a row and adds to the sums of the row. `sample_row`
 // counts rows as the gradients do, [B, Q, M].
 template <class T, int N>
@@ -126,35 +120,8 @@ __device__ void finish_sample(const Call& call, const SampledRow<T>& row, int64_
   if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[at] = dots[0];
   sums.attention += sample.attention * dots[0];
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    const Real pixel = sample.attention * slope[n];  // gradient of the pixel coordinate
-    // A coordinate that reads nothing passes nothing, and may be infinite.
-    const bool passes = pixel != Real(0);
-    if (p.grad_positions.data) {
-      const Real grad = passes ? pixel * pixel_scale<T, N>(call, row, l, n) : Real(0);
-      write<T>(p.grad_positions, at * N + n, grad);
-    }
-    const Real by_centre = pixel * Real(call.size[l][n]);
-    sums.reference[n] += by_centre;
-    if (p.boxes && p.grad_reference.data && passes) {
-      sums.reference[N + n] += by_centre * position(p, row, l, k, n) * (Real(0.5) / Real(call.K));
-    }
-  }
-}
-
-// Gradients of the logits of a row, from those of its attention weights, which the same lane has
-// written there; `sum` is the sum of weight times gradient over the row.
-template <class T, class Lane>
-__device__ void differentiate_softmax(const Call& call, const SampledRow<T>& row, const Lane& lane,
-                                      int64_t sample_row, Compute<T> sum) {
-  const Problem& p = call.problem;
-  Compute<T>* grads = static_cast<Compute<T>*>(p.grad_scores.data) + sample_row * p.L * p.K;
-  for (int l = 0; l < call.L; ++l) {
-    for (int k = lane.point; k < call.K; k += Lane::kPoints) {
-      Compute<T>& grad = grads[l * p.K + k];
-      grad = attention<T>(p, row, score<T>(p, row, l, k)) * (grad - sum);
-    }
-  }
+  for (int n = 0; n < N; ++n) slope[n] *= sample.attention;
+  pass_on_pixel_grads<T, N>(call, row, at, l, k, slope, sums);
 }
 
 template <class T, int N, class Layout>
@@ -177,7 +144,6 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const int first_channel = lane % Layout::kLanes * Layout::kGroup;
   const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
   const int64_t grad_stride = p.M * p.D;  // from cell to cell
-  const auto plus = [](Real a, Real b) { return a + b; };
 
   for_each_tile<kRows>(call, warp, [&](int b, int m, int first_query) {
     const bool samples = sampling.in_use && first_query + sampling.row < call.Q;
@@ -200,8 +166,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     for (int l = 0; l < call.L; ++l) {
       const T* cells = values + call.first_cell[l] * p.value.stride[1];
       Real* grad_cells = grad_values + call.first_cell[l] * grad_stride;
-#pragma unroll
-      for (int r = 0; r < 2 * N; ++r) sums.reference[r] = 0;
+      sums.start_level();
       for (int first = 0; first < call.K; first += kPoints) {
         const int count = min(call.K - first, kPoints);
         const bool reads = samples && sampling.point < count;
@@ -243,20 +208,9 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
           finish_sample<T, N>(call, sampled, sample_row, l, first + sampling.point, dots, sums);
         }
       }
-      if (p.grad_reference.data) {
-        const int width = p.boxes ? 2 * N : N;
-        Real* to = static_cast<Real*>(p.grad_reference.data) + (sample_row * p.L + l) * width;
-#pragma unroll
-        for (int r = 0; r < 2 * N; ++r) {
-          const Real sum = sampling.reduce(sums.reference[r], plus);
-          if (samples && sampling.point == 0 && r < width) to[r] = sum;
-        }
-      }
+      write_reference_grads<Real, N>(call, sampling, samples, sample_row, l, sums);
     }
-    if (p.grad_scores.data && p.reference.data) {
-      const Real sum = sampling.reduce(sums.attention, plus);
-      if (samples) differentiate_softmax<T>(call, sampled, sampling, sample_row, sum);
-    }
+    differentiate_softmax<T>(call, sampled, sampling, samples, sample_row, sums.attention);
   });
 }
 

@@ -83,6 +83,20 @@ __device__ __forceinline__ void add_run(const float (&numbers)[1], float* to) {
   asm volatile("red.global.add.f32 [%0], %1;" : : "l"(to), "f"(numbers[0]));
 #endif
 }
+__device__ __forceinline__ void add_run(const float (&numbers)[2], float* to) {
+#if defined(STDEFORM_EMULATED)
+  atomicAdd(reinterpret_cast<float2*>(to), make_float2(numbers[0], numbers[1]));
+#elif STDEFORM_CUDA_ARCH >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};"
+               :
+               : "l"(to), "f"(numbers[0]), "f"(numbers[1]));
+#else
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    asm volatile("red.global.add.f32 [%0], %1;" : : "l"(to + i), "f"(numbers[i]));
+  }
+#endif
+}
 __device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
 #if defined(STDEFORM_EMULATED)
   atomicAdd(reinterpret_cast<float4*>(to),

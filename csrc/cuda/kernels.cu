@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bin_plan.h"
 #include "call.h"
 #include "compat.cuh"
 #include "layout.cuh"
@@ -104,6 +105,10 @@ void backward(const Problem& p, const Queue& queue, const Tuning& tuning) {
   enqueue("the backward of st_deform_attn", p, queue, [&](const Call& call, cudaStream_t stream) {
     by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, tuning, stream); });
   });
+}
+
+int64_t workspace_bytes(const Problem& p, const Tuning& tuning) {
+  return p.B == 0 || p.Q == 0 ? 0 : BinPlan(p, tuning).bytes();
 }
 
 }  // namespace stdeform::cuda

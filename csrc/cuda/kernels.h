@@ -23,4 +23,8 @@ void forward(const Problem&, const Queue&, const Tuning& = {});
 // and grad_positions in the dtype of the positions.
 void backward(const Problem&, const Queue&, const Tuning& = {});
 
+// What `backward` needs at p.workspace, which itself is not looked at. May throw
+// std::invalid_argument, as `backward` would.
+int64_t workspace_bytes(const Problem& p, const Tuning& = {});
+
 }  // namespace stdeform::cuda

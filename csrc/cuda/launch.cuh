@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "backward.cuh"
+#include "bin_launch.cuh"
 #include "forward.cuh"
 #include "tuning.h"
 
@@ -52,8 +53,11 @@ void launch_forward(const Call& call, const Tuning&, cudaStream_t stream) {
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, const Tuning&, cudaStream_t stream) {
+void launch_backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = call.problem;
+  const bool aligned = rows_are_aligned(p.value, sizeof(T)) && rows_are_aligned(p.out, sizeof(T));
+  const BinPlan plan(p, tuning);
+  if (plan.in_use()) return launch_bins<T, N>(call, plan, aligned, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
     STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), grid_of(call, Layout::kRows), dim3(kThreads),
@@ -64,11 +68,9 @@ void launch_backward(const Call& call, const Tuning&, cudaStream_t stream) {
   } else {
     // Runs of four for every dtype: the gradient that is added to is float32, and 16 bytes are the
     // longest addition.
-    const bool aligned = rows_are_aligned(p.value, sizeof(T)) &&
-                         rows_are_aligned(p.out, sizeof(T)) &&
-                         p.value.stride[1] <= int64_t(0xffffffff / sizeof(T)) &&
-                         p.M * p.D <= int64_t(0xffffffff / sizeof(float));
-    choose_layout<4>(p.D, aligned, launch);
+    const bool near = p.value.stride[1] <= int64_t(0xffffffff / sizeof(T)) &&
+                      p.M * p.D <= int64_t(0xffffffff / sizeof(float));
+    choose_layout<4>(p.D, aligned && near, launch);
   }
 }
 

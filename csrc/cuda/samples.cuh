@@ -112,20 +112,36 @@ __device__ __forceinline__ Compute<T> pixel_shift(const Call& call, const Sample
 }
 
 template <class T, int N>
-__device__ Sample<Compute<T>, N> read_sample(const Call& call, const SampledRow<T>& row, int l,
-                                             int k) {
-  using Real = Compute<T>;
-  const Problem& p = call.problem;
-  Sample<Real, N> sample;
-  sample.attention = attention<T>(p, row, score<T>(p, row, l, k));
+__device__ __forceinline__ void read_pixels(const Call& call, const SampledRow<T>& row, int l,
+                                            int k, Compute<T> (&pixel)[N]) {
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const Real pixel = position(p, row, l, k, n) * pixel_scale<T, N>(call, row, l, n) +
-                       pixel_shift(call, row, l, n);
+    pixel[n] = position(call.problem, row, l, k, n) * pixel_scale<T, N>(call, row, l, n) +
+               pixel_shift(call, row, l, n);
+  }
+}
+
+// A sample of level l at `pixel`.
+template <class Real, int N>
+__device__ __forceinline__ Sample<Real, N> sample_at(const Call& call, const Real (&pixel)[N],
+                                                     Real attention, int l) {
+  Sample<Real, N> sample;
+  sample.attention = attention;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
     const int size = call.size[l][n];
-    sample.axes[n] = sample_axis(pixel, Real(size), IntOf<Real>(size));
+    sample.axes[n] = sample_axis(pixel[n], Real(size), IntOf<Real>(size));
   }
   return sample;
+}
+
+template <class T, int N>
+__device__ Sample<Compute<T>, N> read_sample(const Call& call, const SampledRow<T>& row, int l,
+                                             int k) {
+  const Problem& p = call.problem;
+  Compute<T> pixel[N];
+  read_pixels<T, N>(call, row, l, k, pixel);
+  return sample_at<Compute<T>, N>(call, pixel, attention<T>(p, row, score<T>(p, row, l, k)), l);
 }
 
 template <class Real, int N>

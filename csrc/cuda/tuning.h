@@ -10,22 +10,17 @@ namespace stdeform::cuda {
 
 // Negative: the kernels choose.
 struct Tuning {
-  int64_t backward_sorted = -1;  // whether the gradient of the value is summed cell by cell
-};
+  int64_t backward_bins = -1;    // whether the gradient of the value is summed bin by bin
+  int64_t bin_run = -1;          // samples that a warp sums in turn
+  int64_t workspace_bytes = -1;  // at most, but at least what one head needs
 
-// Sets a field by its name; throws std::invalid_argument if there is none of that name.
-inline void set(Tuning& tuning, const std::string& name, int64_t to) {
-  struct Field {
-    const char* name;
-    int64_t Tuning::* at;
-  };
-  constexpr Field kFields[] = {
-      {"backward_sorted", &Tuning::backward_sorted},
-  };
-  for (const Field& field : kFields) {
-    if (name == field.name) return void(tuning.*field.at = to);
+  // The field of a name; throws std::invalid_argument if there is none.
+  int64_t& operator[](const std::string& name) {
+    if (name == "backward_bins") return backward_bins;
+    if (name == "bin_run") return bin_run;
+    if (name == "workspace_bytes") return workspace_bytes;
+    throw std::invalid_argument("the CUDA kernels have no tuning \"" + name + "\"");
   }
-  throw std::invalid_argument("the CUDA kernels have no tuning \"" + name + "\"");
-}
+};
 
 }  // namespace stdeform::cuda

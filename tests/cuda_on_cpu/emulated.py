@@ -57,6 +57,7 @@ class Machine:
         device: Where the arrays are said to lie; there are two.
         stream: A handle.
         tuning: Fields of `Tuning` in csrc/cuda/tuning.h that are forced.
+        deterministic: Whether the backward must give the same bits in every run.
     """
 
     variant: build.Variant = build.PLAIN
@@ -65,6 +66,7 @@ class Machine:
     device: int = 0
     stream: int = 0
     tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    deterministic: bool = False
 
     @property
     def emulator(self) -> Emulator:
@@ -157,6 +159,9 @@ _FIELDS = (
 )
 
 
+_Allocate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)
+
+
 @functools.cache
 def _load(variant: build.Variant) -> Emulator:
     emulator = Emulator(build.library([*sources(), build.HERE / "entry.cpp"], variant))
@@ -186,8 +191,13 @@ def _run(
             array = (guarded | out).get(name)
             if array is not None:
                 records[i] = _record(array)
+
+        def allocate(num_bytes: int) -> int:
+            return arrays.empty((num_bytes,), np.uint8, "the workspace").ctypes.data
+
         message = emulator.functions.run_operator(
             ctypes.c_bool(not made.keys() <= {"out"}),
+            ctypes.c_bool(machine.deterministic),
             _integers(_sizes(inputs)),
             _integers([size for row in inputs.spatial_shapes for size in row]),
             ctypes.c_bool(
@@ -200,6 +210,7 @@ def _run(
             ctypes.c_int(len(machine.tuning)),
             (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
             _integers(list(machine.tuning.values())),
+            _Allocate(allocate),
         )
         emulator.check()
         if message:

@@ -13,12 +13,12 @@ struct Arrays {
   Array grad_value, grad_reference, grad_positions, grad_scores;
 };
 
-// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning. Returns null, or
-// what went wrong.
+// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning; `allocate` is asked
+// for the workspace. Returns null, or what went wrong.
 extern "C" __attribute__((visibility("default"))) const char* run_operator(
-    bool backward, const int64_t* sizes, const int64_t* spatial_shapes, bool boxes,
-    const Arrays* arrays, int device, void* stream, int num_forced, const char* const* forced,
-    const int64_t* to) {
+    bool backward, bool deterministic, const int64_t* sizes, const int64_t* spatial_shapes,
+    bool boxes, const Arrays* arrays, int device, void* stream, int num_forced,
+    const char* const* forced, const int64_t* to, void* (*allocate)(int64_t bytes)) {
   Problem p;
   p.N = static_cast<int>(sizes[0]);
   p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
@@ -37,7 +37,11 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
   static std::string message;
   try {
     stdeform::cuda::Tuning tuning;
-    for (int i = 0; i < num_forced; ++i) set(tuning, forced[i], to[i]);
+    for (int i = 0; i < num_forced; ++i) tuning[forced[i]] = to[i];
+    p.deterministic = deterministic;
+    if (const int64_t bytes = backward ? stdeform::cuda::workspace_bytes(p, tuning) : 0) {
+      p.workspace = allocate(bytes);
+    }
     backward ? stdeform::cuda::backward(p, {device, stream}, tuning)
              : stdeform::cuda::forward(p, {device, stream}, tuning);
     return nullptr;
