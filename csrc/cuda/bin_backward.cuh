@@ -26,15 +26,15 @@ template <int N>
 using AnyBinLayout = RowLayout<(kWarpSize >> N), 8, 1, false>;
 
 // A sample as all lanes of the warp see it.
-template <class Real, int N>
+template <class T, int N>
 struct alignas(16) BinSample {
-  Real weight[1 << N];  // interpolation weight times attention, of each corner
-  int64_t grad_row;     // of grad_out, in elements
-  int64_t value_row;    // of the lowest corner that exists, in elements
-  int64_t sum_row;      // the same row of the value's gradient
-  uint32_t bin;         // in the chunk
-  uint32_t to_next[N];  // rows from the lower to the higher corner along each axis
-  uint32_t exists;      // a bit for each corner
+  Compute<T> weight[1 << N];  // interpolation weight times attention, of each corner
+  const T* grad_row;          // of grad_out
+  const T* value_row;         // of the lowest corner that exists
+  Compute<T>* sum_row;        // the same row of the value's gradient
+  uint32_t bin;               // in the chunk
+  uint32_t to_next[N];        // rows from the lower to the higher corner along each axis
+  uint32_t exists;            // a bit for each corner
 };
 
 // The lanes' shares of the dot products of a warp's samples with their corners. The samples are an
@@ -50,16 +50,17 @@ class BinDots {
 
   __device__ explicit BinDots(Share* memory) : memory_(memory) {}
 
-  __device__ __forceinline__ Real& at(int sample, int lane) const {
-    return memory_[sample * kPitch + lane / 4].of[lane % 4];
+  // Where a lane's share for sample 0 lies; those for the samples after it are kStep apart.
+  static constexpr int kStep = 4 * kPitch;
+  __device__ __forceinline__ Real* of_lane(int lane) const {
+    return &memory_[lane / 4].of[lane % 4];
   }
 
   template <int corners>
-  __device__ void sum_up(int sample, Real (&dots)[corners]) const {
+  __device__ __forceinline__ void add_up(int sample, Real (&dots)[corners]) const {
     constexpr int kShares = kWarpSize / 4 / corners;  // of a corner
 #pragma unroll
     for (int c = 0; c < corners; ++c) {
-      dots[c] = 0;
 #pragma unroll
       for (int i = 0; i < kShares; ++i) {
         const Share share = memory_[sample * kPitch + c * kShares + i];
@@ -99,19 +100,18 @@ struct BinCorner {
 
   // Whether the lane's corner of the sample's bin exists.
   template <int N>
-  __device__ __forceinline__ void open(const Problem& p, const BinSample<Real, N>& sample,
-                                       int corner, int channel, int channels_left,
-                                       bool wants_values) {
+  __device__ __forceinline__ void open(const Problem& p, const BinSample<T, N>& sample, int corner,
+                                       int channel, int channels_left, bool wants_values) {
     bin = sample.bin;
     exists = sample.exists >> corner & 1;
     int64_t row = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) row += corner >> n & 1 ? sample.to_next[n] : 0;
-    sum_row = static_cast<Real*>(p.grad_value.data) + sample.sum_row + row * (p.M * p.D) + channel;
-    const T* value_row =
-        static_cast<const T*>(p.value.data) + sample.value_row + row * p.value.stride[1] + channel;
+    sum_row = sample.sum_row + row * (p.M * p.D) + channel;
     LoadedRow<T, Layout> loaded = {};
-    if (exists && wants_values) loaded.load(value_row, channels_left);
+    if (exists && wants_values) {
+      loaded.load(sample.value_row + row * p.value.stride[1] + channel, channels_left);
+    }
     loaded.widen_to(values);
 #pragma unroll
     for (int i = 0; i < Layout::kGroups; ++i) {
@@ -175,8 +175,7 @@ __device__ __forceinline__ SampledRow<T> sampled_row(const Call& call, const Bin
 
 template <class T, int N>
 __device__ void describe(const Call& call, const Bins& bins, const ChunkRow& at, int l,
-                         const Compute<T> (&pixel)[N], Compute<T> attention,
-                         BinSample<Compute<T>, N>& to) {
+                         const Compute<T> (&pixel)[N], Compute<T> attention, BinSample<T, N>& to) {
   const Problem& p = call.problem;
   const auto sample = sample_at<Compute<T>, N>(call, pixel, attention, l);
   const auto corners = find_corners(call, sample, l);
@@ -192,9 +191,12 @@ __device__ void describe(const Call& call, const Bins& bins, const ChunkRow& at,
 #pragma unroll
   for (int c = 0; c < (1 << N); ++c) to.weight[c] = corners.weight[c];
   const int64_t cell = call.first_cell[l] + int64_t(corners.cell);
-  to.grad_row = at.b * p.out.stride[0] + at.q * p.out.stride[1] + at.m * p.out.stride[2];
-  to.value_row = at.b * p.value.stride[0] + cell * p.value.stride[1] + at.m * p.value.stride[2];
-  to.sum_row = ((at.b * p.S + cell) * p.M + at.m) * p.D;
+  to.grad_row = static_cast<const T*>(p.out.data) + at.b * p.out.stride[0] +
+                at.q * p.out.stride[1] + at.m * p.out.stride[2];
+  to.value_row = static_cast<const T*>(p.value.data) + at.b * p.value.stride[0] +
+                 cell * p.value.stride[1] + at.m * p.value.stride[2];
+  to.sum_row =
+      static_cast<Compute<T>*>(p.grad_value.data) + ((at.b * p.S + cell) * p.M + at.m) * p.D;
   to.bin = uint32_t(at.head) * bins.per_head + find_bin<Compute<T>, N>(call, bins, pixel, l);
   to.exists = exists;
 }
@@ -263,14 +265,15 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     bin_backward_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins,
                         int turn) {
   using Real = Compute<T>;
-  using Sample = BinSample<Real, N>;
+  using Sample = BinSample<T, N>;
   using Dots = BinDots<Real>;
-  STDEFORM_SHARED(Sample, sample_memory, kThreads);
+  constexpr int kSamples = kWarpSize + 1;  // of a warp, and one more to load from
+  STDEFORM_SHARED(Sample, sample_memory, kWarps * kSamples);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
 
   const Problem& p = call.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  Sample* const samples = sample_memory + warp * kWarpSize;
+  Sample* const samples = sample_memory + warp * kSamples;
   const Dots shares(dot_memory + warp * Dots::kSize);
   const int corner = lane / Layout::kLanes;
   const int first_channel = lane % Layout::kLanes * Layout::kGroup;
@@ -282,55 +285,56 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   BinCorner<T, Layout> own;
   for (uint32_t first = range.first; first < range.last; first += kWarpSize) {
     const int count = int(min(range.last - first, uint32_t(kWarpSize)));
-    const OwnSample<T, N> mine(call, lane < count ? bins.samples[first + lane] : 0);
+    // Lanes without a sample describe the last one: what is loaded ahead must exist.
+    const OwnSample<T, N> mine(call, bins.samples[first + min(lane, count - 1)]);
     const ChunkRow at(call, bins, mine.row);
     const auto row = sampled_row<T, N>(call, bins, at);
-    Real pixel[N], weight = 0;
-    if (lane < count) {
-      read_pixels<T, N>(call, row, mine.l, mine.k, pixel);
-      weight = attention<T>(p, row, score<T>(p, row, mine.l, mine.k));
-      describe<T, N>(call, bins, at, mine.l, pixel, weight, samples[lane]);
-    }
+    Real pixel[N];
+    read_pixels<T, N>(call, row, mine.l, mine.k, pixel);
+    const Real weight = attention<T>(p, row, score<T>(p, row, mine.l, mine.k));
+    describe<T, N>(call, bins, at, mine.l, pixel, weight, samples[lane]);
+    if (lane == 0) samples[kWarpSize].grad_row = samples[0].grad_row;
     __syncwarp();
 
+    Real dots[1 << N] = {};  // of the lane's own sample
     for (int channel = first_channel; channel - first_channel < call.D;
          channel += Layout::kChannels) {
       const int left = call.D - channel;
-      const T* grads = static_cast<const T*>(p.out.data) + channel;
+      const Sample* sample = samples;
+      Real* share = shares.of_lane(lane);
       LoadedRow<T, Layout> next;  // one sample ahead, so that nothing waits for it
-      next.load(grads + samples[0].grad_row, left);
-      for (int i = 0; i < count; ++i) {
-        const Sample& sample = samples[i];
-        const LoadedRow<T, Layout> loaded = next;
-        if (i + 1 < count) next.load(grads + samples[i + 1].grad_row, left);
-        if (sample.bin != own.bin) {
-          own.close(alone, left);
-          own.template open<N>(p, sample, corner, channel, left, wants_samples);
-        }
+      next.load(sample->grad_row + channel, left);
+#pragma unroll 2
+      for (int i = 0; i < count; ++i, ++sample, share += Dots::kStep) {
         Real grad[Layout::kGroups][Layout::kGroup];
-        loaded.widen_to(grad);
+        next.widen_to(grad);
+        next.load(sample[1].grad_row + channel, left);
+        if (sample->bin != own.bin) {
+          own.close(alone, left);
+          own.open(p, *sample, corner, channel, left, wants_samples);
+        }
+        const Real weight_here = sample->weight[corner];
         Real dot = 0;
-        const Real corner_weight = sample.weight[corner];
 #pragma unroll
         for (int g = 0; g < Layout::kGroups; ++g) {
 #pragma unroll
           for (int j = 0; j < Layout::kGroup; ++j) {
             dot += own.values[g][j] * grad[g][j];
-            own.sums[g][j] += corner_weight * grad[g][j];
+            own.sums[g][j] += weight_here * grad[g][j];
           }
         }
-        Real& share = shares.at(i, lane);
-        share = channel == first_channel ? dot : share + dot;
+        *share = dot;
       }
+      __syncwarp();
+      if (wants_samples && lane < count) shares.add_up(lane, dots);
       if (one_pass) break;
       own.close(alone, left);
       own.bin = kNoBin;
+      __syncwarp();
     }
-    __syncwarp();
 
     if (wants_samples && lane < count) {
-      Real dots[1 << N], slope[N];
-      shares.sum_up(lane, dots);
+      Real slope[N];
       const auto sample = sample_at<Real, N>(call, pixel, weight, mine.l);
       interpolate<N>(sample.axes, dots, slope);
       if (p.grad_scores.data) {
