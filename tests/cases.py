@@ -93,6 +93,18 @@ def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, tensors(args), problem.grad_out)
 
 
+def check_against_composite(problem: Problem, form: str, backend: str) -> None:
+    """Holds result and gradients against the composite in float64."""
+    args = [
+        arg.requires_grad_() if isinstance(arg, Tensor) else arg
+        for arg in arguments(problem.to(torch.float64), form)
+    ]
+    expected = operator(form, "composite")(*args)
+    assert_close(forward(problem, form, backend), expected, "forward")
+    exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
+    assert_gradients_close(gradients(problem, form, backend), exact, form)
+
+
 def oracle_forward(problem: Problem, form: str) -> Tensor:
     """The scalar loop's result in float64."""
     function = oracle.st_deform_attn if form == "locations" else oracle.st_deform_attn_from_offsets

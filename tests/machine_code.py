@@ -48,6 +48,10 @@ CLASSES = {
 }
 
 
+# Kernels that need what an atomic addition returns: a place to write to.
+AWAITING = ("place_kernel", "reserve_kernel")
+
+
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """One instruction: its address, mnemonic with modifiers, and operands."""
@@ -90,6 +94,22 @@ class Loop:
             next((bits // 8 for bits in (128, 64) if f".{bits}" in mnemonic), 4)
             for mnemonic in loads
         )
+
+    def straight(self) -> Loop:
+        """The loop without what lies between a branch that may part the lanes and where they meet.
+
+        That is, without what only some turns need.
+        """
+        kept: list[Instruction] = []
+        meeting: int | None = None
+        for each in self.instructions:
+            if meeting is None and each.mnemonic.startswith("BSSY"):
+                meeting = int(each.operands.split("0x")[1].split()[0].rstrip(","), 16)
+            if meeting is not None and each.address >= meeting:
+                meeting = None
+            if meeting is None:
+                kept.append(each)
+        return Loop(tuple(kept))
 
     def per_sample(self, loads_per_sample: int, samples_at_once: int = 1) -> float:
         """Instructions of a warp for one sample.
@@ -148,10 +168,11 @@ class Kernel:
             found.append(f"{self.registers} registers, more than {max_registers}")
         # An addition whose result is not used is one RED. An ATOM waits for what it returns, QSPC
         # asks which memory an address is in, CAS repeats until it wins.
+        awaited = "ATOMG" if self.name.startswith(AWAITING) else "nothing"
         kinds = collections.Counter(
             mnemonic
             for mnemonic in (each.mnemonic for each in self.instructions)
-            if re.match(r"ATOM|QSPC|LDL|STL|CAS", mnemonic)
+            if re.match(r"ATOM|QSPC|LDL|STL|CAS", mnemonic) and not mnemonic.startswith(awaited)
         )
         found += [f"{count} {mnemonic}" for mnemonic, count in sorted(kinds.items())]
         return found

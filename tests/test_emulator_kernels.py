@@ -9,21 +9,16 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
 
-from stdeform.testing import Problem, assert_close
 from tests.cases import (
     DTYPES,
     FORMS,
     IMAGE,
     VIDEO,
-    arguments,
-    assert_gradients_close,
+    check_against_composite,
     draw,
     forward,
     gradients,
-    operator,
-    tensors,
 )
 from tests.cuda_on_cpu import build, emulated
 from tests.cuda_on_cpu.emulated import Machine
@@ -39,39 +34,33 @@ MACHINES = {
 }
 
 
-def check(problem: Problem, form: str) -> None:
-    """Holds result and gradients against the composite in float64."""
-    args = [
-        arg.requires_grad_() if isinstance(arg, Tensor) else arg
-        for arg in arguments(problem.to(torch.float64), form)
-    ]
-    expected = operator(form, "composite")(*args)
-    assert_close(forward(problem, form, "emulated"), expected, "forward")
-    exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
-    assert_gradients_close(gradients(problem, form, "emulated"), exact, form)
-
-
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_machines(dtype: str, machine: str) -> None:
     with on_machine(MACHINES[machine]):
         for head_dim, form in itertools.product((5, 16, 48), FORMS):
             axes = IMAGE if form == "points" else VIDEO
-            check(draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0]), form)
+            check_against_composite(
+                draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0]), form, "emulated"
+            )
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 7, 8, 9, 31, 33])
 def test_numbers_of_points(num_points: int) -> None:
     # Around the numbers that a warp reads at a time.
     for head_dim, form in itertools.product((16, 48, 7), ("points", "boxes")):
-        check(draw(form, num_points=num_points, num_queries=3, head_dim=head_dim), form)
+        check_against_composite(
+            draw(form, num_points=num_points, num_queries=3, head_dim=head_dim), form, "emulated"
+        )
 
 
 @pytest.mark.parametrize("num_queries", [1, 2, 15, 16, 17, 65])
 def test_numbers_of_queries(num_queries: int) -> None:
     # Around the rows of a warp and of a block.
     for head_dim in (16, 48, 7):
-        check(draw("points", IMAGE, num_queries=num_queries, head_dim=head_dim), "points")
+        check_against_composite(
+            draw("points", IMAGE, num_queries=num_queries, head_dim=head_dim), "points", "emulated"
+        )
 
 
 def test_orders_agree() -> None:

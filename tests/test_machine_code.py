@@ -97,7 +97,7 @@ def _built(arch: str) -> dict[str, Kernel]:
     if arch.removeprefix("sm_") not in record.cuda.architectures:
         pytest.skip(f"the kernels were not built for {arch}")
     kernels = machine_code.read_binary(library, arch)
-    return {kernel.name: kernel for kernel in kernels if "_kernel<" in kernel.name}
+    return {kernel.name: kernel for kernel in kernels if "_kernel" in kernel.name}
 
 
 # -- the reader ----------------------------------------------------------------------------------
@@ -156,6 +156,15 @@ def test_classes(mnemonic: str, name: str) -> None:
     assert machine_code.classify(mnemonic) == name
 
 
+def test_branches_are_left_out() -> None:
+    mnemonics = ("LDG", "BSSY", "BRA", "RED", "BSYNC", "FFMA", "BRA")
+    operands = {1: "B0, 0x50 ;"}
+    code = [Instruction(0x10 * i, m, operands.get(i, "")) for i, m in enumerate(mnemonics)]
+    assert [each.mnemonic for each in Loop(tuple(code)).straight().instructions] == [
+        *("LDG", "FFMA", "BRA"),
+    ]
+
+
 def test_a_sound_kernel() -> None:
     kernel = _planted("sm_90")["sound"]
     assert kernel.faults() == []
@@ -200,8 +209,10 @@ def test_the_table() -> None:
 # A multiprocessor has 64 Ki registers; these leave room for the blocks that csrc/cuda/layout.cuh
 # speaks of.
 def _most_registers(kernel: str, arch: str) -> int:
+    if "backward" in kernel and "<double" in kernel:
+        return 255
     if kernel.startswith("backward"):
-        return 255 if "<double" in kernel else 168
+        return 168
     return 168 if int(arch.removeprefix("sm_")) >= 100 else 128
 
 
@@ -221,3 +232,11 @@ def test_instructions_per_sample() -> None:
     loop = kernel.inner_loops()[0]
     assert loop.counts["LDG"] % 16 == 0
     assert loop.per_sample(loads_per_sample=16, samples_at_once=5) < 30
+
+
+def test_instructions_per_sample_of_the_backward_by_bins() -> None:
+    # float32, 48 channels: 4 lanes share the row of a corner; a lane loads 3 runs for a sample.
+    kernel = _built("sm_90")["bin_backward_kernel<float, 3, RowLayout<4, 3, 4, true> >"]
+    loop = kernel.inner_loops()[0].straight()
+    assert loop.counts["LDG"] % 3 == 0
+    assert loop.per_sample(loads_per_sample=3) < 45

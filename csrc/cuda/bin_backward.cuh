@@ -12,6 +12,10 @@ namespace stdeform::cuda {
 template <class Real>
 constexpr int kBinBlocks = sizeof(Real) == 8 ? 2 : 4;
 
+// Samples that a warp describes at a time: as many as leave a block less than 48 KiB.
+template <class Real>
+constexpr int kBinBatch = sizeof(Real) == 8 ? 16 : 32;
+
 // The lanes of a warp, N axes: a corner each, and of its row the channels that the layout says.
 template <int N, int channels>
 struct BinLayoutOf {
@@ -46,7 +50,7 @@ class BinDots {
     Real of[4];
   };
   static constexpr int kPitch = kWarpSize / 4 + 1;
-  static constexpr int kSize = kWarpSize * kPitch;  // of memory
+  static constexpr int kSize = kBinBatch<Real> * kPitch;  // of memory
 
   __device__ explicit BinDots(Share* memory) : memory_(memory) {}
 
@@ -267,7 +271,8 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   using Real = Compute<T>;
   using Sample = BinSample<T, N>;
   using Dots = BinDots<Real>;
-  constexpr int kSamples = kWarpSize + 1;  // of a warp, and one more to load from
+  constexpr int kBatch = kBinBatch<Real>;
+  constexpr int kSamples = kBatch + 1;  // of a warp, and one more to load from
   STDEFORM_SHARED(Sample, sample_memory, kWarps * kSamples);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
 
@@ -283,8 +288,8 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
 
   const SampleRange range = range_of_warp<N>(call, bins, turn);
   BinCorner<T, Layout> own;
-  for (uint32_t first = range.first; first < range.last; first += kWarpSize) {
-    const int count = int(min(range.last - first, uint32_t(kWarpSize)));
+  for (uint32_t first = range.first; first < range.last; first += kBatch) {
+    const int count = int(min(range.last - first, uint32_t(kBatch)));
     // Lanes without a sample describe the last one: what is loaded ahead must exist.
     const OwnSample<T, N> mine(call, bins.samples[first + min(lane, count - 1)]);
     const ChunkRow at(call, bins, mine.row);
@@ -292,8 +297,8 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     Real pixel[N];
     read_pixels<T, N>(call, row, mine.l, mine.k, pixel);
     const Real weight = attention<T>(p, row, score<T>(p, row, mine.l, mine.k));
-    describe<T, N>(call, bins, at, mine.l, pixel, weight, samples[lane]);
-    if (lane == 0) samples[kWarpSize].grad_row = samples[0].grad_row;
+    if (lane < kBatch) describe<T, N>(call, bins, at, mine.l, pixel, weight, samples[lane]);
+    if (lane == 0) samples[kBatch].grad_row = samples[0].grad_row;
     __syncwarp();
 
     Real dots[1 << N] = {};  // of the lane's own sample

@@ -1,0 +1,203 @@
+"""The CUDA backward by bins, on the processor: forced on small problems, and when it is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from stdeform.testing import Problem, make_problem
+from tests.cases import (
+    DTYPES,
+    FORMS,
+    IMAGE,
+    VIDEO,
+    arguments,
+    check_against_composite,
+    draw,
+    gradients,
+    tensors,
+)
+from tests.cuda_on_cpu import build, emulated
+from tests.cuda_on_cpu.emulated import Machine
+from tests.cuda_on_cpu.emulator import FIFO, LIFO, Schedule
+from tests.elsewhere import on_emulator, on_machine
+
+BINS = Machine(tuning={"backward_bins": 1})
+# Warps that end within a bin, and a chunk for every head.
+SHORT = Machine(tuning={"backward_bins": 1, "bin_run": 5, "workspace_bytes": 0})
+FIXED = Machine(deterministic=True)
+WAYS = {"bins": BINS, "short": SHORT, "fixed": FIXED}
+
+
+def on(machine: Machine, problem: Problem, form: str) -> tuple[Tensor, ...]:
+    """The gradients of a problem as a machine computes them."""
+    with on_machine(machine):
+        return gradients(problem, form, "emulated")
+
+
+def in_one_bin(num_queries: int, **settings: int) -> Problem:
+    """A problem whose samples all lie between the same cells of their level."""
+    problem = draw("points", [(2, 3, 3)], num_queries=num_queries, **settings)
+    return dataclasses.replace(
+        problem,
+        reference_points=torch.full_like(problem.reference_points, 0.5),
+        sampling_offsets=torch.rand_like(problem.sampling_offsets) * 0.4 + 0.05,
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results(dtype: str, form: str, way: str) -> None:
+    value, side = DTYPES[dtype]
+    # Every layout, rows of several passes, and channels that fill none.
+    with on_machine(WAYS[way]):
+        for axes, head_dim in itertools.product((VIDEO, IMAGE), (32, 48, 64, 96, 5, 16, 130)):
+            problem = draw(form, axes, head_dim=head_dim, dtype=value, side_dtype=side)
+            check_against_composite(problem, form, "emulated")
+
+
+@pytest.mark.parametrize("variant", ["lifo", "random", "checked", "checked-start", "preempted"])
+@pytest.mark.parametrize("way", WAYS)
+def test_machines(way: str, variant: str) -> None:
+    machine = {
+        "lifo": dataclasses.replace(WAYS[way], schedule=LIFO, side="start"),
+        "random": dataclasses.replace(WAYS[way], schedule=Schedule("random", seed=1)),
+        "checked": dataclasses.replace(WAYS[way], variant=build.CHECKED),
+        "checked-start": dataclasses.replace(WAYS[way], variant=build.CHECKED, side="start"),
+        "preempted": dataclasses.replace(
+            WAYS[way], variant=build.CHECKED, schedule=Schedule("random", 2, preempt_one_in=20)
+        ),
+    }[variant]
+    with on_machine(machine):
+        for head_dim, form in itertools.product((5, 48), FORMS):
+            axes = IMAGE if form == "points" else VIDEO
+            check_against_composite(draw(form, axes, head_dim=head_dim), form, "emulated")
+        check_against_composite(in_one_bin(25), "points", "emulated")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("num_queries", [1, 10, 11, 22, 40, 130])
+def test_sizes_of_a_bin(num_queries: int, way: str) -> None:
+    # With 3 points: around the 32 samples that a warp describes at a time, and the 128 of a run.
+    with on_machine(WAYS[way]):
+        check_against_composite(in_one_bin(num_queries, head_dim=32), "points", "emulated")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", FORMS)
+def test_coordinates_that_read_nothing(form: str, way: str) -> None:
+    problem = draw(form)
+    positions = "sampling_locations" if form == "locations" else "sampling_offsets"
+    odd = getattr(problem, positions).clone()
+    for i, x in enumerate((torch.nan, torch.inf, -torch.inf, 6e4, -6e4)):
+        odd.view(-1)[i::11] = x
+    problem = dataclasses.replace(problem, **{positions: odd})
+    direct = on(emulated.PLAIN, problem, form)
+    for one, other in zip(on(WAYS[way], problem, form), direct, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert one.isfinite().all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_that_are_asked_for_alone(form: str, way: str) -> None:
+    problem = draw(form)
+    every = on(emulated.PLAIN, problem, form)
+    for chosen in itertools.product((False, True), repeat=len(every) - 1):
+        args = [
+            arg.detach() if isinstance(arg, Tensor) else arg for arg in arguments(problem, form)
+        ]
+        asked = [t for t, wanted in zip(tensors(args), (True, *chosen), strict=True) if wanted]
+        for tensor in asked:
+            tensor.requires_grad_()
+        with on_machine(WAYS[way]):
+            grads = torch.autograd.grad(on_emulator(form)(*args), asked, problem.grad_out)
+        expected = [g for g, wanted in zip(every, (True, *chosen), strict=True) if wanted]
+        for one, other in zip(grads, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+# -- the order of sums -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_deterministic_sums_have_one_order(dtype: str, form: str) -> None:
+    # In bins of 30 samples, and in one of 600.
+    for problem in (
+        draw(form, [(2, 3, 3)], num_queries=250, dtype=DTYPES[dtype][0], head_dim=16),
+        in_one_bin(200, head_dim=48),
+    ):
+        first = on(FIXED, problem, form)
+        for schedule in (LIFO, Schedule("random", seed=3), Schedule("random", seed=4)):
+            for memory in (0, 1 << 26):
+                tuning = {"workspace_bytes": memory}
+                machine = Machine(schedule=schedule, deterministic=True, tuning=tuning)
+                assert all(map(torch.equal, on(machine, problem, form), first))
+
+
+def test_other_sums_may_come_in_any_order() -> None:
+    """What the test above would miss if the schedules changed nothing."""
+    problem = in_one_bin(200, head_dim=48)
+    first, *rest = on(BINS, problem, "points")
+    found = [on(dataclasses.replace(BINS, schedule=s), problem, "points") for s in (FIFO, LIFO)]
+    assert any(not torch.equal(value, first) for value, *_ in found)
+    # All other gradients belong to one sample or one row.
+    assert all(all(map(torch.equal, others, rest)) for _, *others in found)
+
+
+# -- when and how ----------------------------------------------------------------------------------
+
+
+def _launches(machine: Machine, problem: Problem) -> list[str]:
+    emulator = machine.emulator
+    emulator.take_launches()
+    on(machine, problem, "points")
+    return [launch.kernel for launch in emulator.take_launches()]
+
+
+def test_bins_are_taken_for_many_samples() -> None:
+    few = draw("points", [(3, 3, 3)], num_queries=20, num_points=12)  # 240 samples, 64 bins
+    many = draw("points", [(3, 3, 3)], num_queries=22, num_points=12)  # 264
+    assert not any("bin_backward" in kernel for kernel in _launches(emulated.PLAIN, few))
+    chosen = _launches(emulated.PLAIN, many)
+    assert [
+        next(name for name in names if name in kernel)
+        for kernel, names in zip(
+            chosen,
+            (["forward"], ["count"], ["reserve"], ["place"], ["bin_backward"], ["finish_rows"]),
+            strict=True,
+        )
+    ]
+    forced = Machine(tuning={"backward_bins": 0})
+    assert not any("bin_backward" in kernel for kernel in _launches(forced, many))
+
+
+def test_workspace_bounds_the_heads_of_a_chunk() -> None:
+    problem = draw("points", batch=2, num_heads=3)
+    for memory, chunks in ((0, 6), (1 << 26, 1)):
+        machine = Machine(tuning={"backward_bins": 1, "workspace_bytes": memory})
+        kernels = _launches(machine, problem)
+        assert sum("bin_backward" in kernel for kernel in kernels) == chunks
+
+
+def test_value_that_asks_for_nothing_needs_no_bins() -> None:
+    problem = make_problem()
+    args = [arg.detach() if isinstance(arg, Tensor) else arg for arg in problem.from_offsets]
+    args[3].requires_grad_()
+    emulator = emulated.PLAIN.emulator
+    with on_machine(FIXED):
+        out = on_emulator("points")(*args)
+        emulator.take_launches()
+        torch.autograd.grad(out, args[3], problem.grad_out)
+    assert not any("bin" in launch.kernel for launch in emulator.take_launches())
+
+
+def test_unknown_tuning_is_refused() -> None:
+    with pytest.raises(RuntimeError, match='no tuning "brick"'):
+        on(Machine(tuning={"brick": 1}), draw("points"), "points")
