@@ -6,10 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import gpu_check, operator, report
+from . import additions, gpu_check, operator, report
 from .answers import WrongAnswerError
 
-_COMMANDS = {"operator": operator, "report": report, "gpu-check": gpu_check}
+_COMMANDS = {
+    "operator": operator,
+    "report": report,
+    "additions": additions,
+    "gpu-check": gpu_check,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

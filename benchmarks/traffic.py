@@ -13,14 +13,18 @@ from .workloads import Inputs, Workload
 
 def corner_bytes(workload: Workload, inputs: Inputs) -> int:
     """Bytes of all corner rows that exist: each is read once per sample that touches it."""
-    count = 0
-    for level, shape in enumerate(workload.spatial_shapes):
-        corners = torch.ones((), dtype=torch.int64)
-        for axis, size in enumerate(reversed(shape)):
-            low = _low_cells(inputs, level, axis, size)
-            corners = corners * (_exists(low, size).long() + _exists(low + 1, size).long())
-        count += int(corners.sum())
+    levels = range(len(workload.spatial_shapes))
+    count = sum(int(corners_that_exist(workload, inputs, level).sum()) for level in levels)
     return count * workload.head_dim * inputs.value.element_size()
+
+
+def corners_that_exist(workload: Workload, inputs: Inputs, level: int) -> Tensor:
+    """[B, Q, M, K]: how many corners of every sample of a level lie inside."""
+    corners = torch.ones((), dtype=torch.int64)
+    for axis, size in enumerate(reversed(workload.spatial_shapes[level])):
+        low = low_cells(inputs, level, axis, size)
+        corners = corners * (_exists(low, size).long() + _exists(low + 1, size).long())
+    return corners
 
 
 def corner_rows(workload: Workload, inputs: Inputs, batch: int, head: int) -> Tensor:
@@ -30,7 +34,7 @@ def corner_rows(workload: Workload, inputs: Inputs, batch: int, head: int) -> Te
     for level, shape in enumerate(workload.spatial_shapes):
         corners = []
         lows = [
-            _low_cells(inputs, level, axis, size)[batch, :, head]
+            low_cells(inputs, level, axis, size)[batch, :, head]
             for axis, size in enumerate(reversed(shape))
         ]
         for steps in itertools.product((0, 1), repeat=len(shape)):
@@ -48,7 +52,7 @@ def corner_rows(workload: Workload, inputs: Inputs, batch: int, head: int) -> Te
     return rows[rows >= 0].int()
 
 
-def _low_cells(inputs: Inputs, level: int, axis: int, size: int) -> Tensor:
+def low_cells(inputs: Inputs, level: int, axis: int, size: int) -> Tensor:
     """[B, Q, M, K]: the lower neighbour of every sample of a level on an axis."""
     points = inputs.reference_points[:, :, None, level, None, axis]
     location = points + inputs.sampling_offsets[:, :, :, level, :, axis] / size

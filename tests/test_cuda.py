@@ -130,23 +130,41 @@ def test_twenty_runs_give_the_same_bits(form: str, dtype: str) -> None:
         _assert_same(_run(problem, form), first, form)
 
 
-def test_deterministic_algorithms_are_refused_by_name() -> None:
-    problem = _on_cuda(draw("points"))
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_deterministic_algorithms_give_the_same_bits(form: str, dtype: str) -> None:
+    """On any stream, with any chunks, whatever else the device does meanwhile."""
+    problem = _on_cuda(draw(form, num_queries=500, dtype=DTYPES[dtype][0]))
     torch.use_deterministic_algorithms(True)
     try:
-        with pytest.raises(RuntimeError, match="st_deform_attn_backward_cuda does not have a det"):
-            _run(problem, "points")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.warns(UserWarning, match="st_deform_attn_backward_cuda"):
-            _run(problem, "points")
-        # Nothing is summed in any order where the value asks for no gradient.
-        torch.use_deterministic_algorithms(True)
-        offsets = problem.sampling_offsets.detach().requires_grad_()
-        moved = dataclasses.replace(problem, sampling_offsets=offsets)
-        stdeform.st_deform_attn_from_offsets(*moved.from_offsets).sum().backward()
-        assert offsets.grad is not None
+        first = _run(problem, form)
+        for turn in range(20):
+            _native.options.cuda_tuning = {"workspace_bytes": 0} if turn % 2 else {}
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                again = _run(problem, form)
+            torch.cuda.current_stream().wait_stream(stream)
+            assert all(map(torch.equal, again, first))
     finally:
         torch.use_deterministic_algorithms(False)
+    _assert_same(_run(problem, form), first, form)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_bins_agree_with_the_direct_way(form: str, deterministic: bool) -> None:
+    problem = _on_cuda(draw(form, num_queries=2000, num_points=4, head_dim=48))
+    _native.options.cuda_tuning = {"backward_bins": 0}
+    _, *direct = _run(problem, form)
+    _native.options.cuda_tuning = {"backward_bins": 1}
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        _, *by_bins = _run(problem, form)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, one, other in zip(names(form), by_bins, direct, strict=True):
+        assert_close(one, other.double(), "gradient", name)
 
 
 # -- PyTorch around it -------------------------------------------------------------------------

@@ -358,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
 
 // Finishes the gradients of every row from those of its attention weights and pixel coordinates.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRowBlocks)
     finish_rows_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins) {
   using Real = Compute<T>;
   const Problem& p = call.problem;

@@ -11,6 +11,7 @@ constexpr uint32_t kNoBin = 0xffffffff;
 // Eight lanes share a row and read its samples in turn.
 using RowLane = SamplingLane<4, 8>;
 constexpr int kRowsOfBlock = kWarps * 4;
+constexpr int kRowBlocks = 4;  // room for 128 registers: left to itself, nvcc spills some
 
 // A row of the chunk, [heads, Q], and which row of the problem it is.
 struct ChunkRow {
@@ -93,7 +94,7 @@ __device__ __forceinline__ void for_each_bin_of_row(const Call& call, const Bins
 // Counts the samples of each bin. Besides, keeps the softmax of each row, and zeroes the gradients
 // of samples that read nothing, which no bin holds.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRowBlocks)
     count_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins) {
   using Real = Compute<T>;
   const Problem& p = call.problem;
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Writes the number of each sample into its bin, in any order.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRowBlocks)
     place_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins) {
   visit_chunk_row(call, bins, [&](const RowLane& lane, bool present, const ChunkRow& at) {
     if (!present) return;

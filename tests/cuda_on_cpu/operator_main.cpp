@@ -24,6 +24,8 @@ struct Settings {
   int64_t L, B, Q, M, D, K;
   bool odd_coordinates;  // NaN, infinity, far away
   bool all_grads;        // or the value's alone
+  cuda::Tuning tuning;
+  bool deterministic;
 };
 
 std::size_t element_size(DType dtype) {
@@ -120,7 +122,10 @@ bool run(const Settings& s, unsigned seed) {
       p.grad_positions = grad_positions.array;
       if (s.form != Form::locations) p.grad_reference = grad_reference.array;
     }
-    cuda::backward(p, {int(seed % 2), nullptr});
+    p.deterministic = s.deterministic;
+    std::vector<unsigned char> workspace(cuda::workspace_bytes(p, s.tuning));
+    p.workspace = workspace.data();
+    cuda::backward(p, {int(seed % 2), nullptr}, s.tuning);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return false;
@@ -129,8 +134,9 @@ bool run(const Settings& s, unsigned seed) {
          grad_reference.is_finite();
 }
 
-// Every dtype, number of axes and class of head_dim, the other settings in turn.
-std::vector<Settings> problems() {
+// Every dtype, number of axes and class of head_dim, the other settings in turn. `by_bins`: the
+// backward works bin by bin, every second one in a fixed order.
+std::vector<Settings> problems(bool by_bins) {
   std::vector<Settings> all;
   const int64_t head_dims[] = {16, 32, 48, 64, 96, 128, 1, 20, 130};
   const int64_t numbers_of_points[] = {3, 1, 5, 9}, numbers_of_queries[] = {1, 5, 9, 33};
@@ -141,20 +147,53 @@ std::vector<Settings> problems() {
     for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
       for (const int N : {3, 2}) {
         const int64_t L = 1 + i % 2;
-        all.push_back({Form(i % 3), dtype, i % 5 == 1 ? DType::f32 : dtype,
-                       (N == 3 ? video : image)[L - 1], L, 1, numbers_of_queries[i / 2 % 4],
-                       1 + i % 2, D, numbers_of_points[i / 3 % 4], i % 4 == 1, i % 7 != 6});
+        Settings s = {Form(i % 3),
+                      dtype,
+                      i % 5 == 1 ? DType::f32 : dtype,
+                      (N == 3 ? video : image)[L - 1],
+                      L,
+                      1,
+                      numbers_of_queries[i / 2 % 4],
+                      1 + i % 2,
+                      D,
+                      numbers_of_points[i / 3 % 4],
+                      i % 4 == 1,
+                      i % 7 != 6,
+                      {},
+                      by_bins && i % 4 < 2};
+        s.tuning.backward_bins = by_bins;
+        s.tuning.bin_run = i % 3 ? -1 : 7;
+        s.tuning.workspace_bytes = i % 5 ? -1 : 0;
+        all.push_back(s);
         ++i;
       }
     }
+  }
+  // More than 32 samples in a bin.
+  if (by_bins) {
+    all.push_back({Form::locations,
+                   DType::f32,
+                   DType::f32,
+                   {1, 1, 1},
+                   1,
+                   1,
+                   33,
+                   1,
+                   16,
+                   9,
+                   false,
+                   true,
+                   {},
+                   true});
   }
   return all;
 }
 
 // Whether the call is refused, with a message that names `what`.
-bool is_refused(const Problem& p, const cuda::Queue& queue, const char* what) {
+template <class F>
+bool is_refused(F call, const char* what) {
   try {
-    cuda::forward(p, queue);
+    call();
   } catch (const std::exception& error) {
     if (std::strstr(error.what(), what)) return true;
     std::fprintf(stderr, "expected \"%s\" in: %s\n", what, error.what());
@@ -170,12 +209,17 @@ int refusals() {
   Problem p;
   p.N = 3, p.B = p.S = p.M = p.D = p.Q = p.L = p.K = 1;
   p.spatial_shapes = shapes.data();
-  Problem many_levels = p, long_rows = p;
+  Problem many_levels = p, long_rows = p, many_samples = p;
   many_levels.L = many_levels.S = 65;
   long_rows.D = int64_t{1} << 31;
-  return !is_refused(p, {9, nullptr}, "CUDA device 9") +
-         !is_refused(many_levels, {0, nullptr}, "got L = 65") +
-         !is_refused(long_rows, {0, nullptr}, "2147483648");
+  many_samples.Q = int64_t{1} << 31;
+  many_samples.deterministic = true;
+  many_samples.grad_value.data = &many_samples;  // anything but null
+  return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
+         !is_refused([&] { cuda::forward(many_levels, {0, nullptr}); }, "got L = 65") +
+         !is_refused([&] { cuda::forward(long_rows, {0, nullptr}); }, "2147483648") +
+         !is_refused([&] { cuda::workspace_bytes(many_samples); }, "got 2147483648 and 8") +
+         !is_refused([] { cuda::Tuning()["brick"] = 1; }, "no tuning \"brick\"");
 }
 
 }  // namespace
@@ -183,11 +227,13 @@ int refusals() {
 int main() {
   int failures = refusals();
   unsigned seed = 0;
-  for (const Settings& settings : problems()) {
-    ++seed;
-    if (run(settings, seed)) continue;
-    ++failures;
-    std::fprintf(stderr, "problem %u failed\n", seed);
+  for (const bool by_bins : {false, true}) {
+    for (const Settings& settings : problems(by_bins)) {
+      ++seed;
+      if (run(settings, seed)) continue;
+      ++failures;
+      std::fprintf(stderr, "problem %u failed\n", seed);
+    }
   }
   std::printf("%u problems, %d failures\n", seed, failures);
   return failures != 0;

@@ -1,0 +1,45 @@
+"""The counts of what the CUDA backward adds to memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from benchmarks import additions
+from benchmarks.__main__ import main
+from benchmarks.workloads import WORKLOADS, make_inputs
+
+
+def test_counts_are_those_of_a_loop() -> None:
+    workload = dataclasses.replace(WORKLOADS["tiny"], batch=2)
+    inputs = make_inputs(workload, 0)
+    shape = workload.spatial_shapes[0]
+    direct, bins, samples = 0, {}, 0
+    for b, q, m, k in itertools.product(*map(range, inputs.sampling_offsets.shape[:3]), range(4)):
+        size = torch.tensor(shape[::-1])
+        location = inputs.reference_points[b, q, 0] + inputs.sampling_offsets[b, q, m, 0, k] / size
+        low = (location * size - 0.5).floor().long().tolist()
+        inside = [
+            sum(0 <= cell < size for cell in (at, at + 1))
+            for at, size in zip(low, shape[::-1], strict=True)
+        ]
+        corners = inside[0] * inside[1] * inside[2]
+        if corners:
+            samples += 1
+            direct += corners
+            bins[(b, m, *low)] = corners
+    found = additions.count(workload, inputs)
+    assert (found.samples, found.bins) == (samples, len(bins))
+    assert found.direct == direct * workload.head_dim
+    runs = samples // 128 * 8
+    assert found.by_bins == (sum(bins.values()) + runs) * workload.head_dim
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["additions", "--workloads", "tiny"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header.count("|") == row.count("|")
+    assert row.startswith("| tiny | ")
