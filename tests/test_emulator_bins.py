@@ -55,8 +55,9 @@ def in_one_bin(num_queries: int, **settings: int) -> Problem:
 def test_results(dtype: str, form: str, way: str) -> None:
     value, side = DTYPES[dtype]
     # Every layout, rows of several passes, and channels that fill none.
+    head_dims = (32, 48, 64, 96, 5, 16, 130) if dtype in ("f32", "bf16") else (48, 5)
     with on_machine(WAYS[way]):
-        for axes, head_dim in itertools.product((VIDEO, IMAGE), (32, 48, 64, 96, 5, 16, 130)):
+        for axes, head_dim in itertools.product((VIDEO, IMAGE), head_dims):
             problem = draw(form, axes, head_dim=head_dim, dtype=value, side_dtype=side)
             check_against_composite(problem, form, "emulated")
 
