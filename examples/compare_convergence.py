@@ -1,0 +1,182 @@
+"""Trains several configs on the same data and draws how fast they learn, by steps and by time.
+
+    python examples/compare_convergence.py --data runs/digits-data --out runs/comparison
+
+Without further arguments deformable attention against dense attention: the claim of the paper. Any
+other comparison names its variants, each by what it changes of the preset:
+
+    python examples/compare_convergence.py --data runs/digits-data --out runs/points
+        --variant K16 model.num_points=16 --variant K32 model.num_points=32 --seeds 0 1 2
+
+All variants see the same clips in the same order (per seed) and take the same number of steps. A
+run that is there already is not repeated, an interrupted one goes on. Time on the pictures is that
+of training steps alone, measured for all variants in turn when their runs have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# Only light imports here: --help must answer at once.
+from defvis.config import Config, override
+from defvis.presets import PRESETS, preset
+
+_DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
+_DEFAULT = [["deformable"], ["dense", *_DENSE]]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Trains what is missing, measures, writes comparison.json, .md and .png."""
+    parser = _parser()
+    options = parser.parse_args(words)
+    try:
+        changes = {name: changes for name, *changes in options.variant or _DEFAULT}
+        configs = {
+            (name, seed): _config(options, [*settings, f"seed={seed}"])
+            for name, settings in changes.items()
+            for seed in options.seeds
+        }
+    except ValueError as error:
+        parser.error(str(error))
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    from defvis.comparison import Variant, draw, measure, read_curve, to_dict, to_table
+    from defvis.data.ytvis import DataError, find_files, load
+
+    try:
+        train, val = (load(*find_files(options.data / split)) for split in ("train", "val"))
+    except (DataError, FileNotFoundError) as error:
+        sys.exit(f"compare_convergence: {error}")
+    configs = {
+        key: dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, num_classes=train.num_classes),
+            eval_videos=len(val.videos),
+        )
+        for key, config in configs.items()
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    missing = [key for key, config in configs.items() if not _is_done(options.out, key, config)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        failed = [key for key, done in zip(
+            missing, pool.map(lambda key: _train(options, key, configs[key]), missing), strict=True
+        ) if not done]  # fmt: skip
+    if failed:
+        sys.exit(f"compare_convergence: did not end well: {', '.join(map(_name, failed))}")
+
+    torch.set_num_threads(options.threads)
+    firsts = {name: configs[name, options.seeds[0]] for name in changes}
+    measured = measure(firsts, train, val, options.rounds, options.timing_steps)
+    variants = {
+        name: Variant(
+            *measured[name],
+            {seed: read_curve(options.out / _name((name, seed))) for seed in options.seeds},
+        )
+        for name in changes
+    }
+    (options.out / "comparison.json").write_text(json.dumps(to_dict(variants), indent=1) + "\n")
+    table = to_table(variants)
+    (options.out / "comparison.md").write_text(table + "\n")
+    draw(variants, options.out / "comparison.png")
+    print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/ and val/, as for train_defvis"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs and results")
+    parser.add_argument("--preset", default="small", choices=sorted(PRESETS), help="what changes")
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "FIELD=VALUE"),
+        help="a name and what it changes of the preset; repeatable",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="changes all variants"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--steps", type=int, default=1000, help="of joint training (1000)")
+    parser.add_argument("--backbone-steps", type=int, default=500, help="before them (500)")
+    parser.add_argument("--eval-every", type=int, default=200, help="steps (200)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a run (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring a step's time (3)")
+    parser.add_argument("--timing-steps", type=int, default=10, help="steps in a round (10)")
+    return parser
+
+
+def _config(options: argparse.Namespace, changes: Sequence[str]) -> Config:
+    config = preset(options.preset)
+    shared = [
+        *(f"steps={options.steps}", f"backbone_stage.steps={options.backbone_steps}"),
+        f"eval_every={options.eval_every}",
+    ]
+    for change in [*shared, *options.set, *changes]:
+        config = override(config, change)
+    return config
+
+
+def _name(key: tuple[str, int]) -> str:
+    """The folder of a run."""
+    return f"{key[0]}-{key[1]}"
+
+
+def _is_done(out: Path, key: tuple[str, int], config: Config) -> bool:
+    """Whether the run is there.
+
+    A run of other settings ends the program: nothing is overwritten.
+    """
+    folder = out / _name(key)
+    if not (folder / "metrics.json").exists():
+        return False
+    if Config.from_dict(json.loads((folder / "config.json").read_text())) != config:
+        sys.exit(f"compare_convergence: {folder} holds a run with other settings")
+    return True
+
+
+def _train(options: argparse.Namespace, key: tuple[str, int], config: Config) -> bool:
+    """Trains one config with train_defvis in a process of its own."""
+    plain, base = config.to_dict(), preset(options.preset).to_dict()
+    words = [
+        *(sys.executable, str(Path(__file__).with_name("train_defvis.py")), "--resume"),
+        *("--data", str(options.data), "--out", str(options.out / _name(key))),
+        *("--preset", options.preset, "--threads", str(options.threads)),
+        *(word for change in _differences(base, plain) for word in ("--set", change)),
+    ]
+    print(f"{_name(key)}: begins", flush=True)
+    with (options.out / f"{_name(key)}.log").open("w") as output:
+        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, check=False)
+    print(f"{_name(key)}: {'done' if done.returncode == 0 else 'failed, see its log'}", flush=True)
+    return done.returncode == 0
+
+
+def _differences(base: dict[str, object], other: dict[str, object], path: str = "") -> list[str]:
+    """What `other` changes of `base`, as FIELD=VALUE."""
+    changes = []
+    for name, value in other.items():
+        before = base[name]
+        if isinstance(value, dict) and isinstance(before, dict):
+            changes += _differences(before, value, f"{path}{name}.")
+        elif value != before:
+            changes.append(f"{path}{name}={json.dumps(value)}")
+    return changes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Several configs trained on the same data: their validation figures against steps and time.
+
+Time is that of training alone: steps times the seconds of a step, which `measure` takes of all
+variants in turn, so that neither validation nor what else the machine does during the runs counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from defvis import log
+from defvis.config import Config
+from defvis.data.ytvis import YouTubeVIS
+from defvis.train import Run
+
+FIGURES = ("AP", "AP50", "AP75")
+# Not worth a point each: losses are drawn as means over so many lines of the log.
+_SMOOTHED = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: points (step, value).
+
+    Attributes:
+        figures: By name, of the validations.
+        loss: The weighted sum, as logged.
+    """
+
+    figures: dict[str, list[tuple[int, float]]]
+    loss: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One config and its runs.
+
+    Attributes:
+        parameters: Weights of the model.
+        seconds: Of a training step, from each round of `measure`.
+        runs: By seed.
+    """
+
+    parameters: int
+    seconds: list[float]
+    runs: dict[int, Curve]
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a training step."""
+        return statistics.median(self.seconds)
+
+    def minutes(self, steps: float) -> float:
+        """Training time of so many steps."""
+        return steps * self.step_seconds / 60
+
+    @property
+    def total_minutes(self) -> float:
+        """Training time of the longest run."""
+        return self.minutes(max(run.figures["AP"][-1][0] for run in self.runs.values()))
+
+    def at(self, name: str, minutes: float) -> list[float]:
+        """A figure after so much training, of each run, between two validations linearly."""
+        steps = 60 * minutes / self.step_seconds
+        return [interpolate(run.figures[name], steps) for run in self.runs.values()]
+
+
+def read_curve(folder: Path) -> Curve:
+    """Reads the log of a finished run; its last validation took all videos.
+
+    Raises:
+        ValueError: Validations before the last one took other videos than it.
+    """
+    rows = [row for row in log.read(folder / "log.jsonl") if row["stage"] == "joint"]
+    validations = [row for row in rows if row["kind"] == "val"]
+    if len({row["videos"] for row in validations}) > 1:
+        raise ValueError(
+            f"{folder} was validated on different numbers of videos; set eval_videos to all of them"
+        )
+    return Curve(
+        {name: [(row["step"], row[name]) for row in validations] for name in FIGURES},
+        [(row["step"], row["total"]) for row in rows if row["kind"] == "train"],
+    )
+
+
+def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
+    """The value at a place between points, linearly; beyond the last, that of the last.
+
+    Before the first point it is between 0 and that point's: an untrained model finds nothing.
+    """
+    before = (0.0, 0.0)
+    for point in points:
+        if at <= point[0]:
+            share = (at - before[0]) / (point[0] - before[0])
+            return before[1] + share * (point[1] - before[1])
+        before = point
+    return before[1]
+
+
+def measure(
+    configs: Mapping[str, Config], train: YouTubeVIS, val: YouTubeVIS, rounds: int, steps: int
+) -> dict[str, tuple[int, list[float]]]:
+    """Takes some steps of every config, one after the other, again and again.
+
+    Returns:
+        By name: parameters of the model, and seconds of a step in each round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in configs}
+    parameters = {}
+    for _ in range(rounds):
+        for name, config in configs.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                run = Run(config, train, val, Path(scratch), progress=False)
+                seconds[name].append(run.profile(steps).step)
+                parameters[name] = run.num_parameters
+    return {name: (parameters[name], seconds[name]) for name in configs}
+
+
+def to_table(variants: Mapping[str, Variant]) -> str:
+    """A Markdown table; means over the seeds, and in brackets the range where there are several.
+
+    The columns of equal time compare at the moment when the fastest variant's runs end.
+    """
+    moment = min(variant.total_minutes for variant in variants.values())
+    header = [
+        *("variant", "parameters", "s per step", "seeds", "steps", *FIGURES),
+        *(f"{name} after {moment:.1f} min" for name in FIGURES),
+    ]
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    for name, variant in variants.items():
+        runs = variant.runs.values()
+        ends = [[run.figures[figure][-1][1] for run in runs] for figure in FIGURES]
+        cells = [
+            *(name, f"{variant.parameters:,}", f"{variant.step_seconds:.3f}"),
+            *(str(len(runs)), str(max(run.figures["AP"][-1][0] for run in runs))),
+            *(_spread(values) for values in ends),
+            *(_spread(variant.at(figure, moment)) for figure in FIGURES),
+        ]
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}".removeprefix("0")
+    if len(values) == 1:
+        return mean
+    low, high = (f"{end:.3f}".removeprefix("0") for end in (min(values), max(values)))
+    return f"{mean} [{low}, {high}]"
+
+
+def to_dict(variants: Mapping[str, Variant]) -> dict[str, Any]:
+    """All numbers, for a JSON file."""
+    return {name: dataclasses.asdict(variant) for name, variant in variants.items()}
+
+
+def draw(variants: Mapping[str, Variant], path: Path) -> None:
+    """Draws loss against steps, AP against steps and AP against minutes; a line for each run."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    loss, by_steps, by_time = figure.subplots(1, 3)
+    for number, (name, variant) in enumerate(variants.items()):
+        for order, run in enumerate(variant.runs.values()):
+            style = {"color": f"C{number}", "label": name if order == 0 else None}
+            loss.plot(*_smoothed(run.loss), **style)
+            steps, values = zip(*run.figures["AP"], strict=True)
+            by_steps.plot(steps, values, "o-", markersize=4, **style)
+            by_time.plot([variant.minutes(s) for s in steps], values, "o-", markersize=4, **style)
+    loss.set(xlabel="steps", ylabel="loss", yscale="log", title="Training loss")
+    by_steps.set(xlabel="steps", ylabel="AP", ylim=(0, None), title="Validation, by steps")
+    by_time.set(xlabel="minutes of training", ylabel="AP", ylim=(0, None), title="... by time")
+    for axes in (by_steps, by_time):
+        axes.grid(alpha=0.3)
+    by_steps.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    steps, values = zip(*points, strict=True)
+    means = [statistics.mean(values[max(0, i - _SMOOTHED + 1) : i + 1]) for i in range(len(values))]
+    return list(steps), means

@@ -1,0 +1,95 @@
+"""Comparing configs: the curves that are read, equal time, and the program on tiny runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from defvis.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
+
+SETTINGS = [
+    "model.embed_dim=24", "model.num_heads=2", "model.num_slots=3", "model.feedforward_dim=32",
+    "model.encoder_layers=1", "model.decoder_layers=1", "model.backbone.embedding_size=8",
+    "model.backbone.hidden_sizes=[8, 16]", "model.backbone.depths=[1, 1]", "batch_size=2",
+    "backbone_stage.frames_per_step=2", "log_every=1",
+]  # fmt: skip
+
+
+def curve(*values: float) -> Curve:
+    points = [(100 * (i + 1), value) for i, value in enumerate(values)]
+    return Curve(dict.fromkeys(("AP", "AP50", "AP75"), points), [(1, 2.0), (2, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, 0.0), (50, 0.1), (100, 0.2), (150, 0.3), (200, 0.4), (999, 0.4)]
+)
+def test_interpolation(at: float, value: float) -> None:
+    assert interpolate([(100, 0.2), (200, 0.4)], at) == pytest.approx(value)
+
+
+def test_equal_time_is_when_the_fastest_ends() -> None:
+    # 200 steps of 0.3 s are one minute, in which the slow one takes 100 steps.
+    quick = Variant(10, [0.2, 0.3, 0.9], {0: curve(0.1, 0.2), 1: curve(0.3, 0.4)})
+    slow = Variant(20, [0.6], {0: curve(0.5, 0.6)})
+    assert quick.total_minutes == 1
+    assert slow.at("AP", 1) == [0.5]
+    header, _, first, second = to_table({"quick": quick, "slow": slow}).splitlines()
+    assert "AP after 1.0 min" in header
+    assert first.startswith("| quick | 10 | 0.300 | 2 | 200 | .300 [.200, .400] | ")
+    assert second.endswith("| .600 | .600 | .600 | .500 | .500 | .500 |")
+
+
+def test_picture(tmp_path: Path) -> None:
+    draw({"one": Variant(1, [0.1], {0: curve(0.1, 0.2)})}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_videos_are_refused(tmp_path: Path) -> None:
+    rows = [
+        {"kind": "val", "stage": "joint", "step": step, "videos": videos, "AP": 0.1}
+        for step, videos in ((1, 4), (2, 6))
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="different numbers of videos"):
+        read_curve(tmp_path)
+
+
+def test_program(
+    program: Callable[[str], Callable[[list[str]], None]],
+    digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        *("--data", str(digits), "--out", str(tmp_path), "--steps", "4", "--backbone-steps", "1"),
+        *("--eval-every", "2", "--rounds", "1", "--timing-steps", "1"),
+        *("--variant", "K4", "model.num_points=4", "--variant", "K2", "model.num_points=2"),
+        *(word for setting in SETTINGS for word in ("--set", setting)),
+    ]
+    program("compare_convergence")(words)
+    told = capsys.readouterr().out
+    assert "K4-0: done" in told
+    assert (tmp_path / "comparison.md").read_text() in told
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert [step for step, _ in found["K2"]["runs"]["0"]["figures"]["AP"]] == [2, 4]
+    assert found["K2"]["parameters"] < found["K4"]["parameters"]
+    # What is there is not trained again, and what has other settings is left alone.
+    program("compare_convergence")(words)
+    assert "begins" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="K4-0 holds a run with other settings"):
+        program("compare_convergence")([*words, "--set", "optim.learning_rate=0.5"])
+
+
+def test_unknown_settings_are_named(
+    program: Callable[[str], Callable[[list[str]], None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        program("compare_convergence")(
+            ["--data", str(tmp_path), "--out", str(tmp_path), "--variant", "odd", "model.wings=2"]
+        )
+    assert "model.wings=2" in capsys.readouterr().err
