@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
   const int64_t grad_stride = p.M * p.D;  // from cell to cell
 
-  for_each_tile<kRows>(call, warp, [&](int b, int m, int first_query) {
+  for_each_tile<kRows, kWarps>(call, warp, [&](const Tile& tile) {
+    const int b = tile.b, m = tile.m, first_query = tile.place;
     const bool samples = sampling.in_use && first_query + sampling.row < call.Q;
     const bool present = row < kRows && first_query + row < call.Q;
     const int sampled_query = samples ? first_query + sampling.row : 0;

@@ -13,9 +13,9 @@ namespace stdeform::cuda {
 
 // Defined in kernels_<dtype>.cu.
 template <class T>
-void forward(const Call&, const Tuning&, cudaStream_t);
+void forward(const Call&, const Device&, const Tuning&, cudaStream_t);
 template <class T>
-void backward(const Call&, const Tuning&, cudaStream_t);
+void backward(const Call&, const Device&, const Tuning&, cudaStream_t);
 
 namespace {
 
@@ -58,6 +58,7 @@ Call to_call(const Problem& p) {
   int64_t first_cell = 0;
   for (int64_t l = 0; l < p.L; ++l) {
     int64_t cells = 1;
+    call.size[l][kMaxAxes - 1] = 1;
     for (int n = 0; n < p.N; ++n) {
       const int64_t size = p.spatial_shapes[l * p.N + p.N - 1 - n];
       call.size[l][n] = to_int(size);
@@ -81,13 +82,18 @@ void by_dtype(DType dtype, F f) {
 
 // Launches on the queue's device, whichever the caller's is, and makes that current again.
 template <class F>
-void enqueue(const char* what, const Problem& p, const Queue& queue, F launch) {
+void enqueue(const char* what, const Problem& p, const Queue& queue, const Tuning& tuning,
+             F launch) {
   if (p.B == 0 || p.Q == 0) return;  // a grid cannot be empty
   const Call call = to_call(p);
   int before = queue.device;
   check(cudaGetDevice(&before), what, p, queue);
   if (before != queue.device) check(cudaSetDevice(queue.device), what, p, queue);
-  launch(call, static_cast<cudaStream_t>(queue.stream));
+  Device device = {};
+  check(
+      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, queue.device),
+      what, p, queue);
+  launch(call, device, tuning, static_cast<cudaStream_t>(queue.stream));
   const cudaError_t error = cudaGetLastError();
   if (before != queue.device) cudaSetDevice(before);
   check(error, what, p, queue);
@@ -96,14 +102,14 @@ void enqueue(const char* what, const Problem& p, const Queue& queue, F launch) {
 }  // namespace
 
 void forward(const Problem& p, const Queue& queue, const Tuning& tuning) {
-  enqueue("st_deform_attn", p, queue, [&](const Call& call, cudaStream_t stream) {
-    by_dtype(p.value.dtype, [&](auto type) { forward<decltype(type)>(call, tuning, stream); });
+  enqueue("st_deform_attn", p, queue, tuning, [&](const Call& call, auto... where) {
+    by_dtype(p.value.dtype, [&](auto type) { forward<decltype(type)>(call, where...); });
   });
 }
 
 void backward(const Problem& p, const Queue& queue, const Tuning& tuning) {
-  enqueue("the backward of st_deform_attn", p, queue, [&](const Call& call, cudaStream_t stream) {
-    by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, tuning, stream); });
+  enqueue("the backward of st_deform_attn", p, queue, tuning, [&](const Call& call, auto... where) {
+    by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, where...); });
   });
 }
 

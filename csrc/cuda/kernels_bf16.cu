@@ -2,7 +2,7 @@
 
 namespace stdeform::cuda {
 
-template void forward<BFloat16>(const Call&, const Tuning&, cudaStream_t);
-template void backward<BFloat16>(const Call&, const Tuning&, cudaStream_t);
+template void forward<BFloat16>(const Call&, const Device&, const Tuning&, cudaStream_t);
+template void backward<BFloat16>(const Call&, const Device&, const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -2,7 +2,7 @@
 
 namespace stdeform::cuda {
 
-template void forward<float>(const Call&, const Tuning&, cudaStream_t);
-template void backward<float>(const Call&, const Tuning&, cudaStream_t);
+template void forward<float>(const Call&, const Device&, const Tuning&, cudaStream_t);
+template void backward<float>(const Call&, const Device&, const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

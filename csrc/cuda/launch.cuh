@@ -5,6 +5,7 @@
 
 #include "backward.cuh"
 #include "bin_launch.cuh"
+#include "choose_order.h"
 #include "forward.cuh"
 #include "tuning.h"
 
@@ -35,12 +36,16 @@ void choose_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N>
-void launch_forward(const Call& call, const Tuning&, cudaStream_t stream) {
+void launch_forward(const Call& call, const Device& device, const Tuning& tuning,
+                    cudaStream_t stream) {
   const Problem& p = call.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), grid_of(call, Layout::kRows), dim3(kThreads), 0,
-                    stream, call);
+    Call ordered = call;
+    ordered.order = choose_order(call, Layout::kRows, device, tuning);
+    STDEFORM_LAUNCH((forward_kernel<T, N, Layout>),
+                    grid_of(call, Layout::kRows, device.multiprocessors),
+                    dim3(kForwardWarps * kWarpSize), 0, stream, ordered);
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());  // for checking gradients, where speed does not count
@@ -53,15 +58,18 @@ void launch_forward(const Call& call, const Tuning&, cudaStream_t stream) {
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
+void launch_backward(const Call& call, const Device& device, const Tuning& tuning,
+                     cudaStream_t stream) {
   const Problem& p = call.problem;
   const bool aligned = rows_are_aligned(p.value, sizeof(T)) && rows_are_aligned(p.out, sizeof(T));
   const BinPlan plan(p, tuning);
   if (plan.in_use()) return launch_bins<T, N>(call, plan, aligned, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), grid_of(call, Layout::kRows), dim3(kThreads),
-                    0, stream, call);
+    STDEFORM_LAUNCH(
+        (backward_kernel<T, N, Layout>),
+        grid_of(call, Layout::kRows, device.multiprocessors * kBackwardBlocks<Compute<T>>),
+        dim3(kThreads), 0, stream, call);
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());
@@ -77,14 +85,14 @@ void launch_backward(const Call& call, const Tuning& tuning, cudaStream_t stream
 // What kernels.cu calls; one source file per dtype instantiates it, so that they compile in
 // parallel.
 template <class T>
-void forward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_forward<T, 3>(call, tuning, stream)
-                      : launch_forward<T, 2>(call, tuning, stream);
+void forward(const Call& call, const Device& device, const Tuning& tuning, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_forward<T, 3>(call, device, tuning, stream)
+                      : launch_forward<T, 2>(call, device, tuning, stream);
 }
 template <class T>
-void backward(const Call& call, const Tuning& tuning, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_backward<T, 3>(call, tuning, stream)
-                      : launch_backward<T, 2>(call, tuning, stream);
+void backward(const Call& call, const Device& device, const Tuning& tuning, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_backward<T, 3>(call, device, tuning, stream)
+                      : launch_backward<T, 2>(call, device, tuning, stream);
 }
 
 }  // namespace stdeform::cuda

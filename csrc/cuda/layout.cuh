@@ -9,10 +9,12 @@ constexpr int kWarpSize = 32;
 constexpr int kWarps = 4;  // of a block
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Blocks that a multiprocessor of 64 Ki registers has room for: bounds the registers of a kernel,
-// to 128, 168 or 255, within which none spills. Each warp has up to 16 loads in flight, so few
-// warps keep the cache busy. For sm_100 and newer nvcc hoists more loads.
-constexpr int kForwardBlocks = STDEFORM_CUDA_ARCH >= 1000 ? 3 : 4;
+// Warps of a forward block, which has a multiprocessor of 64 Ki registers to itself: 168 registers
+// each, within which no kernel spills. Each warp has up to 16 loads in flight, so few warps keep
+// the cache busy.
+constexpr int kForwardWarps = 12;
+
+// Blocks that a multiprocessor has room for, of kWarps each: registers up to 168 or 255.
 template <class Real>
 constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;
 

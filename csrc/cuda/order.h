@@ -1,0 +1,44 @@
+// In which order queries are worked on: plain, or brick by brick. Index arithmetic alone, for the
+// kernels and for whoever wants to know what they read when.
+#pragma once
+
+#include "../inline.h"
+#include "call.h"
+
+namespace stdeform::cuda {
+
+// The query at a place of the order. Where queries are the cells of the levels, neighbours in all
+// axes follow each other: a level is cut into bricks of call.order.brick cells, those at its ends
+// smaller, in the order of their first cells.
+STDEFORM_INLINE int32_t query_at(const Call& call, int32_t place) {
+  const Order& order = call.order;
+  if (!order.in_bricks) return place;
+  int l = 0;
+  while (l + 1 < call.L && place >= call.first_cell[l + 1]) ++l;
+  const auto smaller = [](int32_t a, int32_t b) { return a < b ? a : b; };
+  const int32_t* size = call.size[l];
+  // Frames, rows and columns of the brick, one after the other; before each lie whole bricks.
+  int32_t rest = place - call.first_cell[l];
+  const int32_t t = rest / (size[0] * size[1]) / order.brick[2] * order.brick[2];
+  const int32_t frames = smaller(order.brick[2], size[2] - t);
+  rest -= t * size[0] * size[1];
+  const int32_t y = rest / (size[0] * frames) / order.brick[1] * order.brick[1];
+  const int32_t rows = smaller(order.brick[1], size[1] - y);
+  rest -= y * size[0] * frames;
+  const int32_t x = rest / (rows * frames) / order.brick[0] * order.brick[0];
+  const int32_t columns = smaller(order.brick[0], size[0] - x);
+  rest -= x * rows * frames;
+  const int32_t in_frame = rest / columns;
+  return call.first_cell[l] + ((t + in_frame / rows) * size[1] + y + in_frame % rows) * size[0] +
+         x + rest % columns;
+}
+
+// Tiles [first, last) of all heads that a block works on, of as many blocks.
+struct TileRange {
+  int64_t first, last;
+};
+STDEFORM_INLINE TileRange tiles_of_block(int64_t tiles, int64_t block, int64_t blocks) {
+  return {tiles * block / blocks, tiles * (block + 1) / blocks};
+}
+
+}  // namespace stdeform::cuda
