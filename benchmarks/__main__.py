@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, gpu_check, operator, report
+from . import additions, cache_order, gpu_check, operator, report
 from .answers import WrongAnswerError
 
 _COMMANDS = {
     "operator": operator,
     "report": report,
     "additions": additions,
+    "cache-order": cache_order,
     "gpu-check": gpu_check,
 }
 

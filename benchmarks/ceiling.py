@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from . import compiled
+
 _SOURCE = Path(__file__).with_name("ceiling.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 _BURSTS = 60
 _BURST_BYTES = 1 << 27  # streamed per thread and burst: about a millisecond
 # Bytes per thread. Half of the cache, so that what else is read does not push the buffer out; and
@@ -28,12 +23,6 @@ _BURST_BYTES = 1 << 27  # streamed per thread and burst: about a millisecond
 _CACHE_SHARE = 0.5
 _USUAL_CACHES = {1: 32 << 10, 2: 1 << 20}
 _L3_BYTES = 12 << 20
-
-
-def compiler() -> str | None:
-    """The C++ compiler that builds the reader, if this machine has one."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    return next((name for name in names if name and shutil.which(name)), None)
 
 
 def cache_bandwidths(threads: int) -> dict[str, float]:
@@ -76,19 +65,7 @@ def vector_bytes() -> int:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    command = compiler()
-    if command is None:
-        raise RuntimeError("the bandwidth ceiling needs a C++ compiler (g++ or clang++)")
-    source = _SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join([source, platform.node().encode(), command.encode()]))
-    folder = Path(tempfile.gettempdir()) / f"stdeform-ceiling-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / f"{key.hexdigest()[:16]}.so"
-    if not target.exists():
-        fresh = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([command, *_FLAGS, str(_SOURCE), "-o", str(fresh)], check=True)
-        fresh.rename(target)
-    library = ctypes.CDLL(str(target))
+    library = compiled.library(_SOURCE)
     library.stream_bandwidth.restype = ctypes.c_double
     library.stream_bandwidth.argtypes = (
         ctypes.c_int64,

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import ceiling, environment, traffic
+from . import ceiling, compiled, environment, traffic
 from .answers import check_answers
 from .bars import Row
 from .memory import measure_peak
@@ -141,7 +141,7 @@ def _bandwidth(job: Job) -> Iterator[Row]:
     """Corner rows the subject's forward reads per second, and what the caches can give."""
     workload, threads = job.workload, job.threads
     prepared = _prepare(job, workload, (job.subject,))[job.subject]
-    if not VARIANTS[job.subject].is_operator or ceiling.compiler() is None:
+    if not VARIANTS[job.subject].is_operator or compiled.compiler() is None:
         print("   bandwidth: left out, it needs our operator and a C++ compiler", flush=True)
         return
     task = Task(job.subject, prepared.forward, threads)

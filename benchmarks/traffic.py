@@ -29,6 +29,12 @@ def corners_that_exist(workload: Workload, inputs: Inputs, level: int) -> Tensor
 
 def corner_rows(workload: Workload, inputs: Inputs, batch: int, head: int) -> Tensor:
     """Numbers of the rows one head reads, int32, query after query, point after point."""
+    rows = corner_table(workload, inputs, batch, head).flatten()
+    return rows[rows >= 0]
+
+
+def corner_table(workload: Workload, inputs: Inputs, batch: int, head: int) -> Tensor:
+    """[Q, L * K, corners]: numbers of the rows one head reads, int32, -1 where no cell is."""
     levels = []
     start = 0
     for level, shape in enumerate(workload.spatial_shapes):
@@ -48,8 +54,7 @@ def corner_rows(workload: Workload, inputs: Inputs, batch: int, head: int) -> Te
             corners.append(torch.where(exists, row, -1))
         levels.append(torch.stack(corners, dim=-1))  # [Q, K, corners]
         start += math.prod(shape)
-    rows = torch.stack(levels, dim=1).flatten()
-    return rows[rows >= 0].int()
+    return torch.stack(levels, dim=1).flatten(1, 2).int()
 
 
 def low_cells(inputs: Inputs, level: int, axis: int, size: int) -> Tensor:

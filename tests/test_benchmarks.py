@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bars, ceiling, environment, memory, report, timing, traffic, variants
+from benchmarks import (
+    bars,
+    ceiling,
+    compiled,
+    environment,
+    memory,
+    report,
+    timing,
+    traffic,
+    variants,
+)
 from benchmarks.__main__ import main
 from benchmarks.answers import WrongAnswerError, check_answers
 from benchmarks.variants import MODES, VARIANTS, Prepared, Variant
@@ -332,7 +342,7 @@ def test_traffic_counts_the_corners_that_exist(shapes: tuple[tuple[int, ...], ..
     assert traffic.corner_bytes(workload, inputs) == count * workload.head_dim * 4
 
 
-@pytest.mark.skipif(ceiling.compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 def test_ceiling_reads_rows_of_every_usual_size() -> None:
     rows = torch.randint(50, (1 << 16,))
     for head_dim, element in itertools.product((16, 32, 48, 64, 96, 128), (2, 4)):
@@ -377,7 +387,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[
     """The arguments and the rows of a real, tiny run."""
     output = tmp_path_factory.mktemp("results") / "tiny.jsonl"
     measured = ["latency", "scaling", "growth", "overhead"]
-    if ceiling.compiler():
+    if compiled.compiler():
         measured.append("bandwidth")
     chosen = ["--variants", OURS, "composite", "dense", "--measure", *measured]
     arguments = ["operator", "tiny", *chosen, "--rounds", "3", "--output", str(output)]

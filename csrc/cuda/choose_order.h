@@ -1,8 +1,11 @@
 // In which order the forward works, and how many warps share a tile. Host code, no CUDA headers.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
+#include "layout.cuh"
 #include "order.h"
-#include "tiles.cuh"
 #include "tuning.h"
 
 namespace stdeform::cuda {
@@ -23,6 +26,10 @@ inline Order choose_order(const Call& call, int rows_per_tile, const Device& dev
   }
   // Parts double until every warp of the device has one, or the samples do not suffice.
   if (tuning.forward_parts > 0) {
+    if (kForwardWarps % tuning.forward_parts) {
+      throw std::invalid_argument("forward_parts must divide " + std::to_string(kForwardWarps) +
+                                  ", got " + std::to_string(tuning.forward_parts));
+    }
     order.parts = int32_t(tuning.forward_parts);
   } else {
     const int64_t tiles = tiles_of_all(call, rows_per_tile);

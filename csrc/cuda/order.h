@@ -33,6 +33,13 @@ STDEFORM_INLINE int32_t query_at(const Call& call, int32_t place) {
          x + rest % columns;
 }
 
+STDEFORM_INLINE int32_t tiles_of_head(const Call& call, int rows_per_tile) {
+  return 1 + (call.Q - 1) / rows_per_tile;
+}
+STDEFORM_INLINE int64_t tiles_of_all(const Call& call, int rows_per_tile) {
+  return int64_t(call.B) * call.M * tiles_of_head(call, rows_per_tile);
+}
+
 // Tiles [first, last) of all heads that a block works on, of as many blocks.
 struct TileRange {
   int64_t first, last;

@@ -11,13 +11,6 @@
 
 namespace stdeform::cuda {
 
-STDEFORM_INLINE int32_t tiles_of_head(const Call& call, int rows_per_tile) {
-  return 1 + (call.Q - 1) / rows_per_tile;
-}
-STDEFORM_INLINE int64_t tiles_of_all(const Call& call, int rows_per_tile) {
-  return int64_t(call.B) * call.M * tiles_of_head(call, rows_per_tile);
-}
-
 // As many blocks as the device has room for, but none without a tile.
 inline dim3 grid_of(const Call& call, int rows_per_tile, int blocks) {
   return dim3(std::min<int64_t>(blocks, tiles_of_all(call, rows_per_tile)));

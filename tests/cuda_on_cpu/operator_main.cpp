@@ -114,7 +114,7 @@ bool run(const Settings& s, unsigned seed) {
   Owned grad_positions(s.side_dtype, {p.B, p.Q, p.M, p.L, p.K, p.N});
   Owned grad_reference(compute, {p.B, p.Q, p.M, p.L, width});
   try {
-    cuda::forward(p, {int(seed % 2), nullptr});  // on either device
+    cuda::forward(p, {int(seed % 2), nullptr}, s.tuning);  // on either device
     if (!out.is_finite()) return false;
     p.grad_value = grad_value.array;
     if (s.all_grads) {
@@ -161,6 +161,7 @@ std::vector<Settings> problems(bool by_bins) {
                       i % 7 != 6,
                       {},
                       by_bins && i % 4 < 2};
+        s.tuning.forward_parts = i % 4 == 3 ? 3 : -1;
         s.tuning.backward_bins = by_bins;
         s.tuning.bin_run = i % 3 ? -1 : 7;
         s.tuning.workspace_bytes = i % 5 ? -1 : 0;
@@ -169,8 +170,8 @@ std::vector<Settings> problems(bool by_bins) {
       }
     }
   }
-  // More than 32 samples in a bin.
   if (by_bins) {
+    // More than 32 samples in a bin.
     all.push_back({Form::locations,
                    DType::f32,
                    DType::f32,
@@ -185,6 +186,12 @@ std::vector<Settings> problems(bool by_bins) {
                    true,
                    {},
                    true});
+    // A query for every cell, of two levels.
+    Settings s = {
+        Form::points, DType::f32, DType::f32, {3, 4, 3, 1, 2, 2}, 2, 2, 40, 2, 48, 3, false,
+        true,         {},         false};
+    s.tuning.forward_bricks = 2;
+    all.push_back(s);
   }
   return all;
 }

@@ -1,0 +1,141 @@
+// Which share of what a multiprocessor reads misses its L1 cache, for an order of work: the rows of
+// the samples' corners, read as the forward kernel reads them, through an LRU cache.
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <unordered_map>
+#include <vector>
+
+#include "cuda/order.h"
+
+using namespace stdeform::cuda;
+
+namespace {
+
+constexpr int64_t kLine = 128, kSector = 32;  // bytes; a line is kept, a sector is fetched
+
+class Cache {
+ public:
+  explicit Cache(int64_t bytes) : lines_(bytes / kLine) {}
+
+  void read(int64_t address, int64_t bytes) {
+    for (int64_t at = address / kSector; at <= (address + bytes - 1) / kSector; ++at) sector(at);
+  }
+
+  int64_t sectors = 0, missed = 0;
+
+ private:
+  struct Line {
+    int64_t number;
+    uint32_t sectors;  // that have been fetched
+  };
+
+  void sector(int64_t number) {
+    ++sectors;
+    const int64_t line = number * kSector / kLine;
+    const uint32_t bit = 1u << (number % (kLine / kSector));
+    const auto found = at_.find(line);
+    if (found != at_.end()) {
+      order_.splice(order_.begin(), order_, found->second);
+    } else {
+      if (int64_t(order_.size()) == lines_) {
+        at_.erase(order_.back().number);
+        order_.pop_back();
+      }
+      order_.push_front({line, 0});
+      at_[line] = order_.begin();
+    }
+    missed += !(order_.front().sectors & bit);
+    order_.front().sectors |= bit;
+  }
+
+  int64_t lines_;
+  std::list<Line> order_;  // the one read last in front
+  std::unordered_map<int64_t, std::list<Line>::iterator> at_;
+};
+
+}  // namespace
+
+struct Setting {
+  int64_t N, S, M, row_bytes, Q, L, samples;  // samples of a row, on all levels
+  const int64_t* spatial_shapes;              // [L, N]
+  const int32_t* rows;                        // [Q, samples, 2^N], of any head; -1: no cell
+  int64_t packed;                             // rows of a head lie next to each other
+  int64_t brick[3];                           // x, y, t; 0: plain order
+  // Warps of a block, rows of a tile, and how many blocks a multiprocessor has at a time. `dealt`:
+  // block after block has the next tiles and goes to the next multiprocessor; otherwise each block
+  // has a multiprocessor and a run of tiles.
+  int64_t warps, rows_of_tile, resident, dealt, multiprocessors, cache_bytes;
+  int64_t first, last;  // multiprocessors that are simulated
+};
+
+// The share of sectors that are missed.
+extern "C" double miss_rate(const Setting* s) {
+  Call call = {};
+  call.problem.N = int(s->N);
+  call.B = 1, call.Q = int32_t(s->Q), call.M = int32_t(s->M), call.L = int32_t(s->L);
+  int32_t cells = 0;
+  for (int64_t l = 0; l < s->L; ++l) {
+    call.first_cell[l] = cells;
+    call.size[l][2] = 1;
+    int32_t of_level = 1;
+    for (int64_t n = 0; n < s->N; ++n) {
+      call.size[l][n] = int32_t(s->spatial_shapes[l * s->N + s->N - 1 - n]);
+      of_level *= call.size[l][n];
+    }
+    cells += of_level;
+  }
+  call.order.in_bricks = s->brick[0] > 0;
+  std::copy_n(s->brick, 3, call.order.brick);
+
+  const int rows_of_tile = int(s->rows_of_tile);
+  const int64_t of_head = tiles_of_head(call, rows_of_tile);
+  const int64_t tiles = tiles_of_all(call, rows_of_tile);
+  const int corners = 1 << s->N;
+  int64_t sectors = 0, missed = 0;
+  for (int64_t sm = s->first; sm < s->last; ++sm) {
+    // Turn after turn, the tiles that the warps of the multiprocessor work on at the same time.
+    std::vector<std::vector<int64_t>> turns;
+    if (s->dealt) {
+      std::vector<int64_t> mine;
+      for (int64_t block = sm; block * s->warps < tiles; block += s->multiprocessors) {
+        mine.push_back(block);
+      }
+      for (std::size_t i = 0; i < mine.size(); i += s->resident) {
+        turns.emplace_back();
+        for (std::size_t j = i; j < std::min(mine.size(), i + std::size_t(s->resident)); ++j) {
+          for (int64_t w = 0; w < s->warps; ++w) turns.back().push_back(mine[j] * s->warps + w);
+        }
+      }
+    } else {
+      const TileRange range = tiles_of_block(tiles, sm, s->multiprocessors);
+      for (int64_t tile = range.first; tile < range.last; tile += s->warps) {
+        turns.emplace_back();
+        for (int64_t w = 0; w < s->warps; ++w) turns.back().push_back(tile + w);
+        while (turns.back().back() >= range.last) turns.back().pop_back();
+      }
+    }
+    Cache cache(s->cache_bytes);
+    for (const auto& turn : turns) {
+      for (int64_t i = 0; i < s->samples; ++i) {
+        for (const int64_t tile : turn) {
+          if (tile >= tiles) continue;
+          const int64_t head = tile / of_head;
+          for (int r = 0; r < rows_of_tile; ++r) {
+            const int64_t place = tile % of_head * rows_of_tile + r;
+            if (place >= s->Q) break;
+            const int64_t query = query_at(call, int32_t(place));
+            const int32_t* rows = s->rows + (query * s->samples + i) * corners;
+            for (int c = 0; c < corners; ++c) {
+              if (rows[c] < 0) continue;
+              const int64_t row = s->packed ? head * s->S + rows[c] : rows[c] * s->M + head;
+              cache.read(row * s->row_bytes, s->row_bytes);
+            }
+          }
+        }
+      }
+    }
+    sectors += cache.sectors, missed += cache.missed;
+  }
+  return sectors ? double(missed) / double(sectors) : 0;
+}

@@ -1,0 +1,137 @@
+"""`python -m benchmarks cache-order`: L1 misses of the CUDA forward, simulated, by order of work.
+
+The rows that the samples of a workload read go through a cache that forgets what was read longest
+ago, in the order in which the kernel's own index arithmetic (csrc/cuda/order.h) hands out queries.
+Nothing is timed and no GPU is needed: an order is chosen by the share of sectors that miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+from pathlib import Path
+
+from . import compiled
+from .traffic import corner_table
+from .workloads import DTYPES, WORKLOADS, Workload, make_inputs
+
+_SOURCE = Path(__file__).with_name("cache_order.cpp")
+_MULTIPROCESSORS = 132  # of an H100 or H200
+_CACHE_BYTES = 200 << 10  # of the 256 KiB that L1 and shared memory have together
+_SIMULATED = 12  # multiprocessors, the first ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """An order of work.
+
+    Attributes:
+        brick: Cells of a brick along x, y, t; zeros for the plain order of queries.
+        warps: Of a block.
+        resident: Blocks that a multiprocessor has at a time.
+        dealt: Blocks of neighbouring queries go to the multiprocessors in turn; otherwise each
+            multiprocessor has one block with a run of queries of its own.
+    """
+
+    brick: tuple[int, int, int] = (0, 0, 0)
+    warps: int = 12
+    resident: int = 1
+    dealt: bool = False
+
+
+ORDERS = {
+    "dealt out": Order(warps=4, resident=4, dealt=True),
+    "runs": Order(),
+    "bricks 3x3x3": Order((3, 3, 3)),
+    "bricks 5x5x9": Order((5, 5, 9)),
+    "bricks 8x8x8": Order((8, 8, 8)),
+    "bricks 16x16x1": Order((16, 16, 1)),
+}
+
+
+class _Setting(ctypes.Structure):
+    """`Setting` of cache_order.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("N", "S", "M", "row_bytes", "Q", "L", "samples")),
+        ("spatial_shapes", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("packed", ctypes.c_int64),
+        ("brick", ctypes.c_int64 * 3),
+        *((name, ctypes.c_int64) for name in ("warps", "rows_of_tile", "resident", "dealt")),
+        *((name, ctypes.c_int64) for name in ("multiprocessors", "cache_bytes", "first", "last")),
+    )
+
+
+def miss_rate(
+    workload: Workload,
+    order: Order,
+    *,
+    packed: bool = False,
+    seed: int = 0,
+    multiprocessors: int = _MULTIPROCESSORS,
+    cache_bytes: int = _CACHE_BYTES,
+) -> float:
+    """The share of 32-byte sectors that a multiprocessor has to fetch, and not from its L1.
+
+    Args:
+        workload: What is read; every head reads what the first one does, from its own rows.
+        order: When.
+        packed: Whether the rows of a head lie next to each other in memory.
+        seed: Of the inputs.
+        multiprocessors: How many share the work.
+        cache_bytes: Of L1.
+    """
+    rows = corner_table(workload, make_inputs(workload, seed), 0, 0).contiguous()
+    shapes = [size for shape in workload.spatial_shapes for size in shape]
+    channels_of_lane = 8
+    setting = _Setting(
+        N=len(workload.spatial_shapes[0]),
+        S=workload.num_cells,
+        M=workload.num_heads,
+        row_bytes=workload.head_dim * DTYPES[workload.dtype].itemsize,
+        Q=workload.num_queries,
+        L=len(workload.spatial_shapes),
+        samples=rows.shape[1],
+        spatial_shapes=ctypes.cast((ctypes.c_int64 * len(shapes))(*shapes), ctypes.c_void_p),
+        rows=rows.data_ptr(),
+        packed=packed,
+        brick=(ctypes.c_int64 * 3)(*order.brick),
+        warps=order.warps,
+        rows_of_tile=32 // (workload.head_dim // channels_of_lane),
+        resident=order.resident,
+        dealt=order.dealt,
+        multiprocessors=multiprocessors,
+        cache_bytes=cache_bytes,
+        first=0,
+        last=min(_SIMULATED, multiprocessors),
+    )
+    simulate = compiled.library(_SOURCE).miss_rate
+    simulate.restype = ctypes.c_double
+    return float(simulate(ctypes.byref(setting)))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    names = ["paper-encoder", "paper-encoder-large", "detr-encoder"]
+    parser.add_argument("--workloads", nargs="+", choices=sorted(WORKLOADS), default=names)
+    parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=["float32"])
+    parser.add_argument("--spreads", nargs="+", type=float, default=[0.5, 2.0, 4.0, 8.0])
+    parser.add_argument("--packed", action="store_true", help="rows of a head next to each other")
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Prints a table of miss rates."""
+    print(" | ".join(["| workload", "offsets", *ORDERS]) + " |")
+    print("|---" * (2 + len(ORDERS)) + "|")
+    for name in options.workloads:
+        for dtype in options.dtypes:
+            for spread in options.spreads:
+                workload = dataclasses.replace(WORKLOADS[name], dtype=dtype, offset_spread=spread)
+                rates = [
+                    miss_rate(workload, order, packed=options.packed) for order in ORDERS.values()
+                ]
+                cells = [f"{name}, {dtype}", f"{spread:g}", *(f"{rate:.3f}" for rate in rates)]
+                print(f"| {' | '.join(cells)} |", flush=True)
+    return 0
