@@ -222,10 +222,13 @@ int refusals() {
   many_samples.Q = int64_t{1} << 31;
   many_samples.deterministic = true;
   many_samples.grad_value.data = &many_samples;  // anything but null
+  cuda::Tuning five_parts;
+  five_parts.forward_parts = 5;
   return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
          !is_refused([&] { cuda::forward(many_levels, {0, nullptr}); }, "got L = 65") +
          !is_refused([&] { cuda::forward(long_rows, {0, nullptr}); }, "2147483648") +
          !is_refused([&] { cuda::workspace_bytes(many_samples); }, "got 2147483648 and 8") +
+         !is_refused([&] { cuda::forward(p, {0, nullptr}, five_parts); }, "divide 12, got 5") +
          !is_refused([] { cuda::Tuning()["brick"] = 1; }, "no tuning \"brick\"");
 }
 
