@@ -36,6 +36,8 @@ torch.library.define(
 )
 st_deform_attn: Callable[..., Tensor] = torch.ops.stdeform.st_deform_attn.default
 st_deform_attn_backward = torch.ops.stdeform.st_deform_attn_backward.default
+# What calling it does, without a Python function in between.
+_call_operator: Callable[..., Tensor] = torch.ops.stdeform.st_deform_attn.default._op
 
 # -- kernels -----------------------------------------------------------------------------------
 
@@ -162,14 +164,43 @@ def attend(
     """The operator for `functional`: differentiable by autograd and by torch.func."""
     inputs = (value, spatial_shapes, reference_points, positions, scores)
     # A compiler sees the operator itself, whose formulas are registered, and keeps it as one node.
-    if not torch.compiler.is_compiling():
-        if forward_ad._current_level >= 0:  # the kernels know no tangents and would drop them
-            return _reference(*inputs)
-        if torch._C._are_functorch_transforms_active():
-            # An autograd.Function costs more per call, so only where it is needed.
-            transformed: Any = _Attend.apply
-            return cast(Tensor, transformed(*inputs))
+    if torch.compiler.is_compiling():
+        return st_deform_attn(*inputs)
+    if forward_ad._current_level >= 0:  # the kernels know no tangents and would drop them
+        return _reference(*inputs)
+    if torch._C._are_functorch_transforms_active():
+        # An autograd.Function costs more per call, so only where it is needed.
+        transformed: Any = _Attend.apply
+        return cast(Tensor, transformed(*inputs))
+    if _is_plain(value, reference_points, positions, scores):
+        # The registered formulas would do the same where nothing is recorded, but in Python.
+        with torch._C._AutoDispatchBelowAutograd():
+            return _call_operator(*inputs)
     return st_deform_attn(*inputs)
+
+
+def _is_plain(
+    value: Tensor, reference_points: Tensor | None, positions: Tensor, scores: Tensor
+) -> bool:
+    """Whether autograd records nothing and no subclass or mode stands before the kernel.
+
+    Their Python would otherwise run with autograd turned off.
+    """
+    return (
+        type(value) is type(positions) is type(scores) is Tensor
+        and (reference_points is None or type(reference_points) is Tensor)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not (
+            torch.is_grad_enabled()
+            and (
+                value.requires_grad
+                or positions.requires_grad
+                or scores.requires_grad
+                or (reference_points is not None and reference_points.requires_grad)
+            )
+        )
+    )
 
 
 class _Attend(torch.autograd.Function):

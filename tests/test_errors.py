@@ -294,7 +294,7 @@ def test_auto_never_swallows_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(functional._ops, "st_deform_attn", broken)
+    monkeypatch.setattr(functional._ops, "attend", broken)
     monkeypatch.setattr(_native, "missing", lambda device_type: None)
     with pytest.raises(RuntimeError, match="out of order"):
         stdeform.st_deform_attn(*draw("locations").attention)
