@@ -25,30 +25,46 @@ struct Shaped {
   int64_t size[kMaxRank];
 };
 
+// What pybind11's own casts would do, without a Python object for each number on the way.
+int64_t to_number(PyObject* from) {
+  const long long number = PyLong_AsLongLong(from);
+  if (number == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return number;
+}
+
+void to_numbers(PyObject* from, int count, const char* name, int64_t* to) {
+  if (!PyTuple_Check(from) || PyTuple_GET_SIZE(from) != count) {
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(count) +
+                                " axes, got " + std::string(py::repr(from)));
+  }
+  for (int i = 0; i < count; ++i) to[i] = to_number(PyTuple_GET_ITEM(from, i));
+}
+
 Shaped to_array(const py::tuple& from, int rank, const char* name) {
   Shaped shaped;
-  const auto address = from[0].cast<std::uintptr_t>();
-  const auto shape = from[2].cast<py::tuple>();
-  const auto strides = from[3].cast<py::tuple>();
-  if (int(shape.size()) != rank || int(strides.size()) != rank) {
-    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) +
-                                " axes, got " + std::to_string(shape.size()));
-  }
+  PyObject* const* item = &PyTuple_GET_ITEM(from.ptr(), 0);
+  const int64_t address = to_number(item[0]);
+  to_numbers(item[2], rank, name, shaped.size);
+  to_numbers(item[3], rank, name, shaped.array.stride);
   if (!address) {
     throw std::invalid_argument(std::string(name) +
                                 " has no memory: a fake or meta tensor reached the native core");
   }
   shaped.array.data = reinterpret_cast<void*>(address);
-  shaped.array.dtype = DType(from[1].cast<int>());
-  for (int i = 0; i < rank; ++i) {
-    shaped.size[i] = shape[i].cast<int64_t>();
-    shaped.array.stride[i] = strides[i].cast<int64_t>();
-  }
+  shaped.array.dtype = DType(to_number(item[1]));
   return shaped;
 }
 
 Array optional_array(const py::object& from, int rank, const char* name) {
   return from.is_none() ? Array() : to_array(from.cast<py::tuple>(), rank, name).array;
+}
+
+// [B, Q, M * D] as [B, Q, M, D].
+Array to_rows(const py::tuple& from, const Problem& p, const char* name) {
+  Array rows = to_array(from, 3, name).array;
+  rows.stride[3] = rows.stride[2];
+  rows.stride[2] *= p.D;
+  return rows;
 }
 
 Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
@@ -81,7 +97,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& 
 void add_grads(Problem& p, const py::tuple& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
                const py::object& grad_scores, bool head_reference) {
-  p.out = to_array(grad_out, 4, "grad_out").array;
+  p.out = to_rows(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference =
       optional_array(grad_reference, head_reference ? 5 : 4, "grad_reference_points");
@@ -96,7 +112,7 @@ void cpu_forward(const std::string& level, int num_threads, bool exact_threads,
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
   p.exact_threads = exact_threads;
-  p.out = to_array(out, 4, "out").array;
+  p.out = to_rows(out, p, "out");
   const Level& chosen = choose_level(level);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
@@ -126,7 +142,7 @@ void cuda_forward(int device, std::uintptr_t stream, const std::vector<int64_t>&
                   const py::tuple& value, const py::tuple& positions, const py::tuple& scores,
                   const py::object& reference, const py::tuple& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
-  p.out = to_array(out, 4, "out").array;
+  p.out = to_rows(out, p, "out");
   py::gil_scoped_release unlocked;
   cuda::forward(p, to_queue(device, stream));
 }

@@ -24,6 +24,8 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _C, _why_missing = _load()
+# What the native core takes for a tensor: address, dtype code, shape, strides in elements.
+_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 _DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -45,13 +47,13 @@ options = Options()
 
 def missing(device_type: str) -> str | None:
     """Why there is no kernel for tensors on `device_type`; None if there is one."""
+    if device_type == "cpu":
+        return _why_missing if _C is None else None
     if device_type == "meta":  # shapes only: the registered fake serves, built or not
         return None
-    if device_type not in ("cpu", "cuda"):
+    if device_type != "cuda":
         return f"no kernel exists for {device_type} yet"
-    if _C is None:
-        return _why_missing
-    return _missing_cuda() if device_type == "cuda" else None
+    return _why_missing if _C is None else _missing_cuda()
 
 
 @functools.cache
@@ -81,13 +83,17 @@ def forward(
     batch, _, num_heads, head_dim = value.shape
     num_queries = positions.shape[1]
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
-    if out.numel():
-        value = _with_unit_stride(value)
+    if batch and num_queries:
+        value, rows = _rows(value)
         _run(
             "forward",
             value,
-            *_problem(value, spatial_shapes, positions, scores, reference_points),
-            _array(out.view(batch, num_queries, num_heads, head_dim)),
+            spatial_shapes,
+            rows,
+            _array(positions),
+            _array(scores),
+            None if reference_points is None else _array(reference_points),
+            _array(out),
         )
     return out
 
@@ -106,15 +112,19 @@ def backward(
     if grad_out.numel() == 0:
         return tuple(grad.zero_() for grad in empty_grads(inputs, needs))
     # Copies made for the kernel live in these names until it has returned.
-    value = _with_unit_stride(value)
-    rows = _with_unit_stride(grad_out.unflatten(2, (value.shape[2], value.shape[3])))
+    value, rows = _rows(value)
+    grad_out, grad_rows = _rows(grad_out)
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
         _run(
             "backward",
             value,
-            *_problem(value, spatial_shapes, positions, scores, reference_points),
-            _array(rows),
+            spatial_shapes,
+            rows,
+            _array(positions),
+            _array(scores),
+            None if reference_points is None else _array(reference_points),
+            grad_rows,
             *(_array(grad) if grad.numel() else None for grad in grads),
         )
     return _round_buffers(grads, inputs) if value.is_cuda else grads
@@ -177,42 +187,32 @@ def _alert_not_deterministic(name: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def _run(name: str, value: Tensor, *arrays: object) -> None:
-    """Calls the kernel of the device that `value` is on."""
-    reason = missing(value.device.type)
+def _run(name: str, value: Tensor, *arguments: object) -> None:
+    """Calls the kernel of the device that `value` is on, one of those that are registered for."""
+    is_cuda = value.is_cuda
+    reason = missing("cuda" if is_cuda else "cpu")
     if _C is None or reason:
         raise RuntimeError(f"no native kernel for {value.device.type} tensors: {reason}")
-    if value.is_cuda:
+    if is_cuda:
         index = value.get_device()
         # The stream as a number; the public way makes an object of it first.
         stream = torch._C._cuda_getCurrentRawStream(index)
-        getattr(_C, f"cuda_{name}")(index, stream, *arrays)
+        getattr(_C, f"cuda_{name}")(index, stream, *arguments)
     else:
-        threads = options.num_threads or torch.get_num_threads()
-        exact = options.num_threads is not None
-        getattr(_C, f"cpu_{name}")(options.simd_level or "", threads, exact, *arrays)
+        run = _C.cpu_forward if name == "forward" else _C.cpu_backward
+        threads = options.num_threads
+        exact = threads is not None
+        run(options.simd_level or "", threads or torch.get_num_threads(), exact, *arguments)
 
 
-def _problem(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    positions: Tensor,
-    scores: Tensor,
-    reference_points: Tensor | None,
-) -> tuple[object, ...]:
-    return (
-        list(spatial_shapes),
-        _array(value),
-        _array(positions),
-        _array(scores),
-        None if reference_points is None else _array(reference_points),
-    )
+def _array(tensor: Tensor) -> _Array:
+    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tensor.shape, tensor.stride()
 
 
-def _array(tensor: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
-
-
-def _with_unit_stride(tensor: Tensor) -> Tensor:
+def _rows(tensor: Tensor) -> tuple[Tensor, _Array]:
     """The kernels read a row of channels as one run of memory; all other strides are free."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    array = _array(tensor)
+    if array[3][-1] == 1 or array[2][-1] == 1:
+        return tensor, array
+    tensor = tensor.contiguous()
+    return tensor, _array(tensor)
