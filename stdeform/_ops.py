@@ -175,7 +175,8 @@ def attend(
     if _is_plain(value, reference_points, positions, scores):
         # The registered formulas would do the same where nothing is recorded, but in Python.
         with torch._C._AutoDispatchBelowAutograd():
-            return _call_operator(*inputs)
+            # Not `*inputs`: to unpack them for a built-in function takes another 0.2 us.
+            return _call_operator(value, spatial_shapes, reference_points, positions, scores)
     return st_deform_attn(*inputs)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import enum
 import re
 from collections.abc import Callable
 from typing import Any
@@ -241,6 +243,21 @@ def test_st_deform_attn_from_offsets(case: str) -> None:
 @pytest.mark.parametrize("form", ["locations", "points"])
 def test_the_unchanged_call_is_good(form: str) -> None:
     assert _call(form, {}).shape == (2, 7, 32)
+
+
+def test_a_table_may_be_any_sequence_and_may_change_between_calls() -> None:
+    class Size(enum.IntEnum):
+        FRAMES = 4
+
+    expected = _call("points", {})
+    table = [collections.UserList(row) for row in SHAPES]
+    for good in (list(SHAPES), [list(row) for row in SHAPES], collections.UserList(table)):
+        assert torch.equal(_call("points", {"spatial_shapes": good}), expected)
+    named = [(Size.FRAMES, 6, 5), torch.Size((2, 3, 3))]
+    assert torch.equal(_call("points", {"spatial_shapes": named}), expected)
+    table[0][0] = True
+    with pytest.raises(TypeError, match="must hold Python ints, got bool"):
+        _call("points", {"spatial_shapes": table})
 
 
 def test_the_same_text_compiled() -> None:
