@@ -1,4 +1,4 @@
-"""The way down to the native core: addresses, strides, threads. Nothing else reads `data_ptr`."""
+"""The way down to the native core: memory, streams, threads. Nothing else hands memory out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]  # a documented name
 
 from ._build import read_record
 from .reference import compute_dtype
@@ -24,9 +25,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _C, _why_missing = _load()
-# What the native core takes for a tensor: address, dtype code, shape, strides in elements.
-_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
-_DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 class Options:
@@ -84,16 +82,16 @@ def forward(
     num_queries = positions.shape[1]
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
     if batch and num_queries:
-        value, rows = _rows(value)
+        value = _with_unit_stride(value)
         _run(
             "forward",
             value,
             spatial_shapes,
-            rows,
-            _array(positions),
-            _array(scores),
-            None if reference_points is None else _array(reference_points),
-            _array(out),
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
+            to_dlpack(out),
         )
     return out
 
@@ -112,20 +110,20 @@ def backward(
     if grad_out.numel() == 0:
         return tuple(grad.zero_() for grad in empty_grads(inputs, needs))
     # Copies made for the kernel live in these names until it has returned.
-    value, rows = _rows(value)
-    grad_out, grad_rows = _rows(grad_out)
+    value = _with_unit_stride(value)
+    grad_out = _with_unit_stride(grad_out)
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
         _run(
             "backward",
             value,
             spatial_shapes,
-            rows,
-            _array(positions),
-            _array(scores),
-            None if reference_points is None else _array(reference_points),
-            grad_rows,
-            *(_array(grad) if grad.numel() else None for grad in grads),
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
+            to_dlpack(grad_out),
+            *(to_dlpack(grad) if grad.numel() else None for grad in grads),
         )
     return _round_buffers(grads, inputs) if value.is_cuda else grads
 
@@ -205,14 +203,6 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
         run(options.simd_level or "", threads or torch.get_num_threads(), exact, *arguments)
 
 
-def _array(tensor: Tensor) -> _Array:
-    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tensor.shape, tensor.stride()
-
-
-def _rows(tensor: Tensor) -> tuple[Tensor, _Array]:
+def _with_unit_stride(tensor: Tensor) -> Tensor:
     """The kernels read a row of channels as one run of memory; all other strides are free."""
-    array = _array(tensor)
-    if array[3][-1] == 1 or array[2][-1] == 1:
-        return tensor, array
-    tensor = tensor.contiguous()
-    return tensor, _array(tensor)
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
