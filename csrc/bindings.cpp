@@ -1,14 +1,16 @@
-// The Python module stdeform._C: the only file that knows Python. Arrays come in as
-// (address, dtype code, shape, strides); errors go out as exceptions.
+// The Python module stdeform._C: the only file that knows Python. Arrays come in as capsules of
+// DLPack; errors go out as exceptions.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "dlpack.h"
 #include "problem.h"
 #ifdef STDEFORM_WITH_CUDA
 #include "cuda/device.h"
@@ -25,34 +27,49 @@ struct Shaped {
   int64_t size[kMaxRank];
 };
 
-Shaped to_array(const py::tuple& from, int rank, const char* name) {
-  Shaped shaped;
-  const auto address = from[0].cast<std::uintptr_t>();
-  const auto shape = from[2].cast<py::tuple>();
-  const auto strides = from[3].cast<py::tuple>();
-  if (int(shape.size()) != rank || int(strides.size()) != rank) {
+DType to_dtype(const dlpack::DataType& from, const char* name) {
+  if (from.code == dlpack::kFloat && from.bits == 64) return DType::f64;
+  if (from.code == dlpack::kFloat && from.bits == 32) return DType::f32;
+  if (from.code == dlpack::kFloat && from.bits == 16) return DType::f16;
+  if (from.code == dlpack::kBfloat && from.bits == 16) return DType::bf16;
+  throw std::invalid_argument(std::string(name) + " must hold floating-point numbers");
+}
+
+// The capsule keeps the memory alive, and its maker has to outlive the kernel.
+Shaped to_array(const py::capsule& from, int rank, const char* name) {
+  const auto* tensor =
+      static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(from.ptr(), dlpack::kCapsule));
+  if (!tensor) throw py::error_already_set();
+  if (tensor->ndim != rank) {
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) +
-                                " axes, got " + std::to_string(shape.size()));
+                                " axes, got " + std::to_string(tensor->ndim));
   }
-  if (!address) {
+  if (!tensor->data) {
     throw std::invalid_argument(std::string(name) +
                                 " has no memory: a fake or meta tensor reached the native core");
   }
-  shaped.array.data = reinterpret_cast<void*>(address);
-  shaped.array.dtype = DType(from[1].cast<int>());
-  for (int i = 0; i < rank; ++i) {
-    shaped.size[i] = shape[i].cast<int64_t>();
-    shaped.array.stride[i] = strides[i].cast<int64_t>();
-  }
+  Shaped shaped;
+  shaped.array.data = static_cast<char*>(tensor->data) + tensor->byte_offset;
+  shaped.array.dtype = to_dtype(tensor->dtype, name);
+  std::copy_n(tensor->shape, rank, shaped.size);
+  std::copy_n(tensor->strides, rank, shaped.array.stride);
   return shaped;
 }
 
 Array optional_array(const py::object& from, int rank, const char* name) {
-  return from.is_none() ? Array() : to_array(from.cast<py::tuple>(), rank, name).array;
+  return from.is_none() ? Array() : to_array(from.cast<py::capsule>(), rank, name).array;
 }
 
-Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-                   const py::tuple& positions, const py::tuple& scores,
+// [B, Q, M * D] as [B, Q, M, D].
+Array to_rows(const py::capsule& from, const Problem& p, const char* name) {
+  Array rows = to_array(from, 3, name).array;
+  rows.stride[3] = rows.stride[2];
+  rows.stride[2] *= p.D;
+  return rows;
+}
+
+Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
+                   const py::capsule& positions, const py::capsule& scores,
                    const py::object& reference) {
   Problem p;
   const Shaped v = to_array(value, 4, "value");
@@ -70,7 +87,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& 
   p.positions = s.array;
   p.scores = to_array(scores, 5, "scores").array;
   if (!reference.is_none()) {
-    const Shaped r = to_array(reference.cast<py::tuple>(), 4, "reference_points");
+    const Shaped r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
   }
@@ -78,10 +95,10 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::tuple& 
 }
 
 // `head_reference`: whether the gradient of the reference points comes per head, [B, Q, M, L, ..].
-void add_grads(Problem& p, const py::tuple& grad_out, const py::object& grad_value,
+void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
                const py::object& grad_scores, bool head_reference) {
-  p.out = to_array(grad_out, 4, "grad_out").array;
+  p.out = to_rows(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference =
       optional_array(grad_reference, head_reference ? 5 : 4, "grad_reference_points");
@@ -90,24 +107,24 @@ void add_grads(Problem& p, const py::tuple& grad_out, const py::object& grad_val
 }
 
 void cpu_forward(const std::string& level, int num_threads, bool exact_threads,
-                 const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-                 const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-                 const py::tuple& out) {
+                 const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
+                 const py::capsule& positions, const py::capsule& scores,
+                 const py::object& reference, const py::capsule& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
   p.exact_threads = exact_threads;
-  p.out = to_array(out, 4, "out").array;
+  p.out = to_rows(out, p, "out");
   const Level& chosen = choose_level(level);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
 }
 
 void cpu_backward(const std::string& level, int num_threads, bool exact_threads,
-                  const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-                  const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-                  const py::tuple& grad_out, const py::object& grad_value,
-                  const py::object& grad_reference, const py::object& grad_positions,
-                  const py::object& grad_scores) {
+                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
+                  const py::capsule& positions, const py::capsule& scores,
+                  const py::object& reference, const py::capsule& grad_out,
+                  const py::object& grad_value, const py::object& grad_reference,
+                  const py::object& grad_positions, const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
   p.exact_threads = exact_threads;
@@ -131,22 +148,24 @@ cuda::Tuning to_tuning(const py::dict& forced) {
 }
 
 void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
-                  const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-                  const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-                  const py::tuple& out) {
+                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
+                  const py::capsule& positions, const py::capsule& scores,
+                  const py::object& reference, const py::capsule& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
-  p.out = to_array(out, 4, "out").array;
+  p.out = to_rows(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
   cuda::forward(p, to_queue(device, stream), tuning);
 }
 
-void cuda_backward(int device, std::uintptr_t stream, const py::dict& forced,
-                   const std::vector<int64_t>& spatial_shapes, const py::tuple& value,
-                   const py::tuple& positions, const py::tuple& scores, const py::object& reference,
-                   const py::tuple& grad_out, const py::object& grad_value,
+// `allocate` is asked for the workspace, a number of bytes, and returns its address.
+void cuda_backward(int device, std::uintptr_t stream, const py::dict& forced, bool deterministic,
+                   const py::object& allocate, const std::vector<int64_t>& spatial_shapes,
+                   const py::capsule& value, const py::capsule& positions,
+                   const py::capsule& scores, const py::object& reference,
+                   const py::capsule& grad_out, const py::object& grad_value,
                    const py::object& grad_reference, const py::object& grad_positions,
-                   const py::object& grad_scores, bool deterministic, const py::object& allocate) {
+                   const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
   p.deterministic = deterministic;

@@ -11,7 +11,6 @@
 
 namespace stdeform {
 
-// The codes are shared with stdeform/_native.py.
 enum class DType : int { f64 = 0, f32 = 1, f16 = 2, bf16 = 3 };
 
 struct Half {

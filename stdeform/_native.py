@@ -1,14 +1,15 @@
-"""The way down to the native core: addresses, strides, threads. Nothing else reads `data_ptr`."""
+"""The way down to the native core: memory, streams, threads. Nothing else hands memory out."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]  # a documented name
 
 from ._build import read_record
 from .reference import compute_dtype
@@ -23,7 +24,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _C, _why_missing = _load()
-_DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 class Options:
@@ -46,13 +46,13 @@ options = Options()
 
 def missing(device_type: str) -> str | None:
     """Why there is no kernel for tensors on `device_type`; None if there is one."""
+    if device_type == "cpu":
+        return _why_missing if _C is None else None
     if device_type == "meta":  # shapes only: the registered fake serves, built or not
         return None
-    if device_type not in ("cpu", "cuda"):
+    if device_type != "cuda":
         return f"no kernel exists for {device_type} yet"
-    if _C is None:
-        return _why_missing
-    return _missing_cuda() if device_type == "cuda" else None
+    return _why_missing if _C is None else _missing_cuda()
 
 
 @functools.cache
@@ -82,13 +82,17 @@ def forward(
     batch, _, num_heads, head_dim = value.shape
     num_queries = positions.shape[1]
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
-    if out.numel():
+    if batch and num_queries:
         value = _with_unit_stride(value)
         _run(
             "forward",
             value,
-            *_problem(value, spatial_shapes, positions, scores, reference_points),
-            _array(out.view(batch, num_queries, num_heads, head_dim)),
+            spatial_shapes,
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
+            to_dlpack(out),
         )
     return out
 
@@ -108,16 +112,19 @@ def backward(
         return tuple(grad.zero_() for grad in empty_grads(inputs, needs))
     # Copies made for the kernel live in these names until it has returned.
     value = _with_unit_stride(value)
-    rows = _with_unit_stride(grad_out.unflatten(2, (value.shape[2], value.shape[3])))
+    grad_out = _with_unit_stride(grad_out)
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
         _run(
             "backward",
             value,
-            *_problem(value, spatial_shapes, positions, scores, reference_points),
-            _array(rows),
-            *(_array(grad) if grad.numel() else None for grad in grads),
-            *(_cuda_extras(value) if value.is_cuda else ()),
+            spatial_shapes,
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
+            to_dlpack(grad_out),
+            *(to_dlpack(grad) if grad.numel() else None for grad in grads),
         )
     return _round_buffers(grads, inputs) if value.is_cuda else grads
 
@@ -164,51 +171,33 @@ def _round_buffers(
     )
 
 
-def _cuda_extras(value: Tensor) -> tuple[bool, Callable[[int], int]]:
-    """Whether the same bits must come out every time, and memory for the kernels to work in."""
-    kept: list[Tensor] = []  # as long as the function, until the kernels are enqueued
-
-    def allocate(num_bytes: int) -> int:
-        kept.append(torch.empty(num_bytes, dtype=torch.uint8, device=value.device))
-        return kept[-1].data_ptr()
-
-    return torch.are_deterministic_algorithms_enabled(), allocate
-
-
-def _run(name: str, value: Tensor, *arrays: object) -> None:
-    """Calls the kernel of the device that `value` is on."""
-    reason = missing(value.device.type)
+def _run(name: str, value: Tensor, *arguments: object) -> None:
+    """Calls the kernel of the device that `value` is on, one of those that are registered for."""
+    is_cuda = value.is_cuda
+    reason = missing("cuda" if is_cuda else "cpu")
     if _C is None or reason:
         raise RuntimeError(f"no native kernel for {value.device.type} tensors: {reason}")
-    if value.is_cuda:
+    if is_cuda:
         index = value.get_device()
         # The stream as a number; the public way makes an object of it first.
         stream = torch._C._cuda_getCurrentRawStream(index)
-        getattr(_C, f"cuda_{name}")(index, stream, dict(options.cuda_tuning), *arrays)
+        forced = dict(options.cuda_tuning)
+        if name == "forward":
+            _C.cuda_forward(index, stream, forced, *arguments)
+        else:
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            kept: list[Tensor] = []  # until the kernels are enqueued
+
+            def allocate(num_bytes: int) -> int:
+                kept.append(torch.empty(num_bytes, dtype=torch.uint8, device=value.device))
+                return kept[-1].data_ptr()
+
+            _C.cuda_backward(index, stream, forced, deterministic, allocate, *arguments)
     else:
-        threads = options.num_threads or torch.get_num_threads()
-        exact = options.num_threads is not None
-        getattr(_C, f"cpu_{name}")(options.simd_level or "", threads, exact, *arrays)
-
-
-def _problem(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    positions: Tensor,
-    scores: Tensor,
-    reference_points: Tensor | None,
-) -> tuple[object, ...]:
-    return (
-        list(spatial_shapes),
-        _array(value),
-        _array(positions),
-        _array(scores),
-        None if reference_points is None else _array(reference_points),
-    )
-
-
-def _array(tensor: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return tensor.data_ptr(), _DTYPE_CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+        run = _C.cpu_forward if name == "forward" else _C.cpu_backward
+        threads = options.num_threads
+        exact = threads is not None
+        run(options.simd_level or "", threads or torch.get_num_threads(), exact, *arguments)
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:

@@ -69,12 +69,12 @@ def st_deform_attn(
         >>> st_deform_attn(value, [(4, 6, 5)], locations, weights).shape
         torch.Size([1, 100, 128])
     """
-    _checks.check_attention(value, spatial_shapes, sampling_locations, attention_weights)
-    if resolve_backend(value.device.type, backend) == "reference":
+    sizes = _checks.check_attention(value, spatial_shapes, sampling_locations, attention_weights)
+    if resolve_backend(_device_type(value), backend) == "reference":
         return reference.st_deform_attn(
             value, spatial_shapes, sampling_locations, attention_weights
         )
-    return _ops.attend(value, _flatten(spatial_shapes), None, sampling_locations, attention_weights)
+    return _ops.attend(value, sizes, None, sampling_locations, attention_weights)
 
 
 def st_deform_attn_from_offsets(
@@ -120,16 +120,14 @@ def st_deform_attn_from_offsets(
         >>> st_deform_attn_from_offsets(value, [(4, 6, 5)], points, offsets, logits).shape
         torch.Size([1, 100, 128])
     """
-    _checks.check_attention_from_offsets(
+    sizes = _checks.check_attention_from_offsets(
         value, spatial_shapes, reference_points, sampling_offsets, attention_logits
     )
-    if resolve_backend(value.device.type, backend) == "reference":
+    if resolve_backend(_device_type(value), backend) == "reference":
         return reference.st_deform_attn_from_offsets(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
         )
-    return _ops.attend(
-        value, _flatten(spatial_shapes), reference_points, sampling_offsets, attention_logits
-    )
+    return _ops.attend(value, sizes, reference_points, sampling_offsets, attention_logits)
 
 
 def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:
@@ -160,5 +158,6 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
     return "reference"
 
 
-def _flatten(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
-    return [size for row in spatial_shapes for size in row]
+def _device_type(tensor: Tensor) -> str:
+    # PyTorch makes the text anew at each reading, which takes longer than all of `resolve_backend`.
+    return "cpu" if tensor.is_cpu else tensor.device.type

@@ -120,7 +120,7 @@ class _DeformAttn(nn.Module):
                     f"{name} must have 3 axes, the last of embed_dim = {self.embed_dim} "
                     f"channels, got shape {list(tensor.shape)}"
                 )
-        num_cells = _checks.check_spatial_shapes(spatial_shapes, self._num_axes)
+        num_cells, _ = _checks.check_spatial_shapes(spatial_shapes, self._num_axes)
         if len(spatial_shapes) != self.num_levels:
             raise ValueError(
                 f"spatial_shapes must have num_levels = {self.num_levels} rows, "

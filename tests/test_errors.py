@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import enum
 import re
 from collections.abc import Callable
 from typing import Any
@@ -243,6 +245,21 @@ def test_the_unchanged_call_is_good(form: str) -> None:
     assert _call(form, {}).shape == (2, 7, 32)
 
 
+def test_a_table_may_be_any_sequence_and_may_change_between_calls() -> None:
+    class Size(enum.IntEnum):
+        FRAMES = 4
+
+    expected = _call("points", {})
+    table = [collections.UserList(row) for row in SHAPES]
+    for good in (list(SHAPES), [list(row) for row in SHAPES], collections.UserList(table)):
+        assert torch.equal(_call("points", {"spatial_shapes": good}), expected)
+    named = [(Size.FRAMES, 6, 5), torch.Size((2, 3, 3))]
+    assert torch.equal(_call("points", {"spatial_shapes": named}), expected)
+    table[0][0] = True
+    with pytest.raises(TypeError, match="must hold Python ints, got bool"):
+        _call("points", {"spatial_shapes": table})
+
+
 def test_the_same_text_compiled() -> None:
     problem = draw("locations")
     short = dataclasses.replace(problem, value=problem.value[:, 1:])
@@ -294,7 +311,7 @@ def test_auto_never_swallows_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(functional._ops, "st_deform_attn", broken)
+    monkeypatch.setattr(functional._ops, "attend", broken)
     monkeypatch.setattr(_native, "missing", lambda device_type: None)
     with pytest.raises(RuntimeError, match="out of order"):
         stdeform.st_deform_attn(*draw("locations").attention)

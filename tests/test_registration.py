@@ -6,12 +6,14 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import stdeform
 from stdeform import _native, _ops
@@ -159,6 +161,95 @@ def test_the_kernel_refuses_a_tensor_without_memory() -> None:
             _native.forward(fake[0], [4, 6, 5, 2, 3, 3], None, fake[1], fake[2])
 
 
+# -- who may look on ---------------------------------------------------------------------------
+
+
+class _Watched(Tensor):
+    """A subclass whose Python sees every operator below autograd."""
+
+    seen: ClassVar[list[Any]] = []
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        _Watched.seen.append(op)
+        with torch._C._DisableTorchDispatch():
+            return op(*args, **(kwargs or {}))
+
+
+class _WatchCalls(TorchFunctionMode):
+    """Sees the operator where it is called, and computes something differentiable of its own."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.recorded: list[bool] = []
+
+    def __torch_function__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(op)
+        with torch.enable_grad():
+            self.recorded.append((torch.ones(1, requires_grad=True) * 2).requires_grad)
+        return op(*args, **(kwargs or {}))
+
+
+class _WatchKernels(TorchDispatchMode):
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(op)
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_modes_and_subclasses_see_the_operator(recording: bool) -> None:
+    """Also where nothing is recorded and the call takes the short way."""
+    problem = draw("points")
+    args = problem.from_offsets
+    expected = operator("points", "native")(*args)
+    with torch.set_grad_enabled(recording):
+        with _WatchCalls() as calls:
+            assert torch.equal(operator("points", "native")(*args), expected)
+        with _WatchKernels() as kernels:
+            assert torch.equal(operator("points", "native")(*args), expected)
+        for i in (0, 2, 3, 4):
+            mixed = list(args)
+            mixed[i] = args[i].as_subclass(_Watched)
+            _Watched.seen.clear()
+            assert torch.equal(operator("points", "native")(*mixed), expected)
+            assert _ops.st_deform_attn in _Watched.seen
+    assert _ops.st_deform_attn in calls.seen
+    assert all(calls.recorded)
+    assert _ops.st_deform_attn in kernels.seen
+
+
+def test_the_profiler_sees_the_operator() -> None:
+    problem = draw("points")
+    with torch.no_grad(), torch.profiler.profile() as profiler:
+        operator("points", "native")(*problem.from_offsets)
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    assert counts["stdeform::st_deform_attn"] == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_recorded_without_gradients(form: str) -> None:
+    args = _asking(arguments(draw(form), form), (True,) * len(names(form)))
+    with torch.no_grad():
+        out = operator(form, "native")(*args)
+    assert not out.requires_grad
+    assert not out.is_inference()
+    assert torch.equal(out, operator(form, "native")(*args))
+    assert operator(form, "native")(*args).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(operator(form, "native")(*args), out)
+
+
+def test_any_one_input_that_asks_is_recorded() -> None:
+    args = arguments(draw("points"), "points")
+    for wanted in _subsets(4)[1:]:
+        asking = _asking(args, wanted)
+        assert operator("points", "native")(*asking).requires_grad
+
+
 # -- torch.compile -----------------------------------------------------------------------------
 
 
@@ -227,6 +318,26 @@ def test_compile_both_forms_with_some_gradients(form: str) -> None:
         want = torch.autograd.grad(operator(form, "native")(*args), leaves, problem.grad_out)
         for one, other in zip(got, want, strict=True):
             assert torch.equal(one, other)
+
+
+def test_compile_with_a_table_of_dynamic_sizes() -> None:
+    """The level table may hold the sizes of a tensor, which a compiler keeps as symbols."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    def attend(video: Tensor, points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+        shapes = [tuple(video.shape[1:4])]
+        return stdeform.st_deform_attn_from_offsets(
+            video.flatten(1, 3), shapes, points, offsets, logits, backend="native"
+        )
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((4, 6, 5), (3, 5, 4), (7, 2, 3)):
+        problem = draw("points", [shape])
+        value, _, *others = problem.from_offsets
+        video = value.unflatten(1, shape)
+        assert torch.equal(compiled(video, *others), attend(video, *others))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_compile_without_a_kernel_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,7 @@ class Backward {
   }
 
   void run() {
-#pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
-    {
+    team_.run([this] {
       results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
@@ -65,7 +64,7 @@ class Backward {
       });
       if (team_.rest()) run_rest(scratch);
       if (head_reference_) sum_heads();
-    }
+    });
   }
 
  private:

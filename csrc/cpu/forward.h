@@ -36,8 +36,7 @@ class Forward {
   }
 
   void run() {
-#pragma omp parallel num_threads(team_.threads()) if (team_.threads() > 1)
-    {
+    team_.run([this] {
       results_.fetch();
       Scratch scratch(*this);
       team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
@@ -47,7 +46,7 @@ class Forward {
       team_.for_each_part_of_rest(p_.S, team_.parts(1), [&](auto... part) { pack(part...); });
       team_.for_each_part_of_rest(p_.Q, team_.parts(4),
                                   [&](auto... part) { attend(scratch, part...); });
-    }
+    });
   }
 
  private:

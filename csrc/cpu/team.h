@@ -30,8 +30,17 @@ class Team {
   // Slices of scratch that are in use at a time.
   int64_t num_slices() const { return std::min<int64_t>(units_, threads_); }
 
-  // The following are called by every thread of a parallel region, in the same order. Each ends
-  // with a barrier.
+  // Every thread calls f. A thread alone does so without a parallel region, each of whose barriers
+  // would be a system call, unless its caller is in one, whose team must not take part in f.
+  template <class F>
+  void run(F f) const {
+    if (threads_ == 1 && !in_parallel()) return f();
+#pragma omp parallel num_threads(threads_)
+    f();
+  }
+
+  // The following are called by every thread inside `run`, in the same order. Each ends with a
+  // barrier.
 
   // f(unit, slice)
   template <class F>
@@ -60,9 +69,11 @@ class Team {
 #ifdef _OPENMP
   static constexpr bool kParallel = true;
   static int this_thread() { return omp_get_thread_num(); }
+  static bool in_parallel() { return omp_in_parallel(); }
 #else
   static constexpr bool kParallel = false;
   static int this_thread() { return 0; }
+  static bool in_parallel() { return false; }
 #endif
 
   int64_t units_, whole_;
