@@ -20,6 +20,8 @@ from .timing import Spread, spread
 _BLOCK_SECONDS = 0.02
 _MAX_CALLS = 200
 _HOST_CALLS = 20
+_FLUSHED_CALLS = 5
+_CPU_FLUSH_BYTES = 64 << 20  # more than the last cache of most processors
 _CYCLES = 2e9  # of a GPU, a second, at most
 _MAX_SLEEP = 0.2
 
@@ -30,12 +32,14 @@ class DeviceTime:
 
     Attributes:
         device: Work of the device, one call right after the other.
+        flushed: The same for a call that finds nothing in the last cache.
         host: Until a call returns, the device idle.
         wall: Until the work of a single call is done.
         rounds: The device's samples.
     """
 
     device: Spread
+    flushed: Spread
     host: Spread
     wall: Spread
     rounds: tuple[float, ...]
@@ -58,6 +62,7 @@ def time_calls(
     names = list(tasks)
     calls = {name: _calls(clock, tasks[name]) for name in names}
     blocks: dict[str, list[float]] = {name: [] for name in names}
+    flushed: dict[str, list[float]] = {name: [] for name in names}
     hosts: dict[str, list[float]] = {name: [] for name in names}
     walls: dict[str, list[float]] = {name: [] for name in names}
     was_collecting = gc.isenabled()
@@ -69,6 +74,7 @@ def time_calls(
             for name in (*names[first:], *names[:first]):
                 host, wall = _single_calls(clock, tasks[name])
                 blocks[name].append(clock.block(tasks[name], calls[name], host))
+                flushed[name].append(clock.flushed(tasks[name], host))
                 hosts[name].append(host)
                 walls[name].append(wall)
     finally:
@@ -76,13 +82,20 @@ def time_calls(
             gc.enable()
     return {
         name: DeviceTime(
-            spread(blocks[name]), spread(hosts[name]), spread(walls[name]), tuple(blocks[name])
+            spread(blocks[name]),
+            spread(flushed[name]),
+            spread(hosts[name]),
+            spread(walls[name]),
+            tuple(blocks[name]),
         )
         for name in names
     }
 
 
 class _CpuClock:
+    def __init__(self) -> None:
+        self._other = torch.zeros(_CPU_FLUSH_BYTES, dtype=torch.uint8)
+
     def wait(self) -> None:
         """The CPU is done when a call returns."""
 
@@ -92,8 +105,16 @@ class _CpuClock:
             run()
         return (time.perf_counter() - start) / calls
 
+    def flushed(self, run: Callable[[], object], host: float) -> float:
+        self._other.add_(1)
+        return self.block(run, 1, host)
+
 
 class _CudaClock:
+    def __init__(self) -> None:
+        cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        self._other = torch.zeros(2 * cache, dtype=torch.uint8, device="cuda")
+
     def wait(self) -> None:
         torch.cuda.synchronize()
 
@@ -112,6 +133,24 @@ class _CudaClock:
         after.record()
         self.wait()
         return float(before.elapsed_time(after)) / 1e3 / calls
+
+    def flushed(self, run: Callable[[], object], host: float) -> float:
+        """Median of a few calls; before each, a buffer twice the L2 cache is written, untimed."""
+        events = [
+            tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
+            for _ in range(_FLUSHED_CALLS)
+        ]
+        self.wait()
+        torch.cuda._sleep(int(_CYCLES * min(4 * host * len(events), _MAX_SLEEP)))
+        for before, after in events:
+            self._other.add_(1)
+            before.record()
+            run()
+            after.record()
+        self.wait()
+        return statistics.median(
+            float(before.elapsed_time(after)) / 1e3 for before, after in events
+        )
 
 
 def _calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> int:

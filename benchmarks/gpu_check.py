@@ -1,9 +1,9 @@
 """`python -m benchmarks gpu-check`: everything that has to be seen on a GPU, without a network.
 
-Stages, each in a process of its own: `environment`, `build` (in place, for the GPU that is there),
-`tests` (of the CUDA kernels), `sanitizer` (compute-sanitizer on some) and `benchmark`. Writes
-`gpu-check.json` and `gpu-check.md`; a stage that is run alone replaces its part of them. With
-`--device cpu` it walks through the stages without a GPU, the kernels emulated.
+Stages, each in a process of its own, most valuable first: `environment`, `build` (in place, for the
+GPU that is there), `tests` (of the CUDA kernels), `benchmark` and `sanitizer` (compute-sanitizer on
+some). Writes `gpu-check.json` and `gpu-check.md`; a stage that is run alone replaces its part of
+them. With `--device cpu` it walks through the stages without a GPU, the kernels emulated.
 """
 
 from __future__ import annotations
@@ -23,22 +23,18 @@ from typing import Any
 
 import torch
 
-from . import environment
+from . import environment, gpu_plan
 from .answers import check_answers
 from .device_timing import time_calls
 from .variants import VARIANTS, Prepared
-from .workloads import WORKLOADS, Workload
 
 _ROOT = Path(__file__).parents[1]
 _TESTS = ("test_forward.py", "test_gradients.py", "test_properties.py", "test_cuda.py")
 # Every template of the kernels at its smallest; a sanitizer makes each run many times slower.
 _SANITIZED = "(test_dtypes or test_head_dims)"
 _SANITIZERS = ("memcheck", "racecheck", "initcheck")
-_WORKLOADS = ("paper-encoder", "paper-decoder")
-_DTYPES = ("float32", "bfloat16")
-_VARIANTS = ("native", "composite", "dense")
 # Seconds; together less than ten minutes.
-_LIMITS = {"environment": 30, "build": 150, "tests": 150, "sanitizer": 150, "benchmark": 110}
+_LIMITS = {"environment": 30, "build": 150, "tests": 150, "benchmark": 110, "sanitizer": 150}
 
 Report = dict[str, Any]
 
@@ -54,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few tests, a tiny problem")
     parser.add_argument("--rounds", type=int, default=15, help="of the benchmark; default 15")
+    parser.add_argument("--seconds", type=float, default=90, help="for the benchmark; default 90")
+    parser.add_argument(
+        "--full", action="store_true", help="every case; give --seconds and run this stage alone"
+    )
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -72,7 +72,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             failed |= subprocess.run(command, cwd=_ROOT, timeout=_LIMITS[name]).returncode != 0
         except subprocess.TimeoutExpired:
             late = {"passed": False, "error": "stopped", "seconds": _LIMITS[name]}
-            _write(options, _read(options) | {name: late})
+            stages = _read(options)
+            _write(options, stages | {name: {**stages.get(name, {}), **late}})
             failed = True
     print("\n" + _table(_read(options)))
     return int(failed)
@@ -164,28 +165,50 @@ def _sanitizer(options: argparse.Namespace, arguments: list[str]) -> Report:
 
 
 def _benchmark(options: argparse.Namespace, arguments: list[str]) -> Report:
-    """Forward, backward and both, against the composite and dense attention."""
-    names = ("tiny",) if options.quick else _WORKLOADS
-    rows = []
-    for name in names:
-        for dtype in _DTYPES:
-            workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
-            rows += _compare(workload, options)
-    return {"rows": rows}
+    """Forward, backward and both, against others; what does not fit in the time is named.
+
+    Rows are written after every workload, so that a run that is stopped has those before it.
+    """
+    cases = gpu_plan.cases(options.quick, options.full)
+    start = time.perf_counter()
+    result: Report = {"passed": True, "rows": [], "left out": "", "error": "", "seconds": 0.0}
+    _write(options, _read(options) | {"benchmark": result})  # nothing of an older run stays
+    longest = 0.0
+    for i, case in enumerate(cases):
+        began = time.perf_counter()
+        if began - start + longest > options.seconds:
+            late = "; ".join(later.workload.label for later in cases[i:])
+            result["left out"] = f"no time for {late}"
+            print(f"   {result['left out']}", flush=True)
+            break
+        try:
+            result["rows"] += _compare(case, options)
+        except RuntimeError as error:  # a wrong answer, no memory: the other cases are worth having
+            result["passed"] = False
+            result["error"] += f"{case.workload.label}: {type(error).__name__}: {error}; "
+            print(f"   {case.workload.label}: {error}", flush=True)
+        now = time.perf_counter()
+        longest = max(longest, now - began)
+        result["seconds"] = round(now - start, 1)
+        _write(options, _read(options) | {"benchmark": result})
+    return result
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace, list[str]], Report]] = {
     "environment": _environment,
     "build": _build,
     "tests": _tests,
-    "sanitizer": _sanitizer,
     "benchmark": _benchmark,
+    "sanitizer": _sanitizer,
 }
 
 
-def _compare(workload: Workload, options: argparse.Namespace) -> list[Report]:
+def _compare(case: gpu_plan.Case, options: argparse.Namespace) -> list[Report]:
     """One row per variant and mode; answers are checked before anything is timed."""
-    variants = {name: VARIANTS[name].prepare(workload, 0).to(options.device) for name in _VARIANTS}
+    workload = case.workload
+    variants = {
+        name: VARIANTS[name].prepare(workload, 0).to(options.device) for name in case.variants
+    }
     check_answers(workload, variants)
 
     def backward(prepared: Prepared) -> Callable[[], object]:
@@ -265,25 +288,26 @@ def _table(stages: Report) -> str:
     lines = [f"# GPU check on {facts.get('device', 'an unnamed device')}", ""]
     for name, stage in stages.items():
         state = {True: "passed", False: "FAILED"}.get(stage.get("passed"), "done")
-        detail = stage.get("summary") or stage.get("error") or stage.get("left out") or ""
+        detail = " ".join(filter(None, map(stage.get, ("summary", "error", "left out"))))
         lines.append(f"- {name}: {state} in {stage['seconds']} s {detail}".rstrip())
         checks = (check for check in _SANITIZERS if check in stage)
         lines += [f"    - {check}: {stage[check]['summary']}" for check in checks]
     lines += ["", *(f"- {key}: {facts[key]}" for key in facts if key != "seconds")]
     rows = stages.get("benchmark", {}).get("rows", [])
     if rows:
-        lines += ["", "| workload | mode | variant | device us | alone us | host us | times ours |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += gpu_plan.verdict_lines(rows, on_gpu=facts.get("device") != "cpu")
+        heads = ("workload", "mode", "variant", "device us", "flushed us", "alone us", "host us")
+        lines += ["", f"| {' | '.join(heads)} | times ours |", "|---" * 8 + "|"]
     ours = {
         (row["workload"], row["mode"]): row["device"]["median"]
         for row in rows
-        if row["variant"] == _VARIANTS[0]
+        if row["variant"] == gpu_plan.SUBJECT
     }
     for row in rows:
-        device, wall, host = (1e6 * row[key]["median"] for key in ("device", "wall", "host"))
+        keys = ("device", "flushed", "wall", "host")
+        micro = " | ".join(f"{1e6 * row[key]['median']:.1f}" for key in keys)
         ratio = row["device"]["median"] / ours[row["workload"], row["mode"]]
         lines.append(
-            f"| {row['workload']} | {row['mode']} | {row['variant']} | {device:.1f} | {wall:.1f} "
-            f"| {host:.1f} | {ratio:.2f} |"
+            f"| {row['workload']} | {row['mode']} | {row['variant']} | {micro} | {ratio:.2f} |"
         )
     return "\n".join(lines) + "\n"

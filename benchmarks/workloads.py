@@ -34,7 +34,8 @@ class Workload:
         num_points: K, per head and level.
         num_object_queries: Q of a decoder, whose reference points lie anywhere; None for an
             encoder, which asks once per cell and refers to the cell's centre.
-        offset_spread: Standard deviation of the sampling offsets, in cells.
+        offset_spread: Standard deviation of the sampling offsets, in cells; None for samples
+            that lie uniformly over the whole volume.
         batch: B.
         dtype: Of the value and, in dense attention, of query and key.
     """
@@ -45,7 +46,7 @@ class Workload:
     head_dim: int
     num_points: int
     num_object_queries: int | None = None
-    offset_spread: float = 2.0
+    offset_spread: float | None = 2.0
     batch: int = 1
     dtype: str = "float32"
 
@@ -64,7 +65,8 @@ class Workload:
         """Name, dtype, and batch and spread where they are not the usual ones."""
         extras = [] if self.batch == 1 else [f"batch {self.batch}"]
         if self.offset_spread != Workload.offset_spread:
-            extras.append(f"spread {self.offset_spread:g}")
+            spread = self.offset_spread
+            extras.append("uniform" if spread is None else f"spread {spread:g}")
         return ", ".join([self.name, self.dtype, *extras])
 
     def doubled(self) -> Workload:
@@ -108,6 +110,17 @@ WORKLOADS = {
             head_dim=32,
             num_points=4,
         ),
+        Workload(
+            # Spatial cross-attention of BEVFormer (Li et al., ECCV 2022), one camera: images of
+            # 928 x 1600 at strides 8 to 64, K = 8. Of its 200 x 200 queries a camera sees some: a
+            # quarter, if each is seen by one or two of the six cameras.
+            "bev-cross",
+            ((116, 200), (58, 100), (29, 50), (15, 25)),
+            num_heads=8,
+            head_dim=32,
+            num_points=8,
+            num_object_queries=10_000,
+        ),
         Workload("tiny", ((4, 6, 5),), num_heads=2, head_dim=16, num_points=4),
         # One value row of four numbers: what is left is the cost of the call itself.
         Workload("four-elements", ((1, 1, 1),), num_heads=1, head_dim=4, num_points=1),
@@ -148,7 +161,12 @@ def make_inputs(workload: Workload, seed: int) -> Inputs:
     else:
         points = torch.rand(1, queries, 1, axes, generator=generator, dtype=real)
     points = points.expand(batch, queries, levels, axes).contiguous()
-    offsets = normal(*samples, axes) * workload.offset_spread
+    if workload.offset_spread is None:
+        sizes = _sizes(points, shapes)
+        places = torch.rand((*samples, axes), generator=generator, dtype=real)
+        offsets = (places - points[:, :, None, :, None]) * sizes
+    else:
+        offsets = normal(*samples, axes) * workload.offset_spread
     return Inputs(
         normal(batch, workload.num_cells, heads, dim).to(dtype),
         points,
@@ -159,7 +177,11 @@ def make_inputs(workload: Workload, seed: int) -> Inputs:
 
 
 def _keep_off_kinks(points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
-    sizes = offsets.new_tensor([list(shape)[::-1] for shape in shapes])[:, None]  # [L, 1, N]
-    cells = points[:, :, None, :, None] * sizes - 0.5 + offsets
+    cells = points[:, :, None, :, None] * _sizes(points, shapes) - 0.5 + offsets
     fraction = cells - cells.floor()
     return offsets + _KINK_MARGIN * (1 - 2 * fraction)
+
+
+def _sizes(like: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
+    """[L, 1, N]: cells of every level, innermost axis first."""
+    return like.new_tensor([list(shape)[::-1] for shape in shapes])[:, None]

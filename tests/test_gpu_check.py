@@ -32,6 +32,7 @@ def test_the_dry_run_shows_every_stage_but_the_build(
     for row in rows:
         assert 0 < row["host"]["median"] <= row["wall"]["median"]
         assert row["device"]["median"] > 0
+        assert row["flushed"]["median"] > 0
     page = (tmp_path / "gpu-check.md").read_text()
     assert page in capfd.readouterr().out
     for row in rows:
@@ -52,6 +53,21 @@ def test_a_stage_that_fails_is_told_and_the_others_stay(
     assert results["tests"]["passed"]
     assert results["build"]["error"] == "RuntimeError: the reason"
     assert "build: FAILED" in (tmp_path / "gpu-check.md").read_text()
+
+
+def test_a_stage_that_is_stopped_keeps_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: object) -> None:
+        partial = {"benchmark": {"passed": True, "rows": [], "left out": "the rest", "seconds": 1}}
+        if command[-1] == "benchmark":
+            (tmp_path / "gpu-check.json").write_text(json.dumps(partial))
+        raise subprocess.TimeoutExpired(command, 110)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main([*DRY, "--output", str(tmp_path), "--stages", "benchmark", "sanitizer"]) == 1
+    stage = json.loads((tmp_path / "gpu-check.json").read_text())["benchmark"]
+    assert (stage["left out"], stage["error"]) == ("the rest", "stopped")
 
 
 def test_a_test_run_that_ran_nothing_has_failed() -> None:

@@ -1,0 +1,128 @@
+"""What `gpu-check` times, most valuable first, and what is promised of it on an H100 or H200."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .bars import Row
+from .workloads import WORKLOADS, Workload
+
+SUBJECT = "native"
+_ALL = (SUBJECT, "composite", "dense")
+_FULL = (*_ALL, "composite-compiled")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload, and the variants that are timed on it in turn."""
+
+    workload: Workload
+    variants: tuple[str, ...] = _ALL
+
+
+def cases(quick: bool, full: bool) -> list[Case]:
+    """In the order in which they are worth having.
+
+    Args:
+        quick: A tiny problem only.
+        full: Also what does not fit in the usual time.
+    """
+    if quick:
+        return [Case(_adapt("tiny", dtype=dtype)) for dtype in ("float32", "bfloat16")]
+    # What the bars are about comes first.
+    chosen = [
+        Case(_adapt("paper-encoder")),
+        Case(_adapt("paper-encoder", dtype="bfloat16")),
+        # The composite of the large encoder would take most of the time, and only grows as we do.
+        Case(_adapt("paper-encoder-large", dtype="bfloat16"), (SUBJECT, "dense")),
+        Case(_adapt("four-elements"), (SUBJECT,)),
+        Case(_adapt("paper-decoder")),
+        Case(_adapt("detr-encoder")),
+        Case(_adapt("paper-encoder-large"), (SUBJECT, "dense")),
+        *(
+            Case(_adapt("paper-encoder", offset_spread=spread), (SUBJECT,))
+            for spread in (0.5, 8.0, None)
+        ),
+        Case(_adapt("paper-encoder", batch=4), (SUBJECT,)),
+        Case(_adapt("bev-cross"), (SUBJECT, "composite")),
+        Case(_adapt("paper-encoder", dtype="float16"), (SUBJECT,)),
+    ]
+    if full:
+        known = {case.workload for case in chosen}
+        matrix = [
+            _adapt(name, dtype=dtype, batch=batch, offset_spread=spread)
+            for name in ("paper-encoder", "paper-decoder", "paper-encoder-large")
+            for dtype in ("float32", "bfloat16", "float16")
+            for batch in (1, 4)
+            for spread in (2.0, 0.5, 8.0, None)
+        ]
+        matrix += [
+            _adapt(name, dtype=dtype)
+            for name in ("detr-encoder", "bev-cross")
+            for dtype in ("bfloat16", "float16")
+        ]
+        chosen += [Case(each, (SUBJECT, "dense")) for each in matrix if each not in known]
+        chosen.append(Case(_adapt("paper-encoder"), _FULL))
+    return chosen
+
+
+def _adapt(name: str, **changes: object) -> Workload:
+    return dataclasses.replace(WORKLOADS[name], **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A limit; on our time, or where `other` is named on its time over ours."""
+
+    workload: str
+    mode: str
+    limit: float
+    other: str | None = None
+    figure: str = "device"
+
+    def judge(self, rows: Sequence[Row]) -> str:
+        ours, others = self._find(SUBJECT, rows), self._find(self.other or SUBJECT, rows)
+        if ours is None or others is None:
+            return "- | not measured"
+        if self.other:
+            measured, met = f"{others / ours:.2f}x", others / ours >= self.limit
+        else:
+            measured, met = f"{1e6 * ours:.1f} us", ours <= self.limit
+        return f"{measured} | {'pass' if met else 'FALLS SHORT'}"
+
+    def promise(self) -> str:
+        if self.other:
+            return f">= {self.limit:g}x faster than {self.other}"
+        return f"{self.figure} time <= {1e6 * self.limit:g} us"
+
+    def _find(self, variant: str, rows: Sequence[Row]) -> float | None:
+        for row in rows:
+            if (row["workload"], row["mode"], row["variant"]) == (
+                self.workload,
+                self.mode,
+                variant,
+            ):
+                return float(row[self.figure]["median"])
+        return None
+
+
+_BARS = (
+    _Bar("paper-encoder, float32", "forward", 135e-6),
+    _Bar("paper-encoder, bfloat16", "forward", 100e-6),
+    _Bar("paper-encoder, float32", "backward", 200e-6),
+    _Bar("paper-encoder, bfloat16", "backward", 200e-6),
+    _Bar("paper-encoder-large, bfloat16", "forward+backward", 5, "dense"),
+    _Bar("four-elements, float32", "forward", 15e-6, figure="host"),
+)
+
+
+def verdict_lines(rows: Sequence[Row], *, on_gpu: bool) -> list[str]:
+    """A table of every bar; rows of another device than a GPU say nothing about them."""
+    judged = rows if on_gpu else ()
+    lines = ["", "| workload | mode | bar | measured | verdict |", "|---" * 5 + "|"]
+    lines += [
+        f"| {bar.workload} | {bar.mode} | {bar.promise()} | {bar.judge(judged)} |" for bar in _BARS
+    ]
+    return lines
