@@ -19,7 +19,7 @@ from .workloads import DTYPES, WORKLOADS, Workload, make_inputs
 _SOURCE = Path(__file__).with_name("cache_order.cpp")
 _MULTIPROCESSORS = 132  # of an H100 or H200
 _CACHE_BYTES = 200 << 10  # of the 256 KiB that L1 and shared memory have together
-_SIMULATED = 12  # multiprocessors, the first ones
+_SIMULATED = 6  # multiprocessors, the first ones
 
 
 @dataclasses.dataclass(frozen=True)

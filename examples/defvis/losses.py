@@ -12,7 +12,7 @@ from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
 from defvis.data.clips import Batch, Targets
 from defvis.layers import run_layer
-from defvis.matcher import Match, match
+from defvis.matcher import Match, largest, match
 from defvis.model import Outputs
 
 PredictMasks = Callable[[Outputs, Tensor, Tensor | None], Tensor]
@@ -23,20 +23,22 @@ def compute_losses(
     batch: Batch,
     predict_masks: PredictMasks,
     config: LossConfig,
+    whole: Batch | None = None,
 ) -> dict[str, Tensor]:
     """Computes the losses of a batch of clips.
 
     Class and box losses are taken on every decoder layer, each with its own matching; mask losses
     on the last, for matched slots only. A frame in which a matched instance is absent is trained
     to have no class and an empty mask; padded frames and pixels take no part. A batch without
-    any instance gives finite losses. Where several processes train together, all denominators
-    are those of their whole batch.
+    any instance gives finite losses. All denominators are those of the batch that the clips are a
+    part of, of all processes that train together: losses of the parts add up to its losses.
 
     Args:
         outputs: Predictions.
         batch: The clips with their targets.
         predict_masks: `DefVIS.predict_masks`.
         config: Weights.
+        whole: What `batch` is a part of; None if it is all.
 
     Returns:
         Scalars: "total" (weighted sum, to be differentiated), and unweighted for the log, last
@@ -44,7 +46,7 @@ def compute_losses(
         class maps.
     """
     matches = match(outputs, batch.targets, config)
-    return losses_of_matches(outputs, batch, matches, predict_masks, config)
+    return losses_of_matches(outputs, batch, matches, predict_masks, config, whole)
 
 
 def losses_of_matches(
@@ -53,11 +55,16 @@ def losses_of_matches(
     matches: Sequence[Sequence[Match]],
     predict_masks: PredictMasks,
     config: LossConfig,
+    whole: Batch | None = None,
 ) -> dict[str, Tensor]:
     """`compute_losses` for the given matches, [R][B]."""
-    targets = batch.targets
-    visible = torch.stack([target.valid.sum() for target in targets]).sum()
+    targets, whole = batch.targets, whole or batch
+    visible = torch.stack([target.valid.sum() for target in whole.targets]).sum()
     pairs = mean_over_ranks(visible.to(outputs.boxes.dtype)).clamp(min=1)
+    no_object_weight = None
+    if outputs.class_output == "softmax":
+        slots = outputs.class_logits.shape[2]
+        no_object_weight = mean_over_ranks(no_object_weights(whole, slots, config))
     total = outputs.boxes.new_zeros(())
     losses: dict[str, Tensor] = {}
     for layer, layer_matches in enumerate(matches):
@@ -65,8 +72,8 @@ def losses_of_matches(
         losses = {
             "class": (
                 class_loss(*arguments, config) / pairs
-                if outputs.class_output == "sigmoid"
-                else no_object_class_loss(*arguments, config)
+                if no_object_weight is None
+                else no_object_class_loss(*arguments, config) / no_object_weight
             ),
             **{
                 name: loss / pairs
@@ -86,7 +93,7 @@ def losses_of_matches(
     total = total + config.mask_weight * losses["mask"] + config.dice_weight * losses["dice"]
     if outputs.dense_logits is not None:
         losses["dense"] = torch.stack(
-            [dense_loss(logits, batch, config) for logits in outputs.dense_logits]
+            [dense_loss(logits, batch, config, whole) for logits in outputs.dense_logits]
         ).sum()
         total = total + config.dense_weight * losses["dense"]
     return {"total": total, **{name: loss.detach() for name, loss in losses.items()}}
@@ -135,7 +142,7 @@ def no_object_class_loss(
     frame_mask: Tensor,
     config: LossConfig,
 ) -> Tensor:
-    """Weighted mean of the cross-entropy of logits [B, I, T, classes + 1] over real frames.
+    """Weighted sum of the cross-entropy of logits [B, I, T, classes + 1] over real frames.
 
     The last class, no object, is wanted of slots without an instance and where it is absent.
     """
@@ -146,7 +153,24 @@ def no_object_class_loss(
         wanted[clip, found.slots] = torch.where(target.valid[found.instances], labels, nothing)
     weight = torch.where(wanted == nothing, config.no_object_weight, 1.0) * frame_mask[:, None]
     loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none")
-    return (loss * weight.flatten()).sum() / mean_over_ranks(weight.sum())
+    return (loss * weight.flatten()).sum()
+
+
+def no_object_weights(batch: Batch, slots: int, config: LossConfig) -> Tensor:
+    """The sum of the weights in `no_object_class_loss`, which no assignment changes."""
+    matched = torch.stack(
+        [
+            (
+                target.valid if len(target.valid) <= slots else target.valid[largest(target, slots)]
+            ).sum()
+            for target in batch.targets
+        ]
+    ).sum()
+    clips, frames = batch.frames.shape[:2]
+    real: Tensor | int = clips * frames
+    if batch.padding_mask is not None:
+        real = (~batch.padding_mask.flatten(2).all(-1)).sum()
+    return matched + config.no_object_weight * (slots * real - matched)
 
 
 def box_losses(
@@ -228,17 +252,26 @@ def _mask_loss_sums(
     return torch.stack((focal_sum, (dice * valid).sum()))
 
 
-def dense_loss(logits: Tensor, batch: Batch, config: LossConfig) -> Tensor:
-    """Focal loss of class maps [B, T, h, w, classes], divided by the number of covered cells."""
-    classes = logits.shape[-1]
-    wanted = torch.stack(
-        [cell_classes(target, logits.shape[2:4], classes, config) for target in batch.targets]
-    )
+def dense_loss(
+    logits: Tensor, batch: Batch, config: LossConfig, whole: Batch | None = None
+) -> Tensor:
+    """Focal loss of class maps [B, T, h, w, classes], divided by the number of covered cells.
+
+    Those of `whole` count, which `batch` is a part of.
+    """
+    wanted = _cell_classes(batch, logits, config)
+    covered = wanted.sum() if whole is None else _cell_classes(whole, logits, config).sum()
     loss = focal_loss(logits, wanted, config)
     if batch.padding_mask is not None:
         padding = F.interpolate(batch.padding_mask.float(), size=logits.shape[2:4], mode="nearest")
         loss = loss * (1 - padding)[..., None]
-    return loss.sum() / mean_over_ranks(wanted.sum()).clamp(min=1)
+    return loss.sum() / mean_over_ranks(covered).clamp(min=1)
+
+
+def _cell_classes(batch: Batch, logits: Tensor, config: LossConfig) -> Tensor:
+    """`cell_classes` of every clip, at the size and with the classes of `logits`."""
+    size, classes = logits.shape[2:4], logits.shape[-1]
+    return torch.stack([cell_classes(target, size, classes, config) for target in batch.targets])
 
 
 def cell_classes(target: Targets, size: Sequence[int], classes: int, config: LossConfig) -> Tensor:

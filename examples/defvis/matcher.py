@@ -54,7 +54,13 @@ def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> l
     layers, _, slots = outputs.class_logits.shape[:3]
     found: list[list[Match]] = [[] for _ in range(layers)]
     for clip, target in enumerate(targets):
-        kept = _keep(target, slots)
+        kept = largest(target, slots)
+        if (visible := int(target.valid.any(1).sum())) > len(kept):
+            warnings.warn(
+                f"a clip has {visible} instances but the model only {slots} slots; "
+                f"the {slots} largest are kept (raise num_slots)",
+                stacklevel=2,
+            )
         cost = _cost(
             outputs.class_logits[:, clip],
             outputs.boxes[:, clip],
@@ -76,16 +82,11 @@ def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> l
     return found
 
 
-def _keep(target: Targets, slots: int) -> Tensor:
-    """Rows of the instances to match, int64 [G'] with G' <= slots."""
+def largest(target: Targets, slots: int) -> Tensor:
+    """Rows of the instances to match, int64 [G'] with G' <= slots: the largest that are visible."""
     visible = target.valid.any(1).nonzero()[:, 0]
     if len(visible) <= slots:
         return visible
-    warnings.warn(
-        f"a clip has {len(visible)} instances but the model only {slots} slots; "
-        f"the {slots} largest are kept (raise num_slots)",
-        stacklevel=3,
-    )
     area = (target.boxes[visible, :, 2:].prod(-1) * target.valid[visible]).sum(1)
     return visible[area.argsort(descending=True, stable=True)[:slots].sort().values]
 

@@ -24,7 +24,8 @@ class Stage:
     """Optimiser, schedule and losses of a stage.
 
     Args:
-        losses: Maps a batch to its losses, "total" to be differentiated.
+        losses: Maps a part of a batch and that batch to the part's losses, "total" to be
+            differentiated.
         optimizer: Of the weights that learn.
         schedule: Of its rates.
         config: All numbers.
@@ -79,8 +80,8 @@ class Stage:
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the losses.
 
-        With `accumulation` the losses of the parts, each divided by its own number of objects,
-        are averaged with the parts' numbers of clips.
+        With `accumulation` the losses of the parts, all divided by the numbers of the whole batch,
+        are added up.
 
         Raises:
             FloatingPointError: If the loss is not finite.
@@ -90,16 +91,15 @@ class Stage:
         parts = batch.split(self._parts)
         for number, part in enumerate(parts, start=1):
             with self._synchronised(number == len(parts)):
-                found = self.losses(part)
+                found = self.losses(part, batch)
                 if not found["total"].isfinite():
                     named = {name: float(loss.detach()) for name, loss in found.items()}
                     raise FloatingPointError(
                         f"the {self.name} stage has a loss that is not finite: {named}"
                     )
-                share = len(part.targets) / len(batch.targets)
-                self._scaler.scale(found["total"] * share).backward()
+                self._scaler.scale(found["total"]).backward()
             for name, loss in found.items():
-                losses[name] = losses.get(name, 0) + loss.detach() * share
+                losses[name] = losses.get(name, 0) + loss.detach()
         self._scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self._clip_norm)
@@ -225,10 +225,10 @@ class _FrameLosses(nn.Module):
         super().__init__()
         self.model, self._config = model, config
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         with autocast(batch.frames.device, self._config.precision):
             logits = self.model.classify_frames(batch.frames[:, 0])[:, None]
-        loss = dense_loss(logits, batch, self._config.loss)
+        loss = dense_loss(logits, batch, self._config.loss, whole)
         return {"total": loss, "dense": loss.detach()}
 
 
@@ -239,10 +239,10 @@ class _ClipLosses(nn.Module):
         super().__init__()
         self.model, self._config = model, config
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         with self._autocast(batch.frames):
             outputs = self.model(batch.frames, batch.padding_mask)
-        return compute_losses(outputs, batch, self._predict_masks, self._config.loss)
+        return compute_losses(outputs, batch, self._predict_masks, self._config.loss, whole)
 
     def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor | None) -> Tensor:
         with self._autocast(slots):

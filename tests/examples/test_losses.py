@@ -22,6 +22,7 @@ from defvis.losses import (
     mask_losses,
     mean_over_ranks,
     no_object_class_loss,
+    no_object_weights,
 )
 from defvis.matcher import Match
 from defvis.model import DefVIS
@@ -65,8 +66,8 @@ def test_class_loss_wants_the_class_in_visible_frames_only(
 
 
 def test_no_object_class_loss(make_targets: Make, square_masks: Square) -> None:
-    """Weighted mean of the cross-entropy, every (slot, frame) written out."""
-    target = make_targets([2], [square_masks([True, False, True, True])])
+    """Weighted sum of the cross-entropy and of its weights, every (slot, frame) written out."""
+    target = make_targets([2], [square_masks([True, False, True, False])])
     logits = torch.randn(1, 3, 4, 4)
     frames = torch.tensor([[True, True, True, False]])
     config = LossConfig(no_object_weight=0.25)
@@ -78,8 +79,16 @@ def test_no_object_class_loss(make_targets: Make, square_masks: Square) -> None:
             total = total - weight * logits[0, slot, t].log_softmax(0)[label]
             weights = weights + weight
     torch.testing.assert_close(
-        no_object_class_loss(logits, [target], [found([1], [0])], frames, config), total / weights
+        no_object_class_loss(logits, [target], [found([1], [0])], frames, config), total
     )
+    padding = ~frames[..., None, None].expand(-1, -1, 32, 32)
+    batch = Batch(torch.zeros(1, 4, 3, 32, 32), padding, [target])
+    torch.testing.assert_close(no_object_weights(batch, 3, config), weights)
+    # Of two instances the model has a slot for one.
+    two = make_targets([2, 0], [square_masks([True] * 4), square_masks([True] * 2 + [False] * 2)])
+    batch = Batch(torch.zeros(1, 4, 3, 32, 32), None, [two])
+    assert no_object_weights(batch, 1, config) == 4
+    assert no_object_weights(batch, 3, config) == 6 + 0.25 * 6
 
 
 def test_box_losses_sum_over_visible_pairs(make_targets: Make, square_masks: Square) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from defvis.config import Config
-from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
+from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.distributed import Processes
 from defvis.model import DefVIS
@@ -38,17 +39,30 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
     return JointStage(model or DefVIS(config.model).train(), config, videos, Processes())
 
 
-def test_accumulated_parts_equal_the_whole_batch(frozen: Config, batch: Batch) -> None:
-    """Parts with the same clips have as many objects each: nothing but rounding differs."""
+@pytest.fixture(params=["sigmoid", "softmax"])
+def with_classes(request: pytest.FixtureRequest, frozen: Config) -> Config:
+    """Both ways to say that there is no object."""
+    model = dataclasses.replace(frozen.model, class_output=request.param)
+    return dataclasses.replace(frozen, model=model)
+
+
+def test_accumulated_parts_equal_the_whole_batch(with_classes: Config, batch: Batch) -> None:
+    """Parts with other numbers of objects each: nothing but rounding differs."""
+    frozen = with_classes
+    kept = torch.tensor([0])
+    batch.targets[0] = Targets(*(getattr(batch.targets[0], f.name)[kept] for f in fields(Targets)))
+    visible = [int(target.valid.sum()) for target in batch.targets]
+    assert sum(visible[:2]) != sum(visible[2:])
     moments, losses = [], []
-    for parts in (1, 2):
+    for parts in (1, 2, 4):
         stage = _stage(dataclasses.replace(frozen, batch_size=4, accumulation=parts))
         losses.append(stage.step(batch))
         moments.append([s["exp_avg"] for s in stage.state_dict()["optimizer"]["state"].values()])
-    for name in losses[0]:
-        torch.testing.assert_close(losses[1][name], losses[0][name], rtol=1e-4, atol=1e-6)
-    for a, b in zip(*moments, strict=True):
-        assert (a - b).abs().max() <= 2e-4 * a.abs().max() + 1e-6
+    for other in (1, 2):
+        for name in losses[0]:
+            torch.testing.assert_close(losses[other][name], losses[0][name], rtol=1e-4, atol=1e-6)
+        for a, b in zip(moments[0], moments[other], strict=True):
+            assert (a - b).abs().max() <= 2e-4 * a.abs().max() + 1e-6
 
 
 def test_parts(batch: Batch) -> None:
