@@ -186,7 +186,7 @@ def test_broken_files(tmp_path: Path) -> None:
     frame.unlink()
     with pytest.raises(DataError, match="video 7, frame 1: cannot read"):
         video.frame(1)
-    with pytest.raises(DataError, match="video 7, frame 0: cannot read .*null byte"):
+    with pytest.raises(DataError, match=r"video 7, frame 0: cannot read .*null byte"):
         replace(video, files=(tmp_path / "a\0.jpg",)).frame(0)
     files[0].write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"instances\.json: cannot be read as JSON"):

@@ -16,7 +16,6 @@ from PIL import Image
 from defvis.data import rle
 from defvis.data.rle import RLE
 
-
 # What Pillow raises for broken files, names that no file can have, and sizes it fears.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.
