@@ -6,6 +6,7 @@ network, the same input and the same gradient.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import stdeform
+from stdeform.testing import assert_close
 
+from .answers import WrongAnswerError
 from .variants import Prepared
 from .workloads import Workload
 
@@ -36,6 +39,7 @@ class DeformableBlock(nn.Module):
         )
         # Offsets that differ from cell to cell, around the layer's initial pattern.
         nn.init.normal_(self.attention.sampling_offsets.weight, std=0.01)
+        self.points: Tensor
         self.register_buffer("points", stdeform.reference_grid(workload.spatial_shapes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,6 +102,26 @@ def _prepare(
         return out
 
     return Prepared(run, (x, *module.parameters()), grad_out)
+
+
+def check_block(workload: Workload, seed: int) -> None:
+    """Holds the deformable block against its reference, on up to four frames of the workload.
+
+    Raises:
+        WrongAnswerError: It computes something else.
+    """
+    shapes = tuple((min(4, shape[0]), *shape[1:]) for shape in workload.spatial_shapes)
+    torch.manual_seed(seed)
+    block = DeformableBlock(dataclasses.replace(workload, spatial_shapes=shapes))
+    x = torch.randn(1, block.points.shape[1], workload.num_heads * workload.head_dim)
+    with torch.no_grad():
+        found = block(x)
+        block.attention.backend = "reference"
+        expected = block.double()(x.double())
+    try:
+        assert_close(found, expected, "forward", "the attention block")
+    except AssertionError as error:
+        raise WrongAnswerError(str(error)) from error
 
 
 # By what is compared and then by kind; each prepares itself for a workload and a seed.

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bars, fit, report
+from benchmarks import bars, blocks, fit, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
 from benchmarks.complexity import multiply_adds
@@ -62,6 +63,20 @@ def test_blocks_learn_from_everything(block: str) -> None:
         out, *grads = prepared.forward_backward()
         assert out.shape == prepared.grad_out.shape == (1, TINY.num_cells, 32)
         assert all(grad.abs().max() > 0 for grad in grads)
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_wrong_blocks_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = blocks.DeformableBlock.forward
+    monkeypatch.setattr(
+        blocks.DeformableBlock,
+        "forward",
+        lambda self, x: right(self, x) + (x.dtype == torch.float32) * 1e-3,
+    )
+    assert main(["layers", "--quick", "--rounds", "1"]) == 1
+    assert "wrong answer, nothing was timed: the attention block" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("needs_native")
