@@ -61,6 +61,10 @@ def main(words: Sequence[str] | None = None) -> None:
     from defvis.distributed import join
     from defvis.train import Run
 
+    try:
+        torch.device(arguments.device or "cpu")
+    except RuntimeError as error:
+        parser.error(f"--device: {str(error).splitlines()[0]}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with join(arguments.device) as processes, tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -14,9 +14,14 @@ Attention = Literal["deformable", "dense", "frames"]
 
 
 class _Checked:
-    """Lets a dataclass refuse a word that is none of its field's choices."""
+    """Lets a dataclass refuse words that are none of a field's choices, and numbers too small."""
+
+    _at_least: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self) -> None:
+        for name, least in self._at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
@@ -98,6 +103,12 @@ class ModelConfig(_Checked):
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    _at_least: ClassVar[Mapping[str, int]] = {
+        **dict.fromkeys(("num_classes", "num_frames", "num_slots", "embed_dim", "num_heads"), 1),
+        **dict.fromkeys(("num_points", "decoder_layers", "feedforward_dim"), 1),
+        **dict.fromkeys(("encoder_layers", "mask_chunk"), 0),
+    }
+
     num_classes: int = 10
     class_output: Literal["sigmoid", "softmax"] = "sigmoid"
     class_pooling: bool = True
@@ -195,7 +206,7 @@ class OptimConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class BackboneStageConfig:
+class BackboneStageConfig(_Checked):
     """The stage before joint training: the backbone alone learns classes on single frames.
 
     Attributes:
@@ -205,6 +216,8 @@ class BackboneStageConfig:
         warmup_steps: Steps of linear warm-up.
     """
 
+    _at_least: ClassVar[Mapping[str, int]] = {"steps": 0, "frames_per_step": 1}
+
     steps: int = 1000
     frames_per_step: int = 32
     learning_rate: float = 2e-3
@@ -212,7 +225,7 @@ class BackboneStageConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Checked):
     """How clips are drawn from videos and changed.
 
     Attributes:
@@ -233,6 +246,10 @@ class DataConfig:
         cache_megabytes: Decoded frames kept in memory, at most this much; 0 keeps none.
         workers: Processes that load clips; 0 loads in the training process.
     """
+
+    _at_least: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("short_side", "long_side", "cache_megabytes", "workers"), 0
+    )
 
     short_side: int = 0
     long_side: int = 0
@@ -270,6 +287,12 @@ class Config(_Checked):
         log_every: Steps between lines of the log.
         seed: Of weights, order of clips and augmentation.
     """
+
+    _at_least: ClassVar[Mapping[str, int]] = {
+        **dict.fromkeys(("steps", "batch_size", "accumulation"), 1),
+        **dict.fromkeys(("checkpoint_every", "log_every", "eval_videos"), 1),
+        **dict.fromkeys(("epochs", "eval_every"), 0),
+    }
 
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -176,3 +176,29 @@ def test_a_video_of_no_frames(odd: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"instances\.json: video 1: file_names is empty"):
         load(file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--accumulation", "0"], "accumulation must be at least 1, got 0"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--slots", "0"], "num_slots must be at least 1, got 0"),
+        (["--frames", "0"], "num_frames must be at least 1, got 0"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--workers", "-1"], "workers must be at least 0, got -1"),
+        (["--set", "log_every=0"], "log_every must be at least 1, got 0"),
+        (["--device", "nonsense"], "--device: "),
+    ],
+)
+def test_wrong_numbers(
+    program: Callable[[str], Main],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        program("train_defvis")(["--data", str(tmp_path), "--out", str(tmp_path / "run"), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
