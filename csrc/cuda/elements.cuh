@@ -113,6 +113,19 @@ __device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
 #endif
 }
 
+// As PTX, because nvcc widens an invariant b ahead of the loop, and then multiplies by its upper
+// half as well, which is zero.
+__device__ __forceinline__ uint64_t product(uint32_t a, uint32_t b) {
+#ifdef STDEFORM_EMULATED
+  return uint64_t(a) * b;
+#else
+  uint64_t ab;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(ab) : "r"(a), "r"(b));
+  return ab;
+#endif
+}
+__device__ __forceinline__ uint64_t product(uint32_t a, uint64_t b) { return a * b; }
+
 // Rows of channels, one per cell, from the lane's first channel on.
 template <class T, class Layout>
 class CellRows {
@@ -124,7 +137,7 @@ class CellRows {
       : first_(reinterpret_cast<uintptr_t>(first)), stride_(Stride(stride * int64_t(sizeof(T)))) {}
 
   __device__ __forceinline__ T* operator[](uint32_t cell) const {
-    return reinterpret_cast<T*>(first_ + uint64_t(cell) * stride_);
+    return reinterpret_cast<T*>(first_ + product(cell, stride_));
   }
 
  private:
