@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, gpu_check, operator, report
+from . import additions, cache_order, complexity, gpu_check, layers, operator, report
 from .answers import WrongAnswerError
 
 _COMMANDS = {
     "operator": operator,
+    "complexity": complexity,
+    "layers": layers,
     "report": report,
     "additions": additions,
     "cache-order": cache_order,

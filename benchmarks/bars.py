@@ -18,11 +18,12 @@ class Bar:
         measurement: Which table of results it is about.
         variant: Whose row it is.
         mode: "forward" or "forward+backward".
-        figure: Which figure of the row: "ratio" or "seconds".
+        figure: Which figure of the row: "ratio", "seconds" or "exponent".
         at_least: Lower limit, or None.
         at_most: Upper limit, or None.
         label: The workload it holds for.
         threads: The threads it holds for.
+        subject: Whom the promise is about.
     """
 
     says: str
@@ -34,6 +35,7 @@ class Bar:
     at_most: float | None = None
     label: str = "paper-encoder, float32"
     threads: int = 2
+    subject: str = "native"
 
     @property
     def limit(self) -> str:
@@ -41,6 +43,8 @@ class Bar:
         number = self.at_least if self.at_least is not None else self.at_most
         assert number is not None
         sign = ">=" if self.at_least is not None else "<="
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
         return f"{sign} {number * 1e6:g} us" if self.figure == "seconds" else f"{sign} {number:g}x"
 
     def is_met_by(self, value: float) -> bool:
@@ -93,6 +97,37 @@ BARS = (
         at_most=15e-6,
         label="four-elements, float32",
     ),
+    *(
+        Bar(
+            f"times faster than the dense {block}",
+            block,
+            "dense",
+            "forward+backward",
+            at_least=at_least,
+            label=f"{workload}, float32",
+            subject="deformable",
+        )
+        for block, workload, at_least in (
+            ("attention block", "paper-encoder", 4),
+            ("attention block", "paper-encoder-large", 15),
+            ("encoder layer", "paper-encoder", 2),
+            ("encoder layer", "paper-encoder-large", 6),
+        )
+    ),
+    *(
+        Bar(
+            "exponent of T * H * W",
+            "exponent",
+            "deformable",
+            mode,
+            figure="exponent",
+            at_least=0.95,
+            at_most=1.05,
+            label="attention block",
+            subject="attention block",
+        )
+        for mode in ("forward", "forward+backward")
+    ),
 )
 
 
@@ -104,7 +139,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
 def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
     for row in reversed(rows):
         is_meant = (
-            row["subject"] == "native"  # whom the promises are about
+            row["subject"] == bar.subject
             and row["measurement"] == bar.measurement
             and row["variant"] == bar.variant
             and row["mode"] == bar.mode

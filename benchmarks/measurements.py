@@ -74,7 +74,7 @@ def _latency(job: Job) -> Iterator[Row]:
             Task(name, functools.partial(prepared.run, mode), job.threads)
             for name, prepared in variants.items()
         ]
-        for name, figures in _compare(job, tasks):
+        for name, figures in compare(tasks, job.seconds, job.rounds):
             yield {"workload": job.workload, "variant": name, "mode": mode, **figures}
 
 
@@ -95,7 +95,7 @@ def _scaling(job: Job) -> Iterator[Row]:
     for mode in MODES:
         run = functools.partial(prepared.run, mode)
         tasks = [Task(which, run, threads) for which, threads in counts.items()]
-        for which, figures in _compare(job, tasks):
+        for which, figures in compare(tasks, job.seconds, job.rounds):
             row = {"workload": job.workload, "variant": job.subject, "mode": mode, **figures}
             yield {**row, "threads": counts[which]}
 
@@ -112,7 +112,8 @@ def _growth(job: Job) -> Iterator[Row]:
             Task(workload.name, functools.partial(each.run, mode), job.threads)
             for workload, each in prepared.items()
         ]
-        for workload, (_, figures) in zip(prepared, _compare(job, tasks), strict=True):
+        timed = compare(tasks, job.seconds, job.rounds)
+        for workload, (_, figures) in zip(prepared, timed, strict=True):
             yield {"workload": workload, "variant": job.subject, "mode": mode, **figures}
 
 
@@ -183,8 +184,15 @@ def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Pr
     return variants
 
 
-def _compare(job: Job, tasks: Sequence[Task]) -> Iterator[tuple[str, Row]]:
-    samples = interleave(tasks, budget_seconds=job.seconds, rounds=job.rounds)
+def compare(tasks: Sequence[Task], seconds: float, rounds: int | None) -> Iterator[tuple[str, Row]]:
+    """Times tasks in turn: each one's name, its times, and their ratio to the first one's.
+
+    Args:
+        tasks: What to time.
+        seconds: About how long.
+        rounds: Exactly so many rounds instead.
+    """
+    samples = interleave(tasks, budget_seconds=seconds, rounds=rounds)
     first = tasks[0].name
     for task in tasks:
         own = samples[task.name]

@@ -5,21 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-from pathlib import Path
-
-import torch
 
 from stdeform.functional import resolve_backend
 
-from . import environment, report
+from . import recording, report
 from .measurements import MEASUREMENTS, Job, measure
 from .variants import VARIANTS
 from .workloads import DTYPES, WORKLOADS, Workload
 
 _USUAL = ("latency", "memory", "bandwidth")
-_BUSY = 0.25  # load average per core from which a run says that it is not alone
-_SCHEMA = 1  # of a row; raised when a field changes its meaning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,21 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is timed in turn; ratios are to the first; by default native composite dense",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="instead of the workload's float32")
-    parser.add_argument("--batch", type=_count, help="instead of the workload's 1")
+    parser.add_argument("--batch", type=recording.count, help="instead of the workload's 1")
     parser.add_argument(
         "--offset-spread", type=float, help="standard deviation of the offsets, in cells"
     )
-    parser.add_argument(
-        "--threads", type=_count, default=torch.get_num_threads(), help="by default torch's"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=60, help="for the timed rounds of one mode; default 60"
-    )
-    parser.add_argument("--rounds", type=_count, help="exactly so many rounds instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs; default 0")
-    parser.add_argument(
-        "--output", type=Path, help="write the rows here as JSON lines, each as it is measured"
-    )
+    recording.add_arguments(parser, seconds=60)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -80,22 +64,12 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         SystemExit: The options contradict each other, or there is no native kernel.
     """
     _refuse_contradictions(options)
-    about = {"schema": _SCHEMA, "suite": "operator", **environment.describe(arguments)}
-    rows = []
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text("")
-    if about["load_average_at_start"] > _BUSY * about["cores"]:
-        print("-- this machine is busy with other work: the figures will be off", flush=True)
+    recorder = recording.Recorder("operator", options, arguments)
     for job in _plan(options):
         print(f"-- {job.workload.label}: {', '.join(job.measurements)}", flush=True)
-        for row in measure(job):
-            rows.append({**about, **row})
-            print(report.line(rows[-1]), flush=True)
-            if options.output:
-                with options.output.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-    print("\n" + report.tables(rows))
+        for row in recorder.add(measure(job)):
+            print(report.line(row), flush=True)
+    print("\n" + report.tables(recorder.rows))
     return 0
 
 
@@ -103,12 +77,6 @@ def _workload_name(text: str) -> str:
     if text not in WORKLOADS:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORKLOADS)}, got {text}")
     return text
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def _refuse_contradictions(options: argparse.Namespace) -> None:

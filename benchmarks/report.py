@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .bars import Row, judge
+from .plots import draw_growth
 from .variants import MODES
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
 _DOCS = Path("docs/benchmarks.md")
+_PICTURE = "complexity.svg"  # beside the page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"{options.docs} has no lines {BEGIN} and {END}")
-    options.docs.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n{end}{after}")
+    shown = tables(rows)
+    if any(row["measurement"] == "complexity" for row in rows):
+        draw_growth(rows, options.docs.with_name(_PICTURE))
+        shown = f"![Time against the number of cells]({_PICTURE})\n\n{shown}"
+    options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
     return 0
 
 
@@ -54,8 +60,9 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_TIMES = ["time [quartiles]", "times the first"]
 _TABLES = {
-    "latency": ("Latency", ["time [quartiles]", "times the first"]),
+    "latency": ("Latency", _TIMES),
     "memory": ("Peak extra memory", ["peak", "times the first"]),
     "bandwidth": (
         "Gather bandwidth",
@@ -64,6 +71,15 @@ _TABLES = {
     "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
     "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
     "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
+    "attention block": ("Attention with its projections", _TIMES),
+    "encoder layer": ("Encoder layers", _TIMES),
+    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
+    "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
+    "crossover": ("Deformable is cheaper from", ["cells"]),
+    "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
+    "sweep of num_points": ("More and more points K", _TIMES),
+    "sweep of head_dim": ("More and more channels C / M", _TIMES),
+    "sweep of num_object_queries": ("More and more queries, a decoder's", _TIMES),
 }
 
 
@@ -71,7 +87,7 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
     """One line per workload, variant and thread count; its modes side by side."""
     lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for row in rows:
-        key = (row["label"], row["variant"], str(row["threads"]))
+        key = (_label(row), row["variant"], str(row["threads"]))
         lines.setdefault(key, {})[row["mode"]] = _cells(row)
     modes = [mode for mode in MODES if any(mode in cells for cells in lines.values())]
     absent = ["-"] * len(headings)
@@ -83,17 +99,34 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
     return _table(["workload", "variant", "threads", *heads], body)
 
 
+def _label(row: Row) -> str:
+    """What a line is about; sweeps of one workload differ in a size."""
+    about = f"{row['subject']}, " if row["measurement"] == "complexity" else ""
+    return f"{about}{row['label']}" + (f", {row['size']}" if "size" in row else "")
+
+
 def _cells(row: Row) -> list[str]:
+    if row["measurement"] == "exponent":
+        median, low, high = (row["exponent"][name] for name in ("median", "low", "high"))
+        return [f"{median:.3f} [{low:.3f}, {high:.3f}]", f"{row['counted']:.3f}"]
+    if row["measurement"] == "crossover":
+        cells = row["cells"]
+        if cells is None:
+            return ["not in these sizes"]
+        return [f"all sizes, {cells:.0f} on" if cells == row["smallest"] else f"{cells:.0f}"]
     if row["measurement"] == "bandwidth":
         achieved = row["bytes_per_second"]["median"]
         limits = [row["ceiling"][name] for name in ("same rows", "L1", "L2", "L3")]
         return [f"{achieved / 1e9:.1f} GB/s", *(_share(achieved, limit) for limit in limits)]
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"
-    if row["measurement"] == "memory":
+    if row["measurement"].startswith("memory"):
         return [f"{row['extra_bytes'] / 2**20:.1f} MiB", times]
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
-    return [f"{median} [{q1}, {q3}]", times]
+    cells = [f"{median} [{q1}, {q3}]", times]
+    if row["measurement"] == "complexity":
+        cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
+    return cells
 
 
 def _time(seconds: float) -> str:

@@ -360,6 +360,7 @@ COMMON = {
     "measurement", "workload", "label", "subject", "threads", "load_average", "variant", "mode",
 }  # fmt: skip
 TIMED = COMMON | {"seconds", "rounds", "ratio"}
+FITTED = COMMON - {"workload", "load_average"}
 FIELDS = {
     "latency": TIMED,
     "scaling": TIMED,
@@ -367,6 +368,16 @@ FIELDS = {
     "overhead": TIMED,
     "memory": COMMON | {"extra_bytes", "method", "ratio"},
     "bandwidth": COMMON | {"corner_bytes", "bytes_per_second", "ceiling", "ceiling_vector_bytes"},
+    "attention block": TIMED,
+    "encoder layer": TIMED,
+    "complexity": TIMED | {"cells", "multiply_adds"},
+    "exponent": FITTED | {"exponent", "counted", "sizes"},
+    "crossover": FITTED | {"cells", "smallest"},
+    "memory by size": COMMON | {"cells", "extra_bytes", "method", "ratio"},
+    **dict.fromkeys(
+        ("sweep of num_points", "sweep of head_dim", "sweep of num_object_queries"),
+        TIMED | {"cells", "multiply_adds", "size"},
+    ),
 }
 
 
@@ -374,7 +385,7 @@ def _assert_schema(row: bars.Row) -> None:
     assert set(row) == FIELDS[row["measurement"]]
     assert row["schema"] == 1
     assert row["mode"] in MODES
-    assert row["command"].startswith("python -m benchmarks operator")
+    assert row["command"].startswith(f"python -m benchmarks {row['suite']} ")
     assert row["threads"] >= 1
     if "rounds" in row:
         expected = dataclasses.asdict(timing.spread(row["rounds"]))
@@ -459,7 +470,7 @@ def test_missing_native_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def _row(bar: bars.Bar, value: float) -> bars.Row:
     figures = {"ratio": {"to": "?", "median": None}, bar.figure: {"to": "?", "median": value}}
     return {
-        "subject": "native",
+        "subject": bar.subject,
         "measurement": bar.measurement,
         "variant": bar.variant,
         "mode": bar.mode,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def load_results(path: Path) -> list[Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ResultError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, list):
         raise ResultError(f"{path}: must hold a list of results, got {type(content).__name__}")
@@ -73,7 +73,7 @@ def check_results(
         if category_id not in labels:
             raise ResultError(f"{place}: there is no category {category_id}")
         score = entry["score"]
-        if type(score) not in (int, float) or not math.isfinite(score):
+        if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
             raise ResultError(f"{place}: score must be a finite number, got {score!r}")
         masks = _masks(entry["segmentations"], videos[video_id], place)
         detections[video_id, labels[category_id]].append(Detection(float(score), masks))

@@ -48,8 +48,8 @@ class Run:
         weights_report: What was loaded from `config.weights`, None if that is empty.
 
     Raises:
-        ValueError: If the two datasets or the config disagree, or the checkpoint is of another
-            config or number of processes, or nothing in `config.weights` fits the model.
+        ValueError: If a dataset is empty, the two or the config disagree, or the checkpoint is of
+            another config or number of processes, or nothing in `config.weights` fits the model.
         RuntimeError: If `config.weights` or the checkpoint cannot be read.
         FileExistsError: If `out` holds a run and `resume` is False.
     """
@@ -64,6 +64,9 @@ class Run:
         progress: bool = True,
         processes: Processes | None = None,
     ) -> None:
+        for name, data in {"train": train, "val": val}.items():
+            if not data.videos:
+                raise ValueError(f"{name} must have at least one video")
         if train.category_ids != val.category_ids:
             raise ValueError("train and val must have the same category ids")
         if train.num_classes != config.model.num_classes:

@@ -177,6 +177,7 @@ def test_at_most_a_hundred_detections_per_video_and_category() -> None:
         ({"video_id": 9}, "there is no video 9"),
         ({"category_id": 1}, "there is no category 1"),
         ({"score": math.nan}, "score must be a finite number, got nan"),
+        ({"score": 10**400}, "score must be a finite number, got 1000"),
         ({"score": "high"}, "score must be a finite number, got 'high'"),
     ],
 )

@@ -148,6 +148,27 @@ def test_a_truncated_frame_fails_evaluation_with_its_name(
         program("evaluate_defvis")(["--data", str(root), "--run", str(tiny_run)])
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_videos(
+    program: Callable[[str], Main], odd: Path, tmp_path: Path, split: str
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(odd, root)
+    file = root / split / "instances.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "videos": [], "annotations": []}))
+    words = ["--data", str(root), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match=f"{split} must have at least one video"):
+        program("train_defvis")([*words, "--steps", "1", "--backbone-steps", "0"])
+
+
+def test_deeply_nested_results(program: Callable[[str], Main], odd: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(SystemExit, match=r"results\.json: cannot be read as JSON"):
+        program("evaluate_defvis")(["--data", str(odd / "val"), "--results", str(file)])
+
+
 def test_a_video_of_no_frames(odd: Path, tmp_path: Path) -> None:
     content = json.loads((odd / "val/instances.json").read_text())
     content["videos"][0].update(file_names=[], length=0)

@@ -75,6 +75,11 @@ def test_polygons_agree_with_pycocotools() -> None:
         ({"size": [4, 5], "counts": "1"}, "add up to 20 pixels, got 1"),
         ({"size": [4, 5], "counts": "P"}, "middle of a run"),
         ({"size": [4, 5], "counts": "z"}, "outside"),
+        # 64 runs of 2^58, and 20 more in the first: in 64 bits their sum wraps to 20.
+        (
+            {"size": [4, 5], "counts": "d" + 10 * "P" + "8" + 2 * (11 * "P" + "8") + 61 * "0"},
+            "a run of more than 30 bits",
+        ),
         ({"size": [4, 5], "counts": ""}, "empty"),
         ({"size": [4, 5], "counts": 20}, "a string or a list, got int"),
         ([], "at least one polygon"),

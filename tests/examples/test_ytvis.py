@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import struct
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from defvis.data import rle
 from defvis.data.augment import augment_clip
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
+from defvis.data.sources import open_source
 from defvis.data.views import draw_view, network_size
 from defvis.data.ytvis import DataError, find_files, hold_out, load
 
@@ -148,6 +152,10 @@ def _set(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
             _set(["annotations", 0, "segmentations", 1], {"size": [6, 8]}),
             "annotation 11, frame 1: segmentation must be RLE with size and counts",
         ),
+        (_set(["annotations", 0, "areas"], [1, 2, float("nan")]), "areas must be finite"),
+        (_set(["annotations", 0, "areas"], [1, 2, 10**400]), "areas must be finite"),
+        (_set(["annotations", 0, "areas"], [1, -2, 3]), "areas must be finite and at least 0"),
+        (_set(["videos", 0, "width"], 2**40), "width x height must be at most 536870911 pixels"),
         (_set(["annotations", 0, "video_id"], True), "video_id must be an integer, got True"),
         (_set(["categories", 0, "id"], 3), "category ids repeat"),
         (_set(["videos"], 3), "videos must be a list, got 3"),
@@ -178,9 +186,31 @@ def test_broken_files(tmp_path: Path) -> None:
     frame.unlink()
     with pytest.raises(DataError, match="video 7, frame 1: cannot read"):
         video.frame(1)
+    with pytest.raises(DataError, match=r"video 7, frame 0: cannot read .*null byte"):
+        replace(video, files=(tmp_path / "a\0.jpg",)).frame(0)
+    files[0].write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"instances\.json: cannot be read as JSON"):
+        load(*files)
     files[0].write_text("{")
     with pytest.raises(DataError, match=r"instances\.json: cannot be read as JSON"):
         load(*files)
+
+
+def test_a_picture_that_claims_a_huge_size(tmp_path: Path) -> None:
+    """A hundred bytes that would unpack to gigabytes."""
+    video = load(*_write(tmp_path, CONTENT)).videos[0]
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(50))))
+    )
+    folder = tmp_path / "bomb"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    with pytest.raises(DataError, match=r"video 7, frame 0: cannot read .*0\.png: Image size"):
+        replace(video, files=(folder / "0.png",)).frame(0)
+    with pytest.raises(DataError, match=r"cannot read .*0\.png: Image size"):
+        open_source(folder)
 
 
 def test_clips_leave_out_crowds_and_absent_objects(tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ def _decode_counts(encoded: bytes) -> NDArray[np.int64]:
         raise ValueError("RLE counts end in the middle of a run")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > 12:
-        raise ValueError("RLE counts hold a run of more than 60 bits")
+    # pycocotools shifts digits as 32-bit integers. Sums of shorter runs do not overflow either.
+    if lengths.max() > 6:
+        raise ValueError("RLE counts hold a run of more than 30 bits")
     place = np.arange(len(digits)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((digits & 31) << (5 * place), starts)
     runs -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from defvis.data.ytvis import DataError, Frames, Video
+from defvis.data.ytvis import UNREADABLE, DataError, Frames, Video
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -45,7 +45,7 @@ def _open_folder(path: Path, every: int) -> Video:
     try:
         with Image.open(files[0]) as first:
             width, height = first.size
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise DataError(f"cannot read {files[0]}: {error}") from error
     return Video(1, width, height, tuple(files), ())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,11 @@ from PIL import Image
 
 from defvis.data import rle
 from defvis.data.rle import RLE
+
+# What Pillow raises for broken files, names that no file can have, and sizes it fears.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# The runs of a mask this large still fit into the 30 bits that `rle` reads.
+_MAX_PIXELS = 2**29 - 1
 
 
 class DataError(ValueError):
@@ -83,7 +89,7 @@ class Video:
         try:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"video {self.id}, frame {index}: cannot read {path}: {error}"
             ) from error
@@ -169,7 +175,7 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
     where = str(annotation_file)
     try:
         content = json.loads(annotation_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise DataError(f"{where}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{where}: must hold an object, got {type(content).__name__}")
@@ -216,6 +222,10 @@ def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
     width, height = _int(row, "width", place), _int(row, "height", place)
     if width < 1 or height < 1:
         raise DataError(f"{place}: width and height must be at least 1, got {width} x {height}")
+    if width * height > _MAX_PIXELS:
+        raise DataError(
+            f"{place}: width x height must be at most {_MAX_PIXELS} pixels, got {width} x {height}"
+        )
     if any(not isinstance(name, str) for name in names):
         raise DataError(f"{place}: file_names must hold strings")
     return Video(
@@ -252,6 +262,8 @@ def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], plac
     areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
     if any(area is not None and type(area) not in (int, float) for area in areas):
         raise DataError(f"{place}: areas must hold numbers and nulls")
+    if any(area is not None and not 0 <= area <= sys.float_info.max for area in areas):
+        raise DataError(f"{place}: areas must be finite and at least 0")
     return Track(
         id=_int(row, "id", place),
         label=labels[category],

@@ -1,0 +1,215 @@
+"""`python -m benchmarks complexity`: how cost grows with the volume, deformable and dense.
+
+Operator and attention block (with projections) on volumes of more and more frames: counted
+multiply-adds, measured time and peak memory, the exponent of T * H * W, and the size from which on
+deformable attention is cheaper. Besides, the operator as K, C and the number of queries grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import environment, fit, recording, report
+from .answers import check_answers
+from .bars import Row
+from .blocks import BLOCKS
+from .layers import measure as measure_block
+from .measurements import compare
+from .memory import measure_peak
+from .timing import Task
+from .variants import MODES, VARIANTS
+from .workloads import WORKLOADS, Workload
+
+_ENCODER = WORKLOADS["paper-encoder"]
+_VARIANTS = {"deformable": "native", "dense": "dense"}
+_FRAMES = (1, 2, 4, 9, 18, 36, 72)
+_QUICK_FRAMES = (1, 2, 4)
+# Sizes below say what a call costs, not how it grows.
+_SMALLEST_FITTED = 1500
+# Peak memory is taken where it is more than the system's counters are off.
+_MEMORY_FRAMES = (18, 36, 72)
+_SWEEPS: dict[str, tuple[int, ...]] = {
+    "num_points": (8, 16, 32, 64),
+    "head_dim": (16, 32, 48, 64, 96),
+    "num_object_queries": (90, 360, 1440),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument("--quick", action="store_true", help="a few small volumes, in seconds")
+    recording.add_arguments(parser, seconds=6)
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Measures and prints; the exit status is 0.
+
+    Raises:
+        WrongAnswerError: The operator computes something else; it was not timed.
+    """
+    recorder = recording.Recorder("complexity", options, arguments)
+    for row in recorder.add(_all(options)):
+        print(report.line(row), flush=True)
+    print("\n" + report.tables(recorder.rows))
+    return 0
+
+
+def _all(options: argparse.Namespace) -> Iterator[Row]:
+    volumes = [_with_frames(frames) for frames in (_QUICK_FRAMES if options.quick else _FRAMES)]
+    checked = {
+        name: VARIANTS[name].prepare(volumes[2], options.seed) for name in _VARIANTS.values()
+    }
+    check_answers(volumes[2], checked)
+    for subject in ("operator", "attention block"):
+        rows = []
+        for volume in volumes:
+            for row in _measure(subject, volume, options):
+                rows.append({**row, "measurement": "complexity", "subject": subject})
+                yield rows[-1]
+        yield from _growth(rows, 0 if options.quick else _SMALLEST_FITTED)
+    if options.quick:
+        return
+    for frames in _MEMORY_FRAMES:
+        yield from _memory(_with_frames(frames), options)
+    for field, sizes in _SWEEPS.items():
+        for size in sizes:
+            changes: dict[str, Any] = {field: size}
+            volume = dataclasses.replace(_ENCODER, **changes)
+            for row in _measure("operator", volume, options):
+                yield {**row, "measurement": f"sweep of {field}", "size": size}
+
+
+def _with_frames(frames: int) -> Workload:
+    (_, height, width), *_ = _ENCODER.spatial_shapes
+    return dataclasses.replace(
+        _ENCODER, name=f"{frames} x {height} x {width}", spatial_shapes=((frames, height, width),)
+    )
+
+
+def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
+    """Both kinds in both modes."""
+    if subject in BLOCKS:
+        rows = measure_block(subject, workload, options)
+    else:
+        rows = _measure_operator(workload, options)
+    for row in rows:
+        yield {
+            **row,
+            "cells": workload.num_cells,
+            "multiply_adds": multiply_adds(workload, row["variant"], subject in BLOCKS),
+        }
+
+
+def _measure_operator(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
+    prepared = {
+        kind: VARIANTS[name].prepare(workload, options.seed) for kind, name in _VARIANTS.items()
+    }
+    for mode in MODES:
+        tasks = [
+            Task(kind, functools.partial(each.run, mode), options.threads)
+            for kind, each in prepared.items()
+        ]
+        for kind, figures in compare(tasks, options.seconds, options.rounds):
+            yield {**_about(workload, options), "variant": kind, "mode": mode, **figures}
+
+
+def _about(workload: Workload, options: argparse.Namespace) -> Row:
+    return {
+        "workload": dataclasses.asdict(workload),
+        "label": workload.label,
+        "subject": "operator",
+        "threads": options.threads,
+        "load_average": environment.load_average(),
+    }
+
+
+def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
+    """Multiply-adds of the forward pass, from the shapes alone.
+
+    Deformable: one per corner, sample and channel. Dense: one per query, cell and channel for the
+    scores, and one for the sum. Projections: four of C x C for dense attention; for deformable two
+    of these and those to offsets and logits.
+    """
+    queries, cells = workload.batch * workload.num_queries, workload.num_cells
+    width = workload.num_heads * workload.head_dim
+    axes = len(workload.spatial_shapes[0])
+    samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
+    if kind == "dense":
+        attention, projections = 2 * queries * cells * width, 4 * queries * width * width
+    else:
+        attention = queries * samples * 2**axes * width
+        predicted = (axes + 1) * workload.num_heads * samples
+        projections = queries * width * (2 * width + predicted)
+    return attention + projections * with_projections
+
+
+def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
+    """Exponents of T * H * W, measured and counted, and where the kinds meet."""
+    for mode in MODES:
+        costs: dict[str, dict[float, Any]] = {"deformable": {}, "dense": {}}
+        counts: dict[str, dict[float, float]] = {"deformable": {}, "dense": {}}
+        for row in rows:
+            if row["mode"] == mode:
+                costs[row["variant"]][row["cells"]] = row["rounds"]
+                counts[row["variant"]][row["cells"]] = row["multiply_adds"]
+        about = {key: rows[0][key] for key in ("subject", "threads")}
+        medians = {kind: _medians(rows, kind, mode) for kind in costs}
+        for kind, by_size in costs.items():
+            fitted = {size: each for size, each in by_size.items() if size >= smallest}
+            rounds = min(map(len, fitted.values()))
+            found = fit.exponent({size: each[:rounds] for size, each in fitted.items()})
+            counted = {size: counts[kind][size] for size in fitted}
+            yield {
+                **about,
+                "measurement": "exponent",
+                "label": about["subject"],
+                "variant": kind,
+                "mode": mode,
+                "exponent": dataclasses.asdict(found),
+                "counted": fit.slope(counted),
+                "sizes": sorted(fitted),
+            }
+        yield {
+            **about,
+            "measurement": "crossover",
+            "label": about["subject"],
+            "variant": "deformable",
+            "mode": mode,
+            "cells": fit.crossover(medians["deformable"], medians["dense"]),
+            "smallest": min(medians["dense"]),
+        }
+
+
+def _medians(rows: list[Row], kind: str, mode: str) -> Mapping[float, float]:
+    return {
+        row["cells"]: row["seconds"]["median"]
+        for row in rows
+        if (row["variant"], row["mode"]) == (kind, mode)
+    }
+
+
+def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
+    """Peak extra memory of forward and backward, each in a process of its own."""
+    mode = MODES[-1]
+    first: int | None = None
+    for kind, name in _VARIANTS.items():
+        peak = measure_peak(workload, name, mode, threads=options.threads, seed=options.seed)
+        first = first or peak.extra_bytes
+        yield {
+            **_about(workload, options),
+            "measurement": "memory by size",
+            "variant": kind,
+            "mode": mode,
+            "cells": workload.num_cells,
+            "extra_bytes": peak.extra_bytes,
+            "method": peak.method,
+            "ratio": {
+                "to": "deformable",
+                "median": peak.extra_bytes / first if first else math.nan,
+            },
+        }

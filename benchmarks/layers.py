@@ -1,0 +1,69 @@
+"""`python -m benchmarks layers`: attention with its projections, and whole encoder layers.
+
+At the sizes of the paper's encoder, deformable beside dense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from . import environment, recording, report
+from .bars import Row
+from .blocks import BLOCKS
+from .measurements import compare
+from .timing import Task
+from .variants import MODES
+from .workloads import WORKLOADS, Workload
+
+_KINDS = ("deformable", "dense")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument("--quick", action="store_true", help="a tiny volume, in seconds")
+    recording.add_arguments(parser, seconds=20)
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Measures and prints; the exit status is 0."""
+    recorder = recording.Recorder("layers", options, arguments)
+    names = ["tiny"] if options.quick else ["paper-encoder", "paper-encoder-large"]
+    for name in names:
+        for block in BLOCKS:
+            for row in recorder.add(measure(block, WORKLOADS[name], options)):
+                print(report.line(row), flush=True)
+    print("\n" + report.tables(recorder.rows))
+    return 0
+
+
+def measure(
+    block: str, workload: Workload, options: argparse.Namespace, modes: Sequence[str] = MODES
+) -> Iterator[Row]:
+    """Both kinds of a block on a workload, answers checked: deformable first."""
+    prepared = {kind: BLOCKS[block][kind](workload, options.seed) for kind in _KINDS}
+    for each in prepared.values():
+        out = each.forward()
+        assert out.shape == each.grad_out.shape
+        assert bool(torch.isfinite(out).all())
+    for mode in modes:
+        tasks = [
+            Task(kind, functools.partial(each.run, mode), options.threads)
+            for kind, each in prepared.items()
+        ]
+        for kind, figures in compare(tasks, options.seconds, options.rounds):
+            yield {
+                "measurement": block,
+                "workload": dataclasses.asdict(workload),
+                "label": workload.label,
+                "subject": _KINDS[0],
+                "threads": options.threads,
+                "load_average": environment.load_average(),
+                "variant": kind,
+                "mode": mode,
+                **figures,
+            }

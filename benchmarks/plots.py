@@ -1,0 +1,48 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .bars import Row
+from .variants import MODES
+
+
+def draw_growth(rows: Sequence[Row], path: Path) -> None:
+    """Draws time against the number of cells, deformable and dense, and where they meet.
+
+    Args:
+        rows: Of `python -m benchmarks complexity`, others are passed over.
+        path: SVG to write.
+    """
+    # Not every command draws, and not every machine has it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    chosen = [row for row in rows if row["measurement"] == "complexity"]
+    subjects = list(dict.fromkeys(row["subject"] for row in chosen))
+    figure = Figure(figsize=(5 * len(subjects), 4), layout="constrained")
+    panels = figure.subplots(1, len(subjects), squeeze=False)[0]
+    for axes, subject in zip(panels, subjects, strict=True):
+        for mode, style in zip(MODES, ("--", "-"), strict=True):
+            for color, kind in enumerate(("deformable", "dense")):
+                points = [
+                    (row["cells"], 1000 * row["seconds"]["median"])
+                    for row in chosen
+                    if (row["subject"], row["variant"], row["mode"]) == (subject, kind, mode)
+                ]
+                axes.plot(
+                    *zip(*points, strict=True), f"o{style}", color=f"C{color}", markersize=3,
+                    label=f"{kind}, {mode}",
+                )  # fmt: skip
+        for row in rows:
+            if row["measurement"] == "crossover" and row["subject"] == subject and row["cells"]:
+                style = "--" if row["mode"] == MODES[0] else "-"
+                axes.axvline(row["cells"], color="0.7", linestyle=style, linewidth=1)
+        axes.set(xscale="log", yscale="log", title=subject, xlabel="cells T * H * W", ylabel="ms")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    # The same file for the same rows.
+    with mpl.rc_context({"svg.hashsalt": "stdeform"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
