@@ -228,7 +228,17 @@ def test_instructions_per_sample() -> None:
     kernel = _built("sm_90")["forward_kernel<float, 3, RowLayout<6, 2, 4, true> >"]
     loop = kernel.inner_loops()[0]
     assert loop.counts["LDG"] % 16 == 0
-    assert loop.per_sample(loads_per_sample=16, samples_at_once=5) < 30
+    assert loop.per_sample(loads_per_sample=16, samples_at_once=5) < 23
+
+
+@pytest.mark.parametrize("dtype", ["float", "BFloat16"])
+def test_newer_devices_multiply_and_add_in_pairs(dtype: str) -> None:
+    group = 4 if dtype == "float" else 8
+    layout = f"RowLayout<6, {8 // group}, {group}, true>"
+    loop = _built("sm_100")[f"forward_kernel<{dtype}, 3, {layout} >"].inner_loops()[0]
+    mnemonics = [each.mnemonic.split(".")[0] for each in loop.instructions]
+    assert "FFMA" not in mnemonics
+    assert mnemonics.count("FFMA2") == 8 * 8 // 2  # channels of a lane, corners
 
 
 def test_instructions_per_sample_of_the_backward_by_bins() -> None:

@@ -323,10 +323,8 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
 #pragma unroll
         for (int g = 0; g < Layout::kGroups; ++g) {
 #pragma unroll
-          for (int j = 0; j < Layout::kGroup; ++j) {
-            dot += own.values[g][j] * grad[g][j];
-            own.sums[g][j] += weight_here * grad[g][j];
-          }
+          for (int j = 0; j < Layout::kGroup; ++j) dot += own.values[g][j] * grad[g][j];
+          multiply_add(weight_here, grad[g], own.sums[g]);
         }
         *share = dot;
       }

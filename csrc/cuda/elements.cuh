@@ -66,6 +66,32 @@ __device__ __forceinline__ void store_run(const Compute<T> (&from)[n], T* to) {
   *reinterpret_cast<Run<T, n>*>(to) = run;
 }
 
+// sums += factor * numbers, each rounded once.
+template <class Real, int n>
+__device__ __forceinline__ void multiply_add(Real factor, const Real (&numbers)[n],
+                                             Real (&sums)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) sums[i] += factor * numbers[i];
+}
+#if STDEFORM_CUDA_ARCH >= 1000 && !defined(STDEFORM_EMULATED)
+// Two by one instruction, with the same result. As PTX, because nvcc does not pair them by itself.
+template <int n, class = std::enable_if_t<n % 2 == 0>>
+__device__ __forceinline__ void multiply_add(float factor, const float (&numbers)[n],
+                                             float (&sums)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; i += 2) {
+    asm("{.reg .b64 factors, numbers, sums;\n"
+        "mov.b64 factors, {%2, %2};\n"
+        "mov.b64 numbers, {%3, %4};\n"
+        "mov.b64 sums, {%0, %1};\n"
+        "fma.rn.f32x2 sums, factors, numbers, sums;\n"
+        "mov.b64 {%0, %1}, sums;}"
+        : "+f"(sums[i]), "+f"(sums[i + 1])
+        : "f"(factor), "f"(numbers[i]), "f"(numbers[i + 1]));
+  }
+}
+#endif
+
 // Adds n numbers to global memory that other threads add to as well. Nobody asks for the result, so
 // that the cache does it and nobody waits. As PTX, because nvcc takes an addition to an address
 // that was computed as a number for one to any kind of memory, which is slow.
@@ -113,6 +139,19 @@ __device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
 #endif
 }
 
+// As PTX, because nvcc widens an invariant b ahead of the loop, and then multiplies by its upper
+// half as well, which is zero.
+__device__ __forceinline__ uint64_t product(uint32_t a, uint32_t b) {
+#ifdef STDEFORM_EMULATED
+  return uint64_t(a) * b;
+#else
+  uint64_t ab;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(ab) : "r"(a), "r"(b));
+  return ab;
+#endif
+}
+__device__ __forceinline__ uint64_t product(uint32_t a, uint64_t b) { return a * b; }
+
 // Rows of channels, one per cell, from the lane's first channel on.
 template <class T, class Layout>
 class CellRows {
@@ -124,7 +163,7 @@ class CellRows {
       : first_(reinterpret_cast<uintptr_t>(first)), stride_(Stride(stride * int64_t(sizeof(T)))) {}
 
   __device__ __forceinline__ T* operator[](uint32_t cell) const {
-    return reinterpret_cast<T*>(first_ + uint64_t(cell) * stride_);
+    return reinterpret_cast<T*>(first_ + product(cell, stride_));
   }
 
  private:

@@ -85,10 +85,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
             if (corners.cell == corners.kNone) continue;
             read_corners<T, Layout>(rows, call.D - channel, corners,
                                     [&](int c, int run, const auto& numbers) {
-#pragma unroll
-                                      for (int j = 0; j < Layout::kGroup; ++j) {
-                                        sums[run][j] += corners.weight[c] * numbers[j];
-                                      }
+                                      multiply_add(corners.weight[c], numbers, sums[run]);
                                     });
           }
         }
