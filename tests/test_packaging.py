@@ -24,7 +24,10 @@ import pytest
 import stdeform
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_SOURCES = (".git", ".venv", "*_cache", "__pycache__", "*.so", "_build.json", "*.egg-info", "build", "dist")
+NOT_SOURCES = (
+    *(".git", ".venv", "*_cache", "__pycache__", "*.so", "_build.json", "*.egg-info"),
+    *("build", "dist"),
+)
 STEERING = ("STDEFORM_", "CUDA_", "CXX", "LDFLAGS", "MAX_JOBS", "PYTHON")
 HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
 ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
