@@ -31,7 +31,7 @@ from .variants import VARIANTS, Prepared
 _ROOT = Path(__file__).parents[1]
 _TESTS = ("test_forward.py", "test_gradients.py", "test_properties.py", "test_cuda.py")
 # Every template of the kernels at its smallest; a sanitizer makes each run many times slower.
-_SANITIZED = "(test_dtypes or test_head_dims)"
+_SANITIZED = "(test_dtypes or test_head_dims or test_bins_agree)"
 _SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # Seconds; together less than ten minutes.
 _LIMITS = {"environment": 30, "build": 150, "tests": 150, "benchmark": 110, "sanitizer": 150}
@@ -156,7 +156,7 @@ def _sanitizer(options: argparse.Namespace, arguments: list[str]) -> Report:
     for check in _SANITIZERS:
         command = [tool, "--tool", check, "--kernel-regex", "kns=stdeform", "--error-exitcode=9"]
         outcome = _pytest(
-            ["tests/test_forward.py", "tests/test_gradients.py", "-k", f"cuda and {_SANITIZED}"],
+            [*(f"tests/{name}" for name in _TESTS), "-k", f"cuda and {_SANITIZED}"],
             command,
         )
         results[check] = outcome

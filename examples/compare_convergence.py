@@ -29,6 +29,7 @@ from pathlib import Path
 from defvis.config import Config, override
 from defvis.presets import PRESETS, preset
 
+WARM_UP = 2  # steps before those that are measured, as in defvis.profiling, which is not light
 _DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
 _DEFAULT = [["deformable"], ["dense", *_DENSE]]
 
@@ -37,8 +38,19 @@ def main(words: Sequence[str] | None = None) -> None:
     """Trains what is missing, measures, writes comparison.json, .md and .png."""
     parser = _parser()
     options = parser.parse_args(words)
+    named = options.variant or _DEFAULT
+    # Now, and not when everything has been trained.
+    if options.timing_steps > options.steps - WARM_UP:
+        parser.error(
+            f"--timing-steps must be at most --steps - {WARM_UP}, {options.steps - WARM_UP}, "
+            f"got {options.timing_steps}"
+        )
+    if len({name for name, *_ in named}) < len(named) or len(set(options.seeds)) < len(
+        options.seeds
+    ):
+        parser.error("the names of --variant and the --seeds must differ")
     try:
-        changes = {name: changes for name, *changes in options.variant or _DEFAULT}
+        changes = {name: changes for name, *changes in named}
         configs = {
             (name, seed): _config(options, [*settings, f"seed={seed}"])
             for name, settings in changes.items()
@@ -111,14 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="changes all variants"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--steps", type=int, default=1000, help="of joint training (1000)")
+    parser.add_argument("--steps", type=_count, default=1000, help="of joint training (1000)")
     parser.add_argument("--backbone-steps", type=int, default=500, help="before them (500)")
-    parser.add_argument("--eval-every", type=int, default=200, help="steps (200)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a run (1)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="of measuring a step's time (3)")
-    parser.add_argument("--timing-steps", type=int, default=10, help="steps in a round (10)")
+    parser.add_argument("--eval-every", type=_count, default=200, help="steps (200)")
+    parser.add_argument("--threads", type=_count, default=1, help="CPU threads of a run (1)")
+    parser.add_argument("--jobs", type=_count, default=1, help="runs at a time (1)")
+    parser.add_argument("--rounds", type=_count, default=3, help="of measuring a step's time (3)")
+    parser.add_argument("--timing-steps", type=_count, default=10, help="steps in a round (10)")
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def _config(options: argparse.Namespace, changes: Sequence[str]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +37,11 @@ def test_counts_are_those_of_a_loop() -> None:
     assert found.direct == direct * workload.head_dim
     runs = samples // 128 * 8
     assert found.by_bins == (sum(bins.values()) + runs) * workload.head_dim
+
+
+def test_a_run_is_that_of_the_kernels() -> None:
+    plan = (Path(__file__).parents[1] / "csrc/cuda/bin_plan.h").read_text()
+    assert f"kRunOfSamples = {additions._RUN};" in plan
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,15 @@ def test_neighbours_share_more_than_what_is_dealt_out() -> None:
         for name in ("dealt out", "runs", "bricks 5x5x9")
     )
     assert bricks < runs < dealt
+
+
+def test_bricks_and_warps_are_those_of_the_kernels() -> None:
+    folder = Path(__file__).parents[1] / "csrc/cuda"
+    assert f"kForwardWarps = {Order().warps};" in (folder / "layout.cuh").read_text()
+    chosen = (folder / "choose_order.h").read_text()
+    for name, brick in (("kBrick", "bricks 5x5x9"), ("kImageBrick", "bricks 16x16x1")):
+        cells = ", ".join(map(str, ORDERS[brick].brick))
+        assert f"{name}[kMaxAxes] = {{{cells}}};" in chosen
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

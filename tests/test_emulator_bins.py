@@ -100,6 +100,7 @@ def test_coordinates_that_read_nothing(form: str, way: str) -> None:
     problem = dataclasses.replace(problem, **{positions: odd})
     direct = on(emulated.PLAIN, problem, form)
     for one, other in zip(on(WAYS[way], problem, form), direct, strict=True):
+        # Float32 sums of about a hundred terms, in another order.
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
         assert one.isfinite().all()
 
@@ -120,6 +121,7 @@ def test_gradients_that_are_asked_for_alone(form: str, way: str) -> None:
             grads = torch.autograd.grad(on_emulator(form)(*args), asked, problem.grad_out)
         expected = [g for g, wanted in zip(every, (True, *chosen), strict=True) if wanted]
         for one, other in zip(grads, expected, strict=True):
+            # Float32 sums of about a hundred terms, in another order.
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 

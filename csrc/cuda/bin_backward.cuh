@@ -102,7 +102,7 @@ template <class T, class Layout>
 struct BinCorner {
   using Real = Compute<T>;
 
-  // Whether the lane's corner of the sample's bin exists.
+  // Goes over to the bin of a sample: loads the row of the lane's corner, starts its sums anew.
   template <int N>
   __device__ __forceinline__ void open(const Problem& p, const BinSample<T, N>& sample, int corner,
                                        int channel, int channels_left, bool wants_values) {
@@ -152,10 +152,7 @@ struct BinCorner {
 };
 
 // One sample as the lane holds it that describes it.
-template <class T, int N>
 struct OwnSample {
-  using Real = Compute<T>;
-
   __device__ __forceinline__ OwnSample(const Call& call, uint32_t number)
       : k(int(number % uint32_t(call.K))),
         l(int(number / uint32_t(call.K) % uint32_t(call.L))),
@@ -165,7 +162,7 @@ struct OwnSample {
   uint32_t row;  // in the chunk
 };
 
-template <class T, int N>
+template <class T>
 __device__ __forceinline__ SampledRow<T> sampled_row(const Call& call, const Bins& bins,
                                                      const ChunkRow& at) {
   SampledRow<T> row(call.problem, at.b, at.q, at.m);
@@ -291,9 +288,9 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   for (uint32_t first = range.first; first < range.last; first += kBatch) {
     const int count = int(min(range.last - first, uint32_t(kBatch)));
     // Lanes without a sample describe the last one: what is loaded ahead must exist.
-    const OwnSample<T, N> mine(call, bins.samples[first + min(lane, count - 1)]);
+    const OwnSample mine(call, bins.samples[first + min(lane, count - 1)]);
     const ChunkRow at(call, bins, mine.row);
-    const auto row = sampled_row<T, N>(call, bins, at);
+    const auto row = sampled_row<T>(call, bins, at);
     Real pixel[N];
     read_pixels<T, N>(call, row, mine.l, mine.k, pixel);
     const Real weight = attention<T>(p, row, score<T>(p, row, mine.l, mine.k));
@@ -361,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
   using Real = Compute<T>;
   const Problem& p = call.problem;
   visit_chunk_row(call, bins, [&](const RowLane& lane, bool present, const ChunkRow& at) {
-    const auto row = sampled_row<T, N>(call, bins, at);
+    const auto row = sampled_row<T>(call, bins, at);
     const int64_t gradient_row = (at.b * p.Q + at.q) * p.M + at.m;
     RowSums<Real, N> sums;
     for (int l = 0; l < call.L; ++l) {

@@ -12,8 +12,8 @@
 
 namespace stdeform::cuda {
 
-// Samples per bin from which on bins pay: sorting and the sums of a bin cost about as much memory
-// traffic as this many samples that add to memory themselves.
+// Samples per bin from which on bins are taken. Reasoned, not measured: sorting and the sums of a
+// bin should cost about as much memory traffic as this many samples that add to memory themselves.
 constexpr int64_t kSamplesPerBin = 4;
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, but room for one head
 constexpr int64_t kRunOfSamples = 128;

@@ -1,4 +1,4 @@
-// In which order the forward works, and how many warps share a tile. Host code, no CUDA headers.
+// In which order the forward works, and how many warps share a tile. Host code.
 #pragma once
 
 #include <stdexcept>
@@ -24,7 +24,7 @@ inline Order choose_order(const Call& call, int rows_per_tile, const Device& dev
     order.brick[n] = call.problem.N == 3 ? kBrick[n] : kImageBrick[n];
     if (tuning.forward_bricks > 0) order.brick[n] = int32_t(tuning.forward_bricks);
   }
-  // Parts double until every warp of the device has one, or the samples do not suffice.
+  // Parts double as long as the device has a warp for each, and each has samples to read.
   if (tuning.forward_parts > 0) {
     if (kForwardWarps % tuning.forward_parts) {
       throw std::invalid_argument("forward_parts must divide " + std::to_string(kForwardWarps) +
@@ -34,8 +34,10 @@ inline Order choose_order(const Call& call, int rows_per_tile, const Device& dev
   } else {
     const int64_t tiles = tiles_of_all(call, rows_per_tile);
     const int64_t warps = int64_t(device.multiprocessors) * kForwardWarps;
+    const int at_once = kWarpSize / rows_per_tile;  // samples of a row that a warp reads
+    const int64_t reads = int64_t(call.L) * ((call.K - 1) / at_once + 1);
     for (const int parts : {2, 4}) {
-      if (tiles * parts <= warps) order.parts = parts;
+      if (tiles * parts <= warps && parts <= reads) order.parts = parts;
     }
   }
   return order;

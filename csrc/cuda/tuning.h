@@ -1,5 +1,5 @@
-// What tests and benchmarks may force. Results do not depend on it, but for the order in which the
-// gradient of the value is summed.
+// What tests and benchmarks may force. Results do not depend on it, but for the order of sums:
+// those of a row's parts, and those of the value's gradient.
 #pragma once
 
 #include <cstdint>

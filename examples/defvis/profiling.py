@@ -16,7 +16,7 @@ from defvis.data.clips import Batch
 from defvis.stages import Stage
 
 # Steps before the measured ones: memory is allocated, kernels are chosen.
-_WARM_UP = 2
+WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def profile(
     Raises:
         ValueError: If `steps` is below 1, or the stage has too few.
     """
-    if not 1 <= steps <= stage.steps - _WARM_UP:
-        raise ValueError(f"steps must be 1 to {stage.steps - _WARM_UP}, got {steps}")
+    if not 1 <= steps <= stage.steps - WARM_UP:
+        raise ValueError(f"steps must be 1 to {stage.steps - WARM_UP}, got {steps}")
     clock = _Clock(device)
     step = 0.0
-    for number in range(_WARM_UP + steps):
-        if number == _WARM_UP:
+    for number in range(WARM_UP + steps):
+        if number == WARM_UP:
             clock.seconds.clear()
             step = 0.0
             if device.type == "cuda":

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import compare_convergence
 import pytest
 
+from defvis import profiling
 from defvis.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
 
 SETTINGS = [
@@ -40,6 +42,10 @@ def test_equal_time_is_when_the_fastest_ends() -> None:
     assert "AP after 1.0 min" in header
     assert first.startswith("| quick | 10 | 0.300 | 2 | 200 | .300 [.200, .400] | ")
     assert second.endswith("| .600 | .600 | .600 | .500 | .500 | .500 |")
+
+
+def test_warm_up_is_that_of_the_profile() -> None:
+    assert compare_convergence.WARM_UP == profiling.WARM_UP
 
 
 def test_picture(tmp_path: Path) -> None:
@@ -81,6 +87,27 @@ def test_program(
     assert "begins" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="K4-0 holds a run with other settings"):
         program("compare_convergence")([*words, "--set", "optim.learning_rate=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "--rounds: must be a whole number of at least 1, got 0"),
+        (["--steps", "5", "--timing-steps", "4"], "must be at most --steps - 2, 3, got 4"),
+        (["--seeds", "1", "1"], "must differ"),
+        (["--variant", "a", "--variant", "a", "seed=1"], "must differ"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_training(
+    program: Callable[[str], Callable[[list[str]], None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        program("compare_convergence")(["--data", str(tmp_path), "--out", str(tmp_path), *words])
+    assert message in capsys.readouterr().err
 
 
 def test_unknown_settings_are_named(
