@@ -1,7 +1,7 @@
 """Attention with its projections, and whole encoder layers: deformable beside dense.
 
-Both kinds differ in the attention alone: the same projections, normalisation and feed-forward
-network, the same input and the same gradient.
+Both kinds differ in the attention and what it projects alone: normalisation, feed-forward network,
+input and gradient are the same.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def _prepare(
 ) -> Prepared:
     width = workload.num_heads * workload.head_dim
     torch.manual_seed(seed)
-    block = attention(workload)
-    module = Layer(block, width) if is_layer else block
     x, grad_out = torch.randn(2, workload.batch, workload.num_cells, width)
     x.requires_grad_()
+    block = attention(workload)
+    module = Layer(block, width) if is_layer else block
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
         out: Tensor = module(x)  # to which the weights belong

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -161,8 +160,7 @@ def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
         medians = {kind: _medians(rows, kind, mode) for kind in costs}
         for kind, by_size in costs.items():
             fitted = {size: each for size, each in by_size.items() if size >= smallest}
-            rounds = min(map(len, fitted.values()))
-            found = fit.exponent({size: each[:rounds] for size, each in fitted.items()})
+            found = fit.exponent(fitted)
             counted = {size: counts[kind][size] for size in fitted}
             yield {
                 **about,
@@ -208,8 +206,5 @@ def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
             "cells": workload.num_cells,
             "extra_bytes": peak.extra_bytes,
             "method": peak.method,
-            "ratio": {
-                "to": "deformable",
-                "median": peak.extra_bytes / first if first else math.nan,
-            },
+            "ratio": {"to": "deformable", "median": peak.extra_bytes / first if first else None},
         }

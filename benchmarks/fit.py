@@ -30,23 +30,19 @@ def exponent(rounds: Mapping[float, Sequence[float]], seed: int = 0) -> Exponent
     """Fits the medians of the rounds; the interval comes from drawing rounds anew (bootstrap).
 
     Args:
-        rounds: Costs measured in each round, by size; every size has as many.
+        rounds: Costs measured in each round, by size.
         seed: Of the draws.
     """
     draws = random.Random(seed)
-    number = len(next(iter(rounds.values())))
-    slopes = []
-    for _ in range(_RESAMPLES):
-        chosen = draws.choices(range(number), k=number)
-        slopes.append(
-            slope(
-                {
-                    size: statistics.median(costs[i] for i in chosen)
-                    for size, costs in rounds.items()
-                }
-            )
+    slopes = sorted(
+        slope(
+            {
+                size: statistics.median(draws.choices(costs, k=len(costs)))
+                for size, costs in rounds.items()
+            }
         )
-    slopes.sort()
+        for _ in range(_RESAMPLES)
+    )
     fitted = slope({size: statistics.median(costs) for size, costs in rounds.items()})
     edge = _RESAMPLES // 40
     return Exponent(fitted, slopes[edge], slopes[-edge - 1])

@@ -26,7 +26,9 @@ def test_exponents_are_found(power: float) -> None:
     rounds = {n: [3 * n**power * noise for noise in (0.9, 1.0, 1.1)] for n in (10, 20, 40, 80)}
     found = fit.exponent(rounds)
     assert found.median == pytest.approx(power)
-    assert found.low == pytest.approx(power)  # every round is noisy in the same way
+    assert found.low < power < found.high
+    exact = fit.exponent({n: [3 * n**power] * 3 for n in (10, 20, 40)})
+    assert (exact.low, exact.high) == pytest.approx((power, power))
     noisy = {n: [3 * n**power * (1 + (i * n) % 7 / 20) for i in range(9)] for n in (10, 20, 40, 80)}
     found = fit.exponent(noisy)
     assert found.low < found.median < found.high
@@ -63,6 +65,9 @@ def test_blocks_learn_from_everything(block: str) -> None:
         out, *grads = prepared.forward_backward()
         assert out.shape == prepared.grad_out.shape == (1, TINY.num_cells, 32)
         assert all(grad.abs().max() > 0 for grad in grads)
+    deformable, dense = (prepare(TINY, 0) for prepare in BLOCKS[block].values())
+    assert deformable.inputs[0].equal(dense.inputs[0])
+    assert deformable.grad_out.equal(dense.grad_out)
 
 
 @pytest.mark.usefixtures("needs_native")
