@@ -65,9 +65,14 @@ def main(words: Sequence[str] | None = None) -> None:
         torch.device(arguments.device or "cpu")
     except RuntimeError as error:
         parser.error(f"--device: {str(error).splitlines()[0]}")
+    if arguments.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        parser.error("--shard needs at least 2 processes, started by torchrun, got 1")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    with join(arguments.device) as processes, tempfile.TemporaryDirectory() as scratch:
+    with (
+        join(arguments.device, arguments.shard) as processes,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         out, resume = arguments.out, arguments.resume
         if arguments.profile:
             out, resume = Path(scratch), False  # A run in --out is left alone.
@@ -160,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation")
     train.add_argument("--device", default="", help="cpu or cuda (default: cuda if there is some)")
+    train.add_argument(
+        "--shard",
+        action="store_true",
+        help="share out weights, gradients and optimiser state over torchrun's processes, at least "
+        "2, instead of a copy for each: for models that do not fit one device",
+    )
     train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     train.add_argument(
         "--set",

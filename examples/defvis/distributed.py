@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+
+from defvis.model import DefVIS
+from defvis.sharding import shard
 
 T = TypeVar("T")
 
@@ -23,16 +28,25 @@ class Processes:
         rank: Number of this process.
         count: Number of processes.
         device: Where this process computes.
+        shards: They share out the model's weights, instead of a copy for each; needs several.
     """
 
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    shards: bool = False
 
     @property
     def is_main(self) -> bool:
         """True in the one process that writes files and shows progress."""
         return self.rank == 0
+
+    def place(self, model: DefVIS) -> DefVIS:
+        """Puts the model, or this process's share of it, on the device."""
+        if not self.shards:
+            return model.to(self.device)
+        shard(model, init_device_mesh(self.device.type, (self.count,)))
+        return model
 
     def wrap(self, module: nn.Module, leaves_some_unused: bool = False) -> nn.Module:
         """Averages gradients over the processes from now on.
@@ -41,7 +55,7 @@ class Processes:
             module: Its forward pass must compute the whole loss.
             leaves_some_unused: True if some weights take no part in it.
         """
-        if self.count == 1:
+        if self.count == 1 or self.shards:  # What is shared out sees to it itself.
             return module
         return DistributedDataParallel(module, find_unused_parameters=leaves_some_unused)
 
@@ -57,20 +71,22 @@ class Processes:
         """Gives all processes the first one's weights and buffers."""
         if self.count > 1:
             for tensor in module.state_dict().values():
-                distributed.broadcast(tensor, 0)
+                if not isinstance(tensor, DTensor):
+                    distributed.broadcast(tensor, 0)
 
 
 @contextmanager
-def join(device: str = "") -> Iterator[Processes]:
+def join(device: str = "", shards: bool = False) -> Iterator[Processes]:
     """Joins the processes that torchrun started; without torchrun there is one.
 
     Args:
         device: "cpu" or "cuda", or for a single process any device; empty takes CUDA where there
             is some. Processes on CUDA take one device each and talk by NCCL, others by gloo.
+        shards: The processes share out the model's weights.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" not in os.environ:
-        yield Processes(device=torch.device(device))
+        yield Processes(device=torch.device(device), shards=shards)
         return
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     own = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
@@ -78,6 +94,6 @@ def join(device: str = "") -> Iterator[Processes]:
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, count, own)
+        yield Processes(rank, count, own, shards)
     finally:
         distributed.destroy_process_group()

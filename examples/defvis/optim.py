@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from defvis.config import OptimConfig
 from defvis.model import DefVIS
+from defvis.sharding import copy_of, load_whole, local
 
 
 def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:
@@ -85,7 +85,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: DefVIS, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy_of(model).eval().requires_grad_(False)
         self._decay = decay
         self._updates = 0
 
@@ -97,7 +97,9 @@ class WeightAverage:
         averaged, current = self.model.state_dict(), model.state_dict()
         floats = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(
-            [averaged[name] for name in floats], [current[name] for name in floats], 1 - decay
+            [local(averaged[name]) for name in floats],
+            [local(current[name]) for name in floats],
+            1 - decay,
         )
         for name in averaged.keys() - set(floats):
             averaged[name].copy_(current[name])
@@ -108,5 +110,5 @@ class WeightAverage:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restores `state_dict`."""
-        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        load_whole(self.model, state["model"])  # type: ignore[arg-type]
         self._updates = int(state["updates"])  # type: ignore[call-overload]

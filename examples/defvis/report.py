@@ -18,6 +18,7 @@ from defvis.distributed import Processes
 from defvis.evaluate import VideoAP, evaluate
 from defvis.model import DefVIS
 from defvis.predict import predict_videos
+from defvis.sharding import in_step
 from defvis.tracks import SlotTrack, to_results
 from defvis.visualise import Overlay, draw_overlays, save_animation, save_strip
 
@@ -64,9 +65,10 @@ def validate(
     processes.equalise(model)
     model.eval()
     own = data.videos[processes.rank :: processes.count]
-    predicted = list(
-        predict_videos(model, own, config, cache, progress=progress, precision=precision)
-    )
+    with in_step(model):
+        predicted = list(
+            predict_videos(model, own, config, cache, progress=progress, precision=precision)
+        )
     everyone = processes.gather(predicted)
     tracks = [everyone[i % processes.count][i // processes.count] for i in range(len(data.videos))]
     results = [

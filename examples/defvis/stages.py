@@ -18,6 +18,7 @@ from defvis.losses import compute_losses, dense_loss
 from defvis.model import DefVIS, Outputs
 from defvis.optim import WeightAverage, build_optimizer, build_schedule
 from defvis.precision import autocast
+from defvis.sharding import load_whole_optimizer
 
 
 class Stage:
@@ -121,7 +122,7 @@ class Stage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole_optimizer(self.optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._scaler.load_state_dict(state["scaler"])
 

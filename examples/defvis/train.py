@@ -24,6 +24,7 @@ from defvis.log import Log
 from defvis.model import DefVIS
 from defvis.profiling import Profile, profile
 from defvis.report import Validation, validate, write_report
+from defvis.sharding import load_whole, whole
 from defvis.stages import JointStage, Stage, planned_stages
 from defvis.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 
@@ -99,7 +100,7 @@ class Run:
             if self._saved is not None and self._saved["stage"] != kind.name:
                 continue  # This stage lies before the checkpoint.
             if self._saved is not None:
-                self._model.load_state_dict(self._saved["model"])
+                load_whole(self._model, self._saved["model"])
             stage = kind(self._model, self._config, len(self._train.videos), self._processes)
             first = 0
             if self._saved is not None:
@@ -128,7 +129,7 @@ class Run:
         warn_of_random_frozen_parts(self._config.model.backbone, self.weights_report)
         if self._processes.count > 1 and self._processes.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model.to(self._processes.device)
+        return self._processes.place(model)
 
     def _find_saved(self, resume: bool) -> dict[str, Any] | None:
         """The checkpoint to go on from; prepares the folder."""
@@ -235,6 +236,8 @@ class Run:
 
     def _save(self, stage: Stage, step: int) -> None:
         random = self._processes.gather(_random_state(self._processes.device))
+        states = {"model": self._model.state_dict(), "state": stage.state_dict()}
+        states = whole(states, keep=self._processes.is_main)
         if not self._processes.is_main:
             return
         save_checkpoint(
@@ -248,8 +251,7 @@ class Run:
                 "stage": stage.name,
                 "step": step,
                 "seconds": self._seconds,
-                "model": self._model.state_dict(),
-                "state": stage.state_dict(),
+                **states,
                 "random": random,
             },
         )

@@ -1,0 +1,134 @@
+"""Weights, gradients and optimiser state shared out over the processes (FSDP), and put together."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from defvis.model import DefVIS
+
+# Side of the frame that processes without work compute along on; no backbone is too coarse for it.
+_IDLE_SIDE = 64
+
+
+def shard(model: DefVIS, mesh: DeviceMesh) -> None:
+    """Leaves each process with its share of every weight, on the device of the mesh.
+
+    Backbone and layers of encoder and decoder are put together only while they compute, all else
+    from the forward to the backward pass. Gradients and what an optimiser keeps are shared out
+    like the weights; the optimiser must be built afterwards.
+
+    Args:
+        model: The same in all processes.
+        mesh: All of them.
+    """
+    # Outputs of the model are views, but nobody writes to them.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+    for unit in (model.backbone, *model.encoder.layers, *model.decoder.layers):
+        fully_shard(unit, mesh=mesh)
+    # `predict_masks` comes between forward and backward pass.
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    register_fsdp_forward_method(model, "classify_frames")
+
+
+def copy_of(model: DefVIS) -> DefVIS:
+    """A model with weights of its own, shared out if those of `model` are."""
+    if not isinstance(model, FSDPModule):
+        return copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        other = DefVIS(model.config)
+    weights = model.state_dict()
+    shard(other, next(w.device_mesh for w in weights.values() if isinstance(w, DTensor)))
+    other.load_state_dict(weights)
+    return other
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor, which writes to it; one that is not shared out itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(state: Any, keep: bool = True) -> Any:
+    """Puts together everything in a state dict that is shared out; all processes must call it.
+
+    Args:
+        state: Nested dictionaries.
+        keep: False for a process that only takes part: it gets None for each such tensor.
+
+    Returns:
+        The same dictionaries, with whole tensors on the CPU for those that were shared out.
+    """
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if keep else None
+    if isinstance(state, Mapping):
+        return {name: whole(value, keep) for name, value in state.items()}
+    return state
+
+
+def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads a state dict of whole tensors into a module, shared out or not."""
+    own = module.state_dict()
+    module.load_state_dict({name: _share(tensor, own.get(name)) for name, tensor in state.items()})
+
+
+def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """The same for an optimiser."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shares = {
+        number: {
+            name: value if name == "step" else _share(value, weights[number])
+            for name, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": shares})
+
+
+@contextmanager
+def in_step(model: DefVIS) -> Iterator[None]:
+    """Lets processes run a model without gradients, each as often as it wants.
+
+    Each forward pass of a model that is shared out needs all processes. So those that are done
+    go on with an empty frame until all are.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    device = next(model.parameters()).device
+
+    def anyone(works: bool) -> bool:
+        votes = torch.tensor(int(works), device=device)
+        distributed.all_reduce(votes)
+        return bool(votes)
+
+    def vote(*_: object) -> None:
+        anyone(works=True)
+
+    handle = model.register_forward_pre_hook(vote, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    with torch.no_grad():
+        while anyone(works=False):
+            model(torch.zeros(1, 1, 3, _IDLE_SIDE, _IDLE_SIDE, device=device))
+    model.reshard()  # What waits for `predict_masks` would be out of date after the next step.
+
+
+def _share(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """This process's share of a tensor that all have whole; all of it unless `like` is shared."""
+    if not isinstance(like, DTensor):
+        return tensor
+    moved = tensor.to(like.device)
+    # A clone, because a share is a view that keeps the whole alive.
+    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None).clone()
