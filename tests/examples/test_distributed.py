@@ -5,85 +5,246 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from defvis import log
-from defvis.checkpoint import load_checkpoint
+from defvis.checkpoint import load_checkpoint, previous
 from defvis.config import Config
-from defvis.data.ytvis import find_files, load
+from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
+from defvis.data.sampling import EndlessSampler
+from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.train import Run
+from defvis.trained import load_trained
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
 pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+LOSSES = {"total", "class", "l1", "giou", "mask", "dice", "dense"}
 # In fp32 sums taken in another order differ by this share of a tensor's largest entry. Half the
 # batch would change gradients by tens of percent.
 ROUNDING = 2e-4
+# Adam's step follows the gradient's sign even where it is nothing but rounding, so weights differ
+# more than gradients do: by this at most, a twentieth of a step.
+OF_A_STEP = 5e-5
+
+Train = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def together(
-    launch: Callable[..., subprocess.Popen[str]], digits: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:  # fmt: skip
-    """The folder of a run of two processes, two clips and two frames of each per step."""
-    out = tmp_path_factory.mktemp("gloo") / "run"
+def uneven(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of four or three frames, with up to three objects or none."""
+    root = tmp_path_factory.mktemp("uneven") / "digits"
+    shutil.copytree(digits, root)
+    file = root / "train" / "instances.json"
+    content = json.loads(file.read_text())
+    empty = {video["id"] for video in content["videos"][::4]}
+    cut = {video["id"] for video in content["videos"][1::4]}
+    content["annotations"] = [a for a in content["annotations"] if a["video_id"] not in empty]
+    for video in content["videos"]:
+        if video["id"] in cut:
+            video["file_names"], video["length"] = video["file_names"][:3], 3
+    for annotation in content["annotations"]:
+        if annotation["video_id"] in cut:
+            for key in ("segmentations", "bboxes", "areas"):
+                annotation[key] = annotation[key][:3]
+    file.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(launch: Callable[..., subprocess.Popen[str]], uneven: Path) -> Train:
+    """A function that trains in two processes, two clips and two frames of each per step."""
     settings = [
         "model.embed_dim=24", "model.num_heads=2", "model.num_points=4", "model.num_slots=4",
         "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
         "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
         "model.backbone.depths=[1, 1]", "backbone_stage.frames_per_step=2", "batch_size=2",
-        "model.backbone.frozen_norm=true",
-        "optim.warmup_steps=2", "log_every=1", "checkpoint_every=3", "eval_every=3",
+        "model.backbone.frozen_norm=true", "optim.warmup_steps=2", "log_every=1",
+        # Of one video, the second process has nothing to validate.
+        "checkpoint_every=3", "eval_every=3", "eval_videos=1",
     ]  # fmt: skip
-    process = launch(
-        "train_defvis.py", "--data", str(digits), "--out", str(out), "--steps", "5",
-        "--backbone-steps", "2", "--threads", "1", "--device", "cpu",
-        *(word for setting in settings for word in ("--set", setting)), module=TORCHRUN,
-    )  # fmt: skip
-    shown, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    assert shown.count("2 processes on cpu") == 1, "one process speaks"
+
+    def run(out: Path, *words: str) -> Path:
+        process = launch(
+            "train_defvis.py", "--data", str(uneven), "--out", str(out), "--steps", "5",
+            "--backbone-steps", "2", "--threads", "1", "--device", "cpu",
+            *(word for setting in settings for word in ("--set", setting)), *words,
+            module=TORCHRUN,
+        )  # fmt: skip
+        try:
+            shown, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        assert process.returncode == 0, errors[-3000:]
+        assert shown.count("2 processes on cpu") == 1, "one process speaks"
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def copies(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in which each process has a copy of the model."""
+    return train(tmp_path_factory.mktemp("copies") / "run")
+
+
+@pytest.fixture(scope="module")
+def shards(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run with the model shared out."""
+    return train(tmp_path_factory.mktemp("shards") / "run", "--shard")
+
+
+@pytest.fixture(scope="module")
+def config(copies: Path) -> Config:
+    """What both were trained with."""
+    return Config.from_dict(json.loads((copies / "config.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def data(uneven: Path) -> list[YouTubeVIS]:
+    """Training and validation videos."""
+    return [load(*find_files(uneven / split)) for split in ("train", "val")]
+
+
+@pytest.fixture(scope="module")
+def single(
+    config: Config, data: list[YouTubeVIS], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run of one process with twice the batch."""
+    stage = dataclasses.replace(config.backbone_stage, frames_per_step=4)
+    doubled = dataclasses.replace(config, batch_size=4, backbone_stage=stage)
+    out = tmp_path_factory.mktemp("single") / "run"
+    Run(doubled, *data, out, progress=False).run()
     return out
 
 
-def test_two_processes_equal_one_with_twice_the_batch(
-    together: Path, digits: Path, tmp_path: Path
-) -> None:
-    config = Config.from_dict(json.loads((together / "config.json").read_text()))
-    stage = dataclasses.replace(config.backbone_stage, frames_per_step=4)
-    single = dataclasses.replace(config, batch_size=4, backbone_stage=stage)
-    data = [load(*find_files(digits / split)) for split in ("train", "val")]
-    Run(single, *data, tmp_path / "run", progress=False).run()
+def test_processes_have_unequal_clips(config: Config, data: list[YouTubeVIS]) -> None:
+    """Numbers of objects, of visible pairs and of real frames; a process without any object."""
+    dataset = ClipDataset(data[0], config.model.num_frames, config.data, config.seed, FrameCache(1))
 
-    rows, wanted = (log.read(folder / "log.jsonl") for folder in (together, tmp_path / "run"))
+    def batches(rank: int) -> Iterator[Batch]:
+        keys = list(EndlessSampler(len(dataset), config.seed, 0, config.steps * 4, rank, 2))
+        for step in range(config.steps):
+            yield collate([dataset[key] for key in keys[2 * step : 2 * step + 2]])
+
+    def numbers(batch: Batch) -> tuple[int, int, int]:
+        objects = sum(len(target.labels) for target in batch.targets)
+        pairs = sum(int(target.valid.sum()) for target in batch.targets)
+        padding = batch.padding_mask
+        frames = len(batch.targets) * batch.frames.shape[1]
+        padded = 0 if padding is None else int(padding.flatten(2).all(-1).sum())
+        return objects, pairs, frames - padded
+
+    steps = list(zip(*([numbers(b) for b in batches(rank)] for rank in range(2)), strict=True))
+    for kind in range(3):
+        assert any(first[kind] != second[kind] for first, second in steps)
+    assert any(0 in (first[0], second[0]) for first, second in steps)
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_two_processes_equal_one_with_twice_the_batch(
+    kind: str, single: Path, request: pytest.FixtureRequest
+) -> None:
+    together: Path = request.getfixturevalue(kind)
+    rows, wanted = (log.read(folder / "log.jsonl") for folder in (together, single))
     assert len(rows) == len(wanted) == 2 + 5 + 2
     for row, other in zip(rows, wanted, strict=True):
-        for name in set(row) & {"total", "class", "l1", "giou", "mask", "dice", "dense", "AP50"}:
+        names = {"AP", "AP50"} if row["kind"] == "val" else LOSSES
+        if row["stage"] == "backbone":
+            names = {"total", "dense"}
+        for name in names:
+            assert row["kind"] == "val" or other[name] > 1e-3, (name, other)
             assert row[name] == pytest.approx(other[name], rel=2e-4, abs=1e-6), (name, row)
-    first, second = (load_checkpoint(folder / "checkpoint.pt")
-                     for folder in (together, tmp_path / "run"))  # fmt: skip
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (together, single))
     assert len(first["random"]) == 2
-    # Adam's running mean of the gradient: the weights themselves follow its sign even where it
-    # is nothing but rounding.
-    states = (s["state"]["optimizer"]["state"].values() for s in (first, second))
-    for mine, other in zip(*states, strict=True):
-        difference = (mine["exp_avg"] - other["exp_avg"]).abs().max()
-        assert difference <= ROUNDING * other["exp_avg"].abs().max() + 1e-6
+    _assert_close(first, second, moments=ROUNDING)
 
 
-def test_other_number_of_processes_is_refused(together: Path, digits: Path) -> None:
-    config = Config.from_dict(json.loads((together / "config.json").read_text()))
-    data = [load(*find_files(digits / split)) for split in ("train", "val")]
+def test_shared_out_checkpoint_is_an_ordinary_one(copies: Path, shards: Path) -> None:
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (shards, copies))
+    assert _shape(first) == _shape(second)
+    _assert_close(first, second, moments=1e-5)
+    average = first["state"]["average"]["model"]
+    for name, tensor in load_trained(shards).model.state_dict().items():
+        assert tensor.equal(average[name]), name
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [("copies", "shards"), ("shards", "copies")])
+def test_either_kind_resumes_the_other(
+    begun: str, resumed: str, train: Train, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole: Path = request.getfixturevalue(begun)
+    part = tmp_path / "run"
+    shutil.copytree(whole, part)
+    os.replace(previous(part / "checkpoint.pt"), part / "checkpoint.pt")
+    saved = load_checkpoint(part / "checkpoint.pt")
+    assert (saved["stage"], saved["step"]) == ("joint", 3)
+    train(part, "--resume", *(["--shard"] if resumed == "shards" else []))
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (part, whole))
+    _assert_close(first, second, moments=1e-5)
+    for mine, other in zip(first["random"], second["random"], strict=True):
+        assert mine["cpu"].equal(other["cpu"])
+
+
+def test_sharing_out_needs_several_processes(
+    program: Callable[[str], Callable[[list[str]], None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        program("train_defvis")(["--shard"])
+    assert "--shard needs at least 2 processes, started by torchrun, got 1" in (
+        capsys.readouterr().err
+    )
+
+
+def test_other_number_of_processes_is_refused(
+    copies: Path, config: Config, data: list[YouTubeVIS]
+) -> None:
     with pytest.raises(ValueError, match="was written by 2 processes, not 1"):
-        Run(config, *data, together, resume=True, progress=False)
+        Run(config, *data, copies, resume=True, progress=False)
 
 
 def test_no_process_group_is_left_behind() -> None:
     assert "RANK" not in os.environ
     assert not torch.distributed.is_initialized()
+
+
+def _assert_close(found: dict[str, Any], wanted: dict[str, Any], moments: float) -> None:
+    """Compares checkpoints.
+
+    Args:
+        found: One.
+        wanted: The other.
+        moments: Largest difference of Adam's means, as a share of the tensor's largest entry.
+    """
+    assert found["step"] == wanted["step"]
+    assert found["state"]["average"]["updates"] == wanted["state"]["average"]["updates"]
+    pairs = [(found["model"], wanted["model"])]
+    pairs += [tuple(s["state"]["average"]["model"] for s in (found, wanted))]
+    for mine, other in pairs:
+        assert list(mine) == list(other)
+        for name in other:
+            assert (mine[name] - other[name]).abs().max() <= OF_A_STEP, name
+    states = (s["state"]["optimizer"]["state"].values() for s in (found, wanted))
+    for mine, other in zip(*states, strict=True):
+        assert mine["step"] == other["step"]
+        for key in ("exp_avg", "exp_avg_sq"):
+            difference = (mine[key] - other[key]).abs().max()
+            assert difference <= moments * other[key].abs().max() + 1e-6
+
+
+def _shape(state: Any) -> Any:
+    """What a checkpoint is made of: the names, and kind and size of what they stand for."""
+    if isinstance(state, dict):
+        return {name: _shape(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_shape(value) for value in state]
+    if isinstance(state, torch.Tensor):
+        return type(state), state.dtype, state.shape
+    return type(state)
