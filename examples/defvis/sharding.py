@@ -122,7 +122,7 @@ def in_step(model: DefVIS) -> Iterator[None]:
     with torch.no_grad():
         while anyone(works=False):
             model(torch.zeros(1, 1, 3, _IDLE_SIDE, _IDLE_SIDE, device=device))
-    model.reshard()  # What waits for `predict_masks` would be out of date after the next step.
+    model.reshard()  # What the last forward pass put together for `predict_masks`.
 
 
 def _share(tensor: Tensor, like: Tensor | None) -> Tensor:
