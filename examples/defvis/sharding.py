@@ -76,7 +76,7 @@ def whole(state: Any, keep: bool = True) -> Any:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads a state dict of whole tensors into a module, shared out or not."""
+    """Loads a state dict of whole tensors into a module; all processes do if it is shared out."""
     own = module.state_dict()
     module.load_state_dict({name: _share(tensor, own.get(name)) for name, tensor in state.items()})
 
@@ -129,6 +129,4 @@ def _share(tensor: Tensor, like: Tensor | None) -> Tensor:
     """This process's share of a tensor that all have whole; all of it unless `like` is shared."""
     if not isinstance(like, DTensor):
         return tensor
-    moved = tensor.to(like.device)
-    # A clone, because a share is a view that keeps the whole alive.
-    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None).clone()
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
