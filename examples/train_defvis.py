@@ -13,6 +13,8 @@ To train on your own YouTube-VIS data, give its folder:
 On several GPUs or machines the same through torchrun, which starts one process for each:
 
     torchrun --nproc-per-node 4 examples/train_defvis.py --preset paper --data youtube-vis
+
+With --shard they share out the model, for one that does not fit one GPU.
 """
 
 from __future__ import annotations
