@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, complexity, gpu_check, layers, operator, report
+from . import additions, cache_order, complexity, gpu_check, layers, model, operator, report
 from .answers import WrongAnswerError
 
 _COMMANDS = {
     "operator": operator,
     "complexity": complexity,
     "layers": layers,
+    "model": model,
     "report": report,
     "additions": additions,
     "cache-order": cache_order,

@@ -73,6 +73,8 @@ _TABLES = {
     "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
     "attention block": ("Attention with its projections", _TIMES),
     "encoder layer": ("Encoder layers", _TIMES),
+    "model": ("Whole models", [*_TIMES, "frames per second"]),
+    "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
     "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper from", ["cells"]),
@@ -126,6 +128,8 @@ def _cells(row: Row) -> list[str]:
     cells = [f"{median} [{q1}, {q3}]", times]
     if row["measurement"] == "complexity":
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
+    if row["measurement"] == "model":
+        cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
     return cells
 
 
