@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, complexity, gpu_check, layers, model, operator, report
+from . import additions, cache_order, complexity, gpu_check, layers, model, operator, report, suite
 from .answers import WrongAnswerError
 
 _COMMANDS = {
+    "all": suite,
     "operator": operator,
     "complexity": complexity,
     "layers": layers,

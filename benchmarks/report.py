@@ -75,7 +75,7 @@ _TABLES = {
     "encoder layer": ("Encoder layers", _TIMES),
     "model": ("Whole models", [*_TIMES, "frames per second"]),
     "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
-    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
+    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward", "operands"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper from", ["cells"]),
     "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
@@ -128,6 +128,7 @@ def _cells(row: Row) -> list[str]:
     cells = [f"{median} [{q1}, {q3}]", times]
     if row["measurement"] == "complexity":
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
+        cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
     if row["measurement"] == "model":
         cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
     return cells

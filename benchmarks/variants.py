@@ -98,8 +98,18 @@ def _composite(compiled: bool) -> Callable[[Workload, int], Prepared]:
     return prepare
 
 
-def _dense(workload: Workload, seed: int) -> Prepared:
+def _dense(attend: Callable[..., Tensor]) -> Callable[[Workload, int], Prepared]:
     """Attention of every query over all S cells, heads already split: its best layout."""
+
+    def prepare(workload: Workload, seed: int) -> Prepared:
+        inputs, grad_out = _tokens(workload, seed)
+        return Prepared(attend, inputs, grad_out)
+
+    return prepare
+
+
+def _tokens(workload: Workload, seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Query, key and value [B, M, Q or S, D], and a gradient of the result."""
     generator = torch.Generator().manual_seed(seed)
     dtype = DTYPES[workload.dtype]
 
@@ -109,7 +119,14 @@ def _dense(workload: Workload, seed: int) -> Prepared:
 
     queries, cells = workload.num_queries, workload.num_cells
     inputs = rows(queries), rows(cells), rows(cells)
-    return Prepared(scaled_dot_product_attention, _differentiable(inputs), rows(queries))
+    return _differentiable(inputs), rows(queries)
+
+
+def _attend_naively(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every score is written to memory, as in code from before fused attention."""
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    out: Tensor = scores.softmax(-1) @ value
+    return out
 
 
 def _on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Prepared:
@@ -128,6 +145,7 @@ VARIANTS = {
         Variant("reference", True, _ours("reference")),
         Variant("composite", True, _composite(compiled=False)),
         Variant("composite-compiled", True, _composite(compiled=True), is_compiled=True),
-        Variant("dense", False, _dense),
+        Variant("dense", False, _dense(scaled_dot_product_attention)),
+        Variant("dense-naive", False, _dense(_attend_naively)),
     )
 }
