@@ -21,8 +21,9 @@ from .blocks import BLOCKS
 from .layers import measure as measure_block
 from .measurements import compare
 from .memory import measure_peak
+from .prepared import MODES
 from .timing import Task
-from .variants import MODES, VARIANTS
+from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]

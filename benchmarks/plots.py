@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .bars import Row
-from .variants import MODES
+from .prepared import MODES
 
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bars import Row, judge
+from .markdown import table
 from .plots import draw_growth
-from .variants import MODES
+from .prepared import MODES
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
@@ -98,7 +99,7 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
         for key, cells in lines.items()
     ]
     heads = [f"{mode}: {heading}" for mode in modes for heading in headings]
-    return _table(["workload", "variant", "threads", *heads], body)
+    return table(["workload", "variant", "threads", *heads], body)
 
 
 def _label(row: Row) -> str:
@@ -153,7 +154,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
         measured = "-" if verdict.value is None else f"{verdict.value * scale:.3g}"
         body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word])
     heads = ["workload", "promise", "mode", "bar", "measured", "verdict"]
-    return f"### Bars\n\n{_table(heads, body)}"
+    return f"### Bars\n\n{table(heads, body)}"
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -168,15 +169,4 @@ def _origin(rows: Sequence[Row]) -> str:
     body.append(["started", " to ".join(dict.fromkeys((times[0], times[-1])))])
     loads = dict.fromkeys(str(row["load_average_at_start"]) for row in rows)
     body.append(["load average at start", ", ".join(loads)])
-    return f"### Where\n\n{_table(['', ''], body)}"
-
-
-def _table(headings: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    cells = [list(headings), *map(list, body)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return f"### Where\n\n{table(['', ''], body)}"

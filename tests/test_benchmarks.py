@@ -26,7 +26,8 @@ from benchmarks import (
 )
 from benchmarks.__main__ import main
 from benchmarks.answers import WrongAnswerError, check_answers
-from benchmarks.variants import MODES, VARIANTS, Prepared, Variant
+from benchmarks.prepared import MODES, Prepared, Variant
+from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 from stdeform import _native
 
