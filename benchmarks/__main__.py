@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, complexity, gpu_check, layers, operator, report
+from . import additions, cache_order, complexity, gpu_check, gpu_rows, layers, operator, report
 from .answers import WrongAnswerError
 
 _COMMANDS = {
@@ -17,6 +17,7 @@ _COMMANDS = {
     "additions": additions,
     "cache-order": cache_order,
     "gpu-check": gpu_check,
+    "gpu-rows": gpu_rows,
 }
 
 
