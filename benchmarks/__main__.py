@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, complexity, gpu_check, layers, model, operator, report, suite
+from . import (
+    additions,
+    cache_order,
+    complexity,
+    gpu_check,
+    gpu_rows,
+    layers,
+    model,
+    operator,
+    report,
+    suite,
+)
 from .answers import WrongAnswerError
 
 _COMMANDS = {
@@ -19,6 +30,7 @@ _COMMANDS = {
     "additions": additions,
     "cache-order": cache_order,
     "gpu-check": gpu_check,
+    "gpu-rows": gpu_rows,
 }
 
 

@@ -34,7 +34,8 @@ def compare(
         rounds: How often.
 
     Yields:
-        Seconds as in `DeviceTime`, and the ratio of the device's to those of the first.
+        The device's seconds, the others of `DeviceTime`, and the ratio of the device's to those of
+        the first.
     """
     first = next(iter(variants))
     for mode in modes:
@@ -42,21 +43,23 @@ def compare(
         times = time_calls(tasks, device, rounds=rounds)
         for name, own in times.items():
             ratio = spread(ratios(own.rounds, times[first].rounds))
+            figures = dataclasses.asdict(own)
             yield {
-                "workload": workload.label,
-                "problem": dataclasses.asdict(workload),
+                "label": workload.label,
+                "workload": dataclasses.asdict(workload),
                 "variant": name,
                 "mode": mode,
-                **dataclasses.asdict(own),
+                "seconds": figures.pop("device"),
+                **figures,
                 "ratio": {"to": first, **dataclasses.asdict(ratio)},
             }
 
 
 def describe(row: Row) -> str:
     """One row for the terminal."""
-    micro = {name: 1e6 * row[name]["median"] for name in ("device", "host", "wall")}
+    micro = {name: 1e6 * row[name]["median"] for name in ("seconds", "host", "wall")}
     return (
-        f"{row['workload']} {row['variant']} {row['mode']}: device {micro['device']:.1f} us, "
+        f"{row['label']} {row['variant']} {row['mode']}: device {micro['seconds']:.1f} us, "
         f"host {micro['host']:.1f} us, alone {micro['wall']:.1f} us"
     )
 

@@ -1,10 +1,11 @@
 """`python -m benchmarks gpu-check`: everything that has to be seen on a GPU, without a network.
 
 Stages, each in a process of its own, most valuable first: `environment`, `build` (in place, for the
-GPU that is there), `tests` (of the CUDA kernels), `benchmark`, `sanitizer` (compute-sanitizer on
-some) and `peers` (other libraries' operators, where they are at hand). Writes `gpu-check.json` and
-`gpu-check.md`; a stage that is run alone replaces its part of them. With `--device cpu` it walks
-through the stages without a GPU, the kernels emulated.
+GPU that is there), `tests` (of the CUDA kernels), `benchmark`, `ceilings` (what the GPU gives to
+gathers, additions and copies), `sanitizer` (compute-sanitizer on some) and `peers` (operators of
+other libraries, where they are at hand). Writes `gpu-check.json` and `gpu-check.md`; a stage that
+is run alone replaces its part of them. With `--device cpu` it walks through the stages without a
+GPU, the kernels emulated.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from typing import Any
 
 import torch
 
-from . import environment, gpu_page, gpu_plan
+from . import device_ceiling, environment, gpu_page, gpu_plan, traffic
 from .answers import check_answers
 from .comparison import compare, describe
 from .peer_check import check_peer
 from .peers import PEERS
 from .variants import VARIANTS
+from .workloads import Inputs
 
 _ROOT = Path(__file__).parents[1]
 _TESTS = ("test_forward.py", "test_gradients.py", "test_properties.py", "test_cuda.py")
@@ -37,13 +39,15 @@ _SANITIZED = "(test_dtypes or test_head_dims or test_bins_agree)"
 _SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # Seconds; together, without peers, less than ten minutes.
 _LIMITS = {
-    "environment": 30,
-    "build": 150,
-    "tests": 150,
+    "environment": 20,
+    "build": 145,
+    "tests": 145,
     "benchmark": 110,
-    "sanitizer": 150,
+    "ceilings": 40,
+    "sanitizer": 135,
     "peers": 240,
 }
+_CEILING_ROUNDS = 5
 _LEAST = 10  # seconds that a peer is begun with
 
 Report = dict[str, Any]
@@ -128,7 +132,8 @@ def _write(options: argparse.Namespace, stages: Report) -> None:
 
 
 def _environment(options: argparse.Namespace, arguments: list[str]) -> Report:
-    facts = environment.describe(arguments)
+    stage = ["--stages", "environment"]  # as `run` appends it
+    facts = environment.describe(arguments[:-2] if arguments[-2:] == stage else arguments)
     # Where only the files travel to the GPU, the commit is told.
     facts["commit"] = facts["commit"] or os.environ.get("STDEFORM_COMMIT")
     facts["nvcc"] = _first_match(r"release [\d.]+, V[\d.]+", ["nvcc", "--version"])
@@ -211,6 +216,16 @@ def _benchmark(options: argparse.Namespace, arguments: list[str]) -> Report:
     return result
 
 
+def _ceilings(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """What the GPU could give at most, for the shares on the page."""
+    if options.device == "cpu":
+        return {"passed": True, "left out": "it needs a GPU"}
+    rates = device_ceiling.measure(_CEILING_ROUNDS)
+    for name, rate in rates.items():
+        print(f"   {name}: {rate['median'] / 1e9:.0f} G/s", flush=True)
+    return {"passed": True, "rates": rates}
+
+
 def _peers(options: argparse.Namespace, arguments: list[str]) -> Report:
     """Other libraries' operators beside ours; one that cannot be timed is named with its reason."""
     start = time.perf_counter()
@@ -239,6 +254,7 @@ _STAGES: dict[str, Callable[[argparse.Namespace, list[str]], Report]] = {
     "build": _build,
     "tests": _tests,
     "benchmark": _benchmark,
+    "ceilings": _ceilings,
     "sanitizer": _sanitizer,
     "peers": _peers,
 }
@@ -254,6 +270,11 @@ def _compare(case: gpu_plan.Case, options: argparse.Namespace) -> list[Report]:
     rows = []
     for row in compare(case.workload, variants, case.modes, options.device, rounds=rounds):
         print(f"   {describe(row)}", flush=True)
+        if (row["variant"], row["mode"]) == (gpu_plan.SUBJECT, "forward"):
+            ours = variants[gpu_plan.SUBJECT]
+            inputs = Inputs(*(tensor.detach() for tensor in (*ours.inputs, ours.grad_out)))
+            row["gathered_bytes"] = traffic.corner_bytes(case.workload, inputs)
+            row["compulsory_bytes"] = traffic.compulsory_bytes(inputs)
         rows.append(row)
     return rows
 

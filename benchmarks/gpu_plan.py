@@ -105,7 +105,7 @@ class _Bar:
     mode: str
     limit: float
     other: str | None = None
-    figure: str = "device"
+    figure: str = "seconds"
 
     def judge(self, rows: Sequence[Row]) -> tuple[str, str]:
         """What was measured, and the verdict."""
@@ -121,11 +121,12 @@ class _Bar:
     def promise(self) -> str:
         if self.other:
             return f">= {self.limit:g}x faster than {self.other}"
-        return f"{self.figure} time <= {1e6 * self.limit:g} us"
+        whose = "host" if self.figure == "host" else "device"
+        return f"{whose} time <= {1e6 * self.limit:g} us"
 
     def _find(self, variant: str, rows: Sequence[Row]) -> float | None:
         for row in rows:
-            if (row["workload"], row["mode"], row["variant"]) == (
+            if (row["label"], row["mode"], row["variant"]) == (
                 self.workload,
                 self.mode,
                 variant,

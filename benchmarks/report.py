@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import gpu_rows
 from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
@@ -51,13 +52,18 @@ def line(row: Row) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown: the verdicts, one table per measurement, and where it was measured."""
-    parts = [_verdicts(rows)]
+    """Markdown: the verdicts, one table per measurement, and where it was measured; then GPUs."""
+    on_gpu = [row for row in rows if row["suite"] == gpu_rows.SUITE]
+    on_cpu = [row for row in rows if row["suite"] != gpu_rows.SUITE]
+    parts = [_verdicts(on_cpu)]
     for measurement, (title, headings) in _TABLES.items():
-        chosen = [row for row in rows if row["measurement"] == measurement]
+        chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
             parts.append(f"### {title}\n\n{_measured(chosen, headings)}")
-    parts.append(_origin(rows))
+    if on_cpu:
+        parts.append(_origin(on_cpu))
+    if on_gpu:
+        parts.append(gpu_rows.sections(on_gpu))
     return "\n\n".join(parts) + "\n"
 
 

@@ -35,14 +35,14 @@ def test_the_dry_run_shows_every_stage_but_the_build(
     assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants
     for row in rows:
         assert 0 < row["host"]["median"] <= row["wall"]["median"]
-        assert row["device"]["median"] > 0
+        assert row["seconds"]["median"] > 0
         assert row["flushed"]["median"] > 0
     page = (tmp_path / "gpu-check.md").read_text()
     assert page in capfd.readouterr().out
     beside = [row for peer in results["peers"]["peers"].values() for row in peer["rows"]]
     lines = re.sub(" +", " ", page)
     for row in (*rows, *beside):
-        assert f"| {row['workload']} | {row['mode']} | {row['variant']} |" in lines
+        assert f"| {row['label']} | {row['mode']} | {row['variant']} |" in lines
     assert list(results["peers"]["peers"]) == list(PEERS)
     for name, found in results["peers"]["peers"].items():
         assert f"- {name}: {found['reason'] or 'timed'}\n" in page

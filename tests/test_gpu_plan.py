@@ -20,10 +20,10 @@ from benchmarks.workloads import WORKLOADS, make_inputs
 
 def _row(workload: str, mode: str, variant: str, seconds: float) -> dict[str, object]:
     return {
-        "workload": workload,
+        "label": workload,
         "mode": mode,
         "variant": variant,
-        "device": {"median": seconds},
+        "seconds": {"median": seconds},
         "host": {"median": seconds},
     }
 
@@ -66,12 +66,12 @@ def test_a_case_that_takes_longer_than_is_left_does_not_stop_those_after_it(
     first, *others = gpu_plan.cases(True, False)
     slow = dataclasses.replace(first, seconds=1000)
     monkeypatch.setattr(gpu_plan, "cases", lambda *_: [slow, *others])
-    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"workload": case.label}])
+    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"label": case.label}])
     monkeypatch.setattr(gpu_check.gpu_page, "page", lambda _: "")
     options = argparse.Namespace(quick=True, full=False, seconds=60, output=tmp_path)
     result = gpu_check._benchmark(options, [])
     assert result["left out"] == f"no time for {slow.label}; "
-    assert [row["workload"] for row in result["rows"]] == [case.label for case in others]
+    assert [row["label"] for row in result["rows"]] == [case.label for case in others]
 
 
 def test_a_case_of_the_forward_alone_runs_nothing_backward(
@@ -96,7 +96,7 @@ def test_a_case_of_the_forward_alone_runs_nothing_backward(
 def test_what_has_no_time_is_named_and_the_rest_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"workload": case.workload.label}])
+    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"label": case.workload.label}])
     # Every look at the clock is 40 s later than the one before.
     clock = iter(range(0, 10_000, 40))
     monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: next(clock))
@@ -124,7 +124,7 @@ def test_a_case_that_fails_is_told_and_the_others_are_timed(
     result = gpu_check._benchmark(options, [])
     assert not result["passed"]
     assert result["error"] == "tiny, float32: WrongAnswerError: off; "
-    assert [row["workload"] for row in result["rows"]] == ["tiny, bfloat16"]
+    assert [row["label"] for row in result["rows"]] == ["tiny, bfloat16"]
 
 
 def test_the_cache_is_flushed_outside_the_time() -> None:

@@ -149,7 +149,7 @@ def test_a_peer_beside_the_checkout_is_built_checked_and_timed(name: str, folder
     modes = ("forward", "backward", "forward+backward")
     assert rows == [(variant, mode) for mode in modes for variant in ("native", name)]
     dtype = peers.PEERS[name].workload.dtype
-    assert all(dtype in row["workload"] for row in finding["rows"])
+    assert all(dtype in row["label"] for row in finding["rows"])
     assert all(row["ratio"]["to"] == "native" for row in finding["rows"])
     built = [path.name for path in folder.rglob("*.made-up.so")]
     assert bool(built) == bool(peers.PEERS[name].extension)
