@@ -16,7 +16,7 @@ from . import environment, recording, report
 from .bars import Row
 from .measurements import compare
 from .timing import Task
-from .whole_models import Parts, prepare_parts
+from .whole_models import PARTS, Parts, prepare_parts
 
 _PRESETS = ("paper", "vistr")
 _SIZE = (300, 533)
@@ -26,6 +26,14 @@ _QUICK_SIZE = (64, 96)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="the small model, in seconds")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"by default all: {', '.join(PARTS)}; on two cores the last three take half an hour",
+    )
     recording.add_arguments(parser, seconds=20)
 
 
@@ -53,6 +61,8 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
         "pixels": [height, width],
     }
     for part, mode in models[first]:
+        if part not in options.parts:
+            continue
         label = f"{part}, {frames} x {height} x {width}"
         yield from (
             {**about, "label": label, "mode": mode, **row}

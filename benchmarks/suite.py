@@ -1,7 +1,7 @@
 """`python -m benchmarks all`: every command that measures on this machine, one after the other.
 
-Less time for each comparison than they take alone, so that all of them end in about a quarter of an
-hour on two cores; with `--quick` on tiny problems, in about a minute.
+Less time for each comparison than they take alone, and of whole models the layers only: the rest
+of them takes minutes a call on two cores. With `--quick` on tiny problems.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECONDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
-    parser.add_argument("--quick", action="store_true", help="tiny problems, in a minute")
+    parser.add_argument("--quick", action="store_true", help="tiny problems")
     parser.add_argument(
         "--threads",
         type=recording.count,
@@ -71,4 +71,6 @@ def words(name: str, options: argparse.Namespace) -> list[str]:
         chosen.append("--quick")
     elif name == "operator":
         chosen += ["--measure", *MEASUREMENTS]
+    elif name == "model":
+        chosen += ["--parts", "encoder layer", "decoder layer"]
     return chosen

@@ -24,6 +24,7 @@ from .answers import WrongAnswerError
 # The model is an example, not a part of the package.
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
+PARTS = ("encoder layer", "decoder layer", "network", "video to results", "training step")
 _INSTANCES = 3  # objects in the clip that is trained on
 
 

@@ -44,6 +44,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"| {cell} " in report.tables([timed])
 
 
+def test_chosen_parts(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    words = ["--quick", "--rounds", "1", "--output", str(output), "--parts", "decoder layer"]
+    assert main(["model", *words]) == 0
+    labels = {json.loads(line)["label"] for line in output.read_text().splitlines()}
+    assert labels == {"decoder layer, 6 x 64 x 96"}
+    assert {part for part, _ in PARTS} == set(model.PARTS)
+
+
 def test_parts() -> None:
     small = preset("small")
     parts = prepare_parts(small, 64, 96, 0)
