@@ -27,7 +27,7 @@ import torch
 from . import device_ceiling, environment, gpu_page, gpu_plan, traffic
 from .answers import check_answers
 from .comparison import compare, describe
-from .peer_check import check_peer
+from .peer_check import check_peer, first_line
 from .peers import PEERS
 from .variants import VARIANTS
 from .workloads import Inputs
@@ -207,7 +207,7 @@ def _benchmark(options: argparse.Namespace, arguments: list[str]) -> Report:
             result["rows"] += _compare(case, options)
         except Exception as error:  # a wrong answer, no memory: the other cases are worth having
             result["passed"] = False
-            result["error"] += f"{case.label}: {type(error).__name__}: {error}; "
+            result["error"] += f"{case.label}: {first_line(error)}; "
             print(f"   {case.label}: {error}", flush=True)
         now = time.perf_counter()
         longest = max(longest, now - began)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,23 +54,37 @@ def check_peer(
         return Finding(rows=[], reason=f"neither installed nor below {folder.name}/")
     request = {
         "name": name,
-        "folder": str(folder),
+        "folder": str(folder.resolve()),
         "device": device,
         "rounds": rounds,
         "quick": quick,
     }
     command = [sys.executable, "-m", __name__, json.dumps(request)]
+    # In a group of its own, so that compilers it has started end with it.
+    process = subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command, cwd=_ROOT, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        told, complained = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         return Finding(rows=[], reason=f"stopped after {seconds:.0f} s")
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    if process.returncode:
+        said = [f"exit status {process.returncode}", *complained.strip().splitlines()]
         return Finding(rows=[], reason=said[-1])
-    finding: Finding = json.loads(done.stdout.splitlines()[-1])
+    finding: Finding = json.loads(told.splitlines()[-1])
     return finding
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the pages that compilers add."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _find(name: str, folder: Path, device: str, rounds: int, quick: bool) -> Finding:
@@ -83,7 +99,7 @@ def _find(name: str, folder: Path, device: str, rounds: int, quick: bool) -> Fin
     try:
         check_answers(workload, {name: variants[name]})
     except Exception as error:  # its forward is worth having all the same
-        modes, reason = ["forward"], f"forward only: {type(error).__name__}: {error}"
+        modes, reason = ["forward"], f"forward only: {first_line(error)}"
     rows = list(compare(workload, variants, modes, device, rounds=rounds))
     return Finding(rows=rows, reason=reason)
 
@@ -94,7 +110,7 @@ def _main() -> None:
     try:
         finding = _find(**{**request, "folder": Path(request["folder"])})
     except Exception as error:
-        finding = Finding(rows=[], reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        finding = Finding(rows=[], reason=first_line(error))
     for row in finding["rows"]:
         print(describe(row))
     print(json.dumps(finding))

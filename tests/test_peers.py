@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,20 +187,26 @@ def test_a_peer_that_does_not_build_is_named_with_what_the_build_said(folder: Pa
         peers.bring("dcnv4", folder)
 
 
+@pytest.mark.slow
 def test_a_peer_that_crashes_or_hangs_is_a_reason_and_no_more(folder: Path) -> None:
     _write("mmcv", folder, ("from core import attend", "import os; os.abort()"))
     finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=120)
     assert finding["rows"] == []
     assert finding["reason"]
-    _write("mmcv", folder, ("from core import attend", "import time; time.sleep(600)"))
-    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=1)
-    assert finding == {"rows": [], "reason": "stopped after 1 s"}
+    # As a build does, it waits for another process.
+    slow = f"import subprocess; subprocess.run(['sh', '-c', 'sleep 4; touch {folder}/late'])"
+    _write("mmcv", folder, ("from core import attend", slow))
+    start = time.monotonic()
+    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=5)
+    assert finding == {"rows": [], "reason": "stopped after 5 s"}
+    time.sleep(max(0, 10 - (time.monotonic() - start)))
+    assert not (folder / "late").exists()
 
 
 def test_a_peer_that_is_nowhere_starts_no_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_check.subprocess, "run", None)
+    monkeypatch.setattr(peer_check.subprocess, "Popen", None)
     finding = peer_check.check_peer("ops3d", folder, "cpu", rounds=2, quick=True, seconds=9)
     assert finding == {"rows": [], "reason": "neither installed nor below peers/"}
 
