@@ -6,17 +6,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import additions, cache_order, complexity, gpu_check, layers, operator, report
+from . import (
+    additions,
+    cache_order,
+    complexity,
+    gpu_check,
+    gpu_rows,
+    layers,
+    model,
+    operator,
+    report,
+    suite,
+)
 from .answers import WrongAnswerError
 
 _COMMANDS = {
+    "all": suite,
     "operator": operator,
     "complexity": complexity,
     "layers": layers,
+    "model": model,
     "report": report,
     "additions": additions,
     "cache-order": cache_order,
     "gpu-check": gpu_check,
+    "gpu-rows": gpu_rows,
 }
 
 

@@ -18,7 +18,7 @@ import stdeform
 from stdeform.testing import assert_close
 
 from .answers import WrongAnswerError
-from .variants import Prepared
+from .prepared import Prepared
 from .workloads import Workload
 
 _FEEDFORWARD = 2048  # of VisTR and Deformable VisTR

@@ -1,4 +1,4 @@
-"""C++ sources of the benchmarks, compiled when they are needed and kept for the next time."""
+"""C++ and CUDA sources of the benchmarks, compiled when they are needed; C++ is kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 _CSRC = Path(__file__).parents[1] / "csrc"
+_CUDA_FLAGS = ("-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC", f"-I{_CSRC}")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread", f"-I{_CSRC}")
 
 
@@ -47,3 +48,31 @@ def library(source: Path) -> ctypes.CDLL:
         subprocess.run([command, *_FLAGS, str(source), "-o", str(fresh)], check=True)
         fresh.rename(target)
     return ctypes.CDLL(str(target))
+
+
+@functools.cache
+def cuda_library(source: Path, architecture: str) -> ctypes.CDLL:
+    """Loads what nvcc makes of a CUDA file, compiled anew in every process.
+
+    Args:
+        source: csrc/ is on its include path.
+        architecture: A compute capability without its dot, "90".
+
+    Raises:
+        RuntimeError: There is no nvcc, or it refuses the source; says what it said.
+    """
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        raise RuntimeError(f"{source.name} needs nvcc")
+    code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "library.so"
+        done = subprocess.run(
+            [nvcc, *_CUDA_FLAGS, code, str(source), "-o", str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"nvcc refuses {source.name}:\n{done.stdout}{done.stderr}")
+        return ctypes.CDLL(str(target))

@@ -1,8 +1,9 @@
 """`python -m benchmarks complexity`: how cost grows with the volume, deformable and dense.
 
-Operator and attention block (with projections) on volumes of more and more frames: counted
-multiply-adds, measured time and peak memory, the exponent of T * H * W, and the size from which on
-deformable attention is cheaper. Besides, the operator as K, C and the number of queries grow.
+Operator, decoder (as many queries whatever the volume) and attention block (with projections) on
+volumes of more and more frames, the block also as H and as W grow: counted multiply-adds and bytes,
+measured time and peak memory, the exponent of T * H * W, and the size from which on deformable
+attention is cheaper. Besides, the operator as K, C and the number of queries grow.
 """
 
 from __future__ import annotations
@@ -20,14 +21,24 @@ from .blocks import BLOCKS
 from .layers import measure as measure_block
 from .measurements import compare
 from .memory import measure_peak
+from .prepared import MODES
 from .timing import Task
-from .variants import MODES, VARIANTS
+from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]
-_VARIANTS = {"deformable": "native", "dense": "dense"}
+_VARIANTS = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
+_SUBJECTS = ("operator", "decoder", "attention block")
+_QUERIES = 360  # of the decoder
 _FRAMES = (1, 2, 4, 9, 18, 36, 72)
 _QUICK_FRAMES = (1, 2, 4)
+# Volumes that grow along another axis than T.
+_OTHER_AXES = {
+    "H": ((9, 20, 17), (9, 40, 17), (9, 80, 17)),
+    "W": ((9, 10, 34), (9, 10, 68), (9, 10, 136)),
+}
+# Scores that are written down take gigabytes, and seconds a call, beyond.
+_LARGEST_NAIVE = 3060
 # Sizes below say what a call costs, not how it grows.
 _SMALLEST_FITTED = 1500
 # Peak memory is taken where it is more than the system's counters are off.
@@ -59,22 +70,19 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
-    volumes = [_with_frames(frames) for frames in (_QUICK_FRAMES if options.quick else _FRAMES)]
-    checked = {
-        name: VARIANTS[name].prepare(volumes[2], options.seed) for name in _VARIANTS.values()
-    }
-    check_answers(volumes[2], checked)
-    for subject in ("operator", "attention block"):
-        rows = []
-        for volume in volumes:
-            for row in _measure(subject, volume, options):
-                rows.append({**row, "measurement": "complexity", "subject": subject})
-                yield rows[-1]
-        yield from _growth(rows, 0 if options.quick else _SMALLEST_FITTED)
+    frames = _QUICK_FRAMES if options.quick else _FRAMES
+    (_, height, width), *_ = _ENCODER.spatial_shapes
+    volumes = [_volume(count, height, width) for count in frames]
+    smallest = 0 if options.quick else _SMALLEST_FITTED
+    for subject in _SUBJECTS:
+        yield from _growing(subject, "T", volumes, smallest, options)
     if options.quick:
         return
-    for frames in _MEMORY_FRAMES:
-        yield from _memory(_with_frames(frames), options)
+    for axis, shapes in _OTHER_AXES.items():
+        others = [_volume(*shape) for shape in shapes]
+        yield from _growing("attention block", axis, others, smallest, options)
+    for count in _MEMORY_FRAMES:
+        yield from _memory(_volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
         for size in sizes:
             changes: dict[str, Any] = {field: size}
@@ -83,11 +91,28 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
                 yield {**row, "measurement": f"sweep of {field}", "size": size}
 
 
-def _with_frames(frames: int) -> Workload:
-    (_, height, width), *_ = _ENCODER.spatial_shapes
+def _volume(frames: int, height: int, width: int) -> Workload:
     return dataclasses.replace(
-        _ENCODER, name=f"{frames} x {height} x {width}", spatial_shapes=((frames, height, width),)
+        _ENCODER,
+        name=f"{frames} x {height} x {width}",
+        spatial_shapes=((frames, height, width),),
     )
+
+
+def _growing(
+    subject: str, axis: str, volumes: list[Workload], smallest: int, options: argparse.Namespace
+) -> Iterator[Row]:
+    """A subject on volumes that differ along one axis, and how its cost grows with them."""
+    if subject == "decoder":
+        volumes = [dataclasses.replace(each, num_object_queries=_QUERIES) for each in volumes]
+    rows = []
+    for volume in volumes:
+        for row in _measure(subject, volume, options):
+            rows.append({**row, "measurement": "complexity", "subject": subject, "axis": axis})
+            yield rows[-1]
+    label = subject if axis == "T" else f"{subject}, {axis} alone"
+    for row in _growth(rows, smallest):
+        yield {**row, "label": label, "axis": axis}
 
 
 def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
@@ -101,13 +126,17 @@ def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> I
             **row,
             "cells": workload.num_cells,
             "multiply_adds": multiply_adds(workload, row["variant"], subject in BLOCKS),
+            "operand_bytes": operand_bytes(workload, row["variant"]),
         }
 
 
 def _measure_operator(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     prepared = {
-        kind: VARIANTS[name].prepare(workload, options.seed) for kind, name in _VARIANTS.items()
+        kind: VARIANTS[name].prepare(workload, options.seed)
+        for kind, name in _VARIANTS.items()
+        if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
     }
+    _check(workload, [_VARIANTS[kind] for kind in prepared], options.seed)
     for mode in MODES:
         tasks = [
             Task(kind, functools.partial(each.run, mode), options.threads)
@@ -115,6 +144,13 @@ def _measure_operator(workload: Workload, options: argparse.Namespace) -> Iterat
         ]
         for kind, figures in compare(tasks, options.seconds, options.rounds):
             yield {**_about(workload, options), "variant": kind, "mode": mode, **figures}
+
+
+def _check(workload: Workload, names: list[str], seed: int) -> None:
+    """Checks variants on at most four frames of a workload: of more the oracle takes too long."""
+    ((frames, height, width),) = workload.spatial_shapes
+    short = dataclasses.replace(workload, spatial_shapes=((min(4, frames), height, width),))
+    check_answers(short, {name: VARIANTS[name].prepare(short, seed) for name in names})
 
 
 def _about(workload: Workload, options: argparse.Namespace) -> Row:
@@ -138,7 +174,7 @@ def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
     width = workload.num_heads * workload.head_dim
     axes = len(workload.spatial_shapes[0])
     samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
-    if kind == "dense":
+    if kind.startswith("dense"):
         attention, projections = 2 * queries * cells * width, 4 * queries * width * width
     else:
         attention = queries * samples * 2**axes * width
@@ -147,15 +183,35 @@ def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
     return attention + projections * with_projections
 
 
+def operand_bytes(workload: Workload, kind: str) -> int:
+    """Bytes of what the attention of a forward pass reads and writes in memory, each tensor once.
+
+    Deformable: value, reference points, offsets, logits, result. Dense: query, key, value, result.
+    Naive: also the scores, written and read for the softmax, and its result likewise. In
+    float32; projections are left out.
+    """
+    queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
+    width = workload.num_heads * workload.head_dim
+    if kind == "deformable":
+        axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
+        samples = workload.num_heads * levels * workload.num_points  # of a query
+        numbers = cells * width + queries * (levels * axes + (axes + 1) * samples + width)
+    else:
+        numbers = 2 * (queries + cells) * width
+        if kind == "dense, naive":
+            numbers += 4 * workload.num_heads * queries * workload.num_cells
+    return 4 * numbers
+
+
 def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
     """Exponents of T * H * W, measured and counted, and where the kinds meet."""
     for mode in MODES:
-        costs: dict[str, dict[float, Any]] = {"deformable": {}, "dense": {}}
-        counts: dict[str, dict[float, float]] = {"deformable": {}, "dense": {}}
+        costs: dict[str, dict[float, Any]] = {}
+        counts: dict[str, dict[float, float]] = {}
         for row in rows:
             if row["mode"] == mode:
-                costs[row["variant"]][row["cells"]] = row["rounds"]
-                counts[row["variant"]][row["cells"]] = row["multiply_adds"]
+                costs.setdefault(row["variant"], {})[row["cells"]] = row["rounds"]
+                counts.setdefault(row["variant"], {})[row["cells"]] = row["multiply_adds"]
         about = {key: rows[0][key] for key in ("subject", "threads")}
         medians = {kind: _medians(rows, kind, mode) for kind in costs}
         for kind, by_size in costs.items():
@@ -165,7 +221,6 @@ def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
             yield {
                 **about,
                 "measurement": "exponent",
-                "label": about["subject"],
                 "variant": kind,
                 "mode": mode,
                 "exponent": dataclasses.asdict(found),
@@ -175,7 +230,6 @@ def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
         yield {
             **about,
             "measurement": "crossover",
-            "label": about["subject"],
             "variant": "deformable",
             "mode": mode,
             "cells": fit.crossover(medians["deformable"], medians["dense"]),
@@ -196,6 +250,8 @@ def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     mode = MODES[-1]
     first: int | None = None
     for kind, name in _VARIANTS.items():
+        if name == "dense-naive" and workload.num_cells > _LARGEST_NAIVE:
+            continue
         peak = measure_peak(workload, name, mode, threads=options.threads, seed=options.seed)
         first = first or peak.extra_bytes
         yield {

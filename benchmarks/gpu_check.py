@@ -1,15 +1,16 @@
 """`python -m benchmarks gpu-check`: everything that has to be seen on a GPU, without a network.
 
 Stages, each in a process of its own, most valuable first: `environment`, `build` (in place, for the
-GPU that is there), `tests` (of the CUDA kernels), `benchmark` and `sanitizer` (compute-sanitizer on
-some). Writes `gpu-check.json` and `gpu-check.md`; a stage that is run alone replaces its part of
-them. With `--device cpu` it walks through the stages without a GPU, the kernels emulated.
+GPU that is there), `tests` (of the CUDA kernels), `benchmark`, `ceilings` (what the GPU gives to
+gathers, additions and copies), `sanitizer` (compute-sanitizer on some) and `peers` (operators of
+other libraries, where they are at hand). Writes `gpu-check.json` and `gpu-check.md`; a stage that
+is run alone replaces its part of them. With `--device cpu` it walks through the stages without a
+GPU, the kernels emulated.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -23,18 +24,31 @@ from typing import Any
 
 import torch
 
-from . import environment, gpu_plan
+from . import device_ceiling, environment, gpu_page, gpu_plan, traffic
 from .answers import check_answers
-from .device_timing import time_calls
-from .variants import VARIANTS, Prepared
+from .comparison import compare, describe
+from .peer_check import check_peer, first_line
+from .peers import PEERS
+from .variants import VARIANTS
+from .workloads import Inputs
 
 _ROOT = Path(__file__).parents[1]
 _TESTS = ("test_forward.py", "test_gradients.py", "test_properties.py", "test_cuda.py")
 # Every template of the kernels at its smallest; a sanitizer makes each run many times slower.
 _SANITIZED = "(test_dtypes or test_head_dims or test_bins_agree)"
 _SANITIZERS = ("memcheck", "racecheck", "initcheck")
-# Seconds; together less than ten minutes.
-_LIMITS = {"environment": 30, "build": 150, "tests": 150, "benchmark": 110, "sanitizer": 150}
+# Seconds; together, without peers, less than ten minutes.
+_LIMITS = {
+    "environment": 20,
+    "build": 145,
+    "tests": 145,
+    "benchmark": 110,
+    "ceilings": 40,
+    "sanitizer": 135,
+    "peers": 240,
+}
+_CEILING_ROUNDS = 5
+_LEAST = 10  # seconds that a peer is begun with
 
 Report = dict[str, Any]
 
@@ -53,6 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=90, help="for the benchmark; default 90")
     parser.add_argument(
         "--full", action="store_true", help="every case; give --seconds and run this stage alone"
+    )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=_ROOT.parent / "peers",
+        help="a folder with checkouts of other libraries, built in there; default ../peers",
+    )
+    parser.add_argument(
+        "--peer-seconds", type=float, default=220, help="for all peers, building included"
     )
 
 
@@ -75,7 +98,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             stages = _read(options)
             _write(options, stages | {name: {**stages.get(name, {}), **late}})
             failed = True
-    print("\n" + _table(_read(options)))
+    print("\n" + gpu_page.page(_read(options)))
     return int(failed)
 
 
@@ -102,14 +125,15 @@ def _read(options: argparse.Namespace) -> Report:
 def _write(options: argparse.Namespace, stages: Report) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gpu-check.json").write_text(json.dumps(stages, indent=1) + "\n")
-    (options.output / "gpu-check.md").write_text(_table(stages))
+    (options.output / "gpu-check.md").write_text(gpu_page.page(stages))
 
 
 # -- stages ------------------------------------------------------------------------------------
 
 
 def _environment(options: argparse.Namespace, arguments: list[str]) -> Report:
-    facts = environment.describe(arguments)
+    stage = ["--stages", "environment"]  # as `run` appends it
+    facts = environment.describe(arguments[:-2] if arguments[-2:] == stage else arguments)
     # Where only the files travel to the GPU, the commit is told.
     facts["commit"] = facts["commit"] or os.environ.get("STDEFORM_COMMIT")
     facts["nvcc"] = _first_match(r"release [\d.]+, V[\d.]+", ["nvcc", "--version"])
@@ -169,28 +193,59 @@ def _benchmark(options: argparse.Namespace, arguments: list[str]) -> Report:
 
     Rows are written after every workload, so that a run that is stopped has those before it.
     """
-    cases = gpu_plan.cases(options.quick, options.full)
     start = time.perf_counter()
     result: Report = {"passed": True, "rows": [], "left out": "", "error": "", "seconds": 0.0}
     _write(options, _read(options) | {"benchmark": result})  # nothing of an older run stays
     longest = 0.0
-    for i, case in enumerate(cases):
+    for case in gpu_plan.cases(options.quick, options.full):
         began = time.perf_counter()
-        if began - start + longest > options.seconds:
-            late = "; ".join(later.workload.label for later in cases[i:])
-            result["left out"] = f"no time for {late}"
-            print(f"   {result['left out']}", flush=True)
-            break
+        if began - start + max(longest, case.seconds) > options.seconds:
+            result["left out"] += f"no time for {case.label}; "
+            print(f"   no time for {case.label}", flush=True)
+            continue
         try:
             result["rows"] += _compare(case, options)
-        except RuntimeError as error:  # a wrong answer, no memory: the other cases are worth having
+        except Exception as error:  # a wrong answer, no memory: the other cases are worth having
             result["passed"] = False
-            result["error"] += f"{case.workload.label}: {type(error).__name__}: {error}; "
-            print(f"   {case.workload.label}: {error}", flush=True)
+            result["error"] += f"{case.label}: {first_line(error)}; "
+            print(f"   {case.label}: {error}", flush=True)
         now = time.perf_counter()
         longest = max(longest, now - began)
         result["seconds"] = round(now - start, 1)
         _write(options, _read(options) | {"benchmark": result})
+    return result
+
+
+def _ceilings(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """What the GPU could give at most, for the shares on the page."""
+    if options.device == "cpu":
+        return {"passed": True, "left out": "it needs a GPU"}
+    rates = device_ceiling.measure(_CEILING_ROUNDS)
+    for name, rate in rates.items():
+        print(f"   {name}: {rate['median'] / 1e9:.0f} G/s", flush=True)
+    return {"passed": True, "rates": rates}
+
+
+def _peers(options: argparse.Namespace, arguments: list[str]) -> Report:
+    """Other libraries' operators beside ours; one that cannot be timed is named with its reason."""
+    start = time.perf_counter()
+    result: Report = {"passed": True, "peers": {}, "seconds": 0.0}
+    for name in PEERS:
+        left = options.peer_seconds - (time.perf_counter() - start)
+        if left < _LEAST:
+            result["peers"][name] = {"rows": [], "reason": "no time was left"}
+        else:
+            result["peers"][name] = check_peer(
+                name,
+                options.peers,
+                options.device,
+                rounds=3 if options.quick else options.rounds,
+                quick=options.quick,
+                seconds=left,
+            )
+        print(f"   {name}: {result['peers'][name]['reason'] or 'timed'}", flush=True)
+        result["seconds"] = round(time.perf_counter() - start, 1)
+        _write(options, _read(options) | {"peers": result})
     return result
 
 
@@ -199,37 +254,28 @@ _STAGES: dict[str, Callable[[argparse.Namespace, list[str]], Report]] = {
     "build": _build,
     "tests": _tests,
     "benchmark": _benchmark,
+    "ceilings": _ceilings,
     "sanitizer": _sanitizer,
+    "peers": _peers,
 }
 
 
 def _compare(case: gpu_plan.Case, options: argparse.Namespace) -> list[Report]:
     """One row per variant and mode; answers are checked before anything is timed."""
-    workload = case.workload
     variants = {
-        name: VARIANTS[name].prepare(workload, 0).to(options.device) for name in case.variants
+        name: VARIANTS[name].prepare(case.workload, 0).to(options.device) for name in case.variants
     }
-    check_answers(workload, variants)
-
-    def backward(prepared: Prepared) -> Callable[[], object]:
-        out = prepared.function(*prepared.inputs)
-        return lambda: torch.autograd.grad(
-            out, prepared.inputs, prepared.grad_out, retain_graph=True
-        )
-
-    modes: dict[str, Callable[[Prepared], Callable[[], object]]] = {
-        "forward": lambda prepared: prepared.forward,
-        "backward": backward,
-        "forward+backward": lambda prepared: prepared.forward_backward,
-    }
+    check_answers(case.workload, variants, gradients=case.modes != ("forward",))
+    rounds = 3 if options.quick else options.rounds
     rows = []
-    for mode, task in modes.items():
-        tasks = {name: task(prepared) for name, prepared in variants.items()}
-        rounds = 3 if options.quick else options.rounds
-        for name, times in time_calls(tasks, options.device, rounds=rounds).items():
-            row = {"workload": workload.label, "variant": name, "mode": mode}
-            rows.append(row | dataclasses.asdict(times))
-            print(f"   {_line(rows[-1])}", flush=True)
+    for row in compare(case.workload, variants, case.modes, options.device, rounds=rounds):
+        print(f"   {describe(row)}", flush=True)
+        if (row["variant"], row["mode"]) == (gpu_plan.SUBJECT, "forward"):
+            ours = variants[gpu_plan.SUBJECT]
+            inputs = Inputs(*(tensor.detach() for tensor in (*ours.inputs, ours.grad_out)))
+            row["gathered_bytes"] = traffic.corner_bytes(case.workload, inputs)
+            row["compulsory_bytes"] = traffic.compulsory_bytes(inputs)
+        rows.append(row)
     return rows
 
 
@@ -269,45 +315,3 @@ def _first_match(pattern: str, command: list[str]) -> str | None:
         return None
     match = re.search(pattern, told)
     return match[0] if match else None
-
-
-# -- what is shown -----------------------------------------------------------------------------
-
-
-def _line(row: Report) -> str:
-    micro = {name: 1e6 * row[name]["median"] for name in ("device", "host", "wall")}
-    return (
-        f"{row['workload']} {row['variant']} {row['mode']}: device {micro['device']:.1f} us, "
-        f"host {micro['host']:.1f} us, alone {micro['wall']:.1f} us"
-    )
-
-
-def _table(stages: Report) -> str:
-    """The report as a page."""
-    facts = stages.get("environment", {})
-    lines = [f"# GPU check on {facts.get('device', 'an unnamed device')}", ""]
-    for name, stage in stages.items():
-        state = {True: "passed", False: "FAILED"}.get(stage.get("passed"), "done")
-        detail = " ".join(filter(None, map(stage.get, ("summary", "error", "left out"))))
-        lines.append(f"- {name}: {state} in {stage['seconds']} s {detail}".rstrip())
-        checks = (check for check in _SANITIZERS if check in stage)
-        lines += [f"    - {check}: {stage[check]['summary']}" for check in checks]
-    lines += ["", *(f"- {key}: {facts[key]}" for key in facts if key != "seconds")]
-    rows = stages.get("benchmark", {}).get("rows", [])
-    if rows:
-        lines += gpu_plan.verdict_lines(rows, on_gpu=facts.get("device") != "cpu")
-        heads = ("workload", "mode", "variant", "device us", "flushed us", "alone us", "host us")
-        lines += ["", f"| {' | '.join(heads)} | times ours |", "|---" * 8 + "|"]
-    ours = {
-        (row["workload"], row["mode"]): row["device"]["median"]
-        for row in rows
-        if row["variant"] == gpu_plan.SUBJECT
-    }
-    for row in rows:
-        keys = ("device", "flushed", "wall", "host")
-        micro = " | ".join(f"{1e6 * row[key]['median']:.1f}" for key in keys)
-        ratio = row["device"]["median"] / ours[row["workload"], row["mode"]]
-        lines.append(
-            f"| {row['workload']} | {row['mode']} | {row['variant']} | {micro} | {ratio:.2f} |"
-        )
-    return "\n".join(lines) + "\n"

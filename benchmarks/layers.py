@@ -14,8 +14,8 @@ from . import environment, recording, report
 from .bars import Row
 from .blocks import BLOCKS, check_block
 from .measurements import compare
+from .prepared import MODES
 from .timing import Task
-from .variants import MODES
 from .workloads import WORKLOADS, Workload
 
 _KINDS = ("deformable", "dense")

@@ -11,8 +11,9 @@ from . import ceiling, compiled, environment, traffic
 from .answers import check_answers
 from .bars import Row
 from .memory import measure_peak
+from .prepared import MODES, Prepared
 from .timing import Task, interleave, ratios, spread
-from .variants import MODES, VARIANTS, Prepared
+from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload, make_inputs
 
 

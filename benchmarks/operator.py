@@ -10,6 +10,7 @@ from stdeform.functional import resolve_backend
 
 from . import recording, report
 from .measurements import MEASUREMENTS, Job, measure
+from .peers import PEERS, is_installed
 from .variants import VARIANTS
 from .workloads import DTYPES, WORKLOADS, Workload
 
@@ -41,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=VARIANTS,
-        default=("native", "composite", "dense"),
-        help="what is timed in turn; ratios are to the first; by default native composite dense",
+        choices=[variant.name for variant in VARIANTS.values() if variant.on_cpu],
+        default=_default_variants(),
+        help="what is timed in turn; ratios are to the first; by default native composite dense,"
+        " and other libraries' operators that are installed; each only where it can",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="instead of the workload's float32")
     parser.add_argument("--batch", type=recording.count, help="instead of the workload's 1")
@@ -93,10 +95,30 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
             ) from error
 
 
+def _default_variants() -> tuple[str, ...]:
+    others = (name for name, peer in PEERS.items() if peer.on_cpu and is_installed(name))
+    return ("native", "composite", "dense", *others)
+
+
 # -- what to do --------------------------------------------------------------------------------
 
 
 def _plan(options: argparse.Namespace) -> list[Job]:
+    jobs = [dataclasses.replace(job, variants=_able(job)) for job in _jobs(options)]
+    for job in jobs:
+        if not job.variants:
+            raise SystemExit(
+                f"{' and '.join(options.variants)} cannot do {job.workload.label}: another number"
+                " of axes"
+            )
+    return jobs
+
+
+def _able(job: Job) -> tuple[str, ...]:
+    return tuple(name for name in job.variants if VARIANTS[name].can_do(job.workload))
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
     variants = tuple(options.variants)
     job = functools.partial(
         Job,

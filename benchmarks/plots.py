@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .bars import Row
-from .variants import MODES
+from .prepared import MODES
 
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:
@@ -20,24 +20,28 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    chosen = [row for row in rows if row["measurement"] == "complexity"]
+    chosen = [row for row in rows if row["measurement"] == "complexity" and row["axis"] == "T"]
     subjects = list(dict.fromkeys(row["subject"] for row in chosen))
+    kinds = list(dict.fromkeys(row["variant"] for row in chosen))
     figure = Figure(figsize=(5 * len(subjects), 4), layout="constrained")
     panels = figure.subplots(1, len(subjects), squeeze=False)[0]
     for axes, subject in zip(panels, subjects, strict=True):
         for mode, style in zip(MODES, ("--", "-"), strict=True):
-            for color, kind in enumerate(("deformable", "dense")):
+            for color, kind in enumerate(kinds):
                 points = [
                     (row["cells"], 1000 * row["seconds"]["median"])
                     for row in chosen
                     if (row["subject"], row["variant"], row["mode"]) == (subject, kind, mode)
                 ]
+                if not points:
+                    continue
                 axes.plot(
                     *zip(*points, strict=True), f"o{style}", color=f"C{color}", markersize=3,
                     label=f"{kind}, {mode}",
                 )  # fmt: skip
-        for row in rows:
-            if row["measurement"] == "crossover" and row["subject"] == subject and row["cells"]:
+        meetings = [row for row in rows if row["measurement"] == "crossover" and row["axis"] == "T"]
+        for row in meetings:
+            if row["subject"] == subject and row["cells"]:
                 style = "--" if row["mode"] == MODES[0] else "-"
                 axes.axvline(row["cells"], color="0.7", linestyle=style, linewidth=1)
         axes.set(xscale="log", yscale="log", title=subject, xlabel="cells T * H * W", ylabel="ms")

@@ -14,7 +14,7 @@ from . import environment
 from .bars import Row
 
 _BUSY = 0.25  # load average per core from which a run says that it is not alone
-_SCHEMA = 1  # of a row; raised when a field changes its meaning
+SCHEMA = 1  # of a row; raised when a field changes its meaning
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
@@ -56,7 +56,7 @@ class Recorder:
 
     def __init__(self, suite: str, options: argparse.Namespace, arguments: list[str]) -> None:
         self._about: dict[str, Any] = {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
             "suite": suite,
             **environment.describe(arguments),
         }

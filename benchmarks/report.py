@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from . import gpu_rows
 from .bars import Row, judge
+from .markdown import table
 from .plots import draw_growth
-from .variants import MODES
+from .prepared import MODES
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
@@ -50,13 +52,18 @@ def line(row: Row) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown: the verdicts, one table per measurement, and where it was measured."""
-    parts = [_verdicts(rows)]
+    """Markdown: the verdicts, one table per measurement, and where it was measured; then GPUs."""
+    on_gpu = [row for row in rows if row["suite"] == gpu_rows.SUITE]
+    on_cpu = [row for row in rows if row["suite"] != gpu_rows.SUITE]
+    parts = [_verdicts(on_cpu)]
     for measurement, (title, headings) in _TABLES.items():
-        chosen = [row for row in rows if row["measurement"] == measurement]
+        chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
             parts.append(f"### {title}\n\n{_measured(chosen, headings)}")
-    parts.append(_origin(rows))
+    if on_cpu:
+        parts.append(_origin(on_cpu))
+    if on_gpu:
+        parts.append(gpu_rows.sections(on_gpu))
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +80,9 @@ _TABLES = {
     "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
     "attention block": ("Attention with its projections", _TIMES),
     "encoder layer": ("Encoder layers", _TIMES),
-    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
+    "model": ("Whole models", [*_TIMES, "frames per second"]),
+    "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
+    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward", "operands"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper from", ["cells"]),
     "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
@@ -96,7 +105,7 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
         for key, cells in lines.items()
     ]
     heads = [f"{mode}: {heading}" for mode in modes for heading in headings]
-    return _table(["workload", "variant", "threads", *heads], body)
+    return table(["workload", "variant", "threads", *heads], body)
 
 
 def _label(row: Row) -> str:
@@ -126,6 +135,9 @@ def _cells(row: Row) -> list[str]:
     cells = [f"{median} [{q1}, {q3}]", times]
     if row["measurement"] == "complexity":
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
+        cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
+    if row["measurement"] == "model":
+        cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
     return cells
 
 
@@ -148,7 +160,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
         measured = "-" if verdict.value is None else f"{verdict.value * scale:.3g}"
         body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word])
     heads = ["workload", "promise", "mode", "bar", "measured", "verdict"]
-    return f"### Bars\n\n{_table(heads, body)}"
+    return f"### Bars\n\n{table(heads, body)}"
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -163,15 +175,4 @@ def _origin(rows: Sequence[Row]) -> str:
     body.append(["started", " to ".join(dict.fromkeys((times[0], times[-1])))])
     loads = dict.fromkeys(str(row["load_average_at_start"]) for row in rows)
     body.append(["load average at start", ", ".join(loads)])
-    return f"### Where\n\n{_table(['', ''], body)}"
-
-
-def _table(headings: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    cells = [list(headings), *map(list, body)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return f"### Where\n\n{table(['', ''], body)}"

@@ -18,6 +18,12 @@ def corner_bytes(workload: Workload, inputs: Inputs) -> int:
     return count * workload.head_dim * inputs.value.element_size()
 
 
+def compulsory_bytes(inputs: Inputs) -> int:
+    """Bytes of all arguments and the result of a forward call, each once."""
+    # The gradient of the result has the result's size.
+    return sum(tensor.numel() * tensor.element_size() for tensor in inputs)
+
+
 def corners_that_exist(workload: Workload, inputs: Inputs, level: int) -> Tensor:
     """[B, Q, M, K]: how many corners of every sample of a level lie inside."""
     corners = torch.ones((), dtype=torch.int64)

@@ -38,6 +38,8 @@ class Workload:
             that lie uniformly over the whole volume.
         batch: B.
         dtype: Of the value and, in dense attention, of query and key.
+        exact_in: A dtype that sampling locations and logits lose nothing in, for operators that
+            take them in no other; None for those of any.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Workload:
     offset_spread: float | None = 2.0
     batch: int = 1
     dtype: str = "float32"
+    exact_in: str | None = None
 
     @property
     def num_cells(self) -> int:
@@ -62,11 +65,13 @@ class Workload:
 
     @property
     def label(self) -> str:
-        """Name, dtype, and batch and spread where they are not the usual ones."""
+        """Name, dtype, and batch, spread and locations where they are not the usual ones."""
         extras = [] if self.batch == 1 else [f"batch {self.batch}"]
         if self.offset_spread != Workload.offset_spread:
             spread = self.offset_spread
             extras.append("uniform" if spread is None else f"spread {spread:g}")
+        if self.exact_in:
+            extras.append(f"locations in {self.exact_in}")
         return ", ".join([self.name, self.dtype, *extras])
 
     def doubled(self) -> Workload:
@@ -167,19 +172,38 @@ def make_inputs(workload: Workload, seed: int) -> Inputs:
         offsets = (places - points[:, :, None, :, None]) * sizes
     else:
         offsets = normal(*samples, axes) * workload.offset_spread
-    return Inputs(
-        normal(batch, workload.num_cells, heads, dim).to(dtype),
-        points,
-        _keep_off_kinks(points, offsets, shapes),
-        normal(*samples),
-        normal(batch, queries, heads * dim).to(dtype),
-    )
+    value = normal(batch, workload.num_cells, heads, dim).to(dtype)
+    offsets, logits = _keep_off_kinks(points, offsets, shapes), normal(*samples)
+    if workload.exact_in:
+        exact = DTYPES[workload.exact_in]
+        offsets, logits = (
+            _round_locations(points, offsets, shapes, exact),
+            logits.to(exact).to(real),
+        )
+    grad_out = normal(batch, queries, heads * dim).to(dtype)
+    return Inputs(value, points, offsets, logits, grad_out)
 
 
 def _keep_off_kinks(points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
     cells = points[:, :, None, :, None] * _sizes(points, shapes) - 0.5 + offsets
     fraction = cells - cells.floor()
     return offsets + _KINK_MARGIN * (1 - 2 * fraction)
+
+
+def _round_locations(
+    points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype
+) -> Tensor:
+    """Offsets to the next locations that a 16-bit dtype has and that are no kinks."""
+    sizes = _sizes(points, shapes).double()
+    start = points[:, :, None, :, None].double()
+    rounded = (start + offsets / sizes).to(dtype)
+    while True:
+        cells = rounded.double() * sizes - 0.5
+        is_kink = (cells - cells.round()).abs() < _KINK_MARGIN
+        if not is_kink.any():
+            return ((rounded.double() - start) * sizes).to(offsets.dtype)
+        # The next number further from zero has the next number as its bits.
+        rounded = (rounded.view(torch.int16) + is_kink).view(dtype)
 
 
 def _sizes(like: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:

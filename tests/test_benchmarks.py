@@ -18,6 +18,7 @@ from benchmarks import (
     ceiling,
     compiled,
     environment,
+    gpu_rows,
     memory,
     report,
     timing,
@@ -26,9 +27,11 @@ from benchmarks import (
 )
 from benchmarks.__main__ import main
 from benchmarks.answers import WrongAnswerError, check_answers
-from benchmarks.variants import MODES, VARIANTS, Prepared, Variant
+from benchmarks.prepared import MODES, Prepared, Variant
+from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 from stdeform import _native
+from tests.gpu_results import assert_gpu_schema
 
 ROOT = Path(__file__).parents[1]
 TINY = WORKLOADS["tiny"]
@@ -370,13 +373,16 @@ FIELDS = {
     "bandwidth": COMMON | {"corner_bytes", "bytes_per_second", "ceiling", "ceiling_vector_bytes"},
     "attention block": TIMED,
     "encoder layer": TIMED,
-    "complexity": TIMED | {"cells", "multiply_adds"},
-    "exponent": FITTED | {"exponent", "counted", "sizes"},
-    "crossover": FITTED | {"cells", "smallest"},
+    "complexity": TIMED | {"axis", "cells", "multiply_adds", "operand_bytes"},
+    "exponent": FITTED | {"axis", "exponent", "counted", "sizes"},
+    "crossover": FITTED | {"axis", "cells", "smallest"},
+    "model": TIMED - {"workload"} | {"frames", "pixels"},
+    "memory of models": COMMON - {"workload"}
+    | {"extra_bytes", "method", "ratio", "frames", "pixels"},
     "memory by size": COMMON | {"cells", "extra_bytes", "method", "ratio"},
     **dict.fromkeys(
         ("sweep of num_points", "sweep of head_dim", "sweep of num_object_queries"),
-        TIMED | {"cells", "multiply_adds", "size"},
+        TIMED | {"cells", "multiply_adds", "operand_bytes", "size"},
     ),
 }
 
@@ -534,7 +540,7 @@ def test_page_shows_the_committed_results_and_nothing_else(tmp_path: Path) -> No
     for path in results:
         for text in path.read_text().splitlines():
             row = json.loads(text)
-            _assert_schema(row)
+            (assert_gpu_schema if row["suite"] == gpu_rows.SUITE else _assert_schema)(row)
             assert not row["commit"].endswith("-dirty")
     page, copy = ROOT / "docs/benchmarks.md", tmp_path / "page.md"
     copy.write_text(page.read_text())

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import bars, blocks, fit, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
-from benchmarks.complexity import multiply_adds
+from benchmarks.complexity import multiply_adds, operand_bytes
 from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
@@ -43,18 +43,30 @@ def test_crossover() -> None:
 
 
 @pytest.mark.usefixtures("needs_native")
-@pytest.mark.parametrize("kind", ["deformable", "dense"])
+@pytest.mark.parametrize("kind", ["deformable", "dense", "dense, naive"])
 def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
-    names = {"deformable": "native", "dense": "dense"}
-    for prepared, projections in (
-        (VARIANTS[names[kind]].prepare(TINY, 0), False),
-        (BLOCKS["attention block"][kind](TINY, 0), True),
-    ):
+    names = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
+    cases = [(VARIANTS[names[kind]].prepare(TINY, 0), False)]
+    if kind in BLOCKS["attention block"]:
+        cases.append((BLOCKS["attention block"][kind](TINY, 0), True))
+    for prepared, projections in cases:
         # The counter knows matrix products, but not the fused attention of the CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             prepared.forward()
         # A multiplication and an addition.
         assert counter.get_total_flops() == 2 * multiply_adds(TINY, kind, projections)
+
+
+@pytest.mark.parametrize("queries", [None, 7])
+def test_operands_are_those_of_the_call(queries: int | None) -> None:
+    workload = dataclasses.replace(TINY, num_object_queries=queries)
+    for kind, name in (("deformable", "reference"), ("dense", "dense")):
+        prepared = VARIANTS[name].prepare(workload, 0)
+        tensors = (*prepared.inputs, prepared.forward())
+        assert operand_bytes(workload, kind) == sum(tensor.nbytes for tensor in tensors)
+    scores = workload.num_heads * workload.num_queries * workload.num_cells
+    more = operand_bytes(workload, "dense, naive") - operand_bytes(workload, "dense")
+    assert more == 4 * 4 * scores
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -102,7 +114,9 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "<svg" in (tmp_path / "complexity.svg").read_text()
         fitted = [row for row in rows if row["measurement"] == "exponent"]
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "operator"}
-        assert counted == pytest.approx({"deformable": 1.0, "dense": 2.0})
+        assert counted == pytest.approx({"deformable": 1.0, "dense": 2.0, "dense, naive": 2.0})
+        counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "decoder"}
+        assert counted == pytest.approx({"deformable": 0.0, "dense": 1.0, "dense, naive": 1.0})
         # The same rows give the same picture.
         first = (tmp_path / "complexity.svg").read_bytes()
         main(["report", str(output), "--docs", str(page)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.__main__ import main
 from benchmarks.device_timing import time_calls
+from benchmarks.peer_check import Finding
+from benchmarks.peers import PEERS
 
 pytestmark = pytest.mark.usefixtures("needs_native")
 DRY = ["gpu-check", "--device", "cpu", "--quick"]
@@ -31,12 +35,17 @@ def test_the_dry_run_shows_every_stage_but_the_build(
     assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants
     for row in rows:
         assert 0 < row["host"]["median"] <= row["wall"]["median"]
-        assert row["device"]["median"] > 0
+        assert row["seconds"]["median"] > 0
         assert row["flushed"]["median"] > 0
     page = (tmp_path / "gpu-check.md").read_text()
     assert page in capfd.readouterr().out
-    for row in rows:
-        assert f"| {row['workload']} | {row['mode']} | {row['variant']} |" in page
+    beside = [row for peer in results["peers"]["peers"].values() for row in peer["rows"]]
+    lines = re.sub(" +", " ", page)
+    for row in (*rows, *beside):
+        assert f"| {row['label']} | {row['mode']} | {row['variant']} |" in lines
+    assert list(results["peers"]["peers"]) == list(PEERS)
+    for name, found in results["peers"]["peers"].items():
+        assert f"- {name}: {found['reason'] or 'timed'}\n" in page
 
 
 def test_a_stage_that_fails_is_told_and_the_others_stay(
@@ -68,6 +77,27 @@ def test_a_stage_that_is_stopped_keeps_what_it_wrote(
     assert main([*DRY, "--output", str(tmp_path), "--stages", "benchmark", "sanitizer"]) == 1
     stage = json.loads((tmp_path / "gpu-check.json").read_text())["benchmark"]
     assert (stage["left out"], stage["error"]) == ("the rest", "stopped")
+
+
+def test_peers_share_the_time_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def check(*_: object, seconds: float, **__: object) -> Finding:
+        given.append(seconds)
+        return Finding(rows=[], reason="stopped")
+
+    monkeypatch.setattr(gpu_check, "check_peer", check)
+    # Every look at the clock is 5 s later than the one before.
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: next(clock))
+    options = argparse.Namespace(
+        peers=tmp_path, peer_seconds=30, device="cpu", rounds=3, quick=True, output=tmp_path
+    )
+    result = gpu_check._peers(options, [])
+    assert result["passed"]
+    assert given == [25, 15]
+    reasons = [found["reason"] for found in result["peers"].values()]
+    assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(PEERS) - 2)
 
 
 def test_a_test_run_that_ran_nothing_has_failed() -> None:

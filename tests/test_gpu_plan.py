@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,16 @@ from benchmarks import gpu_check, gpu_plan
 from benchmarks.answers import WrongAnswerError
 from benchmarks.device_timing import time_calls
 from benchmarks.traffic import corner_bytes
+from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, make_inputs
 
 
 def _row(workload: str, mode: str, variant: str, seconds: float) -> dict[str, object]:
     return {
-        "workload": workload,
+        "label": workload,
         "mode": mode,
         "variant": variant,
-        "device": {"median": seconds},
+        "seconds": {"median": seconds},
         "host": {"median": seconds},
     }
 
@@ -33,12 +36,12 @@ def test_verdicts_tell_pass_short_and_absent() -> None:
         _row(large, "forward+backward", "native", 1e-3),
         _row(large, "forward+backward", "dense", 4.9e-3),
     ]
-    told = gpu_plan.verdict_lines(rows, on_gpu=True)
+    told = re.sub(" +", " ", gpu_plan.verdicts(rows, on_gpu=True))
     assert "| paper-encoder, float32 | forward | device time <= 135 us | 134.0 us | pass |" in told
-    assert any("| backward |" in line and "201.0 us | FALLS SHORT" in line for line in told)
-    assert any("4.90x | FALLS SHORT" in line for line in told)
-    assert sum("not measured" in line for line in told) == 3
-    assert sum("not measured" in line for line in gpu_plan.verdict_lines(rows, on_gpu=False)) == 6
+    assert "| backward | device time <= 200 us | 201.0 us | FALLS SHORT |" in told
+    assert "| 4.90x | FALLS SHORT |" in told
+    assert told.count("not measured") == 3
+    assert gpu_plan.verdicts(rows, on_gpu=False).count("not measured") == 6
 
 
 def test_every_case_is_planned_once_and_bars_come_first() -> None:
@@ -49,14 +52,55 @@ def test_every_case_is_planned_once_and_bars_come_first() -> None:
     assert first == {bar.workload for bar in gpu_plan._BARS}
 
 
+def test_the_compiled_composite_is_timed_forward_and_after_everything_usual() -> None:
+    *others, last = gpu_plan.cases(False, False)
+    assert (last.workload.label, last.modes) == ("paper-encoder, float32", ("forward",))
+    assert last.variants == ("native", "composite-compiled")
+    assert last.label == "paper-encoder, float32 (composite-compiled)"
+    assert not any("composite-compiled" in case.variants for case in others)
+
+
+def test_a_case_that_takes_longer_than_is_left_does_not_stop_those_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = gpu_plan.cases(True, False)
+    slow = dataclasses.replace(first, seconds=1000)
+    monkeypatch.setattr(gpu_plan, "cases", lambda *_: [slow, *others])
+    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"label": case.label}])
+    monkeypatch.setattr(gpu_check.gpu_page, "page", lambda _: "")
+    options = argparse.Namespace(quick=True, full=False, seconds=60, output=tmp_path)
+    result = gpu_check._benchmark(options, [])
+    assert result["left out"] == f"no time for {slow.label}; "
+    assert [row["label"] for row in result["rows"]] == [case.label for case in others]
+
+
+def test_a_case_of_the_forward_alone_runs_nothing_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = gpu_plan.Case(WORKLOADS["tiny"], ("composite",), ("forward",))
+
+    def composite(*arguments: object) -> torch.Tensor:
+        out: torch.Tensor = right.function(*arguments)
+        out.register_hook(lambda _: pytest.fail("run backward")) if out.requires_grad else None
+        return out
+
+    right = VARIANTS["composite"].prepare(case.workload, 0)
+    variant = dataclasses.replace(
+        VARIANTS["composite"], prepare=lambda *_: right._replace(function=composite)
+    )
+    monkeypatch.setitem(VARIANTS, "composite", variant)
+    options = argparse.Namespace(device="cpu", quick=True)
+    assert [row["mode"] for row in gpu_check._compare(case, options)] == ["forward"]
+
+
 def test_what_has_no_time_is_named_and_the_rest_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"workload": case.workload.label}])
+    monkeypatch.setattr(gpu_check, "_compare", lambda case, _: [{"label": case.workload.label}])
     # Every look at the clock is 40 s later than the one before.
     clock = iter(range(0, 10_000, 40))
     monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(gpu_check, "_table", lambda _: "")
+    monkeypatch.setattr(gpu_check.gpu_page, "page", lambda _: "")
     options = argparse.Namespace(quick=False, full=False, seconds=300, output=tmp_path)
     result = gpu_check._benchmark(options, [])
     done = len(result["rows"])
@@ -75,12 +119,12 @@ def test_a_case_that_fails_is_told_and_the_others_are_timed(
         return [_row(case.workload.label, "forward", "native", 1.0)]
 
     monkeypatch.setattr(gpu_check, "_compare", compare)
-    monkeypatch.setattr(gpu_check, "_table", lambda _: "")
+    monkeypatch.setattr(gpu_check.gpu_page, "page", lambda _: "")
     options = argparse.Namespace(quick=True, full=False, seconds=60, output=tmp_path)
     result = gpu_check._benchmark(options, [])
     assert not result["passed"]
     assert result["error"] == "tiny, float32: WrongAnswerError: off; "
-    assert [row["workload"] for row in result["rows"]] == ["tiny, bfloat16"]
+    assert [row["label"] for row in result["rows"]] == ["tiny, bfloat16"]
 
 
 def test_the_cache_is_flushed_outside_the_time() -> None:

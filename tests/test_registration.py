@@ -231,6 +231,35 @@ def test_the_profiler_sees_the_operator() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_tensors_that_are_not_as_they_lie_in_memory(form: str) -> None:
+    """The short way to the kernel is not for them: it would read the memory."""
+    args = arguments(draw(form), form)
+    attend = operator(form, "native")
+    with torch.no_grad():
+        expected = attend(*args)
+        for i, arg in enumerate(args):
+            if not isinstance(arg, Tensor):
+                continue
+            mixed = list(args)
+            # A view of memory that holds the negatives.
+            mixed[i] = torch.complex(torch.zeros_like(arg), -arg).conj().imag
+            assert mixed[i].is_neg()
+            assert torch.equal(attend(*mixed), expected)
+            mixed[i] = arg.to_sparse()
+            with pytest.raises(NotImplementedError, match="stdeform::st_deform_attn"):
+                attend(*mixed)
+
+
+def test_plain_tensors_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = draw("points").from_offsets
+    monkeypatch.setattr(_ops, "st_deform_attn", lambda *_: pytest.fail("went through PyTorch"))
+    with torch.no_grad():
+        operator("points", "native")(*args)
+    with torch.inference_mode():
+        operator("points", "native")(*(a.clone() if isinstance(a, Tensor) else a for a in args))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_nothing_is_recorded_without_gradients(form: str) -> None:
     args = _asking(arguments(draw(form), form), (True,) * len(names(form)))
     with torch.no_grad():

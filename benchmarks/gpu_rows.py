@@ -1,0 +1,107 @@
+"""`python -m benchmarks gpu-rows`: what `gpu-check` has measured as rows of results.
+
+`python -m benchmarks report` shows them beside those of the CPU, in a section of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import gpu_page, gpu_plan
+from .bars import Row
+from .markdown import table
+from .recording import SCHEMA
+
+SUITE = "gpu-check"
+_RESULTS = Path("benchmarks/results/gpu.jsonl")
+_ORIGIN = (
+    *("device", "capability", "driver, clock, power", "nvcc", "torch_cuda", "torch", "python"),
+    *("system", "stdeform", "commit", "command", "time"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument("check", type=Path, help="a gpu-check.json")
+    parser.add_argument(
+        "--output", type=Path, default=_RESULTS, help=f"replaced; by default {_RESULTS}"
+    )
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Writes the rows as JSON lines.
+
+    Raises:
+        SystemExit: They would not say what was measured where.
+    """
+    stages = json.loads(options.check.read_text())
+    if complaint := _complaint(stages):
+        raise SystemExit(f"{options.check}: {complaint}")
+    made = list(rows(stages))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text("".join(json.dumps(row) + "\n" for row in made))
+    print(f"{len(made)} rows in {options.output}")
+    return 0
+
+
+def rows(stages: Mapping[str, Any]) -> Iterator[Row]:
+    """Every figure of a check, each with where and how it was measured.
+
+    Args:
+        stages: The contents of a `gpu-check.json`, with its environment.
+    """
+    facts = {key: fact for key, fact in stages["environment"].items() if key != "seconds"}
+    about = {"schema": SCHEMA, "suite": SUITE, **facts}
+    timed = [("device time", row) for row in stages["benchmark"]["rows"]]
+    for found in stages.get("peers", {}).get("peers", {}).values():
+        timed += [("device time of peers", row) for row in found["rows"]]
+    for measurement, row in timed:
+        yield {**about, "measurement": measurement, "subject": row["ratio"]["to"], **row}
+    for name, rate in stages.get("ceilings", {}).get("rates", {}).items():
+        yield {**about, "measurement": "device ceiling", "label": name, "per_second": rate}
+
+
+def sections(rows: Sequence[Row]) -> str:
+    """Markdown: for every check that rows are from what its page shows, and where it ran."""
+    checks: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        checks.setdefault(tuple(str(row.get(key)) for key in _ORIGIN), []).append(row)
+    return "\n\n".join(_section(origin, found) for origin, found in checks.items())
+
+
+def _section(origin: Sequence[str], rows: Sequence[Row]) -> str:
+    def of(measurement: str) -> list[Row]:
+        return [row for row in rows if row["measurement"] == measurement]
+
+    timed, beside = of("device time"), of("device time of peers")
+    rates = {row["label"]: row["per_second"] for row in of("device ceiling")}
+    parts = [
+        f"### On {origin[0]}",
+        gpu_plan.verdicts(timed, on_gpu=True),
+        gpu_page.times(timed),
+        gpu_page.achieved(timed, rates),
+        gpu_page.ceilings(rates),
+        gpu_page.peers(beside),
+        table(["", ""], zip(_ORIGIN, origin, strict=True)),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _complaint(stages: Mapping[str, Any]) -> str:
+    """Why a check makes no rows; "" if it does."""
+    facts = stages.get("environment", {})
+    if facts.get("device", "cpu") == "cpu":
+        return "it has not run on a GPU"
+    commit = facts.get("commit") or ""
+    if not commit or commit.endswith("-dirty"):
+        return (
+            f"it ran on the commit {commit or '?'}; run it on a clean checkout, or tell the commit"
+            " in STDEFORM_COMMIT"
+        )
+    if not stages.get("benchmark", {}).get("rows"):
+        return "nothing was timed"
+    return ""

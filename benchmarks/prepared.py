@@ -1,0 +1,88 @@
+"""What it takes to be measured: a way to attend, made ready for one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .workloads import Workload, make_inputs
+
+
+class Prepared(NamedTuple):
+    """A variant on one problem.
+
+    Attributes:
+        function: Called with `inputs`.
+        inputs: Everything differentiable, asking for gradients.
+        grad_out: Dense and random, in the shape and dtype of the result.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    grad_out: Tensor
+
+    def forward(self) -> Tensor:
+        """The result alone, nothing recorded."""
+        with torch.no_grad():
+            return self.function(*self.inputs)
+
+    def forward_backward(self) -> tuple[Tensor, ...]:
+        """The result and the gradients of all inputs."""
+        out = self.function(*self.inputs)
+        return (out, *torch.autograd.grad(out, self.inputs, self.grad_out))
+
+    def to(self, device: str) -> Prepared:
+        """The same problem on another device."""
+        inputs = differentiable(tensor.to(device) for tensor in self.inputs)
+        return Prepared(self.function, inputs, self.grad_out.to(device))
+
+    def run(self, mode: str) -> object:
+        """`mode` is one of `MODES`."""
+        return self.forward() if mode == "forward" else self.forward_backward()
+
+
+MODES = ("forward", "forward+backward")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to attend.
+
+    Attributes:
+        name: What it is called on the command line and in the results.
+        is_operator: Whether its answers must be those of our operator. Dense attention, on the
+            same tokens, is another function.
+        prepare: Builds it for a workload and a seed.
+        is_compiled: Whether the first call on a workload compiles for it.
+        axes: How many a volume may have.
+        gradients_in: The dtype that gradients of offsets and logits pass through where it is
+            narrower than theirs: then its tolerance is theirs.
+        on_cpu: Whether it runs there.
+    """
+
+    name: str
+    is_operator: bool
+    prepare: Callable[[Workload, int], Prepared]
+    is_compiled: bool = False
+    axes: tuple[int, ...] = (2, 3)
+    gradients_in: torch.dtype | None = None
+    on_cpu: bool = True
+
+    def can_do(self, workload: Workload) -> bool:
+        """Whether volumes of this kind are its business."""
+        return len(workload.spatial_shapes[0]) in self.axes
+
+
+def on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Prepared:
+    """A function with the arguments of `st_deform_attn_from_offsets`, on a workload's tensors."""
+    *inputs, grad_out = make_inputs(workload, seed)
+    return Prepared(function, differentiable(inputs), grad_out)
+
+
+def differentiable(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Leaves that ask for gradients."""
+    return tuple(tensor.detach().requires_grad_() for tensor in inputs)

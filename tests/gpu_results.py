@@ -1,0 +1,39 @@
+"""What a row of a GPU's results must say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from benchmarks import bars, timing
+from benchmarks.comparison import DEVICE_MODES
+
+_COMMON = {
+    "schema", "suite", "device", "capability", "multiprocessors", "memory_bytes",
+    "driver, clock, power", "nvcc", "torch_cuda", "cpu", "cores", "simd", "system", "python",
+    "torch", "stdeform", "commit", "command", "load_average_at_start", "time",
+    "measurement", "label",
+}  # fmt: skip
+_TIMED = _COMMON | {
+    *("subject", "workload", "variant", "mode", "seconds", "flushed", "host", "wall", "rounds"),
+    "ratio",
+}
+_FIELDS = {
+    "device time": _TIMED,
+    "device time of peers": _TIMED,
+    "device ceiling": _COMMON | {"per_second"},
+}
+_READ = {"gathered_bytes", "compulsory_bytes"}  # of our forward
+
+
+def assert_gpu_schema(row: bars.Row) -> None:
+    """Asserts that all is there, that it is from a clean commit, and that medians are of rounds."""
+    assert set(row) - _READ == _FIELDS[row["measurement"]]
+    assert row["schema"] == 1
+    assert row["device"] != "cpu"
+    assert not row["commit"].endswith("-dirty")
+    assert row["command"].startswith("python -m benchmarks gpu-check")
+    if row["measurement"] != "device ceiling":
+        assert row["mode"] in DEVICE_MODES
+        assert row["seconds"] == pytest.approx(dataclasses.asdict(timing.spread(row["rounds"])))

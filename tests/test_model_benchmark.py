@@ -1,0 +1,108 @@
+"""`python -m benchmarks model`: its parts do what they say, and wrong layers are not timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="the model's backbone comes with the examples")
+
+import stdeform
+from benchmarks import model, report
+from benchmarks.__main__ import main
+from benchmarks.whole_models import prepare_parts
+from defvis.presets import preset
+
+PARTS = {
+    ("encoder layer", "forward"),
+    ("decoder layer", "forward"),
+    ("network", "forward"),
+    ("video to results", "forward"),
+    ("encoder layer", "forward+backward"),
+    ("decoder layer", "forward+backward"),
+    ("training step", "forward+backward"),
+}
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "rows.jsonl"
+    words = ["model", "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
+    assert main(words) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert report.tables(rows) in capsys.readouterr().out
+    for measurement in ("model", "memory of models"):
+        chosen = [row for row in rows if row["measurement"] == measurement]
+        found = {(row["label"].split(", ")[0], row["mode"]) for row in chosen}
+        assert found == PARTS
+        assert {row["variant"] for row in chosen} == {"small", "small, dense"}
+    timed = next(row for row in rows if row["measurement"] == "model")
+    cell = f"{timed['frames'] / timed['seconds']['median']:.3g}"
+    assert f"| {cell} " in report.tables([timed])
+
+
+def test_chosen_parts(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    words = ["--quick", "--rounds", "1", "--output", str(output), "--parts", "decoder layer"]
+    assert main(["model", *words]) == 0
+    labels = {json.loads(line)["label"] for line in output.read_text().splitlines()}
+    assert labels == {"decoder layer, 6 x 64 x 96"}
+    assert {part for part, _ in PARTS} == set(model.PARTS)
+
+
+def test_parts() -> None:
+    small = preset("small")
+    parts = prepare_parts(small, 64, 96, 0)
+    assert set(parts) == PARTS
+    cells, queries, width = 6 * 8 * 12, 60, small.model.embed_dim
+    assert parts["encoder layer", "forward"]().shape == (1, cells, width)
+    assert parts["decoder layer", "forward"]().shape == (1, queries, width)
+    masks = parts["network", "forward"]()
+    assert masks.shape == (1, small.model.num_slots, 6, 32, 48)
+    assert not masks.requires_grad
+    # As many results as slots with a mask, times the classes that are probable enough.
+    seen = int((masks > 0).flatten(2).any(-1).sum())
+    results = parts["video to results", "forward"]()
+    assert {result["video_id"] for result in results} == ({1} if seen else set())
+    for name in ("encoder layer", "decoder layer"):
+        grads = parts[name, "forward+backward"]()
+        assert all(grad is not None for grad in grads)
+        assert grads[0].abs().max() > 0
+    losses = [float(parts["training step", "forward+backward"]()["total"]) for _ in range(8)]
+    assert losses[-1] < losses[0]  # it learns its clip
+    # Inference after training steps leaves no dropout on.
+    assert parts["network", "forward"]().equal(parts["network", "forward"]())
+
+
+def test_wrong_layers_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = stdeform.STDeformAttn.forward
+
+    def wrong(self: stdeform.STDeformAttn, *args: object, **options: object) -> torch.Tensor:
+        return right(self, *args, **options) * (1.1 if self.backend != "reference" else 1.0)
+
+    monkeypatch.setattr(stdeform.STDeformAttn, "forward", wrong)
+    assert main(["model", "--quick", "--rounds", "1"]) == 1
+    assert "wrong answer, nothing was timed: the encoder layer" in capsys.readouterr().err
+
+
+def test_live_bytes() -> None:
+    def call() -> torch.Tensor:
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert model._live_bytes(call) == 8000
+
+
+def test_presets_differ_in_attention_alone() -> None:
+    paper, vistr = model._paper_configs().values()
+    changed = dataclasses.replace(
+        vistr.model, encoder_attention="deformable", decoder_attention="deformable"
+    )
+    assert dataclasses.replace(vistr, model=changed) == paper
