@@ -62,10 +62,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     Raises:
         WrongAnswerError: The operator computes something else; it was not timed.
     """
-    recorder = recording.Recorder("complexity", options, arguments)
-    for row in recorder.add(_all(options)):
-        print(report.line(row), flush=True)
-    print("\n" + report.tables(recorder.rows))
+    report.show(recording.Recorder("complexity", options, arguments), _all(options))
     return 0
 
 
@@ -116,7 +113,7 @@ def _growing(
 
 
 def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
-    """Both kinds in both modes."""
+    """All kinds in both modes."""
     if subject in BLOCKS:
         rows = measure_block(subject, workload, options)
     else:
@@ -130,11 +127,19 @@ def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> I
         }
 
 
+def _variants(workload: Workload) -> dict[str, str]:
+    """Names in `VARIANTS` by kind: those that a workload is not too large for."""
+    return {
+        kind: name
+        for kind, name in _VARIANTS.items()
+        if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
+    }
+
+
 def _measure_operator(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     prepared = {
         kind: VARIANTS[name].prepare(workload, options.seed)
-        for kind, name in _VARIANTS.items()
-        if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
+        for kind, name in _variants(workload).items()
     }
     _check(workload, [_VARIANTS[kind] for kind in prepared], options.seed)
     for mode in MODES:
@@ -249,9 +254,7 @@ def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     """Peak extra memory of forward and backward, each in a process of its own."""
     mode = MODES[-1]
     first: int | None = None
-    for kind, name in _VARIANTS.items():
-        if name == "dense-naive" and workload.num_cells > _LARGEST_NAIVE:
-            continue
+    for kind, name in _variants(workload).items():
         peak = measure_peak(workload, name, mode, threads=options.threads, seed=options.seed)
         first = first or peak.extra_bytes
         yield {

@@ -31,11 +31,13 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Measures and prints; the exit status is 0."""
     recorder = recording.Recorder("layers", options, arguments)
     names = ["tiny"] if options.quick else ["paper-encoder", "paper-encoder-large"]
-    for name in names:
-        for block in BLOCKS:
-            for row in recorder.add(measure(block, WORKLOADS[name], options)):
-                print(report.line(row), flush=True)
-    print("\n" + report.tables(recorder.rows))
+    rows = (
+        row
+        for name in names
+        for block in BLOCKS
+        for row in measure(block, WORKLOADS[name], options)
+    )
+    report.show(recorder, rows)
     return 0
 
 

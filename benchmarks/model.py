@@ -39,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Measures and prints; the exit status is 0."""
-    recorder = recording.Recorder("model", options, arguments)
-    for row in recorder.add(_all(options)):
-        print(report.line(row), flush=True)
-    print("\n" + report.tables(recorder.rows))
+    report.show(recording.Recorder("model", options, arguments), _all(options))
     return 0
 
 

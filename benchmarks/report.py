@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import gpu_rows
@@ -12,6 +12,7 @@ from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
 from .prepared import MODES
+from .recording import Recorder
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
@@ -40,6 +41,13 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         shown = f"![Time against the number of cells]({_PICTURE})\n\n{shown}"
     options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
     return 0
+
+
+def show(recorder: Recorder, rows: Iterable[Row]) -> None:
+    """Records the rows of a run, prints each as soon as it is measured, and all as tables."""
+    for row in recorder.add(rows):
+        print(line(row), flush=True)
+    print("\n" + tables(recorder.rows))
 
 
 def line(row: Row) -> str:

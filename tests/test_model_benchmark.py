@@ -63,14 +63,15 @@ def test_parts() -> None:
     masks = parts["network", "forward"]()
     assert masks.shape == (1, small.model.num_slots, 6, 32, 48)
     assert not masks.requires_grad
-    # As many results as slots with a mask, times the classes that are probable enough.
-    seen = int((masks > 0).flatten(2).any(-1).sum())
+    # Random weights draw something, so that writing masks is part of what is timed.
+    assert (masks > 0).any()
     results = parts["video to results", "forward"]()
-    assert {result["video_id"] for result in results} == ({1} if seen else set())
+    assert {result["video_id"] for result in results} == {1}
+    assert any(mask is not None for result in results for mask in result["segmentations"])
     for name in ("encoder layer", "decoder layer"):
-        grads = parts[name, "forward+backward"]()
-        assert all(grad is not None for grad in grads)
-        assert grads[0].abs().max() > 0
+        # All of it is worked on: a gradient that the last normalisation takes away leaves 1e-7.
+        _, *grads = parts[name, "forward+backward"]()
+        assert all(grad.abs().max() > 1e-2 for grad in grads)
     losses = [float(parts["training step", "forward+backward"]()["total"]) for _ in range(8)]
     assert losses[-1] < losses[0]  # it learns its clip
     # Inference after training steps leaves no dropout on.
