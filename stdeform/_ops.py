@@ -201,8 +201,8 @@ def attend(
         transformed: Any = _Attend.apply
         return cast(Tensor, transformed(*inputs))
     if (
-        # Autograd records nothing, nobody watches, and nothing stands before the kernel: calling
-        # it is what PyTorch would do after looking all of this up, in twice the time.
+        # Autograd records nothing, nobody watches, and nothing stands before the kernel: PyTorch
+        # would call it, too, but take 5 us of a call's 16 to find that out.
         type(value) is type(positions) is type(scores) is Tensor
         and (reference_points is None or type(reference_points) is Tensor)
         and not (torch.is_grad_enabled() and _any_requires_grad(inputs))

@@ -131,3 +131,18 @@ def assert_gradients_close(actual: Sequence[Tensor], expected: Sequence[Tensor],
 
 def _arrays(args: Sequence[Any]) -> list[Any]:
     return [arg.detach().double().numpy() if isinstance(arg, Tensor) else arg for arg in args]
+
+
+def asking(args: Sequence[Any], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """Copies of an operator's arguments, of which the wanted tensors ask for gradients."""
+    asks = iter(wanted)
+    return tuple(
+        arg.detach().clone().requires_grad_(next(asks)) if isinstance(arg, Tensor) else arg
+        for arg in args
+    )
+
+
+def subsets(count: int) -> list[tuple[bool, ...]]:
+    """None, each alone, all but each, all: of `count` inputs."""
+    each = [tuple(i == j for j in range(count)) for i in range(count)]
+    return [(False,) * count, *each, *(tuple(not x for x in one) for one in each), (True,) * count]

@@ -107,6 +107,15 @@ def test_nothing_waits_for_the_device(dtype: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_plain_tensors_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = _on_cuda(draw("points"))
+    expected = _operator("points")(*arguments(problem, "points"), backend="native")
+    monkeypatch.setattr(_ops, "st_deform_attn", lambda *_: pytest.fail("went through PyTorch"))
+    with torch.no_grad():
+        found = _operator("points")(*arguments(problem, "points"), backend="native")
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_device_that_is_not_the_current_one() -> None:
     problem = draw("points", num_queries=97)

@@ -158,8 +158,8 @@ def test_a_peer_beside_the_checkout_is_built_checked_and_timed(name: str, folder
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_peer_that_answers_wrongly_is_not_timed(name: str, folder: Path) -> None:
-    _write(name, folder, ("return attend", "return 1.1 * attend"))
-    _write(name, folder, ("out = attend", "out = 1.1 * attend")) if name == "msda-triton" else None
+    there = "out = attend" if name == "msda-triton" else "return attend"
+    _write(name, folder, (there, there.replace("attend", "1.1 * attend")))
     finding = peer_check.check_peer(
         name, folder, "cpu", rounds=2, quick=True, seconds=120
     )  # in a process of its own

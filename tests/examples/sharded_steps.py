@@ -133,6 +133,8 @@ def _check_validation(
                     + stage.model.predict_masks(outputs, slots).sum()
                     for stage in (copied, shared)
                 )
+                # After Adam's steps, whose direction may be that of rounding: see OF_A_STEP in
+                # test_distributed.py.
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -159,5 +161,6 @@ def _check_overflow(config: Config, shards: Processes, batch: Batch) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # of DDP, harmless
+    # DDP lays out the gradients of 1 x 1 convolutions otherwise than autograd: slower, not wrong.
+    warnings.filterwarnings("ignore", "Grad strides do not match")
     main(Path(sys.argv[1]))

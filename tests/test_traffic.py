@@ -1,0 +1,68 @@
+"""Bytes that are read, and what the caches can give."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from benchmarks import (
+    ceiling,
+    compiled,
+    traffic,
+)
+from benchmarks.workloads import WORKLOADS, Workload, make_inputs
+
+TINY = WORKLOADS["tiny"]
+
+
+def _rows_one_by_one(workload: Workload, inputs, head: int) -> list[int]:
+    """The corner rows of a head, straight from the definition."""
+    rows = []
+    for query in range(workload.num_queries):
+        start = 0
+        for level, shape in enumerate(workload.spatial_shapes):
+            for point in range(workload.num_points):
+                reference = inputs.reference_points[0, query, level].tolist()
+                offset = inputs.sampling_offsets[0, query, head, level, point].tolist()
+                sizes = shape[::-1]
+                lows = [
+                    math.floor((r + o / n) * n - 0.5)
+                    for r, o, n in zip(reference, offset, sizes, strict=True)
+                ]
+                for steps in itertools.product((0, 1), repeat=len(shape)):
+                    cell = [low + step for low, step in zip(lows, steps, strict=True)]
+                    if all(0 <= at < size for at, size in zip(cell, sizes, strict=True)):
+                        row = 0
+                        for at, size in zip(cell[::-1], shape, strict=True):
+                            row = row * size + at
+                        rows.append(start + row)
+            start += math.prod(shape)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "shapes", [((4, 6, 5),), ((6, 7), (3, 4))], ids=["video", "two image levels"]
+)
+def test_traffic_counts_the_corners_that_exist(shapes: tuple[tuple[int, ...], ...]) -> None:
+    workload = dataclasses.replace(TINY, spatial_shapes=shapes)
+    inputs = make_inputs(workload, seed=0)
+    count = 0
+    for head in range(workload.num_heads):
+        expected = _rows_one_by_one(workload, inputs, head)
+        assert traffic.corner_rows(workload, inputs, 0, head).tolist() == expected
+        count += len(expected)
+    assert traffic.corner_bytes(workload, inputs) == count * workload.head_dim * 4
+
+
+@pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
+def test_ceiling_reads_rows_of_every_usual_size() -> None:
+    rows = torch.randint(50, (1 << 16,))
+    for head_dim, element in itertools.product((16, 32, 48, 64, 96, 128), (2, 4)):
+        speed = ceiling.rows_bandwidth(rows, 50, head_dim * element, threads=1)
+        assert speed is not None
+        assert 1e8 < speed < 1e13
+    assert ceiling.rows_bandwidth(rows, 50, 20, threads=1) is None
