@@ -17,12 +17,10 @@ from typing import Any
 from . import environment, fit, recording, report
 from .answers import check_answers
 from .bars import Row
-from .blocks import BLOCKS
-from .layers import measure as measure_block
-from .measurements import compare
+from .blocks import BLOCKS, check_block
 from .memory import measure_peak
-from .prepared import MODES
-from .timing import Task
+from .prepared import MODES, Prepared
+from .timing import Task, interleave, ratios, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
@@ -53,7 +51,7 @@ _SWEEPS: dict[str, tuple[int, ...]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="a few small volumes, in seconds")
-    recording.add_arguments(parser, seconds=6)
+    recording.add_arguments(parser, seconds=60)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -81,11 +79,10 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
     for count in _MEMORY_FRAMES:
         yield from _memory(_volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
-        for size in sizes:
-            changes: dict[str, Any] = {field: size}
-            volume = dataclasses.replace(_ENCODER, **changes)
-            for row in _measure("operator", volume, options):
-                yield {**row, "measurement": f"sweep of {field}", "size": size}
+        changes: list[dict[str, Any]] = [{field: size} for size in sizes]
+        changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
+        for row in _measure("operator", changed, options):
+            yield {**row, "measurement": f"sweep of {field}", "size": row["workload"][field]}
 
 
 def _volume(frames: int, height: int, width: int) -> Workload:
@@ -103,28 +100,56 @@ def _growing(
     if subject == "decoder":
         volumes = [dataclasses.replace(each, num_object_queries=_QUERIES) for each in volumes]
     rows = []
-    for volume in volumes:
-        for row in _measure(subject, volume, options):
-            rows.append({**row, "measurement": "complexity", "subject": subject, "axis": axis})
-            yield rows[-1]
+    for row in _measure(subject, volumes, options):
+        rows.append({**row, "measurement": "complexity", "axis": axis})
+        yield rows[-1]
     label = subject if axis == "T" else f"{subject}, {axis} alone"
     for row in _growth(rows, smallest):
         yield {**row, "label": label, "axis": axis}
 
 
-def _measure(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
-    """All kinds in both modes."""
-    if subject in BLOCKS:
-        rows = measure_block(subject, workload, options)
-    else:
-        rows = _measure_operator(workload, options)
-    for row in rows:
-        yield {
-            **row,
-            "cells": workload.num_cells,
-            "multiply_adds": multiply_adds(workload, row["variant"], subject in BLOCKS),
-            "operand_bytes": operand_bytes(workload, row["variant"]),
+def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace) -> Iterator[Row]:
+    """All kinds on all volumes in turn, in both modes.
+
+    In each round every volume has its turn: a machine that slows down for minutes slows all down.
+    """
+    prepared = {volume: _prepare(subject, volume, options.seed) for volume in volumes}
+    for mode in MODES:
+        tasks = {
+            (volume, kind): Task(
+                f"{kind} on {number}", functools.partial(each.run, mode), options.threads
+            )
+            for number, (volume, kinds) in enumerate(prepared.items())
+            for kind, each in kinds.items()
         }
+        samples = interleave(
+            list(tasks.values()), budget_seconds=options.seconds, rounds=options.rounds
+        )
+        for (volume, kind), task in tasks.items():
+            own = samples[task.name]
+            ratio = spread(ratios(own, samples[tasks[volume, "deformable"].name]))
+            yield {
+                **_about(volume, options),
+                "subject": subject,
+                "variant": kind,
+                "mode": mode,
+                "cells": volume.num_cells,
+                "multiply_adds": multiply_adds(volume, kind, subject in BLOCKS),
+                "operand_bytes": operand_bytes(volume, kind),
+                "seconds": dataclasses.asdict(spread(own)),
+                "rounds": own,
+                "ratio": {"to": "deformable", **dataclasses.asdict(ratio)},
+            }
+
+
+def _prepare(subject: str, workload: Workload, seed: int) -> dict[str, Prepared]:
+    """Every kind of a subject, checked."""
+    if subject in BLOCKS:
+        check_block(workload, seed)
+        return {kind: prepare(workload, seed) for kind, prepare in BLOCKS[subject].items()}
+    names = _variants(workload)
+    _check(workload, list(names.values()), seed)
+    return {kind: VARIANTS[name].prepare(workload, seed) for kind, name in names.items()}
 
 
 def _variants(workload: Workload) -> dict[str, str]:
@@ -134,21 +159,6 @@ def _variants(workload: Workload) -> dict[str, str]:
         for kind, name in _VARIANTS.items()
         if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
     }
-
-
-def _measure_operator(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
-    prepared = {
-        kind: VARIANTS[name].prepare(workload, options.seed)
-        for kind, name in _variants(workload).items()
-    }
-    _check(workload, [_VARIANTS[kind] for kind in prepared], options.seed)
-    for mode in MODES:
-        tasks = [
-            Task(kind, functools.partial(each.run, mode), options.threads)
-            for kind, each in prepared.items()
-        ]
-        for kind, figures in compare(tasks, options.seconds, options.rounds):
-            yield {**_about(workload, options), "variant": kind, "mode": mode, **figures}
 
 
 def _check(workload: Workload, names: list[str], seed: int) -> None:

@@ -27,25 +27,21 @@ def slope(points: Mapping[float, float]) -> float:
 
 
 def exponent(rounds: Mapping[float, Sequence[float]], seed: int = 0) -> Exponent:
-    """Fits the medians of the rounds; the interval comes from drawing rounds anew (bootstrap).
+    """The median of what each round gives; the interval comes from drawing rounds anew (bootstrap).
 
     Args:
-        rounds: Costs measured in each round, by size.
+        rounds: Costs by size, as many of each; those of one round were measured in turn.
         seed: Of the draws.
     """
     draws = random.Random(seed)
-    slopes = sorted(
-        slope(
-            {
-                size: statistics.median(draws.choices(costs, k=len(costs)))
-                for size, costs in rounds.items()
-            }
-        )
-        for _ in range(_RESAMPLES)
+    slopes = [
+        slope(dict(zip(rounds, costs, strict=True))) for costs in zip(*rounds.values(), strict=True)
+    ]
+    drawn = sorted(
+        statistics.median(draws.choices(slopes, k=len(slopes))) for _ in range(_RESAMPLES)
     )
-    fitted = slope({size: statistics.median(costs) for size, costs in rounds.items()})
     edge = _RESAMPLES // 40
-    return Exponent(fitted, slopes[edge], slopes[-edge - 1])
+    return Exponent(statistics.median(slopes), drawn[edge], drawn[-edge - 1])
 
 
 def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> float | None:

@@ -16,6 +16,8 @@ from .timing import Task, interleave, ratios, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload, make_inputs
 
+CALL = WORKLOADS["four-elements"]  # on which the cost of a call itself is measured
+
 
 @dataclass(frozen=True)
 class Job:
@@ -81,9 +83,8 @@ def _latency(job: Job) -> Iterator[Row]:
 
 def _overhead(job: Job) -> Iterator[Row]:
     """The subject where there is next to nothing to compute."""
-    workload = WORKLOADS["four-elements"]
     brief = dataclasses.replace(
-        job, workload=workload, variants=(job.subject,), seconds=job.seconds / 10
+        job, workload=CALL, variants=(job.subject,), seconds=job.seconds / 10
     )
     yield from _latency(brief)
 

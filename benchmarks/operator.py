@@ -9,7 +9,7 @@ import functools
 from stdeform.functional import resolve_backend
 
 from . import recording, report
-from .measurements import MEASUREMENTS, Job, measure
+from .measurements import CALL, MEASUREMENTS, Job, measure
 from .peers import PEERS, is_installed
 from .variants import VARIANTS
 from .workloads import DTYPES, WORKLOADS, Workload
@@ -111,6 +111,8 @@ def _plan(options: argparse.Namespace) -> list[Job]:
                 f"{' and '.join(options.variants)} cannot do {job.workload.label}: another number"
                 " of axes"
             )
+        if "overhead" in job.measurements and not VARIANTS[job.subject].can_do(CALL):
+            raise SystemExit(f"--measure overhead: {job.subject} cannot do {CALL.label}")
     return jobs
 
 

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 _SECONDS = {
     "operator": (8.0, 0.5),
     "layers": (8.0, 0.3),
-    "complexity": (2.0, 0.2),
+    "complexity": (25.0, 1.0),
     "model": (8.0, 0.3),
 }
 

@@ -232,6 +232,10 @@ def test_commands_take_a_peer_only_where_it_can(
     assert "| transformers" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="transformers cannot do tiny, float32: another number"):
         main(["operator", "tiny", *chosen, "transformers"])
+    with pytest.raises(
+        SystemExit, match="--measure overhead: transformers cannot do four-elements"
+    ):
+        main(["operator", "detr-encoder", "--measure", "overhead", "--variants", "transformers"])
 
 
 @pytest.mark.parametrize("name", ["dcnv4", "ops3d"])
