@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 _SECONDS = {
     "operator": (8.0, 0.5),
     "layers": (8.0, 0.3),
-    "complexity": (25.0, 1.0),
+    "complexity": (25.0, 0.2),
     "model": (8.0, 0.3),
 }
 
@@ -67,10 +67,10 @@ def words(name: str, options: argparse.Namespace) -> list[str]:
     output = options.output.absolute() / f"{name}.jsonl"
     chosen = [name, "--threads", str(options.threads), "--seconds", f"{seconds:g}"]
     chosen += ["--output", str(output)]
+    if name == "model":
+        chosen += ["--parts", "encoder layer", "decoder layer"]
     if options.quick:
         chosen.append("--quick")
     elif name == "operator":
         chosen += ["--measure", *MEASUREMENTS]
-    elif name == "model":
-        chosen += ["--parts", "encoder layer", "decoder layer"]
     return chosen

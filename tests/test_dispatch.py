@@ -110,7 +110,10 @@ def test_tensors_that_are_not_as_they_lie_in_memory(form: str) -> None:
                 attend(*mixed)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+# The first says that checks read shapes, as checks do; the second that tracing is an old way.
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore:`torch.jit:DeprecationWarning"
+)
 def test_a_trace_holds_the_operator() -> None:
     """Not what the short way does, which would be constants to it."""
     value, shapes, *others = draw("points").from_offsets
