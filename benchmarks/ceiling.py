@@ -49,7 +49,8 @@ def rows_bandwidth(rows: Tensor, table_rows: int, row_bytes: int, threads: int) 
         threads: How many read at once.
 
     Returns:
-        None where rows of this size are no whole number of vectors.
+        None where a row is no whole number of vectors of 16, 32 or 64 bytes, or more than 64 of the
+        widest that fit.
     """
     rows = rows.to(torch.int32).contiguous()
     result = _library().rows_bandwidth(

@@ -61,7 +61,7 @@ def test_traffic_counts_the_corners_that_exist(shapes: tuple[tuple[int, ...], ..
 @pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 def test_ceiling_reads_rows_of_every_usual_size() -> None:
     rows = torch.randint(50, (1 << 16,))
-    for head_dim, element in itertools.product((16, 32, 48, 64, 96, 128), (2, 4)):
+    for head_dim, element in itertools.product((16, 32, 48, 64, 96, 128, 256), (2, 4)):
         speed = ceiling.rows_bandwidth(rows, 50, head_dim * element, threads=1)
         assert speed is not None
         assert 1e8 < speed < 1e13
