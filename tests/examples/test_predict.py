@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,9 +63,20 @@ def test_scores_and_presence() -> None:
     builder.add(0, classes, masks)
     first, second = builder.tracks()
     assert (first.identity, first.label) == (0, 2)
-    assert first.score > 0.99
+    assert first.score == pytest.approx(torch.tensor(1.0).sigmoid())
     assert [mask is None for mask in first.masks] == [False, True]
     assert (second.identity, second.label) == (1, 1)
+
+
+def test_a_score_is_the_mean_class_times_the_mean_pixel_of_the_mask() -> None:
+    classes = torch.tensor([[[0.8], [0.4], [0.0]]])
+    masks = torch.full((1, 3, SIZE, SIZE), -9.0)
+    masks[0, 0, 3, 3] = math.log(3)  # probability 0.75
+    masks[0, 1, 3, 3:6] = math.log(9)  # 0.9
+    builder = _builder(3)
+    builder.add(0, classes, masks)
+    (track,) = builder.tracks()
+    assert track.score == pytest.approx((0.8 + 0.4) / 2 * (0.75 + 3 * 0.9) / 4)
 
 
 def test_clips_are_linked_whatever_their_slots() -> None:
