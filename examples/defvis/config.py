@@ -239,6 +239,7 @@ class DataConfig(_Checked):
         flip: Probability of a mirrored clip. 0 for digits: a mirrored digit is another shape.
         reverse: Probability of a clip played backwards.
         permute_channels: Probability of exchanged colour channels.
+        recolour: Probability of each of the next four changes, drawn for each on its own.
         brightness: Largest relative change of brightness of a clip.
         contrast: Largest relative change of contrast of a clip.
         saturation: Largest relative change of saturation of a clip.
@@ -259,6 +260,7 @@ class DataConfig(_Checked):
     flip: float = 0.0
     reverse: float = 0.5
     permute_channels: float = 0.8
+    recolour: float = 1.0
     brightness: float = 0.2
     contrast: float = 0.0
     saturation: float = 0.0

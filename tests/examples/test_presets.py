@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -13,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from defvis import memory
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
+from defvis.data.views import draw_view
 from defvis.losses import compute_losses
 from defvis.model import DefVIS
 from defvis.optim import build_optimizer
@@ -82,6 +84,14 @@ def test_numbers_of_the_paper() -> None:
     assert (config.epochs, optim.schedule, optim.drop_at * config.epochs) == (50, "step", 40)
     weights = (loss.class_weight, loss.l1_weight, loss.giou_weight, loss.mask_weight)
     assert (*weights, loss.dice_weight, loss.no_object_weight) == (1, 5, 2, 1, 1, 0.1)
+    data = config.data
+    assert (data.crop, data.flip, data.permute_channels, data.recolour) == (1, 0.5, 0.5, 0.5)
+    assert (data.contrast, data.saturation, data.hue) == (0.5, 0.5, 18)
+    sizes = {draw_view(np.random.default_rng(i), 720, 1280, data).size for i in range(50)}
+    uncut = replace(data, crop=0.0)
+    scales = {draw_view(np.random.default_rng(i), 720, 1280, uncut).size for i in range(50)}
+    assert len(scales) == 5, "scales vary on wide video, too"
+    assert all(min(size) <= 300 and max(size) <= 540 for size in sizes)
     for name in PRESETS.keys() - {"small"}:
         other = preset(name)
         assert replace(other, model=model) == config, "they differ in the model alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import struct
 import zlib
@@ -325,6 +326,22 @@ def test_colours_change_once_per_clip_and_are_clipped(field: str) -> None:
         grey = np.full((1, 4, 4, 3), 100, dtype=np.uint8)
         changed, _ = augment_clip(grey, masks, config, random)
         assert np.abs(changed.astype(int) - 100).max() <= 1, "greys stay"
+
+
+def test_each_change_of_colour_has_its_probability() -> None:
+    """Brightness moves greys, saturation only what is coloured: both, one or none can be seen."""
+    config = DataConfig(reverse=0, permute_channels=0, recolour=0.3, brightness=0.5, saturation=0.9)
+    random = np.random.default_rng(0)
+    clip = np.array([[[[100, 100, 100], [140, 100, 60]]]], dtype=np.uint8)
+    counts = dict.fromkeys(itertools.product((False, True), repeat=2), 0)
+    for _ in range(1000):
+        changed, _ = augment_clip(clip, np.zeros((0, 1, 1, 2), dtype=bool), config, random)
+        grey, coloured = changed[0, 0].astype(int)
+        spread = (coloured[0] - coloured[2]) / (80 * grey[0] / 100)
+        counts[bool(abs(grey[0] - 100) > 1), bool(abs(spread - 1) > 0.04)] += 1
+    for (lit, faded), count in counts.items():
+        wanted = (0.3 if lit else 0.7) * (0.3 if faded else 0.7)
+        assert count / 1000 == pytest.approx(wanted, abs=0.05), (lit, faded)
 
 
 def test_clips_never_jump_in_time(tmp_path: Path) -> None:

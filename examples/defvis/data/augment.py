@@ -31,14 +31,14 @@ def augment_clip(
         pixels, masks = pixels[::-1], masks[:, ::-1]
     if random.random() < config.permute_channels:
         pixels = pixels[..., random.permutation(3)]
-    gain = matrix = None
-    if config.brightness:
-        gain = np.float32(1 + random.uniform(-config.brightness, config.brightness))
-    if config.contrast or config.saturation or config.hue:
-        matrix = _draw_colours(config, random)
-    if gain is not None or matrix is not None:
-        floats = pixels * (np.float32(1) if gain is None else gain)
-        if matrix is not None:
+    brightness, contrast, saturation, hue = (
+        random.uniform(-limit, limit) if random.random() < config.recolour else 0.0
+        for limit in (config.brightness, config.contrast, config.saturation, config.hue)
+    )
+    if brightness or contrast or saturation or hue:
+        floats = pixels * np.float32(1 + brightness)
+        if contrast or saturation or hue:
+            matrix = _colours(1 + contrast, 1 + saturation, np.radians(hue))
             grey = floats.mean(dtype=np.float64)
             floats = floats @ matrix.T + np.float32(grey) * (1 - matrix.sum(axis=1))
         # Clipped before the cast: bytes would wrap around and turn white into black.
@@ -46,16 +46,12 @@ def augment_clip(
     return np.ascontiguousarray(pixels), np.ascontiguousarray(masks)
 
 
-def _draw_colours(config: DataConfig, random: np.random.Generator) -> NDArray[np.float32]:
+def _colours(contrast: float, saturation: float, angle: float) -> NDArray[np.float32]:
     """A map of RGB, [3, 3], that changes contrast (about a grey), saturation and hue.
 
     Saturation and hue act on the colour's difference to its grey: they scale it, and turn it
     about the grey axis. Greys keep their place up to the change of contrast.
     """
-    contrast, saturation = (
-        1 + random.uniform(-limit, limit) for limit in (config.contrast, config.saturation)
-    )
-    angle = np.radians(random.uniform(-config.hue, config.hue))
     grey = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
