@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
 from defvis.config import Config, override
-from defvis.data.digits import LEVELS
+from defvis.data.digits import DEFAULT_LEVEL, LEVELS
 from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from defvis.distributed import Processes
 
 _DIGITS = Path("runs/digits-data")
-_LEVEL = "mixed"
 # Without annotated validation videos, every n-th training video is held out.
 _HOLD_OUT = 10
 
@@ -122,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--level",
         choices=sorted(LEVELS),
-        help=f"difficulty of the digits in {_DIGITS} (default: {_LEVEL})",
+        help=f"difficulty of the digits in {_DIGITS} (default: {DEFAULT_LEVEL})",
     )
     data.add_argument(
         "--short-side",
@@ -237,7 +236,7 @@ def _data(arguments: argparse.Namespace, processes: Processes) -> tuple[YouTubeV
     if root is None:
         root = _DIGITS
         if processes.is_main and not root.exists():
-            write_digits(root, DigitsSettings(level=arguments.level or _LEVEL))
+            write_digits(root, DigitsSettings(level=arguments.level or DEFAULT_LEVEL))
         processes.gather(None)  # The others wait until they are written.
         if arguments.level not in (None, written_level(root)):
             raise FileExistsError(

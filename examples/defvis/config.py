@@ -132,7 +132,7 @@ class ModelConfig(_Checked):
     decoder_norm: bool = False
     initialisation: Literal["torch", "xavier"] = "torch"
     mask_head: Literal["dynamic", "vistr"] = "dynamic"
-    mask_dim: int = 16
+    mask_dim: int = 32
     mask_hidden: int = 8
     mask_chunk: int = 0
     checkpointing: bool = False
@@ -303,7 +303,7 @@ class Config(_Checked):
     data: DataConfig = field(default_factory=DataConfig)
     weights: str = ""
     epochs: int = 0
-    steps: int = 1800
+    steps: int = 3000
     batch_size: int = 4
     accumulation: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

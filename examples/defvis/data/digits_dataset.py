@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from defvis.data.digits import LEVELS, draw_scene
+from defvis.data.digits import DEFAULT_LEVEL, LEVELS, draw_scene
 from defvis.data.digits_render import Renderer
 from defvis.data.writing import SplitWriter
 
@@ -41,7 +41,7 @@ class DigitsSettings:
     frames: int = 6
     height: int = 64
     width: int = 96
-    level: str = "mixed"
+    level: str = DEFAULT_LEVEL
     seed: int = 0
 
     def __post_init__(self) -> None:
