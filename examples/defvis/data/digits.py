@@ -33,11 +33,11 @@ class Level:
     rotation: float
 
 
-# In "mixed" some digits pass behind a pillar; elsewhere nothing is hidden but by other digits.
+# In E, M and H nothing is hidden but by other digits; in "mixed" and "EM" some pass behind a pillar.
 LEVELS = {
     "E": Level((1, 3), (0.40, 0.60), (1.0, 0.0, 0.0, 0.0, 0.0), 0.35, 0.0, 15.0),
     "mixed": Level((1, 3), (0.40, 0.60), (0.70, 0.08, 0.08, 0.06, 0.08), 0.40, 0.10, 20.0),
-    "EM": Level((1, 4), (0.36, 0.60), (0.64, 0.12, 0.12, 0.12, 0.0), 0.55, 0.12, 25.0),
+    "EM": Level((1, 4), (0.36, 0.60), (0.61, 0.11, 0.11, 0.12, 0.05), 0.55, 0.12, 25.0),
     "M": Level((2, 4), (0.36, 0.56), (0.55, 0.15, 0.15, 0.15, 0.0), 0.60, 0.15, 30.0),
     "H": Level((2, 6), (0.28, 0.55), (0.25, 0.25, 0.25, 0.25, 0.0), 1.0, 0.35, 60.0),
 }
