@@ -33,7 +33,7 @@ class Level:
     rotation: float
 
 
-# In E, M and H nothing is hidden but by other digits; in "mixed" and "EM" some pass behind a pillar.
+# Nothing is hidden but by other digits, and in "mixed" and "EM" behind a pillar.
 LEVELS = {
     "E": Level((1, 3), (0.40, 0.60), (1.0, 0.0, 0.0, 0.0, 0.0), 0.35, 0.0, 15.0),
     "mixed": Level((1, 3), (0.40, 0.60), (0.70, 0.08, 0.08, 0.06, 0.08), 0.40, 0.10, 20.0),
