@@ -181,6 +181,19 @@ def test_bins_are_taken_for_many_samples() -> None:
     assert not any("bin_backward" in kernel for kernel in _launches(forced, many))
 
 
+def test_the_threshold_can_be_moved() -> None:
+    problem = draw("points", [(3, 3, 3)], num_queries=16, num_points=12)  # 192 samples, 64 bins
+    for tuning, taken in (
+        ({}, False),
+        ({"samples_per_bin": 3}, True),
+        ({"samples_per_bin": 4}, False),
+        ({"samples_per_bin": 3, "backward_bins": 0}, False),
+        ({"samples_per_bin": 4, "backward_bins": 1}, True),
+    ):
+        kernels = _launches(Machine(tuning=tuning), problem)
+        assert any("bin_backward" in kernel for kernel in kernels) == taken
+
+
 def test_workspace_bounds_the_heads_of_a_chunk() -> None:
     problem = draw("points", batch=2, num_heads=3)
     for memory, chunks in ((0, 6), (1 << 26, 1)):

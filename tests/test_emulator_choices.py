@@ -50,12 +50,17 @@ def order(
     return tuple(brick) if in_bricks else PLAIN, parts
 
 
-def takes_bins(workload: Workload, *, wants_value: bool = True) -> bool:
-    """Whether the backward works bin by bin."""
+def takes_bins(
+    workload: Workload, *, wants_value: bool = True, samples_per_bin: int | None = None
+) -> bool:
+    """Whether the backward works bin by bin; None leaves the threshold to it."""
     shapes = [size for row in workload.spatial_shapes for size in row]
     return bool(
         _choices().chosen_bins(
-            _sizes(workload), (ctypes.c_int64 * len(shapes))(*shapes), ctypes.c_bool(wants_value)
+            _sizes(workload),
+            (ctypes.c_int64 * len(shapes))(*shapes),
+            ctypes.c_bool(wants_value),
+            ctypes.c_int64(-1 if samples_per_bin is None else samples_per_bin),
         )
     )
 
@@ -125,6 +130,18 @@ def test_bins_are_taken_from_four_samples_on(num_points: int, num_queries: int) 
         settings = {"num_points": num_points, "num_heads": num_heads, "batch": batch}
         assert takes_bins(asking(num_queries, **settings))
         assert not takes_bins(asking(num_queries - 1, **settings))
+
+
+@pytest.mark.parametrize("samples_per_bin", [1, 3, 5, 26])
+def test_another_threshold(samples_per_bin: int) -> None:
+    enough = asking(7326 * samples_per_bin, num_points=1)
+    few = asking(7326 * samples_per_bin - 1, num_points=1)
+    assert takes_bins(enough, samples_per_bin=samples_per_bin)
+    assert not takes_bins(few, samples_per_bin=samples_per_bin)
+
+
+def test_a_threshold_of_nothing_takes_bins_for_all() -> None:
+    assert takes_bins(asking(1, num_points=1), samples_per_bin=0)
 
 
 def test_samples_are_numbered_by_32_bits() -> None:

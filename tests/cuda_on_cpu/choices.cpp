@@ -39,9 +39,12 @@ EXPORT void chosen_order(const int64_t* sizes, int multiprocessors, int32_t* out
   });
 }
 
-// Whether the backward works bin by bin.
-EXPORT bool chosen_bins(const int64_t* sizes, const int64_t* spatial_shapes, bool wants_value) {
+// Whether the backward works bin by bin; `samples_per_bin` is that of Tuning.
+EXPORT bool chosen_bins(const int64_t* sizes, const int64_t* spatial_shapes, bool wants_value,
+                        int64_t samples_per_bin) {
   Problem p = problem_of(sizes, spatial_shapes);
   if (wants_value) p.grad_value.data = &p;  // anything but null
-  return cuda::BinPlan(p, {}).in_use();
+  cuda::Tuning tuning;
+  tuning.samples_per_bin = samples_per_bin;
+  return cuda::BinPlan(p, tuning).in_use();
 }
