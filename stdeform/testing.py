@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,8 @@ __all__ = [
     "with_layout",
 ]
 
-Layout = Literal["contiguous", "transposed", "sliced", "padded", "expanded"]
-LAYOUTS: tuple[Layout, ...] = ("contiguous", "transposed", "sliced", "padded", "expanded")
+Layout = Literal["contiguous", "heads first", "transposed", "sliced", "padded", "expanded"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +165,8 @@ def with_layout(tensor: Tensor, layout: Layout) -> Tensor:
     """A tensor of the same shape in another memory layout.
 
     - "contiguous": as PyTorch makes it.
+    - "heads first": the second and the third axis change places in memory. The rows of a head of
+      value lie next to each other then, [B, M, S, D] seen through `transpose(1, 2)`.
     - "transposed": the axes lie in memory in reverse order, so the last has the largest stride.
     - "sliced": a view into a larger tensor of NaN, with an offset and gaps on every axis.
     - "padded": the same but for the last axis, which stays one run of memory.
@@ -172,6 +174,8 @@ def with_layout(tensor: Tensor, layout: Layout) -> Tensor:
     """
     if layout == "contiguous":
         return tensor.contiguous()
+    if layout == "heads first":
+        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
     if layout == "transposed":
         axes = tuple(reversed(range(tensor.dim())))
         return tensor.permute(axes).contiguous().permute(axes)

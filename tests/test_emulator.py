@@ -344,8 +344,10 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
 
 def test_runtime() -> None:
     emulator = _load("plain")
-    (out,) = _run(emulator, "runtime", np.full(10, -1, np.int32))
-    assert out.tolist() == [2, 1, 1, 1, 1, 4, 2, 1, 1, 0]
+    for multiprocessors in (132, 4):
+        emulator.set_multiprocessors(multiprocessors)
+        (out,) = _run(emulator, "runtime", np.full(10, -1, np.int32))
+        assert out.tolist() == [2, 1, 1, 1, 1, multiprocessors, 2, 1, 1, 0]
 
 
 @pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 1025)])

@@ -30,6 +30,7 @@ BINS = Machine(tuning={"backward_bins": 1})
 # Warps that end within a bin, and a chunk for every head.
 SHORT = Machine(tuning={"backward_bins": 1, "bin_run": 5, "workspace_bytes": 0})
 FIXED = Machine(deterministic=True)
+MULTIPROCESSORS = (1, 4, 132)
 WAYS = {"bins": BINS, "short": SHORT, "fixed": FIXED}
 
 
@@ -144,8 +145,36 @@ def test_deterministic_sums_have_one_order(dtype: str, form: str) -> None:
                 assert all(map(torch.equal, on(machine, problem, form), first))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])  # rounding to fewer bits would hide the order
+def test_deterministic_sums_are_those_of_any_launch(dtype: str, form: str) -> None:
+    # Of 144 tiles of five queries or more, so that 132 multiprocessors all have work.
+    problem = draw(form, [(2, 3, 3)], num_queries=180, dtype=DTYPES[dtype][0], head_dim=48)
+    first = on(FIXED, problem, form)
+    for number in MULTIPROCESSORS:
+        for tuning in ({}, {"bin_run": 5}, {"workspace_bytes": 0}, {"backward_bins": 0}):
+            machine = Machine(deterministic=True, multiprocessors=number, tuning=tuning)
+            assert all(map(torch.equal, on(machine, problem, form), first))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_sums_in_memory_depend_on_the_launch(form: str) -> None:
+    """The gradient of the value alone does, sample by sample: the test above has sums to mix up."""
+    problem = draw(form, [(2, 3, 3)], num_queries=180, head_dim=48)
+    found, blocks = [], []
+    for number in MULTIPROCESSORS:
+        machine = Machine(multiprocessors=number, tuning={"backward_bins": 0})
+        machine.emulator.take_launches()
+        found.append(on(machine, problem, form))
+        blocks.append([launch.grid[0] for launch in machine.emulator.take_launches()])
+    (first, *rest), *others = found
+    assert any(not torch.equal(value, first) for value, *_ in others)
+    assert all(all(map(torch.equal, grads, rest)) for _, *grads in others)
+    assert blocks == [[1, 3], [4, 12], [132, 144]]  # forward, backward
+
+
 def test_other_sums_may_come_in_any_order() -> None:
-    """What the test above would miss if the schedules changed nothing."""
+    """What the tests above would miss if the schedules changed nothing."""
     problem = in_one_bin(200, head_dim=48)
     first, *rest = on(BINS, problem, "points")
     found = [on(dataclasses.replace(BINS, schedule=s), problem, "points") for s in (FIFO, LIFO)]
@@ -179,6 +208,19 @@ def test_bins_are_taken_for_many_samples() -> None:
     ]
     forced = Machine(tuning={"backward_bins": 0})
     assert not any("bin_backward" in kernel for kernel in _launches(forced, many))
+
+
+def test_the_threshold_can_be_moved() -> None:
+    problem = draw("points", [(3, 3, 3)], num_queries=16, num_points=12)  # 192 samples, 64 bins
+    for tuning, taken in (
+        ({}, False),
+        ({"samples_per_bin": 3}, True),
+        ({"samples_per_bin": 4}, False),
+        ({"samples_per_bin": 3, "backward_bins": 0}, False),
+        ({"samples_per_bin": 4, "backward_bins": 1}, True),
+    ):
+        kernels = _launches(Machine(tuning=tuning), problem)
+        assert any("bin_backward" in kernel for kernel in kernels) == taken
 
 
 def test_workspace_bounds_the_heads_of_a_chunk() -> None:

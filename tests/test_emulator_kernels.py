@@ -6,10 +6,12 @@ Their results on plain problems are tested with all backends, as "emulated".
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
 
+from stdeform.testing import Layout
 from tests.cases import (
     DTYPES,
     FORMS,
@@ -107,6 +109,34 @@ def test_too_many_levels_are_refused() -> None:
     problem = draw("points", [(1, 1)] * 65)
     with pytest.raises(RuntimeError, match="at most 64 levels, got L = 65"):
         forward(problem, "points", "emulated")
+
+
+# Of 48 channels: lanes of a row, runs of a lane, channels of a run, whether they cover the row.
+VECTORS = {
+    "f32": {"forward": "6, 2, 4, true", "direct": "6, 2, 4, true", "bins": "4, 3, 4, true"},
+    "bf16": {"forward": "6, 1, 8, true", "direct": "6, 2, 4, true", "bins": "4, 3, 4, true"},
+}
+ELEMENTS = {"forward": "32, 4, 1, false", "direct": "32, 4, 1, false", "bins": "4, 8, 1, false"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "vectors"), [("contiguous", True), ("heads first", True), ("padded", False)]
+)
+@pytest.mark.parametrize("way", ["direct", "bins"])
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_aligned_rows_are_read_in_vectors(
+    dtype: str, way: str, layout: Layout, vectors: bool
+) -> None:
+    machine = Machine(tuning={"backward_bins": way == "bins"})
+    for form in FORMS:
+        problem = draw(form, head_dim=48, dtype=DTYPES[dtype][0]).laid_out(layout)
+        machine.emulator.take_launches()
+        with on_machine(machine):
+            check_against_composite(problem, form, "emulated")
+        launchers = [launch.launcher for launch in machine.emulator.take_launches()]
+        found = {row for text in launchers for row in re.findall(r"RowLayout<([^<>]*)>", text)}
+        expected = VECTORS[dtype] if vectors else ELEMENTS
+        assert found == {expected["forward"], expected[way]}
 
 
 # -- under sanitizers ----------------------------------------------------------------------------

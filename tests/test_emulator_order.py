@@ -97,12 +97,28 @@ def test_numbers_of_queries(num_queries: int) -> None:
 
 def test_no_more_blocks_than_multiprocessors() -> None:
     emulator = emulated.PLAIN.emulator
-    for num_queries, blocks in ((1, 2), (1000, 4)):  # of the emulator's four
+    for num_queries, multiprocessors, blocks in (
+        (1, 1, 1), (1, 4, 2), (1, 132, 2), (1000, 1, 1), (1000, 4, 4), (1000, 132, 132)
+    ):  # fmt: skip
         problem = draw("points", batch=1, num_queries=num_queries, head_dim=48)
         emulator.take_launches()
-        forward(problem, "points", "emulated")
+        on(Machine(multiprocessors=multiprocessors), problem, "points")
         (launch,) = emulator.take_launches()
         assert launch.grid == (blocks, 1, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_multiprocessors_change_no_bit(dtype: str, form: str) -> None:
+    # With as many warps to a tile, which the number of multiprocessors would choose.
+    problem = draw(form, num_queries=180, num_points=7, head_dim=48, dtype=DTYPES[dtype][0])
+    for parts in (1, 2):
+        tuning = {"forward_parts": parts}
+        first, *others = (
+            on(Machine(multiprocessors=number, tuning=tuning), problem, form)
+            for number in (4, 1, 132)
+        )
+        assert all(torch.equal(other, first) for other in others)
 
 
 def test_tuning_that_no_block_can_follow_is_refused() -> None:

@@ -36,7 +36,8 @@ class BinPlan {
           "CUDA, got " +
           std::to_string(samples_) + " and " + std::to_string(bins_));
     }
-    const bool pays = samples_ >= kSamplesPerBin * bins_;
+    const int64_t enough = tuning.samples_per_bin >= 0 ? tuning.samples_per_bin : kSamplesPerBin;
+    const bool pays = samples_ >= enough * bins_;
     const bool asked = tuning.backward_bins >= 0 ? tuning.backward_bins != 0 : pays;
     in_use_ = p.deterministic || (possible && asked);
     run_ = int32_t(tuning.bin_run > 0 ? tuning.bin_run : kRunOfSamples);

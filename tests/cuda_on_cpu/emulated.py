@@ -56,6 +56,7 @@ class Machine:
         side: Where memory ends that kernels may touch: at an array's end, or at its start.
         device: Where the arrays are said to lie; there are two.
         stream: A handle.
+        multiprocessors: Of each device; few, so that small problems fill them.
         tuning: Fields of `Tuning` in csrc/cuda/tuning.h that are forced.
         deterministic: Whether the backward must give the same bits in every run.
     """
@@ -65,6 +66,7 @@ class Machine:
     side: Side = "end"
     device: int = 0
     stream: int = 0
+    multiprocessors: int = 4
     tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
 
@@ -178,6 +180,7 @@ def _run(
     """Calls the operator with the inputs and arrays that are `given`; returns those it `made`."""
     emulator = machine.emulator
     emulator.set_schedule(machine.schedule)
+    emulator.set_multiprocessors(machine.multiprocessors)
     with emulator.arrays(machine.side) as arrays:
         for name in ("value", "reference", "positions", "scores"):
             if (array := getattr(inputs, name)) is not None:

@@ -105,6 +105,10 @@ class Emulator:
             ctypes.c_uint(schedule.preempt_one_in),
         )
 
+    def set_multiprocessors(self, number: int) -> None:
+        """How many each device says that it has, from here on."""
+        self.functions.emulated_set_multiprocessors(ctypes.c_int(number))
+
     def take_statistics(self) -> Statistics:
         """Returns the counts and sets them to zero."""
         counts = (ctypes.c_uint64 * len(dataclasses.fields(Statistics)))()

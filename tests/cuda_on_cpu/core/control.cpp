@@ -5,6 +5,7 @@
 #include "failure.h"
 #include "guard.h"
 #include "launch.h"
+#include "runtime.h"
 #include "scheduler.h"
 
 using namespace emulated;
@@ -15,6 +16,8 @@ EMULATED_EXPORT void emulated_set_schedule(int order, std::uint64_t seed, unsign
   // Neighbouring seeds must not begin alike, and the state must not be zero.
   schedule = {Order(order), (seed + 1) * 0x9e3779b97f4a7c15u | 1, preempt_one_in};
 }
+
+EMULATED_EXPORT void emulated_set_multiprocessors(int number) { multiprocessors = number; }
 
 // Fills and resets: see Statistics for the order.
 EMULATED_EXPORT void emulated_take_statistics(std::uint64_t* out) {

@@ -27,6 +27,8 @@ cudaError_t returned(cudaError_t error) {
 
 }  // namespace
 
+int multiprocessors = 4;
+
 void set_last_error(cudaError_t error) { last_error = error; }
 int current_device() { return device_now; }
 
@@ -74,11 +76,11 @@ cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 
-// Those of an H200, but for the number of multiprocessors: few, so that small problems fill them.
+// Those of an H200, but for the number of multiprocessors.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= kDevices) return returned(cudaErrorInvalidDevice);
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
+    case cudaDevAttrMultiProcessorCount: *value = multiprocessors; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
     case cudaDevAttrWarpSize: *value = 32; break;

@@ -7,6 +7,9 @@
 
 namespace emulated {
 
+// Of each device; few unless a test says otherwise, so that small problems fill them.
+extern int multiprocessors;
+
 void set_last_error(cudaError_t error);
 int current_device();
 
