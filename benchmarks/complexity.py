@@ -20,7 +20,7 @@ from .bars import Row
 from .blocks import BLOCKS, check_block
 from .memory import measure_peak
 from .prepared import MODES, Prepared
-from .timing import Task, interleave, ratios, spread
+from .timing import Task, interleave, ratios, shared, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="a few small volumes, in seconds")
     recording.add_arguments(parser, seconds=60)
+    recording.add_slow_rounds(parser, default=3)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -123,11 +124,14 @@ def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace)
             for kind, each in kinds.items()
         }
         samples = interleave(
-            list(tasks.values()), budget_seconds=options.seconds, rounds=options.rounds
+            list(tasks.values()),
+            budget_seconds=options.seconds,
+            rounds=options.rounds,
+            slow_rounds=options.slow_rounds,
         )
         for (volume, kind), task in tasks.items():
             own = samples[task.name]
-            ratio = spread(ratios(own, samples[tasks[volume, "deformable"].name]))
+            ratio = spread(ratios(*shared(own, samples[tasks[volume, "deformable"].name])))
             yield {
                 **_about(volume, options),
                 "subject": subject,
@@ -231,7 +235,7 @@ def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
         medians = {kind: _medians(rows, kind, mode) for kind in costs}
         for kind, by_size in costs.items():
             fitted = {size: each for size, each in by_size.items() if size >= smallest}
-            found = fit.exponent(fitted)
+            found = fit.exponent(dict(zip(fitted, shared(*fitted.values()), strict=True)))
             counted = {size: counts[kind][size] for size in fitted}
             yield {
                 **about,

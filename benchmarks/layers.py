@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="a tiny volume, in seconds")
     recording.add_arguments(parser, seconds=20)
+    recording.add_slow_rounds(parser, default=None)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -56,7 +57,8 @@ def measure(
             Task(kind, functools.partial(each.run, mode), options.threads)
             for kind, each in prepared.items()
         ]
-        for kind, figures in compare(tasks, options.seconds, options.rounds):
+        timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
+        for kind, figures in timed:
             yield {
                 "measurement": block,
                 "workload": dataclasses.asdict(workload),

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"by default all: {', '.join(PARTS)}; on two cores the last three take half an hour",
     )
     recording.add_arguments(parser, seconds=20)
+    recording.add_slow_rounds(parser, default=None)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -99,7 +100,8 @@ def _measure(
             "load_average": environment.load_average(),
         }
     tasks = [Task(name, call, options.threads) for name, call in calls.items()]
-    for name, figures in compare(tasks, options.seconds, options.rounds):
+    timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
+    for name, figures in timed:
         yield {
             "measurement": "model",
             "variant": name,

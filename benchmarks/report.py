@@ -140,7 +140,8 @@ def _cells(row: Row) -> list[str]:
     if row["measurement"].startswith("memory"):
         return [f"{row['extra_bytes'] / 2**20:.1f} MiB", times]
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
-    cells = [f"{median} [{q1}, {q3}]", times]
+    between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
+    cells = [f"{median} {between}", times]
     if row["measurement"] == "complexity":
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
         cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
