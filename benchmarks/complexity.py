@@ -1,9 +1,9 @@
 """`python -m benchmarks complexity`: how cost grows with the volume, deformable and dense.
 
 Operator, decoder (as many queries whatever the volume) and attention block (with projections) on
-volumes of more and more frames, the block also as H and as W grow: counted multiply-adds and bytes,
-measured time and peak memory, the exponent of T * H * W, and the size from which on deformable
-attention is cheaper. Besides, the operator as K, C and the number of queries grow.
+volumes from a few cells to 72 frames, the block also as H and as W grow: counted multiply-adds and
+bytes, measured time and peak memory, the exponent of T * H * W, and the size from which on
+deformable attention is cheaper. Besides, the operator as K, C and the number of queries grow.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import environment, fit, recording, report
+from . import environment, recording, report
 from .answers import check_answers
 from .bars import Row
 from .blocks import BLOCKS, check_block
+from .counts import multiply_adds, operand_bytes
+from .growth import crossovers, exponents
 from .memory import measure_peak
 from .prepared import MODES, Prepared
 from .timing import Task, interleave, ratios, shared, spread
@@ -28,17 +30,25 @@ _ENCODER = WORKLOADS["paper-encoder"]
 _VARIANTS = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
 _SUBJECTS = ("operator", "decoder", "attention block")
 _QUERIES = 360  # of the decoder
-_FRAMES = (1, 2, 4, 9, 18, 36, 72)
-_QUICK_FRAMES = (1, 4)
+# Of the paper's clip on few cells and then more and more frames; dense attention wins on the first.
+_VOLUMES = (
+    *((1, 3, 4), (1, 5, 8), (1, 5, 17)),
+    *((frames, 10, 17) for frames in (1, 2, 4, 9, 18, 36, 72)),
+)
+_QUICK_VOLUMES = ((1, 10, 17), (4, 10, 17))
 # Volumes that grow along another axis than T.
 _OTHER_AXES = {
-    "H": ((9, 20, 17), (9, 40, 17), (9, 80, 17)),
-    "W": ((9, 10, 34), (9, 10, 68), (9, 10, 136)),
+    "H": ((9, 10, 17), (9, 20, 17), (9, 40, 17)),
+    "W": ((9, 10, 17), (9, 10, 34), (9, 10, 68)),
 }
 # Scores that are written down take gigabytes, and seconds a call, beyond.
 _LARGEST_NAIVE = 3060
 # Sizes below say what a call costs, not how it grows.
 _SMALLEST_FITTED = 1500
+_FITTED_ROUNDS = 8
+# Calls on smaller ones are short: more rounds, and shorter samples.
+_SMALL_ROUNDS = 10
+_SHORT_SECONDS = 0.03
 # Peak memory is taken where it is more than the system's counters are off.
 _MEMORY_FRAMES = (18, 36, 72)
 _SWEEPS: dict[str, tuple[int, ...]] = {
@@ -66,17 +76,15 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
-    frames = _QUICK_FRAMES if options.quick else _FRAMES
-    (_, height, width), *_ = _ENCODER.spatial_shapes
-    volumes = [_volume(count, height, width) for count in frames]
-    smallest = 0 if options.quick else _SMALLEST_FITTED
+    volumes = [_volume(*shape) for shape in (_QUICK_VOLUMES if options.quick else _VOLUMES)]
     for subject in _SUBJECTS:
-        yield from _growing(subject, "T", volumes, smallest, options)
+        yield from _growing(subject, "T", volumes, options)
     if options.quick:
         return
     for axis, shapes in _OTHER_AXES.items():
         others = [_volume(*shape) for shape in shapes]
-        yield from _growing("attention block", axis, others, smallest, options)
+        yield from _growing("attention block", axis, others, options)
+    (_, height, width), *_ = _ENCODER.spatial_shapes
     for count in _MEMORY_FRAMES:
         yield from _memory(_volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
@@ -95,21 +103,26 @@ def _volume(frames: int, height: int, width: int) -> Workload:
 
 
 def _growing(
-    subject: str, axis: str, volumes: list[Workload], smallest: int, options: argparse.Namespace
+    subject: str, axis: str, volumes: Sequence[Workload], options: argparse.Namespace
 ) -> Iterator[Row]:
     """A subject on volumes that differ along one axis, and how its cost grows with them."""
     if subject == "decoder":
         volumes = [dataclasses.replace(each, num_object_queries=_QUERIES) for each in volumes]
+    smallest = 0 if options.quick else _SMALLEST_FITTED
+    small = [volume for volume in volumes if volume.num_cells < smallest]
     rows = []
-    for row in _measure(subject, volumes, options):
-        rows.append({**row, "measurement": "complexity", "axis": axis})
-        yield rows[-1]
+    for group in filter(None, (small, volumes[len(small) :])):
+        for row in _measure(subject, group, options, are_small=group is small):
+            rows.append({**row, "measurement": "complexity", "axis": axis})
+            yield rows[-1]
     label = subject if axis == "T" else f"{subject}, {axis} alone"
-    for row in _growth(rows, smallest):
+    for row in (*exponents(rows, smallest), *crossovers(rows)):
         yield {**row, "label": label, "axis": axis}
 
 
-def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace) -> Iterator[Row]:
+def _measure(
+    subject: str, volumes: Sequence[Workload], options: argparse.Namespace, are_small: bool = False
+) -> Iterator[Row]:
     """All kinds on all volumes in turn, in both modes.
 
     In each round every volume has its turn: a machine that slows down for minutes slows all down.
@@ -125,9 +138,8 @@ def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace)
         }
         samples = interleave(
             list(tasks.values()),
-            budget_seconds=options.seconds,
             rounds=options.rounds,
-            slow_rounds=options.slow_rounds,
+            **_pace(are_small, options),
         )
         for (volume, kind), task in tasks.items():
             own = samples[task.name]
@@ -144,6 +156,23 @@ def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace)
                 "rounds": own,
                 "ratio": {"to": "deformable", **dataclasses.asdict(ratio)},
             }
+
+
+def _pace(are_small: bool, options: argparse.Namespace) -> dict[str, Any]:
+    """What `interleave` is told of samples and rounds."""
+    if options.quick:
+        return {"budget_seconds": options.seconds, "block_seconds": _SHORT_SECONDS}
+    if are_small:
+        return {
+            "budget_seconds": options.seconds / 4,
+            "at_least": _SMALL_ROUNDS,
+            "block_seconds": _SHORT_SECONDS,
+        }
+    return {
+        "budget_seconds": options.seconds,
+        "at_least": _FITTED_ROUNDS,
+        "slow_rounds": options.slow_rounds,
+    }
 
 
 def _prepare(subject: str, workload: Workload, seed: int) -> dict[str, Prepared]:
@@ -179,88 +208,6 @@ def _about(workload: Workload, options: argparse.Namespace) -> Row:
         "subject": "operator",
         "threads": options.threads,
         "load_average": environment.load_average(),
-    }
-
-
-def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
-    """Multiply-adds of the forward pass, from the shapes alone.
-
-    Deformable: one per corner, sample and channel. Dense: one per query, cell and channel for the
-    scores, and one for the sum. Projections: four of C x C for dense attention; for deformable two
-    of these and those to offsets and logits.
-    """
-    queries, cells = workload.batch * workload.num_queries, workload.num_cells
-    width = workload.num_heads * workload.head_dim
-    axes = len(workload.spatial_shapes[0])
-    samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
-    if kind.startswith("dense"):
-        attention, projections = 2 * queries * cells * width, 4 * queries * width * width
-    else:
-        attention = queries * samples * 2**axes * width
-        predicted = (axes + 1) * workload.num_heads * samples
-        projections = queries * width * (2 * width + predicted)
-    return attention + projections * with_projections
-
-
-def operand_bytes(workload: Workload, kind: str) -> int:
-    """Bytes of what the attention of a forward pass reads and writes in memory, each tensor once.
-
-    Deformable: value, reference points, offsets, logits, result. Dense: query, key, value, result.
-    Naive: also the scores, written and read for the softmax, and its result likewise. In
-    float32; projections are left out.
-    """
-    queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
-    width = workload.num_heads * workload.head_dim
-    if kind == "deformable":
-        axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
-        samples = workload.num_heads * levels * workload.num_points  # of a query
-        numbers = cells * width + queries * (levels * axes + (axes + 1) * samples + width)
-    else:
-        numbers = 2 * (queries + cells) * width
-        if kind == "dense, naive":
-            numbers += 4 * workload.num_heads * queries * workload.num_cells
-    return 4 * numbers
-
-
-def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
-    """Exponents of T * H * W, measured and counted, and where the kinds meet."""
-    for mode in MODES:
-        costs: dict[str, dict[float, Any]] = {}
-        counts: dict[str, dict[float, float]] = {}
-        for row in rows:
-            if row["mode"] == mode:
-                costs.setdefault(row["variant"], {})[row["cells"]] = row["rounds"]
-                counts.setdefault(row["variant"], {})[row["cells"]] = row["multiply_adds"]
-        about = {key: rows[0][key] for key in ("subject", "threads")}
-        medians = {kind: _medians(rows, kind, mode) for kind in costs}
-        for kind, by_size in costs.items():
-            fitted = {size: each for size, each in by_size.items() if size >= smallest}
-            found = fit.exponent(dict(zip(fitted, shared(*fitted.values()), strict=True)))
-            counted = {size: counts[kind][size] for size in fitted}
-            yield {
-                **about,
-                "measurement": "exponent",
-                "variant": kind,
-                "mode": mode,
-                "exponent": dataclasses.asdict(found),
-                "counted": fit.slope(counted),
-                "sizes": sorted(fitted),
-            }
-        yield {
-            **about,
-            "measurement": "crossover",
-            "variant": "deformable",
-            "mode": mode,
-            "cells": fit.crossover(medians["deformable"], medians["dense"]),
-            "smallest": min(medians["dense"]),
-        }
-
-
-def _medians(rows: list[Row], kind: str, mode: str) -> Mapping[float, float]:
-    return {
-        row["cells"]: row["seconds"]["median"]
-        for row in rows
-        if (row["variant"], row["mode"]) == (kind, mode)
     }
 
 

@@ -41,9 +41,11 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
                 )  # fmt: skip
         meetings = [row for row in rows if row["measurement"] == "crossover" and row["axis"] == "T"]
         for row in meetings:
-            if row["subject"] == subject and row["cells"]:
+            # What is cheaper everywhere meets nowhere.
+            if row["subject"] == subject and row["cells"] not in (None, row["smallest"]):
                 style = "--" if row["mode"] == MODES[0] else "-"
-                axes.axvline(row["cells"], color="0.7", linestyle=style, linewidth=1)
+                meeting = f"C{kinds.index(row['variant'].removeprefix('than '))}"
+                axes.axvline(row["cells"], color=meeting, alpha=0.5, linestyle=style, linewidth=1)
         axes.set(xscale="log", yscale="log", title=subject, xlabel="cells T * H * W", ylabel="ms")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import gpu_rows
+from . import dense_wins, gpu_rows
 from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
@@ -68,6 +68,8 @@ def tables(rows: Sequence[Row]) -> str:
         chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
             parts.append(f"### {title}\n\n{_measured(chosen, headings)}")
+    if lost := dense_wins.paragraph(on_cpu):
+        parts.append(f"### {dense_wins.TITLE}\n\n{lost}")
     if on_cpu:
         parts.append(_origin(on_cpu))
     if on_gpu:
@@ -92,7 +94,7 @@ _TABLES = {
     "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
     "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward", "operands"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
-    "crossover": ("Deformable is cheaper from", ["cells"]),
+    "crossover": ("Deformable is cheaper", ["from so many cells on"]),
     "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
     "sweep of num_points": ("More and more points K", _TIMES),
     "sweep of head_dim": ("More and more channels C / M", _TIMES),
@@ -130,7 +132,7 @@ def _cells(row: Row) -> list[str]:
         cells = row["cells"]
         if cells is None:
             return ["not in these sizes"]
-        return [f"all sizes, {cells:.0f} on" if cells == row["smallest"] else f"{cells:.0f}"]
+        return [f"all sizes, {cells:.0f}" if cells == row["smallest"] else f"{cells:.0f}"]
     if row["measurement"] == "bandwidth":
         achieved = row["bytes_per_second"]["median"]
         limits = [row["ceiling"][name] for name in ("same rows", "L1", "L2", "L3")]

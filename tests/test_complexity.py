@@ -11,10 +11,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bars, blocks, fit, report
+from benchmarks import bars, blocks, dense_wins, fit, growth, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
-from benchmarks.complexity import multiply_adds, operand_bytes
+from benchmarks.counts import multiply_adds, operand_bytes
+from benchmarks.timing import ratios, spread
 from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
@@ -40,10 +41,55 @@ def test_a_machine_that_slows_down_between_rounds_changes_no_exponent() -> None:
 
 
 def test_crossover() -> None:
-    linear, square = ({n: c * n**p for n in (1, 10, 100)} for c, p in ((20.0, 1), (1.0, 2)))
-    assert fit.crossover(linear, square) == pytest.approx(20)
-    assert fit.crossover(square, linear) is None
-    assert fit.crossover({1: 1.0, 2: 1.0}, {1: 2.0, 2: 2.0}) == 1
+    assert fit.crossover({1: 1 / 20, 10: 0.5, 100: 5.0}) == pytest.approx(20)
+    assert fit.crossover({1: 20.0, 10: 2.0, 100: 0.2}) is None
+    assert fit.crossover({1: 2.0, 10: 0.5, 40: 2.0}) == pytest.approx(20)  # the last time
+    assert fit.crossover({1: 1.1, 2: 2.0}) == 1
+    assert fit.crossover({1: 1.0, 2: 2.0}) == 1  # as dear: "from there on" begins here
+    assert fit.crossover({1: 2.0, 2: 1.0}) is None
+
+
+def _grown(variant: str, cells: int, rounds: list[float], ours: list[float]) -> bars.Row:
+    ratio = spread(ratios(rounds, ours)).median
+    return {
+        "measurement": "complexity", "suite": "complexity", "subject": "operator", "axis": "T",
+        "label": f"{cells}", "threads": 1, "variant": variant, "mode": "forward", "cells": cells,
+        "rounds": rounds, "seconds": dataclasses.asdict(spread(rounds)), "ratio": {"median": ratio},
+        "multiply_adds": cells, "operand_bytes": cells,
+    }  # fmt: skip
+
+
+# Deformable is the faster one by its medians on 100 cells, 2.0 against 2.1, and the slower one in
+# two of three rounds.
+OURS, THEIRS = [2.0, 1.0, 9.0], [2.1, 0.9, 8.0]
+DRIFTING = [
+    _grown("deformable", 100, OURS, OURS),
+    _grown("dense", 100, THEIRS, OURS),
+    _grown("deformable", 400, [4.0] * 3, [4.0] * 3),
+    _grown("dense", 400, [9.0] * 3, [4.0] * 3),
+]
+
+
+def test_rounds_decide_where_deformable_is_cheaper() -> None:
+    (found,) = growth.crossovers(DRIFTING)
+    assert (found["variant"], found["smallest"]) == ("than dense", 100)
+    assert 100 < found["cells"] < 400
+    cell = report._cells(found)
+    assert cell == [f"{found['cells']:.0f}"]
+    everywhere = {**found, "cells": 100}
+    assert report._cells(everywhere) == ["all sizes, 100"]
+    assert report._cells({**found, "cells": None}) == ["not in these sizes"]
+
+
+def test_where_dense_wins_is_told_from_rows() -> None:
+    faster = _grown("dense, naive", 100, [1.0] * 3, OURS)
+    said = dense_wins.paragraph([*DRIFTING, faster])
+    assert "- operator, forward: 100 cells (0.50x the time, dense, naive)." in said
+    assert "400" not in said
+    assert "none from 400 cells on" in dense_wins.paragraph(DRIFTING[2:])
+    memory = {**DRIFTING[1], "measurement": "memory by size", "ratio": {"median": 0.5}}
+    assert "- Less peak memory: 100, forward (0.50x)." in dense_wins.paragraph([*DRIFTING, memory])
+    assert dense_wins.paragraph([memory]) == ""
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -115,6 +161,7 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert page.read_text().endswith("after\n")
     if command == "complexity":
         assert "![Time against the number of cells](complexity.svg)" in page.read_text()
+        assert f"### {dense_wins.TITLE}" in page.read_text()
         assert "<svg" in (tmp_path / "complexity.svg").read_text()
         fitted = [row for row in rows if row["measurement"] == "exponent"]
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "operator"}
