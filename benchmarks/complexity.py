@@ -1,9 +1,10 @@
 """`python -m benchmarks complexity`: how cost grows with the volume, deformable and dense.
 
-Operator, decoder (as many queries whatever the volume) and attention block (with projections) on
-volumes from a few cells to 72 frames, the block also as H and as W grow: counted multiply-adds and
-bytes, measured time and peak memory, the exponent of T * H * W, and the size from which on
-deformable attention is cheaper. Besides, the operator as K, C and the number of queries grow.
+Operator, decoder (as many queries whatever the volume) and their attention blocks (with
+projections) on volumes from a few cells to 72 frames, the encoder's block also as H and as W grow:
+counted multiply-adds and bytes, measured time and peak memory, the exponent of T * H * W, and the
+size from which on deformable attention is cheaper. Besides, the operator as K, C and the number of
+queries grow.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]
 _VARIANTS = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
-_SUBJECTS = ("operator", "decoder", "attention block")
+_SUBJECTS = ("operator", "decoder", "attention block", "decoder block")
 _QUERIES = 360  # of the decoder
 # Of the paper's clip on few cells and then more and more frames; dense attention wins on the first.
 _VOLUMES = (
@@ -41,8 +42,8 @@ _OTHER_AXES = {
     "H": ((9, 10, 17), (9, 20, 17), (9, 40, 17)),
     "W": ((9, 10, 17), (9, 10, 34), (9, 10, 68)),
 }
-# Scores that are written down take gigabytes, and seconds a call, beyond.
-_LARGEST_NAIVE = 3060
+# Scores of a head: more of them, written down, take gigabytes, and seconds a call.
+_MOST_SCORES = 3060**2
 # Sizes below say what a call costs, not how it grows.
 _SMALLEST_FITTED = 1500
 _FITTED_ROUNDS = 8
@@ -106,7 +107,7 @@ def _growing(
     subject: str, axis: str, volumes: Sequence[Workload], options: argparse.Namespace
 ) -> Iterator[Row]:
     """A subject on volumes that differ along one axis, and how its cost grows with them."""
-    if subject == "decoder":
+    if subject.startswith("decoder"):
         volumes = [dataclasses.replace(each, num_object_queries=_QUERIES) for each in volumes]
     smallest = 0 if options.quick else _SMALLEST_FITTED
     small = [volume for volume in volumes if volume.num_cells < smallest]
@@ -179,19 +180,16 @@ def _prepare(subject: str, workload: Workload, seed: int) -> dict[str, Prepared]
     """Every kind of a subject, checked."""
     if subject in BLOCKS:
         check_block(workload, seed)
-        return {kind: prepare(workload, seed) for kind, prepare in BLOCKS[subject].items()}
-    names = _variants(workload)
-    _check(workload, list(names.values()), seed)
-    return {kind: VARIANTS[name].prepare(workload, seed) for kind, name in names.items()}
+        return {kind: BLOCKS[subject][kind](workload, seed) for kind in _kinds(workload)}
+    names = [_VARIANTS[kind] for kind in _kinds(workload)]
+    _check(workload, names, seed)
+    return {kind: VARIANTS[_VARIANTS[kind]].prepare(workload, seed) for kind in _kinds(workload)}
 
 
-def _variants(workload: Workload) -> dict[str, str]:
-    """Names in `VARIANTS` by kind: those that a workload is not too large for."""
-    return {
-        kind: name
-        for kind, name in _VARIANTS.items()
-        if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
-    }
+def _kinds(workload: Workload) -> list[str]:
+    """Those of `_VARIANTS` that a workload is not too large for."""
+    scores = workload.num_queries * workload.num_cells
+    return [kind for kind in _VARIANTS if kind != "dense, naive" or scores <= _MOST_SCORES]
 
 
 def _check(workload: Workload, names: list[str], seed: int) -> None:
@@ -215,8 +213,10 @@ def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     """Peak extra memory of forward and backward, each in a process of its own."""
     mode = MODES[-1]
     first: int | None = None
-    for kind, name in _variants(workload).items():
-        peak = measure_peak(workload, name, mode, threads=options.threads, seed=options.seed)
+    for kind in _kinds(workload):
+        peak = measure_peak(
+            workload, _VARIANTS[kind], mode, threads=options.threads, seed=options.seed
+        )
         first = first or peak.extra_bytes
         yield {
             **_about(workload, options),

@@ -18,6 +18,7 @@ from .prepared import MODES
 from .timing import Task
 from .workloads import WORKLOADS, Workload
 
+_BLOCKS = ("attention block", "encoder layer")
 _KINDS = ("deformable", "dense")
 
 
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     rows = (
         row
         for name in names
-        for block in BLOCKS
+        for block in _BLOCKS
         for row in measure(block, WORKLOADS[name], options)
     )
     report.show(recorder, rows)

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bars, blocks, dense_wins, fit, growth, report
+from benchmarks import bars, blocks, complexity, dense_wins, fit, growth, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
 from benchmarks.counts import multiply_adds, operand_bytes
@@ -96,15 +96,17 @@ def test_where_dense_wins_is_told_from_rows() -> None:
 @pytest.mark.parametrize("kind", ["deformable", "dense", "dense, naive"])
 def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
     names = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
-    cases = [(VARIANTS[names[kind]].prepare(TINY, 0), False)]
-    if kind in BLOCKS["attention block"]:
-        cases.append((BLOCKS["attention block"][kind](TINY, 0), True))
-    for prepared, projections in cases:
+    decoder = dataclasses.replace(TINY, num_object_queries=7)
+    cases = [(workload, VARIANTS[names[kind]].prepare, False) for workload in (TINY, decoder)]
+    cases.append((TINY, BLOCKS["attention block"][kind], True))
+    cases.append((decoder, BLOCKS["decoder block"][kind], True))
+    for workload, prepare, projections in cases:
+        prepared = prepare(workload, 0)
         # The counter knows matrix products, but not the fused attention of the CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             prepared.forward()
         # A multiplication and an addition.
-        assert counter.get_total_flops() == 2 * multiply_adds(TINY, kind, projections)
+        assert counter.get_total_flops() == 2 * multiply_adds(workload, kind, projections)
 
 
 @pytest.mark.parametrize("queries", [None, 7])
@@ -122,14 +124,46 @@ def test_operands_are_those_of_the_call(queries: int | None) -> None:
 @pytest.mark.usefixtures("needs_native")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_learn_from_everything(block: str) -> None:
-    for prepare in BLOCKS[block].values():
-        prepared = prepare(TINY, 0)
+    queries = 7 if block == "decoder block" else None
+    workload = dataclasses.replace(TINY, num_object_queries=queries)
+    kinds = {kind: prepare(workload, 0) for kind, prepare in BLOCKS[block].items()}
+    for prepared in kinds.values():
         out, *grads = prepared.forward_backward()
-        assert out.shape == prepared.grad_out.shape == (1, TINY.num_cells, 32)
+        assert out.shape == prepared.grad_out.shape == (1, workload.num_queries, 32)
+        # Of what softmax takes away, the bias of keys, rounding is left.
         assert all(grad.abs().max() > 0 for grad in grads)
-    deformable, dense = (prepare(TINY, 0) for prepare in BLOCKS[block].values())
-    assert deformable.inputs[0].equal(dense.inputs[0])
-    assert deformable.grad_out.equal(dense.grad_out)
+        assert prepared.inputs[0].equal(kinds["deformable"].inputs[0])
+        assert prepared.grad_out.equal(kinds["deformable"].grad_out)
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_dense_blocks_are_multi_head_attention() -> None:
+    workload = dataclasses.replace(TINY, num_object_queries=7)
+    fused, naive = (
+        BLOCKS["decoder block"][kind](workload, 0) for kind in ("dense", "dense, naive")
+    )
+    torch.testing.assert_close(fused.forward(), naive.forward())
+    theirs = torch.nn.MultiheadAttention(32, TINY.num_heads, batch_first=True)
+    # As they are registered: query, key and value, result.
+    cells, queries, *weights = (tensor.detach() for tensor in naive.inputs)
+    theirs.in_proj_weight.data = torch.cat(weights[0:4:2])
+    theirs.in_proj_bias.data = torch.cat(weights[1:4:2])
+    theirs.out_proj.weight.data, theirs.out_proj.bias.data = weights[4:]
+    expected, _ = theirs(queries, cells, cells, need_weights=False)
+    torch.testing.assert_close(naive.forward(), expected.detach())
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("subject", ["attention block", "decoder block"])
+def test_naive_dense_blocks_are_measured_as_far_as_scores_fit(subject: str) -> None:
+    queries = 300 if subject == "decoder block" else None
+    most = dataclasses.replace(
+        TINY, spatial_shapes=((1, 60, 51),), num_heads=1, head_dim=4, num_object_queries=queries
+    )
+    assert list(complexity._prepare(subject, most, 0)) == ["deformable", "dense", "dense, naive"]
+    more = dataclasses.replace(most, spatial_shapes=((1, 60, 52),))
+    kinds = ["deformable", "dense"] + ["dense, naive"] * (queries is not None)
+    assert list(complexity._prepare(subject, more, 0)) == kinds
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -140,7 +174,7 @@ def test_wrong_blocks_are_not_timed(
     monkeypatch.setattr(
         blocks.DeformableBlock,
         "forward",
-        lambda self, x: right(self, x) + (x.dtype == torch.float32) * 1e-3,
+        lambda self, x, *more: right(self, x, *more) + (x.dtype == torch.float32) * 1e-3,
     )
     assert main(["layers", "--quick", "--rounds", "1"]) == 1
     assert "wrong answer, nothing was timed: the attention block" in capsys.readouterr().err
@@ -168,6 +202,9 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert counted == pytest.approx({"deformable": 1.0, "dense": 2.0, "dense, naive": 2.0})
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "decoder"}
         assert counted == pytest.approx({"deformable": 0.0, "dense": 1.0, "dense, naive": 1.0})
+        for block in ("attention block", "decoder block"):
+            kinds = {row["variant"] for row in fitted if row["subject"] == block}
+            assert kinds == {"deformable", "dense", "dense, naive"}
         # The same rows give the same picture.
         first = (tmp_path / "complexity.svg").read_bytes()
         main(["report", str(output), "--docs", str(page)])
