@@ -4,7 +4,7 @@ Operator, decoder (as many queries whatever the volume) and their attention bloc
 projections) on volumes from a few cells to 72 frames, the encoder's block also as H and as W grow:
 counted multiply-adds and bytes, measured time and peak memory, the exponent of T * H * W, and the
 size from which on deformable attention is cheaper. Besides, the operator as K, C and the number of
-queries grow.
+queries grow, with exponents of these.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ _SHORT_SECONDS = 0.03
 _MEMORY_FRAMES = (18, 36, 72)
 _SWEEPS: dict[str, tuple[int, ...]] = {
     "num_points": (8, 16, 32, 64),
-    "head_dim": (16, 32, 48, 64, 96),
+    "head_dim": (16, 48, 96),
     "num_object_queries": (90, 360, 1440),
 }
+_LETTERS = {"num_points": "K", "head_dim": "C", "num_object_queries": "Q"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +90,7 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
     for count in _MEMORY_FRAMES:
         yield from _memory(_volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
-        changes: list[dict[str, Any]] = [{field: size} for size in sizes]
-        changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
-        for row in _measure("operator", changed, options):
-            yield {**row, "measurement": f"sweep of {field}", "size": row["workload"][field]}
+        yield from _sweep(field, sizes, options)
 
 
 def _volume(frames: int, height: int, width: int) -> Workload:
@@ -117,8 +115,22 @@ def _growing(
             rows.append({**row, "measurement": "complexity", "axis": axis})
             yield rows[-1]
     label = subject if axis == "T" else f"{subject}, {axis} alone"
-    for row in (*exponents(rows, smallest), *crossovers(rows)):
+    for row in (*exponents(rows, smallest=smallest), *crossovers(rows)):
         yield {**row, "label": label, "axis": axis}
+
+
+def _sweep(field: str, sizes: Sequence[int], options: argparse.Namespace) -> Iterator[Row]:
+    """The operator as one size grows that is not the volume's, and how its cost does."""
+    changes: list[dict[str, Any]] = [{field: size} for size in sizes]
+    changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
+    rows = []
+    for row in _measure("operator", changed, options):
+        size = row["workload"][field]
+        rows.append({**row, "measurement": f"sweep of {field}", "size": size})
+        yield rows[-1]
+    axis = _LETTERS[field]
+    for row in exponents(rows, "size"):
+        yield {**row, "label": f"operator, {axis} alone", "axis": axis}
 
 
 def _measure(

@@ -11,22 +11,23 @@ from .prepared import MODES
 from .timing import shared
 
 
-def exponents(rows: Sequence[Row], smallest: int) -> Iterator[Row]:
-    """Exponents of T * H * W by mode and kind, of the times and of the multiply-adds.
+def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> Iterator[Row]:
+    """Exponents by mode and kind, of the times and of the multiply-adds.
 
     Args:
-        rows: Of one subject; those of a mode and kind differ in their cells.
-        smallest: Cells from which on sizes are fitted.
+        rows: Of one subject; those of a mode and kind differ in their size.
+        size: Which field of a row is its size.
+        smallest: Size from which on rows are fitted.
     """
     for about, own in _by_mode_and_kind(rows):
-        fitted = [row for row in own if row["cells"] >= smallest]
-        sizes = [row["cells"] for row in fitted]
+        fitted = [row for row in own if row[size] >= smallest]
+        sizes = [row[size] for row in fitted]
         rounds = shared(*(row["rounds"] for row in fitted))
         yield {
             **about,
             "measurement": "exponent",
             "exponent": dataclasses.asdict(fit.exponent(dict(zip(sizes, rounds, strict=True)))),
-            "counted": fit.slope({row["cells"]: row["multiply_adds"] for row in fitted}),
+            "counted": fit.slope({row[size]: row["multiply_adds"] for row in fitted}),
             "sizes": sizes,
             "fitted_rounds": len(rounds[0]),
         }
@@ -38,7 +39,7 @@ def crossovers(rows: Sequence[Row]) -> Iterator[Row]:
     What is compared are the medians of the ratios within each round.
 
     Args:
-        rows: As for `exponents`.
+        rows: As for `exponents`, by cells.
     """
     for about, own in _by_mode_and_kind(rows):
         kind = about["variant"]
@@ -60,4 +61,4 @@ def _by_mode_and_kind(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
     for row in sorted(rows, key=lambda row: MODES.index(row["mode"])):
         groups.setdefault(tuple(row[name] for name in about), []).append(row)
     for key, own in groups.items():
-        yield dict(zip(about, key, strict=True)), sorted(own, key=lambda row: row["cells"])
+        yield dict(zip(about, key, strict=True)), own

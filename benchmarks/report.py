@@ -78,6 +78,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 _TIMES = ["time [quartiles]", "times the first"]
+_COUNTS = ["multiply-adds of the forward", "operands"]
 _TABLES = {
     "latency": ("Latency", _TIMES),
     "memory": ("Peak extra memory", ["peak", "times the first"]),
@@ -92,13 +93,13 @@ _TABLES = {
     "encoder layer": ("Encoder layers", _TIMES),
     "model": ("Whole models", [*_TIMES, "frames per second"]),
     "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
-    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward", "operands"]),
-    "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
+    "complexity": ("More and more frames", [*_TIMES, *_COUNTS]),
+    "exponent": ("Exponents of T * H * W, K, C and Q", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper", ["from so many cells on"]),
     "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
-    "sweep of num_points": ("More and more points K", _TIMES),
-    "sweep of head_dim": ("More and more channels C / M", _TIMES),
-    "sweep of num_object_queries": ("More and more queries, a decoder's", _TIMES),
+    "sweep of num_points": ("More and more points K", [*_TIMES, *_COUNTS]),
+    "sweep of head_dim": ("More and more channels C / M", [*_TIMES, *_COUNTS]),
+    "sweep of num_object_queries": ("More and more queries, a decoder's", [*_TIMES, *_COUNTS]),
 }
 
 
@@ -144,7 +145,7 @@ def _cells(row: Row) -> list[str]:
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
     between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
     cells = [f"{median} {between}", times]
-    if row["measurement"] == "complexity":
+    if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
         cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
     if row["measurement"] == "model":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks import bars, blocks, complexity, dense_wins, fit, growth, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
 from benchmarks.counts import multiply_adds, operand_bytes
+from benchmarks.prepared import MODES
 from benchmarks.timing import ratios, spread
 from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
@@ -79,6 +81,41 @@ def test_rounds_decide_where_deformable_is_cheaper() -> None:
     everywhere = {**found, "cells": 100}
     assert report._cells(everywhere) == ["all sizes, 100"]
     assert report._cells({**found, "cells": None}) == ["not in these sizes"]
+
+
+def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
+    rows = [
+        {**_grown("dense", 100, [5.0 * n**2] * rounds, [1.0] * rounds), "size": n}
+        for n, rounds in ((8, 5), (16, 5), (32, 2))
+    ]
+    (found,) = growth.exponents(rows, "size")
+    assert found["exponent"]["median"] == pytest.approx(2)
+    assert found["counted"] == 0  # each has 100 multiply-adds
+    assert (found["sizes"], found["fitted_rounds"]) == ([8, 16, 32], 2)
+    assert next(growth.exponents(rows, "size", smallest=16))["sizes"] == [16, 32]
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize(
+    ("field", "axis", "deformable", "dense"),
+    [("num_points", "K", 1, 0), ("head_dim", "C", 1, 1), ("num_object_queries", "Q", 1, 1)],
+)
+def test_sweeps_count_and_fit(
+    field: str, axis: str, deformable: float, dense: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(complexity, "_ENCODER", TINY)
+    options = argparse.Namespace(
+        quick=True, seconds=0.1, rounds=2, slow_rounds=1, threads=1, seed=0
+    )
+    rows = [dict(row, suite="complexity") for row in complexity._sweep(field, (4, 8, 16), options)]
+    shown = report._TABLES[f"sweep of {field}"][1]
+    assert shown[-2:] == ["multiply-adds of the forward", "operands"]
+    assert all(len(report._cells(row)) == len(shown) for row in rows if "size" in row)
+    fitted = [row for row in rows if row["measurement"] == "exponent"]
+    assert {row["label"] for row in fitted} == {f"operator, {axis} alone"}
+    assert {row["mode"] for row in fitted} == set(MODES)
+    for row in fitted:
+        assert row["counted"] == pytest.approx(deformable if "def" in row["variant"] else dense)
 
 
 def test_where_dense_wins_is_told_from_rows() -> None:
