@@ -51,6 +51,7 @@ _FITTED_ROUNDS = 8
 _SMALL_ROUNDS = 10
 _SHORT_SECONDS = 0.03
 # Peak memory is taken where it is more than the system's counters are off.
+_MEMORY_SUBJECTS = ("operator", "attention block")
 _MEMORY_FRAMES = (18, 36, 72)
 _SWEEPS: dict[str, tuple[int, ...]] = {
     "num_points": (8, 16, 32, 64),
@@ -87,8 +88,9 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
         others = [_volume(*shape) for shape in shapes]
         yield from _growing("attention block", axis, others, options)
     (_, height, width), *_ = _ENCODER.spatial_shapes
-    for count in _MEMORY_FRAMES:
-        yield from _memory(_volume(count, height, width), options)
+    for subject in _MEMORY_SUBJECTS:
+        for count in _MEMORY_FRAMES:
+            yield from _memory(subject, _volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
         yield from _sweep(field, sizes, options)
 
@@ -215,24 +217,30 @@ def _about(workload: Workload, options: argparse.Namespace) -> Row:
     return {
         "workload": dataclasses.asdict(workload),
         "label": workload.label,
-        "subject": "operator",
         "threads": options.threads,
         "load_average": environment.load_average(),
     }
 
 
-def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
+def _memory(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     """Peak extra memory of forward and backward, each in a process of its own."""
-    mode = MODES[-1]
+    mode, block = MODES[-1], subject if subject in BLOCKS else None
     first: int | None = None
     for kind in _kinds(workload):
         peak = measure_peak(
-            workload, _VARIANTS[kind], mode, threads=options.threads, seed=options.seed
+            workload,
+            kind if block else _VARIANTS[kind],
+            mode,
+            threads=options.threads,
+            seed=options.seed,
+            block=block,
         )
         first = first or peak.extra_bytes
         yield {
             **_about(workload, options),
             "measurement": "memory by size",
+            "label": f"{subject}, {workload.label}",
+            "subject": subject,
             "variant": kind,
             "mode": mode,
             "cells": workload.num_cells,

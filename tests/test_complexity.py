@@ -118,6 +118,31 @@ def test_sweeps_count_and_fit(
         assert row["counted"] == pytest.approx(deformable if "def" in row["variant"] else dense)
 
 
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_of_operator_and_block() -> None:
+    workload = dataclasses.replace(TINY, batch=8, spatial_shapes=((8, 8, 8),))
+    options = argparse.Namespace(threads=1, seed=0)
+    rows = {
+        (subject, row["variant"]): row
+        for subject in complexity._MEMORY_SUBJECTS
+        for row in complexity._memory(subject, workload, options)
+    }
+    assert len(rows) == 6
+    for (subject, kind), row in rows.items():
+        assert row["label"] == f"{subject}, tiny, float32, batch 8"
+        assert (
+            row["ratio"]["median"]
+            == row["extra_bytes"] / rows[subject, "deformable"]["extra_bytes"]
+        )
+        if kind == "dense, naive":
+            scores = 4 * workload.batch * workload.num_heads * workload.num_cells**2
+            assert row["extra_bytes"] > 2 * scores
+    # A block projects what an operator is given.
+    operator, block = (rows[subject, "deformable"] for subject in complexity._MEMORY_SUBJECTS)
+    assert block["extra_bytes"] > 1.2 * operator["extra_bytes"]
+
+
 def test_where_dense_wins_is_told_from_rows() -> None:
     faster = _grown("dense, naive", 100, [1.0] * 3, OURS)
     said = dense_wins.paragraph([*DRIFTING, faster])
