@@ -65,9 +65,11 @@ def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
         )
         return [len(samples[name]) for name in ("slow", "fast")]
 
-    assert rounds(0.5, 1) == [2, 5]  # two take more than half of the half second
-    assert rounds(0.5, 3) == [3, 5]
-    assert rounds(0.5, None) == [5, 5]
+    few, many = rounds(0.7, 1)
+    assert few == 2  # which take more than half of the time
+    assert many >= 5
+    assert rounds(0.7, 3)[0] == 3
+    assert rounds(0.7, None) == [5, 5]
     samples = timing.interleave([slow], budget_seconds=0, rounds=4, slow_rounds=1)
     assert len(samples["slow"]) == 4
     assert timing.shared([1.0, 2.0, 3.0], [4.0, 5.0]) == [[1.0, 2.0], [4.0, 5.0]]
