@@ -93,6 +93,10 @@ _TABLES = {
     "encoder layer": ("Encoder layers", _TIMES),
     "model": ("Whole models", [*_TIMES, "frames per second"]),
     "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
+    "memory of modules": (
+        "Peak of live tensors by module",
+        ["peak", "times the first", "alive after it"],
+    ),
     "complexity": ("More and more frames", [*_TIMES, *_COUNTS]),
     "exponent": ("Exponents of T * H * W, K, C and Q", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper", ["from so many cells on"]),
@@ -141,7 +145,9 @@ def _cells(row: Row) -> list[str]:
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"
     if row["measurement"].startswith("memory"):
-        return [f"{row['extra_bytes'] / 2**20:.1f} MiB", times]
+        sizes = [row[name] for name in ("extra_bytes", "kept_bytes") if name in row]
+        peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
+        return [peak, times, *kept]
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
     between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
     cells = [f"{median} {between}", times]
