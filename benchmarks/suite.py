@@ -20,8 +20,8 @@ _ROOT = Path(__file__).parents[1]
 # Seconds for the rounds of one comparison, by command: usually, and with --quick.
 _SECONDS = {
     "operator": (8.0, 0.5),
-    "layers": (8.0, 0.3),
-    "complexity": (10.0, 0.2),
+    "layers": (6.0, 0.3),
+    "complexity": (6.0, 0.2),
     "model": (6.0, 0.3),
 }
 _SLOW_ROUNDS = 1  # of dense attention on large volumes, which takes up to half a minute a call

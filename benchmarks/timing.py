@@ -24,11 +24,13 @@ class Task:
         name: Unique among the tasks timed together.
         run: Does the work once.
         threads: What `torch.set_num_threads` is set to meanwhile.
+        may_sit_out: Whether it may have fewer rounds than others, if its calls are slow.
     """
 
     name: str
     run: Callable[[], object]
     threads: int
+    may_sit_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,12 @@ def interleave(
             turn = done % len(tasks)
             for task in (*tasks[turn:], *tasks[:turn]):
                 own = samples[task.name]
-                may_sit_out = rounds is None and slow_rounds is not None and done >= slow_rounds
-                if may_sit_out and sum(own) * calls[task.name] > budget_seconds / 2:
+                is_late = rounds is None and slow_rounds is not None and done >= slow_rounds
+                if (
+                    is_late
+                    and task.may_sit_out
+                    and sum(own) * calls[task.name] > budget_seconds / 2
+                ):
                     continue
                 own.append(_time_block(task, calls[task.name]))
             done += 1

@@ -55,9 +55,11 @@ def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
     slow = timing.Task("slow", lambda: time.sleep(0.2), threads=1)
     fast = timing.Task("fast", lambda: time.sleep(0.01), threads=1)
 
-    def rounds(budget_seconds: float, slow_rounds: int | None) -> list[int]:
+    def rounds(
+        budget_seconds: float, slow_rounds: int | None, may_sit_out: bool = True
+    ) -> list[int]:
         samples = timing.interleave(
-            [slow, fast],
+            [dataclasses.replace(slow, may_sit_out=may_sit_out), fast],
             budget_seconds=budget_seconds,
             at_least=5,
             slow_rounds=slow_rounds,
@@ -70,6 +72,7 @@ def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
     assert many >= 5
     assert rounds(0.7, 3)[0] == 3
     assert rounds(0.7, None) == [5, 5]
+    assert rounds(0.7, 1, may_sit_out=False) == [5, 5]
     samples = timing.interleave([slow], budget_seconds=0, rounds=4, slow_rounds=1)
     assert len(samples["slow"]) == 4
     assert timing.shared([1.0, 2.0, 3.0], [4.0, 5.0]) == [[1.0, 2.0], [4.0, 5.0]]
