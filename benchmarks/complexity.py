@@ -29,6 +29,7 @@ from .workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]
 _VARIANTS = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
+_COMPARED = ("deformable", "dense")  # as something else grows than T
 _SUBJECTS = ("operator", "decoder", "attention block", "decoder block")
 _QUERIES = 360  # of the decoder
 # Of the paper's clip on few cells and then more and more frames; dense attention wins on the first.
@@ -46,7 +47,7 @@ _OTHER_AXES = {
 _MOST_SCORES = 3060**2
 # Sizes below say what a call costs, not how it grows.
 _SMALLEST_FITTED = 1500
-_FITTED_ROUNDS = 8
+_FITTED_ROUNDS, _SWEEP_ROUNDS = 8, 5
 # Calls on smaller ones are short: more rounds, and shorter samples.
 _SMALL_ROUNDS = 10
 _SHORT_SECONDS = 0.03
@@ -112,8 +113,10 @@ def _growing(
     smallest = 0 if options.quick else _SMALLEST_FITTED
     small = [volume for volume in volumes if volume.num_cells < smallest]
     rows = []
+    kinds = tuple(_VARIANTS) if axis == "T" else _COMPARED
     for group in filter(None, (small, volumes[len(small) :])):
-        for row in _measure(subject, group, options, are_small=group is small):
+        pace = _pace(options, _FITTED_ROUNDS, are_small=group is small)
+        for row in _measure(subject, group, kinds, pace, options):
             rows.append({**row, "measurement": "complexity", "axis": axis})
             yield rows[-1]
     label = subject if axis == "T" else f"{subject}, {axis} alone"
@@ -126,7 +129,7 @@ def _sweep(field: str, sizes: Sequence[int], options: argparse.Namespace) -> Ite
     changes: list[dict[str, Any]] = [{field: size} for size in sizes]
     changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
     rows = []
-    for row in _measure("operator", changed, options):
+    for row in _measure("operator", changed, _COMPARED, _pace(options, _SWEEP_ROUNDS), options):
         size = row["workload"][field]
         rows.append({**row, "measurement": f"sweep of {field}", "size": size})
         yield rows[-1]
@@ -136,13 +139,19 @@ def _sweep(field: str, sizes: Sequence[int], options: argparse.Namespace) -> Ite
 
 
 def _measure(
-    subject: str, volumes: Sequence[Workload], options: argparse.Namespace, are_small: bool = False
+    subject: str,
+    volumes: Sequence[Workload],
+    kinds: Sequence[str],
+    pace: dict[str, Any],
+    options: argparse.Namespace,
 ) -> Iterator[Row]:
-    """All kinds on all volumes in turn, in both modes.
+    """All kinds on all volumes in turn, in both modes, as far as they are not too large.
 
     In each round every volume has its turn: a machine that slows down for minutes slows all down.
     """
-    prepared = {volume: _prepare(subject, volume, options.seed) for volume in volumes}
+    prepared = {
+        volume: _prepare(subject, volume, _kinds(volume, kinds), options.seed) for volume in volumes
+    }
     for mode in MODES:
         tasks = {
             (volume, kind): Task(
@@ -157,7 +166,7 @@ def _measure(
         samples = interleave(
             list(tasks.values()),
             rounds=options.rounds,
-            **_pace(are_small, options),
+            **pace,
         )
         for (volume, kind), task in tasks.items():
             own = samples[task.name]
@@ -176,7 +185,7 @@ def _measure(
             }
 
 
-def _pace(are_small: bool, options: argparse.Namespace) -> dict[str, Any]:
+def _pace(options: argparse.Namespace, at_least: int, are_small: bool = False) -> dict[str, Any]:
     """What `interleave` is told of samples and rounds."""
     if options.quick:
         return {"budget_seconds": options.seconds, "block_seconds": _SHORT_SECONDS}
@@ -188,25 +197,27 @@ def _pace(are_small: bool, options: argparse.Namespace) -> dict[str, Any]:
         }
     return {
         "budget_seconds": options.seconds,
-        "at_least": _FITTED_ROUNDS,
+        "at_least": at_least,
         "slow_rounds": options.slow_rounds,
     }
 
 
-def _prepare(subject: str, workload: Workload, seed: int) -> dict[str, Prepared]:
-    """Every kind of a subject, checked."""
+def _prepare(
+    subject: str, workload: Workload, kinds: Sequence[str], seed: int
+) -> dict[str, Prepared]:
+    """Kinds of a subject, checked."""
     if subject in BLOCKS:
         check_block(workload, seed)
-        return {kind: BLOCKS[subject][kind](workload, seed) for kind in _kinds(workload)}
-    names = [_VARIANTS[kind] for kind in _kinds(workload)]
+        return {kind: BLOCKS[subject][kind](workload, seed) for kind in kinds}
+    names = [_VARIANTS[kind] for kind in kinds]
     _check(workload, names, seed)
-    return {kind: VARIANTS[_VARIANTS[kind]].prepare(workload, seed) for kind in _kinds(workload)}
+    return {kind: VARIANTS[_VARIANTS[kind]].prepare(workload, seed) for kind in kinds}
 
 
-def _kinds(workload: Workload) -> list[str]:
-    """Those of `_VARIANTS` that a workload is not too large for."""
+def _kinds(workload: Workload, kinds: Sequence[str]) -> list[str]:
+    """Those that a workload is not too large for."""
     scores = workload.num_queries * workload.num_cells
-    return [kind for kind in _VARIANTS if kind != "dense, naive" or scores <= _MOST_SCORES]
+    return [kind for kind in kinds if kind != "dense, naive" or scores <= _MOST_SCORES]
 
 
 def _check(workload: Workload, names: list[str], seed: int) -> None:
@@ -229,7 +240,7 @@ def _memory(subject: str, workload: Workload, options: argparse.Namespace) -> It
     """Peak extra memory of forward and backward, each in a process of its own."""
     mode, block = MODES[-1], subject if subject in BLOCKS else None
     first: int | None = None
-    for kind in _kinds(workload):
+    for kind in _kinds(workload, tuple(_VARIANTS)):
         peak = measure_peak(
             workload,
             kind if block else _VARIANTS[kind],

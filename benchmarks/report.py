@@ -132,7 +132,8 @@ def _label(row: Row) -> str:
 def _cells(row: Row) -> list[str]:
     if row["measurement"] == "exponent":
         median, low, high = (row["exponent"][name] for name in ("median", "low", "high"))
-        return [f"{median:.3f} [{low:.3f}, {high:.3f}]", f"{row['counted']:.3f}"]
+        between = "once" if row.get("fitted_rounds") == 1 else f"[{low:.3f}, {high:.3f}]"
+        return [f"{median:.3f} {between}", f"{row['counted']:.3f}"]
     if row["measurement"] == "crossover":
         cells = row["cells"]
         if cells is None:

@@ -93,6 +93,9 @@ def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
     assert found["counted"] == 0  # each has 100 multiply-adds
     assert (found["sizes"], found["fitted_rounds"]) == ([8, 16, 32], 2)
     assert next(growth.exponents(rows, "size", smallest=16))["sizes"] == [16, 32]
+    assert "[2.000, 2.000]" in report._cells(found)[0]
+    (single,) = growth.exponents([{**row, "rounds": row["rounds"][:1]} for row in rows], "size")
+    assert report._cells(single) == ["2.000 once", "0.000"]
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -222,10 +225,11 @@ def test_naive_dense_blocks_are_measured_as_far_as_scores_fit(subject: str) -> N
     most = dataclasses.replace(
         TINY, spatial_shapes=((1, 60, 51),), num_heads=1, head_dim=4, num_object_queries=queries
     )
-    assert list(complexity._prepare(subject, most, 0)) == ["deformable", "dense", "dense, naive"]
+    every = ["deformable", "dense", "dense, naive"]
+    assert complexity._kinds(most, every) == every
+    assert list(complexity._prepare(subject, most, every, 0)) == every
     more = dataclasses.replace(most, spatial_shapes=((1, 60, 52),))
-    kinds = ["deformable", "dense"] + ["dense, naive"] * (queries is not None)
-    assert list(complexity._prepare(subject, more, 0)) == kinds
+    assert complexity._kinds(more, every) == (every[:2] if queries is None else every)
 
 
 @pytest.mark.usefixtures("needs_native")
