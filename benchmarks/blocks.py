@@ -1,7 +1,7 @@
-"""Attention with its projections, and whole encoder layers: deformable beside dense.
+"""Attention with its projections, of an encoder and a decoder, and whole encoder layers.
 
-Both kinds differ in the attention and what it projects alone: normalisation, feed-forward network,
-input and gradient are the same.
+Deformable and dense ones differ in the attention and what it projects alone: normalisation,
+feed-forward network, input and gradient are the same.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import stdeform
 from stdeform.testing import assert_close
 
 from .answers import WrongAnswerError
-from .prepared import Prepared
+from .prepared import Prepared, differentiable
+from .variants import attend_naively
 from .workloads import Workload
 
 _FEEDFORWARD = 2048  # of VisTR and Deformable VisTR
 
 
 class DeformableBlock(nn.Module):
-    """`STDeformAttn` of every cell to the volume, around the cell itself."""
+    """`STDeformAttn` to the volume, of every cell around itself, or of queries around any place."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
@@ -39,32 +40,44 @@ class DeformableBlock(nn.Module):
         )
         # Offsets that differ from cell to cell, around the layer's initial pattern.
         nn.init.normal_(self.attention.sampling_offsets.weight, std=0.01)
+        if workload.num_object_queries is None:
+            points = stdeform.reference_grid(workload.spatial_shapes)
+        else:
+            levels, axes = len(workload.spatial_shapes), len(workload.spatial_shapes[0])
+            points = torch.rand(1, workload.num_object_queries, 1, axes).repeat(1, 1, levels, 1)
         self.points: Tensor
-        self.register_buffer("points", stdeform.reference_grid(workload.spatial_shapes))
+        self.register_buffer("points", points)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, C] to [B, S, C]."""
-        out: Tensor = self.attention(x, self.points, x, self._shapes)
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """[B, S, C] to [B, S, C]; with queries [B, Q, C] to [B, Q, C]."""
+        asking = x if queries is None else queries
+        out: Tensor = self.attention(asking, self.points, x, self._shapes)
         return out
 
 
 class DenseBlock(nn.Module):
-    """Attention of every cell to every cell, with the four projections of multi-head attention."""
+    """Attention to every cell, with the four projections of multi-head attention."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, attend: Callable[..., Tensor]) -> None:
         super().__init__()
         width = workload.num_heads * workload.head_dim
-        self._heads = workload.num_heads
-        self.inputs = nn.Linear(width, 3 * width)
+        self._heads, self._attend = workload.num_heads, attend
+        if workload.num_object_queries is not None:
+            self.query = nn.Linear(width, width)
+        # Those of one input are one product, as in `nn.MultiheadAttention`.
+        self.inputs = nn.Linear(width, (3 if workload.num_object_queries is None else 2) * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, C] to [B, S, C]."""
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """[B, S, C] to [B, S, C]; with queries [B, Q, C] to [B, Q, C]."""
+        if queries is None:
+            parts = self.inputs(x).chunk(3, -1)
+        else:
+            parts = (self.query(queries), *self.inputs(x).chunk(2, -1))
         query, key, value = (
-            part.unflatten(-1, (self._heads, -1)).transpose(1, 2)
-            for part in self.inputs(x).chunk(3, -1)
+            part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts
         )
-        attended = scaled_dot_product_attention(query, key, value)
+        attended = self._attend(query, key, value)
         out: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -92,16 +105,25 @@ def _prepare(
 ) -> Prepared:
     width = workload.num_heads * workload.head_dim
     torch.manual_seed(seed)
-    x, grad_out = torch.randn(2, workload.batch, workload.num_cells, width)
-    x.requires_grad_()
+    inputs = _inputs(workload)
+    grad_out = torch.randn(workload.batch, workload.num_queries, width)
     block = attention(workload)
     module = Layer(block, width) if is_layer else block
 
-    def run(x: Tensor, *weights: Tensor) -> Tensor:
-        out: Tensor = module(x)  # to which the weights belong
+    def run(*tensors: Tensor) -> Tensor:
+        out: Tensor = module(*tensors[: len(inputs)])  # to which the weights after them belong
         return out
 
-    return Prepared(run, (x, *module.parameters()), grad_out)
+    return Prepared(run, (*differentiable(inputs), *module.parameters()), grad_out)
+
+
+def _inputs(workload: Workload) -> tuple[Tensor, ...]:
+    """The cells [B, S, C], and the queries [B, Q, C] of a decoder."""
+    width = workload.num_heads * workload.head_dim
+    cells = torch.randn(workload.batch, workload.num_cells, width)
+    if workload.num_object_queries is None:
+        return (cells,)
+    return cells, torch.randn(workload.batch, workload.num_object_queries, width)
 
 
 def check_block(workload: Workload, seed: int) -> None:
@@ -112,23 +134,32 @@ def check_block(workload: Workload, seed: int) -> None:
     """
     shapes = tuple((min(4, shape[0]), *shape[1:]) for shape in workload.spatial_shapes)
     torch.manual_seed(seed)
-    block = DeformableBlock(dataclasses.replace(workload, spatial_shapes=shapes))
-    x = torch.randn(1, block.points.shape[1], workload.num_heads * workload.head_dim)
+    short = dataclasses.replace(workload, spatial_shapes=shapes)
+    block, inputs = DeformableBlock(short), _inputs(short)
     with torch.no_grad():
-        found = block(x)
+        found = block(*inputs)
         block.attention.backend = "reference"
-        expected = block.double()(x.double())
+        expected = block.double()(*(tensor.double() for tensor in inputs))
     try:
         assert_close(found, expected, "forward", "the attention block")
     except AssertionError as error:
         raise WrongAnswerError(str(error)) from error
 
 
+_ATTENTION: dict[str, Callable[[Workload], nn.Module]] = {
+    "deformable": DeformableBlock,
+    "dense": functools.partial(DenseBlock, attend=scaled_dot_product_attention),
+    "dense, naive": functools.partial(DenseBlock, attend=attend_naively),
+}
+
+
+def _by_kind(is_layer: bool, *kinds: str) -> dict[str, Callable[[Workload, int], Prepared]]:
+    return {kind: functools.partial(_prepare, _ATTENTION[kind], is_layer) for kind in kinds}
+
+
 # By what is compared and then by kind; each prepares itself for a workload and a seed.
-BLOCKS: dict[str, dict[str, Callable[[Workload, int], Prepared]]] = {
-    name: {
-        "deformable": functools.partial(_prepare, DeformableBlock, is_layer),
-        "dense": functools.partial(_prepare, DenseBlock, is_layer),
-    }
-    for name, is_layer in (("attention block", False), ("encoder layer", True))
+BLOCKS = {
+    "attention block": _by_kind(False, *_ATTENTION),
+    "decoder block": _by_kind(False, *_ATTENTION),
+    "encoder layer": _by_kind(True, "deformable", "dense"),
 }

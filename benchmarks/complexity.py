@@ -1,9 +1,10 @@
 """`python -m benchmarks complexity`: how cost grows with the volume, deformable and dense.
 
-Operator, decoder (as many queries whatever the volume) and attention block (with projections) on
-volumes of more and more frames, the block also as H and as W grow: counted multiply-adds and bytes,
-measured time and peak memory, the exponent of T * H * W, and the size from which on deformable
-attention is cheaper. Besides, the operator as K, C and the number of queries grow.
+Operator, decoder (as many queries whatever the volume) and their attention blocks (with
+projections) on volumes from a few cells to 72 frames, the encoder's block also as H and as W grow:
+counted multiply-adds and bytes, measured time and peak memory, the exponent of T * H * W, and the
+size from which on deformable attention is cheaper. Besides, the operator as K, C and the number of
+queries grow, with exponents of these.
 """
 
 from __future__ import annotations
@@ -11,47 +12,61 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import environment, fit, recording, report
+from . import environment, recording, report
 from .answers import check_answers
 from .bars import Row
 from .blocks import BLOCKS, check_block
+from .counts import multiply_adds, operand_bytes
+from .growth import crossovers, exponents
 from .memory import measure_peak
 from .prepared import MODES, Prepared
-from .timing import Task, interleave, ratios, spread
+from .timing import Task, interleave, ratios, shared, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]
 _VARIANTS = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
-_SUBJECTS = ("operator", "decoder", "attention block")
+_COMPARED = ("deformable", "dense")  # as something else grows than T
+_SUBJECTS = ("operator", "decoder", "attention block", "decoder block")
 _QUERIES = 360  # of the decoder
-_FRAMES = (1, 2, 4, 9, 18, 36, 72)
-_QUICK_FRAMES = (1, 4)
+# Of the paper's clip on few cells and then more and more frames; dense attention wins on the first.
+_VOLUMES = (
+    *((1, 3, 4), (1, 5, 8), (1, 5, 17)),
+    *((frames, 10, 17) for frames in (1, 2, 4, 9, 18, 36, 72)),
+)
+_QUICK_VOLUMES = ((1, 10, 17), (4, 10, 17))
 # Volumes that grow along another axis than T.
 _OTHER_AXES = {
-    "H": ((9, 20, 17), (9, 40, 17), (9, 80, 17)),
-    "W": ((9, 10, 34), (9, 10, 68), (9, 10, 136)),
+    "H": ((9, 10, 17), (9, 20, 17), (9, 40, 17)),
+    "W": ((9, 10, 17), (9, 10, 34), (9, 10, 68)),
 }
-# Scores that are written down take gigabytes, and seconds a call, beyond.
-_LARGEST_NAIVE = 3060
+# Scores of a head: more of them, written down, take gigabytes, and seconds a call.
+_MOST_SCORES = 3060**2
 # Sizes below say what a call costs, not how it grows.
 _SMALLEST_FITTED = 1500
+_FITTED_ROUNDS, _SWEEP_ROUNDS = 8, 5
+# Calls on smaller ones are short: more rounds, and shorter samples.
+_SMALL_ROUNDS = 10
+_SHORT_SECONDS = 0.03
 # Peak memory is taken where it is more than the system's counters are off.
-_MEMORY_FRAMES = (18, 36, 72)
+_MEMORY_SUBJECTS = ("operator", "attention block")
+_MEMORY_FRAMES = (9, 18, 36)
 _SWEEPS: dict[str, tuple[int, ...]] = {
-    "num_points": (8, 16, 32, 64),
-    "head_dim": (16, 32, 48, 64, 96),
+    "num_points": (8, 32, 64),
+    "head_dim": (16, 48, 96),
     "num_object_queries": (90, 360, 1440),
 }
+_LETTERS = {"num_points": "K", "head_dim": "C", "num_object_queries": "Q"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="a few small volumes, in seconds")
     recording.add_arguments(parser, seconds=60)
+    recording.add_slow_rounds(parser, default=3)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -65,24 +80,20 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
-    frames = _QUICK_FRAMES if options.quick else _FRAMES
-    (_, height, width), *_ = _ENCODER.spatial_shapes
-    volumes = [_volume(count, height, width) for count in frames]
-    smallest = 0 if options.quick else _SMALLEST_FITTED
+    volumes = [_volume(*shape) for shape in (_QUICK_VOLUMES if options.quick else _VOLUMES)]
     for subject in _SUBJECTS:
-        yield from _growing(subject, "T", volumes, smallest, options)
+        yield from _growing(subject, "T", volumes, options)
     if options.quick:
         return
     for axis, shapes in _OTHER_AXES.items():
         others = [_volume(*shape) for shape in shapes]
-        yield from _growing("attention block", axis, others, smallest, options)
-    for count in _MEMORY_FRAMES:
-        yield from _memory(_volume(count, height, width), options)
+        yield from _growing("attention block", axis, others, options)
+    (_, height, width), *_ = _ENCODER.spatial_shapes
+    for subject in _MEMORY_SUBJECTS:
+        for count in _MEMORY_FRAMES:
+            yield from _memory(subject, _volume(count, height, width), options)
     for field, sizes in _SWEEPS.items():
-        changes: list[dict[str, Any]] = [{field: size} for size in sizes]
-        changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
-        for row in _measure("operator", changed, options):
-            yield {**row, "measurement": f"sweep of {field}", "size": row["workload"][field]}
+        yield from _sweep(field, sizes, options)
 
 
 def _volume(frames: int, height: int, width: int) -> Workload:
@@ -94,40 +105,72 @@ def _volume(frames: int, height: int, width: int) -> Workload:
 
 
 def _growing(
-    subject: str, axis: str, volumes: list[Workload], smallest: int, options: argparse.Namespace
+    subject: str, axis: str, volumes: Sequence[Workload], options: argparse.Namespace
 ) -> Iterator[Row]:
     """A subject on volumes that differ along one axis, and how its cost grows with them."""
-    if subject == "decoder":
+    if subject.startswith("decoder"):
         volumes = [dataclasses.replace(each, num_object_queries=_QUERIES) for each in volumes]
+    smallest = 0 if options.quick else _SMALLEST_FITTED
+    small = [volume for volume in volumes if volume.num_cells < smallest]
     rows = []
-    for row in _measure(subject, volumes, options):
-        rows.append({**row, "measurement": "complexity", "axis": axis})
-        yield rows[-1]
+    kinds = tuple(_VARIANTS) if axis == "T" else _COMPARED
+    for group in filter(None, (small, volumes[len(small) :])):
+        pace = _pace(options, _FITTED_ROUNDS, are_small=group is small)
+        for row in _measure(subject, group, kinds, pace, options):
+            rows.append({**row, "measurement": "complexity", "axis": axis})
+            yield rows[-1]
     label = subject if axis == "T" else f"{subject}, {axis} alone"
-    for row in _growth(rows, smallest):
+    for row in (*exponents(rows, smallest=smallest), *crossovers(rows)):
         yield {**row, "label": label, "axis": axis}
 
 
-def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace) -> Iterator[Row]:
-    """All kinds on all volumes in turn, in both modes.
+def _sweep(field: str, sizes: Sequence[int], options: argparse.Namespace) -> Iterator[Row]:
+    """The operator as one size grows that is not the volume's, and how its cost does."""
+    changes: list[dict[str, Any]] = [{field: size} for size in sizes]
+    changed = [dataclasses.replace(_ENCODER, **change) for change in changes]
+    rows = []
+    for row in _measure("operator", changed, _COMPARED, _pace(options, _SWEEP_ROUNDS), options):
+        size = row["workload"][field]
+        rows.append({**row, "measurement": f"sweep of {field}", "size": size})
+        yield rows[-1]
+    axis = _LETTERS[field]
+    for row in exponents(rows, "size"):
+        yield {**row, "label": f"operator, {axis} alone", "axis": axis}
+
+
+def _measure(
+    subject: str,
+    volumes: Sequence[Workload],
+    kinds: Sequence[str],
+    pace: dict[str, Any],
+    options: argparse.Namespace,
+) -> Iterator[Row]:
+    """All kinds on all volumes in turn, in both modes, as far as they are not too large.
 
     In each round every volume has its turn: a machine that slows down for minutes slows all down.
     """
-    prepared = {volume: _prepare(subject, volume, options.seed) for volume in volumes}
+    prepared = {
+        volume: _prepare(subject, volume, _kinds(volume, kinds), options.seed) for volume in volumes
+    }
     for mode in MODES:
         tasks = {
             (volume, kind): Task(
-                f"{kind} on {number}", functools.partial(each.run, mode), options.threads
+                f"{kind} on {number}",
+                functools.partial(each.run, mode),
+                options.threads,
+                may_sit_out=kind != "deformable",
             )
             for number, (volume, kinds) in enumerate(prepared.items())
             for kind, each in kinds.items()
         }
         samples = interleave(
-            list(tasks.values()), budget_seconds=options.seconds, rounds=options.rounds
+            list(tasks.values()),
+            rounds=options.rounds,
+            **pace,
         )
         for (volume, kind), task in tasks.items():
             own = samples[task.name]
-            ratio = spread(ratios(own, samples[tasks[volume, "deformable"].name]))
+            ratio = spread(ratios(*shared(own, samples[tasks[volume, "deformable"].name])))
             yield {
                 **_about(volume, options),
                 "subject": subject,
@@ -142,23 +185,39 @@ def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace)
             }
 
 
-def _prepare(subject: str, workload: Workload, seed: int) -> dict[str, Prepared]:
-    """Every kind of a subject, checked."""
+def _pace(options: argparse.Namespace, at_least: int, are_small: bool = False) -> dict[str, Any]:
+    """What `interleave` is told of samples and rounds."""
+    if options.quick:
+        return {"budget_seconds": options.seconds, "block_seconds": _SHORT_SECONDS}
+    if are_small:
+        return {
+            "budget_seconds": options.seconds / 4,
+            "at_least": _SMALL_ROUNDS,
+            "block_seconds": _SHORT_SECONDS,
+        }
+    return {
+        "budget_seconds": options.seconds,
+        "at_least": at_least,
+        "slow_rounds": options.slow_rounds,
+    }
+
+
+def _prepare(
+    subject: str, workload: Workload, kinds: Sequence[str], seed: int
+) -> dict[str, Prepared]:
+    """Kinds of a subject, checked."""
     if subject in BLOCKS:
         check_block(workload, seed)
-        return {kind: prepare(workload, seed) for kind, prepare in BLOCKS[subject].items()}
-    names = _variants(workload)
-    _check(workload, list(names.values()), seed)
-    return {kind: VARIANTS[name].prepare(workload, seed) for kind, name in names.items()}
+        return {kind: BLOCKS[subject][kind](workload, seed) for kind in kinds}
+    names = [_VARIANTS[kind] for kind in kinds]
+    _check(workload, names, seed)
+    return {kind: VARIANTS[_VARIANTS[kind]].prepare(workload, seed) for kind in kinds}
 
 
-def _variants(workload: Workload) -> dict[str, str]:
-    """Names in `VARIANTS` by kind: those that a workload is not too large for."""
-    return {
-        kind: name
-        for kind, name in _VARIANTS.items()
-        if name != "dense-naive" or workload.num_cells <= _LARGEST_NAIVE
-    }
+def _kinds(workload: Workload, kinds: Sequence[str]) -> list[str]:
+    """Those that a workload is not too large for."""
+    scores = workload.num_queries * workload.num_cells
+    return [kind for kind in kinds if kind != "dense, naive" or scores <= _MOST_SCORES]
 
 
 def _check(workload: Workload, names: list[str], seed: int) -> None:
@@ -172,104 +231,30 @@ def _about(workload: Workload, options: argparse.Namespace) -> Row:
     return {
         "workload": dataclasses.asdict(workload),
         "label": workload.label,
-        "subject": "operator",
         "threads": options.threads,
         "load_average": environment.load_average(),
     }
 
 
-def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
-    """Multiply-adds of the forward pass, from the shapes alone.
-
-    Deformable: one per corner, sample and channel. Dense: one per query, cell and channel for the
-    scores, and one for the sum. Projections: four of C x C for dense attention; for deformable two
-    of these and those to offsets and logits.
-    """
-    queries, cells = workload.batch * workload.num_queries, workload.num_cells
-    width = workload.num_heads * workload.head_dim
-    axes = len(workload.spatial_shapes[0])
-    samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
-    if kind.startswith("dense"):
-        attention, projections = 2 * queries * cells * width, 4 * queries * width * width
-    else:
-        attention = queries * samples * 2**axes * width
-        predicted = (axes + 1) * workload.num_heads * samples
-        projections = queries * width * (2 * width + predicted)
-    return attention + projections * with_projections
-
-
-def operand_bytes(workload: Workload, kind: str) -> int:
-    """Bytes of what the attention of a forward pass reads and writes in memory, each tensor once.
-
-    Deformable: value, reference points, offsets, logits, result. Dense: query, key, value, result.
-    Naive: also the scores, written and read for the softmax, and its result likewise. In
-    float32; projections are left out.
-    """
-    queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
-    width = workload.num_heads * workload.head_dim
-    if kind == "deformable":
-        axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
-        samples = workload.num_heads * levels * workload.num_points  # of a query
-        numbers = cells * width + queries * (levels * axes + (axes + 1) * samples + width)
-    else:
-        numbers = 2 * (queries + cells) * width
-        if kind == "dense, naive":
-            numbers += 4 * workload.num_heads * queries * workload.num_cells
-    return 4 * numbers
-
-
-def _growth(rows: list[Row], smallest: int) -> Iterator[Row]:
-    """Exponents of T * H * W, measured and counted, and where the kinds meet."""
-    for mode in MODES:
-        costs: dict[str, dict[float, Any]] = {}
-        counts: dict[str, dict[float, float]] = {}
-        for row in rows:
-            if row["mode"] == mode:
-                costs.setdefault(row["variant"], {})[row["cells"]] = row["rounds"]
-                counts.setdefault(row["variant"], {})[row["cells"]] = row["multiply_adds"]
-        about = {key: rows[0][key] for key in ("subject", "threads")}
-        medians = {kind: _medians(rows, kind, mode) for kind in costs}
-        for kind, by_size in costs.items():
-            fitted = {size: each for size, each in by_size.items() if size >= smallest}
-            found = fit.exponent(fitted)
-            counted = {size: counts[kind][size] for size in fitted}
-            yield {
-                **about,
-                "measurement": "exponent",
-                "variant": kind,
-                "mode": mode,
-                "exponent": dataclasses.asdict(found),
-                "counted": fit.slope(counted),
-                "sizes": sorted(fitted),
-            }
-        yield {
-            **about,
-            "measurement": "crossover",
-            "variant": "deformable",
-            "mode": mode,
-            "cells": fit.crossover(medians["deformable"], medians["dense"]),
-            "smallest": min(medians["dense"]),
-        }
-
-
-def _medians(rows: list[Row], kind: str, mode: str) -> Mapping[float, float]:
-    return {
-        row["cells"]: row["seconds"]["median"]
-        for row in rows
-        if (row["variant"], row["mode"]) == (kind, mode)
-    }
-
-
-def _memory(workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
+def _memory(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     """Peak extra memory of forward and backward, each in a process of its own."""
-    mode = MODES[-1]
+    mode, block = MODES[-1], subject if subject in BLOCKS else None
     first: int | None = None
-    for kind, name in _variants(workload).items():
-        peak = measure_peak(workload, name, mode, threads=options.threads, seed=options.seed)
+    for kind in _kinds(workload, tuple(_VARIANTS)):
+        peak = measure_peak(
+            workload,
+            kind if block else _VARIANTS[kind],
+            mode,
+            threads=options.threads,
+            seed=options.seed,
+            block=block,
+        )
         first = first or peak.extra_bytes
         yield {
             **_about(workload, options),
             "measurement": "memory by size",
+            "label": f"{subject}, {workload.label}",
+            "subject": subject,
             "variant": kind,
             "mode": mode,
             "cells": workload.num_cells,

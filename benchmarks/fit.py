@@ -44,20 +44,20 @@ def exponent(rounds: Mapping[float, Sequence[float]], seed: int = 0) -> Exponent
     return Exponent(statistics.median(slopes), drawn[edge], drawn[-edge - 1])
 
 
-def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> float | None:
-    """The size from which on the first cost stays below the second.
+def crossover(gains: Mapping[float, float]) -> float | None:
+    """The size from which on the gain, how many times cheaper something is, stays above 1.
 
-    Between the sizes that were measured both are taken for power laws.
+    Between the sizes that were measured the gain is taken for a power law.
 
     Returns:
-        None if the first is not below at the largest size; the smallest size if it always is.
+        None if it is not above 1 at the largest size; the smallest size if it always is.
     """
-    sizes = sorted(first)
-    gaps = [math.log(first[size] / second[size]) for size in sizes]
-    if gaps[-1] >= 0:
+    sizes = sorted(gains)
+    logs = [math.log(gains[size]) for size in sizes]
+    if logs[-1] <= 0:
         return None
     for i in range(len(sizes) - 1, 0, -1):
-        if gaps[i - 1] >= 0:
-            share = gaps[i - 1] / (gaps[i - 1] - gaps[i])
+        if logs[i - 1] <= 0:
+            share = logs[i - 1] / (logs[i - 1] - logs[i])
             return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share)
     return sizes[0]

@@ -18,6 +18,7 @@ from .prepared import MODES
 from .timing import Task
 from .workloads import WORKLOADS, Workload
 
+_BLOCKS = ("attention block", "encoder layer")
 _KINDS = ("deformable", "dense")
 
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="a tiny volume, in seconds")
     recording.add_arguments(parser, seconds=20)
+    recording.add_slow_rounds(parser, default=None)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -34,7 +36,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     rows = (
         row
         for name in names
-        for block in BLOCKS
+        for block in _BLOCKS
         for row in measure(block, WORKLOADS[name], options)
     )
     report.show(recorder, rows)
@@ -56,7 +58,8 @@ def measure(
             Task(kind, functools.partial(each.run, mode), options.threads)
             for kind, each in prepared.items()
         ]
-        for kind, figures in compare(tasks, options.seconds, options.rounds):
+        timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
+        for kind, figures in timed:
             yield {
                 "measurement": block,
                 "workload": dataclasses.asdict(workload),

@@ -12,7 +12,7 @@ from .answers import check_answers
 from .bars import Row
 from .memory import measure_peak
 from .prepared import MODES, Prepared
-from .timing import Task, interleave, ratios, spread
+from .timing import Task, interleave, ratios, shared, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload, make_inputs
 
@@ -186,23 +186,27 @@ def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Pr
     return variants
 
 
-def compare(tasks: Sequence[Task], seconds: float, rounds: int | None) -> Iterator[tuple[str, Row]]:
+def compare(
+    tasks: Sequence[Task], seconds: float, rounds: int | None, slow_rounds: int | None = None
+) -> Iterator[tuple[str, Row]]:
     """Times tasks in turn: each one's name, its times, and their ratio to the first one's.
 
     Args:
         tasks: What to time.
         seconds: About how long.
         rounds: Exactly so many rounds instead.
+        slow_rounds: As `interleave` takes it.
     """
-    samples = interleave(tasks, budget_seconds=seconds, rounds=rounds)
+    samples = interleave(tasks, budget_seconds=seconds, rounds=rounds, slow_rounds=slow_rounds)
     first = tasks[0].name
     for task in tasks:
         own = samples[task.name]
+        ratio = spread(ratios(*shared(own, samples[first])))
         yield (
             task.name,
             {
                 "seconds": dataclasses.asdict(spread(own)),
                 "rounds": own,
-                "ratio": {"to": first, **dataclasses.asdict(spread(ratios(own, samples[first])))},
+                "ratio": {"to": first, **dataclasses.asdict(ratio)},
             },
         )

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from .blocks import BLOCKS
+from .prepared import Prepared
 from .variants import VARIANTS
 from .workloads import Workload
 
@@ -47,8 +49,24 @@ class Peak:
     method: str
 
 
-def measure_peak(workload: Workload, variant: str, mode: str, *, threads: int, seed: int) -> Peak:
+def measure_peak(
+    workload: Workload,
+    variant: str,
+    mode: str,
+    *,
+    threads: int,
+    seed: int,
+    block: str | None = None,
+) -> Peak:
     """Starts a fresh process and measures one call of `variant` in it.
+
+    Args:
+        workload: What it is called on.
+        variant: Name in `VARIANTS`; of a block its kind.
+        mode: One of `MODES`.
+        threads: torch's threads.
+        seed: Of the inputs.
+        block: Name in `BLOCKS`: a module with its projections in place of an operator.
 
     Raises:
         RuntimeError: The process failed, or this system has no /proc.
@@ -56,6 +74,7 @@ def measure_peak(workload: Workload, variant: str, mode: str, *, threads: int, s
     request = {
         "workload": dataclasses.asdict(workload),
         "variant": variant,
+        "block": block,
         "mode": mode,
         "threads": threads,
         "seed": seed,
@@ -135,15 +154,22 @@ def _give_freed_memory_back() -> None:
         trim(0)
 
 
+def _subject(name: str, block: str | None) -> tuple[Callable[[Workload, int], Prepared], bool]:
+    """What prepares it, and whether its first call compiles."""
+    if block is not None:
+        return BLOCKS[block][name], False
+    return VARIANTS[name].prepare, VARIANTS[name].is_compiled
+
+
 def _main() -> None:
     request = json.loads(sys.argv[1])
     shapes = tuple(tuple(shape) for shape in request["workload"].pop("spatial_shapes"))
     workload = Workload(spatial_shapes=shapes, **request["workload"])
     torch.set_num_threads(request["threads"])
-    variant = VARIANTS[request["variant"]]
-    prepared = variant.prepare(workload, request["seed"])
-    little = variant.prepare(workload.shrunk(), request["seed"])
-    (prepared if variant.is_compiled else little).run(request["mode"])
+    prepare, is_compiled = _subject(request["variant"], request["block"])
+    prepared = prepare(workload, request["seed"])
+    little = prepare(workload.shrunk(), request["seed"])
+    (prepared if is_compiled else little).run(request["mode"])
     torch.ones(1 << 20).sum()  # starts the pool of threads, which the little problem may not
     peak = peak_of(lambda: prepared.run(request["mode"]))
     print(json.dumps(dataclasses.asdict(peak)))

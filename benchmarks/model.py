@@ -2,22 +2,24 @@
 
 A layer of encoder and decoder, the network, a video from bytes to results, and a training step, for
 the presets `paper` and `vistr`: 36 frames of 300 x 533 pixels, one clip, float32. Besides the most
-bytes that live tensors take at a time.
+bytes that live tensors take at a time, in all and by the modules of the network.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from . import environment, recording, report
+from . import environment, live_memory, recording, report
 from .bars import Row
 from .measurements import compare
 from .timing import Task
-from .whole_models import PARTS, Parts, prepare_parts
+from .whole_models import PARTS, WholeModel, prepare_parts
 
+# Whose modules are looked at one by one.
+_NETWORKS = ("network", "training step")
 _PRESETS = ("paper", "vistr")
 _SIZE = (300, 533)
 _QUICK_SIZE = (64, 96)
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"by default all: {', '.join(PARTS)}; on two cores the last three take half an hour",
     )
     recording.add_arguments(parser, seconds=20)
+    recording.add_slow_rounds(parser, default=None)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -47,7 +50,8 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
     configs = _small_configs() if options.quick else _paper_configs()
     height, width = _QUICK_SIZE if options.quick else _SIZE
     models = {
-        name: prepare_parts(config, height, width, options.seed) for name, config in configs.items()
+        name: prepare_parts(config, height, width, options.seed, options.parts)
+        for name, config in configs.items()
     }
     first, *_ = configs
     frames = configs[first].model.num_frames
@@ -57,14 +61,10 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
         "frames": frames,
         "pixels": [height, width],
     }
-    for part, mode in models[first]:
-        if part not in options.parts:
-            continue
-        label = f"{part}, {frames} x {height} x {width}"
-        yield from (
-            {**about, "label": label, "mode": mode, **row}
-            for row in _measure(models, part, mode, options)
-        )
+    size = f"{frames} x {height} x {width}"
+    for part, mode in models[first].calls:
+        for row in _measure(models, part, mode, options):
+            yield {**about, "mode": mode, **row, "label": f"{row['label']}, {size}"}
 
 
 def _paper_configs() -> dict[str, Any]:
@@ -83,39 +83,52 @@ def _small_configs() -> dict[str, Any]:
 
 
 def _measure(
-    models: dict[str, Parts], part: str, mode: str, options: argparse.Namespace
+    models: dict[str, WholeModel], part: str, mode: str, options: argparse.Namespace
 ) -> Iterator[Row]:
     """One part of all models: most bytes alive, then times."""
-    calls = {name: parts[part, mode] for name, parts in models.items()}
-    peaks = {name: _live_bytes(call) for name, call in calls.items()}
-    first = next(iter(peaks.values()))
-    for name, peak in peaks.items():
-        yield {
-            "measurement": "memory of models",
-            "variant": name,
-            "extra_bytes": peak,
-            "method": "live tensors",
-            "ratio": {"to": next(iter(peaks)), "median": peak / first},
-            "load_average": environment.load_average(),
-        }
+    calls = {name: model.calls[part, mode] for name, model in models.items()}
+    yield from _memory(models, part, mode)
     tasks = [Task(name, call, options.threads) for name, call in calls.items()]
-    for name, figures in compare(tasks, options.seconds, options.rounds):
+    timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
+    for name, figures in timed:
         yield {
             "measurement": "model",
+            "label": part,
             "variant": name,
             **figures,
             "load_average": environment.load_average(),
         }
 
 
-def _live_bytes(call: Callable[[], object]) -> int:
-    """Most bytes of tensors made in a call that are alive at a time.
+def _memory(models: dict[str, WholeModel], part: str, mode: str) -> Iterator[Row]:
+    """Most bytes alive in all models, and while the parts of a network run that it has."""
+    first = next(iter(models))
+    found: dict[str, dict[str, live_memory.PartMemory]] = {}
+    for name, model in models.items():
+        call = model.calls[part, mode]
+        if part == "training step":
+            call()  # makes the optimiser's averages, which stay
+        peak, of_modules = live_memory.measure(call, model.modules if part in _NETWORKS else {})
+        found[name] = {part: live_memory.PartMemory(peak), **of_modules}
+    for which in found[first]:
+        for name, memories in found.items():
+            peak = memories[which].peak
+            yield {
+                **_named(part, which, memories[which]),
+                "variant": name,
+                "extra_bytes": peak,
+                "method": "live tensors",
+                "ratio": {"to": first, "median": peak / found[first][which].peak},
+                "load_average": environment.load_average(),
+            }
 
-    Neither weights and inputs, which are there before, nor scratch of kernels are part of it.
-    """
-    from defvis.memory import LiveStorages
 
-    call()  # the first training step makes the optimiser's averages, which stay
-    with LiveStorages() as live:
-        call()
-    return int(live.peak)
+def _named(part: str, which: str, memory: live_memory.PartMemory) -> Row:
+    """What a row of memory is about: a whole call, or a module in it."""
+    if which == part:
+        return {"measurement": "memory of models", "label": part}
+    return {
+        "measurement": "memory of modules",
+        "label": f"{which} in a {part}",
+        "kept_bytes": memory.kept,
+    }

@@ -8,6 +8,8 @@ from pathlib import Path
 from .bars import Row
 from .prepared import MODES
 
+_COLUMNS = 2  # of panels: more of them are small on a page
+
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:
     """Draws time against the number of cells, deformable and dense, and where they meet.
@@ -23,9 +25,10 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
     chosen = [row for row in rows if row["measurement"] == "complexity" and row["axis"] == "T"]
     subjects = list(dict.fromkeys(row["subject"] for row in chosen))
     kinds = list(dict.fromkeys(row["variant"] for row in chosen))
-    figure = Figure(figsize=(5 * len(subjects), 4), layout="constrained")
-    panels = figure.subplots(1, len(subjects), squeeze=False)[0]
-    for axes, subject in zip(panels, subjects, strict=True):
+    lines = -(-len(subjects) // _COLUMNS)
+    figure = Figure(figsize=(5.5 * _COLUMNS, 4 * lines), layout="constrained")
+    for place, subject in enumerate(subjects, start=1):
+        axes = figure.add_subplot(lines, _COLUMNS, place)
         for mode, style in zip(MODES, ("--", "-"), strict=True):
             for color, kind in enumerate(kinds):
                 points = [
@@ -41,9 +44,11 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
                 )  # fmt: skip
         meetings = [row for row in rows if row["measurement"] == "crossover" and row["axis"] == "T"]
         for row in meetings:
-            if row["subject"] == subject and row["cells"]:
+            # What is cheaper everywhere meets nowhere.
+            if row["subject"] == subject and row["cells"] not in (None, row["smallest"]):
                 style = "--" if row["mode"] == MODES[0] else "-"
-                axes.axvline(row["cells"], color="0.7", linestyle=style, linewidth=1)
+                meeting = f"C{kinds.index(row['variant'].removeprefix('than '))}"
+                axes.axvline(row["cells"], color=meeting, alpha=0.5, linestyle=style, linewidth=1)
         axes.set(xscale="log", yscale="log", title=subject, xlabel="cells T * H * W", ylabel="ms")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -35,6 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
     )
 
 
+def add_slow_rounds(parser: argparse.ArgumentParser, *, default: int | None) -> None:
+    """Declares the option of commands that time calls of many seconds beside short ones."""
+    known = "no limit" if default is None else default
+    parser.add_argument(
+        "--slow-rounds",
+        type=count,
+        default=default,
+        help="what takes half of --seconds for itself is left out from then on, but not before it "
+        f"had so many rounds; default {known}",
+    )
+
+
 def count(text: str) -> int:
     """A whole number of at least 1, of the command line."""
     if not (text.isdecimal() and int(text)):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import gpu_rows
+from . import dense_wins, gpu_rows
 from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
@@ -68,6 +68,8 @@ def tables(rows: Sequence[Row]) -> str:
         chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
             parts.append(f"### {title}\n\n{_measured(chosen, headings)}")
+    if lost := dense_wins.paragraph(on_cpu):
+        parts.append(f"### {dense_wins.TITLE}\n\n{lost}")
     if on_cpu:
         parts.append(_origin(on_cpu))
     if on_gpu:
@@ -76,6 +78,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 _TIMES = ["time [quartiles]", "times the first"]
+_COUNTS = ["multiply-adds of the forward", "operands"]
 _TABLES = {
     "latency": ("Latency", _TIMES),
     "memory": ("Peak extra memory", ["peak", "times the first"]),
@@ -90,13 +93,17 @@ _TABLES = {
     "encoder layer": ("Encoder layers", _TIMES),
     "model": ("Whole models", [*_TIMES, "frames per second"]),
     "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
-    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward", "operands"]),
-    "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
-    "crossover": ("Deformable is cheaper from", ["cells"]),
+    "memory of modules": (
+        "Peak of live tensors by module",
+        ["peak", "times the first", "alive after it"],
+    ),
+    "complexity": ("More and more frames", [*_TIMES, *_COUNTS]),
+    "exponent": ("Exponents of T * H * W, K, C and Q", ["measured [95 % interval]", "counted"]),
+    "crossover": ("Deformable is cheaper", ["from so many cells on"]),
     "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
-    "sweep of num_points": ("More and more points K", _TIMES),
-    "sweep of head_dim": ("More and more channels C / M", _TIMES),
-    "sweep of num_object_queries": ("More and more queries, a decoder's", _TIMES),
+    "sweep of num_points": ("More and more points K", [*_TIMES, *_COUNTS]),
+    "sweep of head_dim": ("More and more channels C / M", [*_TIMES, *_COUNTS]),
+    "sweep of num_object_queries": ("More and more queries, a decoder's", [*_TIMES, *_COUNTS]),
 }
 
 
@@ -125,12 +132,13 @@ def _label(row: Row) -> str:
 def _cells(row: Row) -> list[str]:
     if row["measurement"] == "exponent":
         median, low, high = (row["exponent"][name] for name in ("median", "low", "high"))
-        return [f"{median:.3f} [{low:.3f}, {high:.3f}]", f"{row['counted']:.3f}"]
+        between = "once" if row.get("fitted_rounds") == 1 else f"[{low:.3f}, {high:.3f}]"
+        return [f"{median:.3f} {between}", f"{row['counted']:.3f}"]
     if row["measurement"] == "crossover":
         cells = row["cells"]
         if cells is None:
             return ["not in these sizes"]
-        return [f"all sizes, {cells:.0f} on" if cells == row["smallest"] else f"{cells:.0f}"]
+        return [f"all sizes, {cells:.0f}" if cells == row["smallest"] else f"{cells:.0f}"]
     if row["measurement"] == "bandwidth":
         achieved = row["bytes_per_second"]["median"]
         limits = [row["ceiling"][name] for name in ("same rows", "L1", "L2", "L3")]
@@ -138,10 +146,13 @@ def _cells(row: Row) -> list[str]:
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"
     if row["measurement"].startswith("memory"):
-        return [f"{row['extra_bytes'] / 2**20:.1f} MiB", times]
+        sizes = [row[name] for name in ("extra_bytes", "kept_bytes") if name in row]
+        peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
+        return [peak, times, *kept]
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
-    cells = [f"{median} [{q1}, {q3}]", times]
-    if row["measurement"] == "complexity":
+    between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
+    cells = [f"{median} {between}", times]
+    if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
         cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
     if row["measurement"] == "model":

@@ -20,10 +20,11 @@ _ROOT = Path(__file__).parents[1]
 # Seconds for the rounds of one comparison, by command: usually, and with --quick.
 _SECONDS = {
     "operator": (8.0, 0.5),
-    "layers": (8.0, 0.3),
-    "complexity": (25.0, 0.2),
-    "model": (8.0, 0.3),
+    "layers": (6.0, 0.3),
+    "complexity": (6.0, 0.2),
+    "model": (6.0, 0.3),
 }
+_SLOW_ROUNDS = 1  # of dense attention on large volumes, which takes up to half a minute a call
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +70,8 @@ def words(name: str, options: argparse.Namespace) -> list[str]:
     chosen += ["--output", str(output)]
     if name == "model":
         chosen += ["--parts", "encoder layer", "decoder layer"]
+    if name != "operator":
+        chosen += ["--slow-rounds", str(_SLOW_ROUNDS)]
     if options.quick:
         chosen.append("--quick")
     elif name == "operator":

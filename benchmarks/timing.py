@@ -24,11 +24,13 @@ class Task:
         name: Unique among the tasks timed together.
         run: Does the work once.
         threads: What `torch.set_num_threads` is set to meanwhile.
+        may_sit_out: Whether it may have fewer rounds than others, if its calls are slow.
     """
 
     name: str
     run: Callable[[], object]
     threads: int
+    may_sit_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,39 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
     return [n / d for n, d in zip(numerators, denominators, strict=True)]
 
 
+def shared(*samples: Sequence[float]) -> list[Sequence[float]]:
+    """Samples of the rounds in which all tasks had their turn."""
+    rounds = min(map(len, samples))
+    return [own[:rounds] for own in samples]
+
+
 def interleave(
-    tasks: Sequence[Task], *, budget_seconds: float, rounds: int | None = None
+    tasks: Sequence[Task],
+    *,
+    budget_seconds: float,
+    rounds: int | None = None,
+    at_least: int = _MIN_ROUNDS,
+    slow_rounds: int | None = None,
+    block_seconds: float = _BLOCK_SECONDS,
 ) -> dict[str, list[float]]:
     """Times every task once per round, in an order that rotates from round to round.
 
-    A task is called at least once per round, and again until 0.1 s have passed; the sample is the
-    mean of these calls. Every task runs once before anything is timed. No call inside a round is
-    thrown away: each task starts on the caches that the one before it left.
+    A task is called at least once per round, and again until 0.1 s (`block_seconds`) have passed;
+    the sample is the mean of these calls. Every task runs once before anything is timed. No call
+    inside a round is thrown away: each task starts on the caches that the one before it left.
 
     Args:
         tasks: What to time; names must differ.
-        budget_seconds: The rounds take about this long, at least 3 and at most 25 of them.
+        budget_seconds: The rounds take about this long, at most 25 of them.
         rounds: Exactly this many rounds instead.
+        at_least: Rounds there are however long they take.
+        slow_rounds: A task that has had so many rounds, and half the budget for itself, sits out
+            the others; None lets none sit out.
+        block_seconds: How long a sample lasts at least.
 
     Returns:
-        Seconds per call, one sample per round, by the task's name.
+        Seconds per call, one sample per round, by the task's name; the samples of a task that sat
+        out are those of the first rounds.
     """
     threads_before = torch.get_num_threads()
     was_collecting = gc.isenabled()
@@ -78,12 +97,21 @@ def interleave(
     try:
         gc.collect()
         gc.disable()
-        calls = {task.name: _calls_per_block(task) for task in tasks}
-        start = time.perf_counter()
-        while not _is_enough(len(samples[tasks[0].name]), start, budget_seconds, rounds):
-            turn = len(samples[tasks[0].name]) % len(tasks)
+        calls = {task.name: _calls_per_block(task, block_seconds) for task in tasks}
+        start, done = time.perf_counter(), 0
+        while not _is_enough(done, start, budget_seconds, rounds, at_least):
+            turn = done % len(tasks)
             for task in (*tasks[turn:], *tasks[:turn]):
-                samples[task.name].append(_time_block(task, calls[task.name]))
+                own = samples[task.name]
+                is_late = rounds is None and slow_rounds is not None and done >= slow_rounds
+                if (
+                    is_late
+                    and task.may_sit_out
+                    and sum(own) * calls[task.name] > budget_seconds / 2
+                ):
+                    continue
+                own.append(_time_block(task, calls[task.name]))
+            done += 1
     finally:
         torch.set_num_threads(threads_before)
         if was_collecting:
@@ -91,22 +119,24 @@ def interleave(
     return samples
 
 
-def _is_enough(done: int, start: float, budget_seconds: float, rounds: int | None) -> bool:
+def _is_enough(
+    done: int, start: float, budget_seconds: float, rounds: int | None, at_least: int
+) -> bool:
     if rounds is not None:
         return done >= rounds
-    if done < _MIN_ROUNDS:
+    if done < at_least:
         return False
     elapsed = time.perf_counter() - start
     return done >= _MAX_ROUNDS or elapsed * (done + 1) / done > budget_seconds
 
 
-def _calls_per_block(task: Task) -> int:
+def _calls_per_block(task: Task, block_seconds: float) -> int:
     """Warms the task up, and raises the calls until a block is long enough to trust."""
-    if _time_block(task, 1) > 5 * _BLOCK_SECONDS:
+    if _time_block(task, 1) > 5 * block_seconds:
         return 1
     calls = 1
-    while (seconds := _time_block(task, calls)) * calls < _BLOCK_SECONDS:
-        calls = max(calls + 1, math.ceil(_BLOCK_SECONDS / seconds))
+    while (seconds := _time_block(task, calls)) * calls < block_seconds:
+        calls = max(calls + 1, math.ceil(block_seconds / seconds))
     return calls
 
 

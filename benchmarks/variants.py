@@ -68,7 +68,7 @@ def _tokens(workload: Workload, seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
     return differentiable(inputs), rows(queries)
 
 
-def _attend_naively(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend_naively(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every score is written to memory, as in code from before fused attention."""
     scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
     out: Tensor = scores.softmax(-1) @ value
@@ -83,7 +83,7 @@ VARIANTS = {
         Variant("composite", True, _composite(compiled=False)),
         Variant("composite-compiled", True, _composite(compiled=True), is_compiled=True),
         Variant("dense", False, _dense(scaled_dot_product_attention)),
-        Variant("dense-naive", False, _dense(_attend_naively)),
+        Variant("dense-naive", False, _dense(attend_naively)),
         *(peer.variant for peer in peers.PEERS.values()),
     )
 }

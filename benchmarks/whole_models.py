@@ -6,8 +6,9 @@ except that results are written for every slot whose mask is not empty.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,22 @@ class Video:
         return frame
 
 
-Parts = dict[tuple[str, str], Callable[[], object]]
+@dataclass(frozen=True)
+class WholeModel:
+    """A model and what can be run of it.
+
+    Attributes:
+        calls: By part and mode.
+        modules: Of the network, by the name of what they are part of.
+    """
+
+    calls: dict[tuple[str, str], Callable[[], object]]
+    modules: dict[str, tuple[nn.Module, ...]]
 
 
-def prepare_parts(config: Any, height: int, width: int, seed: int) -> Parts:
+def prepare_parts(
+    config: Any, height: int, width: int, seed: int, parts: Sequence[str] = PARTS
+) -> WholeModel:
     """What can be run of a model.
 
     Args:
@@ -75,9 +88,10 @@ def prepare_parts(config: Any, height: int, width: int, seed: int) -> Parts:
         height: Of the video, in pixels, before it is scaled as the config says.
         width: Likewise.
         seed: Of weights, video and gradients.
+        parts: Which of `PARTS` are asked for: the network runs no further than these need.
 
     Returns:
-        By part and mode ("forward": as in inference, "forward+backward": as in training):
+        Calls by part and mode ("forward": as in inference, "forward+backward": as in training):
 
         - "encoder layer", "decoder layer": the first of each, on what reaches it in the model; a
           dense random gradient of its result.
@@ -124,9 +138,10 @@ def prepare_parts(config: Any, height: int, width: int, seed: int) -> Parts:
         return masks
 
     layers = {
-        name: _prepare_layer(name, *met) for name, met in _first_layers(model, batch.frames).items()
+        name: _prepare_layer(name, *met)
+        for name, met in _first_layers(model, batch.frames, parts).items()
     }
-    return {
+    calls = {
         **{(name, "forward"): inference(layer.forward) for name, layer in layers.items()},
         ("network", "forward"): inference(network),
         ("video to results", "forward"): inference(lambda: _results(model, config, video)),
@@ -136,6 +151,15 @@ def prepare_parts(config: Any, height: int, width: int, seed: int) -> Parts:
         },
         ("training step", "forward+backward"): training(lambda: stage.step(batch)),
     }
+    return WholeModel(
+        calls={(part, mode): call for (part, mode), call in calls.items() if part in parts},
+        modules={
+            "backbone": (model.backbone,),
+            "encoder": (model.encoder,),
+            "decoder": (model.decoder,),
+            "mask head": (model.mask_features, model.mask_head),
+        },
+    )
 
 
 def _scaled(video: Video, config: Any) -> NDArray[np.uint8]:
@@ -210,20 +234,31 @@ def _check(name: str, layer: nn.Module, prepared: Prepared) -> None:
         raise WrongAnswerError(f"the {name}: {error}") from error
 
 
-def _first_layers(model: Any, frames: Tensor) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+class _AllMet(Exception):
+    """Ends a run of the network whose rest is not needed."""
+
+
+def _first_layers(
+    model: Any, frames: Tensor, parts: Sequence[str]
+) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
     """The first layers of encoder and decoder, each with what reaches it when the model runs."""
     found: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
     layers = {"encoder layer": model.encoder.layers[0], "decoder layer": model.decoder.layers[0]}
+    wanted = {name: layer for name, layer in layers.items() if name in parts}
+    if not wanted:
+        return found
 
     def keep(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
             found[name] = (layer, arguments)
+            if len(found) == len(wanted):
+                raise _AllMet
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in wanted.items()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(_AllMet):
             model(frames)
     finally:
         for handle in handles:

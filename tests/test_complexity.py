@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bars, blocks, fit, report
+from benchmarks import bars, blocks, complexity, dense_wins, fit, growth, report
 from benchmarks.__main__ import main
 from benchmarks.blocks import BLOCKS
-from benchmarks.complexity import multiply_adds, operand_bytes
+from benchmarks.counts import multiply_adds, operand_bytes
+from benchmarks.prepared import MODES
+from benchmarks.timing import ratios, spread
 from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
@@ -40,25 +43,135 @@ def test_a_machine_that_slows_down_between_rounds_changes_no_exponent() -> None:
 
 
 def test_crossover() -> None:
-    linear, square = ({n: c * n**p for n in (1, 10, 100)} for c, p in ((20.0, 1), (1.0, 2)))
-    assert fit.crossover(linear, square) == pytest.approx(20)
-    assert fit.crossover(square, linear) is None
-    assert fit.crossover({1: 1.0, 2: 1.0}, {1: 2.0, 2: 2.0}) == 1
+    assert fit.crossover({1: 1 / 20, 10: 0.5, 100: 5.0}) == pytest.approx(20)
+    assert fit.crossover({1: 20.0, 10: 2.0, 100: 0.2}) is None
+    assert fit.crossover({1: 2.0, 10: 0.5, 40: 2.0}) == pytest.approx(20)  # the last time
+    assert fit.crossover({1: 1.1, 2: 2.0}) == 1
+    assert fit.crossover({1: 1.0, 2: 2.0}) == 1  # as dear: "from there on" begins here
+    assert fit.crossover({1: 2.0, 2: 1.0}) is None
+
+
+def _grown(variant: str, cells: int, rounds: list[float], ours: list[float]) -> bars.Row:
+    ratio = spread(ratios(rounds, ours)).median
+    return {
+        "measurement": "complexity", "suite": "complexity", "subject": "operator", "axis": "T",
+        "label": f"{cells}", "threads": 1, "variant": variant, "mode": "forward", "cells": cells,
+        "rounds": rounds, "seconds": dataclasses.asdict(spread(rounds)), "ratio": {"median": ratio},
+        "multiply_adds": cells, "operand_bytes": cells,
+    }  # fmt: skip
+
+
+# Deformable is the faster one by its medians on 100 cells, 2.0 against 2.1, and the slower one in
+# two of three rounds.
+OURS, THEIRS = [2.0, 1.0, 9.0], [2.1, 0.9, 8.0]
+DRIFTING = [
+    _grown("deformable", 100, OURS, OURS),
+    _grown("dense", 100, THEIRS, OURS),
+    _grown("deformable", 400, [4.0] * 3, [4.0] * 3),
+    _grown("dense", 400, [9.0] * 3, [4.0] * 3),
+]
+
+
+def test_rounds_decide_where_deformable_is_cheaper() -> None:
+    (found,) = growth.crossovers(DRIFTING)
+    assert (found["variant"], found["smallest"]) == ("than dense", 100)
+    assert 100 < found["cells"] < 400
+    cell = report._cells(found)
+    assert cell == [f"{found['cells']:.0f}"]
+    everywhere = {**found, "cells": 100}
+    assert report._cells(everywhere) == ["all sizes, 100"]
+    assert report._cells({**found, "cells": None}) == ["not in these sizes"]
+
+
+def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
+    rows = [
+        {**_grown("dense", 100, [5.0 * n**2] * rounds, [1.0] * rounds), "size": n}
+        for n, rounds in ((8, 5), (16, 5), (32, 2))
+    ]
+    (found,) = growth.exponents(rows, "size")
+    assert found["exponent"]["median"] == pytest.approx(2)
+    assert found["counted"] == 0  # each has 100 multiply-adds
+    assert (found["sizes"], found["fitted_rounds"]) == ([8, 16, 32], 2)
+    assert next(growth.exponents(rows, "size", smallest=16))["sizes"] == [16, 32]
+    assert "[2.000, 2.000]" in report._cells(found)[0]
+    (single,) = growth.exponents([{**row, "rounds": row["rounds"][:1]} for row in rows], "size")
+    assert report._cells(single) == ["2.000 once", "0.000"]
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize(
+    ("field", "axis", "deformable", "dense"),
+    [("num_points", "K", 1, 0), ("head_dim", "C", 1, 1), ("num_object_queries", "Q", 1, 1)],
+)
+def test_sweeps_count_and_fit(
+    field: str, axis: str, deformable: float, dense: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(complexity, "_ENCODER", TINY)
+    options = argparse.Namespace(
+        quick=True, seconds=0.1, rounds=2, slow_rounds=1, threads=1, seed=0
+    )
+    rows = [dict(row, suite="complexity") for row in complexity._sweep(field, (4, 8, 16), options)]
+    shown = report._TABLES[f"sweep of {field}"][1]
+    assert shown[-2:] == ["multiply-adds of the forward", "operands"]
+    assert all(len(report._cells(row)) == len(shown) for row in rows if "size" in row)
+    fitted = [row for row in rows if row["measurement"] == "exponent"]
+    assert {row["label"] for row in fitted} == {f"operator, {axis} alone"}
+    assert {row["mode"] for row in fitted} == set(MODES)
+    for row in fitted:
+        assert row["counted"] == pytest.approx(deformable if "def" in row["variant"] else dense)
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_of_operator_and_block() -> None:
+    workload = dataclasses.replace(TINY, batch=8, spatial_shapes=((8, 8, 8),))
+    options = argparse.Namespace(threads=1, seed=0)
+    rows = {
+        (subject, row["variant"]): row
+        for subject in complexity._MEMORY_SUBJECTS
+        for row in complexity._memory(subject, workload, options)
+    }
+    assert len(rows) == 6
+    for (subject, kind), row in rows.items():
+        assert row["label"] == f"{subject}, tiny, float32, batch 8"
+        assert (
+            row["ratio"]["median"]
+            == row["extra_bytes"] / rows[subject, "deformable"]["extra_bytes"]
+        )
+        if kind == "dense, naive":
+            scores = 4 * workload.batch * workload.num_heads * workload.num_cells**2
+            assert row["extra_bytes"] > 2 * scores
+    # A block projects what an operator is given.
+    operator, block = (rows[subject, "deformable"] for subject in complexity._MEMORY_SUBJECTS)
+    assert block["extra_bytes"] > 1.2 * operator["extra_bytes"]
+
+
+def test_where_dense_wins_is_told_from_rows() -> None:
+    faster = _grown("dense, naive", 100, [1.0] * 3, OURS)
+    said = dense_wins.paragraph([*DRIFTING, faster])
+    assert "- operator, forward: 100 cells (0.50x the time, dense, naive)." in said
+    assert "400" not in said
+    assert "none from 400 cells on" in dense_wins.paragraph(DRIFTING[2:])
+    memory = {**DRIFTING[1], "measurement": "memory by size", "ratio": {"median": 0.5}}
+    assert "- Less peak memory: 100, forward (0.50x)." in dense_wins.paragraph([*DRIFTING, memory])
+    assert dense_wins.paragraph([memory]) == ""
 
 
 @pytest.mark.usefixtures("needs_native")
 @pytest.mark.parametrize("kind", ["deformable", "dense", "dense, naive"])
 def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
     names = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
-    cases = [(VARIANTS[names[kind]].prepare(TINY, 0), False)]
-    if kind in BLOCKS["attention block"]:
-        cases.append((BLOCKS["attention block"][kind](TINY, 0), True))
-    for prepared, projections in cases:
+    decoder = dataclasses.replace(TINY, num_object_queries=7)
+    cases = [(workload, VARIANTS[names[kind]].prepare, False) for workload in (TINY, decoder)]
+    cases.append((TINY, BLOCKS["attention block"][kind], True))
+    cases.append((decoder, BLOCKS["decoder block"][kind], True))
+    for workload, prepare, projections in cases:
+        prepared = prepare(workload, 0)
         # The counter knows matrix products, but not the fused attention of the CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             prepared.forward()
         # A multiplication and an addition.
-        assert counter.get_total_flops() == 2 * multiply_adds(TINY, kind, projections)
+        assert counter.get_total_flops() == 2 * multiply_adds(workload, kind, projections)
 
 
 @pytest.mark.parametrize("queries", [None, 7])
@@ -76,14 +189,47 @@ def test_operands_are_those_of_the_call(queries: int | None) -> None:
 @pytest.mark.usefixtures("needs_native")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_learn_from_everything(block: str) -> None:
-    for prepare in BLOCKS[block].values():
-        prepared = prepare(TINY, 0)
+    queries = 7 if block == "decoder block" else None
+    workload = dataclasses.replace(TINY, num_object_queries=queries)
+    kinds = {kind: prepare(workload, 0) for kind, prepare in BLOCKS[block].items()}
+    for prepared in kinds.values():
         out, *grads = prepared.forward_backward()
-        assert out.shape == prepared.grad_out.shape == (1, TINY.num_cells, 32)
+        assert out.shape == prepared.grad_out.shape == (1, workload.num_queries, 32)
+        # Of what softmax takes away, the bias of keys, rounding is left.
         assert all(grad.abs().max() > 0 for grad in grads)
-    deformable, dense = (prepare(TINY, 0) for prepare in BLOCKS[block].values())
-    assert deformable.inputs[0].equal(dense.inputs[0])
-    assert deformable.grad_out.equal(dense.grad_out)
+        assert prepared.inputs[0].equal(kinds["deformable"].inputs[0])
+        assert prepared.grad_out.equal(kinds["deformable"].grad_out)
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_dense_blocks_are_multi_head_attention() -> None:
+    workload = dataclasses.replace(TINY, num_object_queries=7)
+    fused, naive = (
+        BLOCKS["decoder block"][kind](workload, 0) for kind in ("dense", "dense, naive")
+    )
+    torch.testing.assert_close(fused.forward(), naive.forward())
+    theirs = torch.nn.MultiheadAttention(32, TINY.num_heads, batch_first=True)
+    # As they are registered: query, key and value, result.
+    cells, queries, *weights = (tensor.detach() for tensor in naive.inputs)
+    theirs.in_proj_weight.data = torch.cat(weights[0:4:2])
+    theirs.in_proj_bias.data = torch.cat(weights[1:4:2])
+    theirs.out_proj.weight.data, theirs.out_proj.bias.data = weights[4:]
+    expected, _ = theirs(queries, cells, cells, need_weights=False)
+    torch.testing.assert_close(naive.forward(), expected.detach())
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("subject", ["attention block", "decoder block"])
+def test_naive_dense_blocks_are_measured_as_far_as_scores_fit(subject: str) -> None:
+    queries = 300 if subject == "decoder block" else None
+    most = dataclasses.replace(
+        TINY, spatial_shapes=((1, 60, 51),), num_heads=1, head_dim=4, num_object_queries=queries
+    )
+    every = ["deformable", "dense", "dense, naive"]
+    assert complexity._kinds(most, every) == every
+    assert list(complexity._prepare(subject, most, every, 0)) == every
+    more = dataclasses.replace(most, spatial_shapes=((1, 60, 52),))
+    assert complexity._kinds(more, every) == (every[:2] if queries is None else every)
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -94,7 +240,7 @@ def test_wrong_blocks_are_not_timed(
     monkeypatch.setattr(
         blocks.DeformableBlock,
         "forward",
-        lambda self, x: right(self, x) + (x.dtype == torch.float32) * 1e-3,
+        lambda self, x, *more: right(self, x, *more) + (x.dtype == torch.float32) * 1e-3,
     )
     assert main(["layers", "--quick", "--rounds", "1"]) == 1
     assert "wrong answer, nothing was timed: the attention block" in capsys.readouterr().err
@@ -115,12 +261,16 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert page.read_text().endswith("after\n")
     if command == "complexity":
         assert "![Time against the number of cells](complexity.svg)" in page.read_text()
+        assert f"### {dense_wins.TITLE}" in page.read_text()
         assert "<svg" in (tmp_path / "complexity.svg").read_text()
         fitted = [row for row in rows if row["measurement"] == "exponent"]
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "operator"}
         assert counted == pytest.approx({"deformable": 1.0, "dense": 2.0, "dense, naive": 2.0})
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "decoder"}
         assert counted == pytest.approx({"deformable": 0.0, "dense": 1.0, "dense, naive": 1.0})
+        for block in ("attention block", "decoder block"):
+            kinds = {row["variant"] for row in fitted if row["subject"] == block}
+            assert kinds == {"deformable", "dense", "dense, naive"}
         # The same rows give the same picture.
         first = (tmp_path / "complexity.svg").read_bytes()
         main(["report", str(output), "--docs", str(page)])

@@ -12,9 +12,10 @@ import torch
 pytest.importorskip("transformers", reason="the model's backbone comes with the examples")
 
 import stdeform
-from benchmarks import model, report
+from benchmarks import live_memory, model, report
 from benchmarks.__main__ import main
 from benchmarks.whole_models import prepare_parts
+from defvis.model import DefVIS
 from defvis.presets import preset
 
 PARTS = {
@@ -39,6 +40,24 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         found = {(row["label"].split(", ")[0], row["mode"]) for row in chosen}
         assert found == PARTS
         assert {row["variant"] for row in chosen} == {"small", "small, dense"}
+    networks = {("network", "forward"), ("training step", "forward+backward")}
+    expected = {
+        (f"{module} in a {part}", mode)
+        for part, mode in networks
+        for module in ("backbone", "encoder", "decoder", "mask head")
+    }
+    chosen = [row for row in rows if row["measurement"] == "memory of modules"]
+    assert {(row["label"].split(", ")[0], row["mode"]) for row in chosen} == expected
+    wholes = {
+        (row["variant"], row["label"]): row["extra_bytes"]
+        for row in rows
+        if row["measurement"] == "memory of models"
+    }
+    for row in chosen:
+        whole = wholes[row["variant"], row["label"].split(" in a ")[1]]
+        assert 0 < row["extra_bytes"] < whole
+        assert 0 < row["kept_bytes"] < whole
+        assert report._cells(row)[-1] == f"{row['kept_bytes'] / 2**20:.1f} MiB"
     timed = next(row for row in rows if row["measurement"] == "model")
     cell = f"{timed['frames'] / timed['seconds']['median']:.3g}"
     assert f"| {cell} " in report.tables([timed])
@@ -55,7 +74,7 @@ def test_chosen_parts(tmp_path: Path) -> None:
 
 def test_parts() -> None:
     small = preset("small")
-    parts = prepare_parts(small, 64, 96, 0)
+    parts = prepare_parts(small, 64, 96, 0).calls
     assert set(parts) == PARTS
     cells, queries, width = 6 * 8 * 12, 60, small.model.embed_dim
     assert parts["encoder layer", "forward"]().shape == (1, cells, width)
@@ -98,7 +117,66 @@ def test_live_bytes() -> None:
         del first
         return second * 2
 
-    assert model._live_bytes(call) == 8000
+    assert live_memory.measure(call, {}) == (8000, {})
+
+
+class _Holding(torch.nn.Module):
+    """Makes two arrays of a size and gives one."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def forward(self) -> torch.Tensor:
+        scratch = torch.zeros(self._numbers)
+        return scratch + 1
+
+
+def test_memory_of_modules() -> None:
+    first, second, never = _Holding(1000), _Holding(500), _Holding(1)
+
+    def call() -> list[torch.Tensor]:
+        before = torch.zeros(3000)
+        kept = [first(), second(), second()]
+        del before
+        return kept
+
+    parts = {"one": (first,), "other": (second,), "never": (never,)}
+    peak, found = live_memory.measure(call, parts)
+    # In bytes: at the end 3000 before, 1000 and 500 kept, and the two arrays of the last module.
+    assert peak == 4 * (3000 + 1000 + 500 + 2 * 500)
+    assert found["one"] == live_memory.PartMemory(peak=4 * 2000, kept=4 * 1000)
+    assert found["other"] == live_memory.PartMemory(peak=4 * 1000, kept=4 * 1000)
+    assert found["never"] == live_memory.PartMemory()
+    call()
+    assert not first._forward_hooks
+    assert not first._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("parts", "runs"),
+    [
+        (["encoder layer"], {"backbone"}),
+        (["encoder layer", "decoder layer"], {"backbone", "encoder"}),
+        (["network"], set()),
+    ],
+)
+def test_the_network_runs_no_further_than_layers_need(
+    parts: list[str], runs: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = set()
+    right = DefVIS.__init__
+
+    def watched(self: DefVIS, *arguments: object) -> None:
+        right(self, *arguments)
+        for name in ("backbone", "encoder", "decoder", "mask_features"):
+            module = getattr(self, name)
+            module.register_forward_hook(lambda *_, name=name: done.add(name))
+
+    monkeypatch.setattr(DefVIS, "__init__", watched)
+    found = prepare_parts(preset("small"), 64, 96, 0, parts)
+    assert done == runs
+    assert {part for part, _ in found.calls} == set(parts)
 
 
 def test_presets_differ_in_attention_alone() -> None:

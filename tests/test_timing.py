@@ -51,6 +51,33 @@ def test_rounds_interleave_and_rotate() -> None:
     assert all(0.1 < seconds < 0.5 for own in samples.values() for seconds in own)
 
 
+def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
+    slow = timing.Task("slow", lambda: time.sleep(0.2), threads=1)
+    fast = timing.Task("fast", lambda: time.sleep(0.01), threads=1)
+
+    def rounds(
+        budget_seconds: float, slow_rounds: int | None, may_sit_out: bool = True
+    ) -> list[int]:
+        samples = timing.interleave(
+            [dataclasses.replace(slow, may_sit_out=may_sit_out), fast],
+            budget_seconds=budget_seconds,
+            at_least=5,
+            slow_rounds=slow_rounds,
+            block_seconds=0.01,
+        )
+        return [len(samples[name]) for name in ("slow", "fast")]
+
+    few, many = rounds(0.7, 1)
+    assert few == 2  # which take more than half of the time
+    assert many >= 5
+    assert rounds(0.7, 3)[0] == 3
+    assert rounds(0.7, None) == [5, 5]
+    assert rounds(0.7, 1, may_sit_out=False) == [5, 5]
+    samples = timing.interleave([slow], budget_seconds=0, rounds=4, slow_rounds=1)
+    assert len(samples["slow"]) == 4
+    assert timing.shared([1.0, 2.0, 3.0], [4.0, 5.0]) == [[1.0, 2.0], [4.0, 5.0]]
+
+
 def test_short_calls_are_averaged_over_a_block() -> None:
     calls = itertools.count()
     tasks = [timing.Task("short", lambda: next(calls), threads=1)]
