@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,9 +115,7 @@ def _measure(subject: str, volumes: list[Workload], options: argparse.Namespace)
     prepared = {volume: _prepare(subject, volume, options.seed) for volume in volumes}
     for mode in MODES:
         tasks = {
-            (volume, kind): Task(
-                f"{kind} on {number}", functools.partial(each.run, mode), options.threads
-            )
+            (volume, kind): Task(f"{kind} on {number}", each.call(mode), options.threads)
             for number, (volume, kinds) in enumerate(prepared.items())
             for kind, each in kinds.items()
         }

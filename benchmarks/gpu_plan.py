@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bars import Row
-from .comparison import DEVICE_MODES
 from .markdown import table
+from .prepared import ALL_MODES
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
@@ -24,13 +24,13 @@ class Case:
     Attributes:
         workload: What is run.
         variants: Names in `VARIANTS`; ratios are to the first.
-        modes: Of `DEVICE_MODES`.
+        modes: Of `ALL_MODES`.
         seconds: What it is expected to take, where that is more than the cases before it.
     """
 
     workload: Workload
     variants: tuple[str, ...] = _ALL
-    modes: tuple[str, ...] = DEVICE_MODES
+    modes: tuple[str, ...] = ALL_MODES
     seconds: float = 0
 
     @property

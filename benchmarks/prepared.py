@@ -40,12 +40,40 @@ class Prepared(NamedTuple):
         inputs = differentiable(tensor.to(device) for tensor in self.inputs)
         return Prepared(self.function, inputs, self.grad_out.to(device))
 
-    def run(self, mode: str) -> object:
-        """`mode` is one of `MODES`."""
-        return self.forward() if mode == "forward" else self.forward_backward()
+    def call(self, mode: str) -> Callable[[], object]:
+        """What is timed.
+
+        Args:
+            mode: Of `ALL_MODES`. The backward alone runs on the graph of a forward that is run
+                here, again and again.
+
+        Raises:
+            BackwardOnceError: This backward runs on a graph only once.
+        """
+        if mode == "forward":
+            return self.forward
+        if mode == "forward+backward":
+            return self.forward_backward
+        out = self.function(*self.inputs)
+
+        def backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(out, self.inputs, self.grad_out, retain_graph=True)
+
+        try:
+            backward()
+        except RuntimeError as error:
+            if "retain_graph" not in str(error):
+                raise
+            raise BackwardOnceError(str(error).partition("\n")[0]) from error
+        return backward
 
 
-MODES = ("forward", "forward+backward")
+class BackwardOnceError(RuntimeError):
+    """A backward uses up its graph: a compiled one may write into what was kept for it."""
+
+
+MODES = ("forward", "forward+backward")  # of a call
+ALL_MODES = ("forward", "backward", "forward+backward")
 
 
 @dataclass(frozen=True)

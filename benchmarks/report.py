@@ -11,7 +11,7 @@ from . import gpu_rows
 from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
-from .prepared import MODES
+from .prepared import ALL_MODES
 from .recording import Recorder
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
@@ -106,7 +106,7 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
     for row in rows:
         key = (_label(row), row["variant"], str(row["threads"]))
         lines.setdefault(key, {})[row["mode"]] = _cells(row)
-    modes = [mode for mode in MODES if any(mode in cells for cells in lines.values())]
+    modes = [mode for mode in ALL_MODES if any(mode in cells for cells in lines.values())]
     absent = ["-"] * len(headings)
     body = [
         [*key, *(cell for mode in modes for cell in cells.get(mode, absent))]

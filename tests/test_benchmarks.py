@@ -21,7 +21,7 @@ from benchmarks import (
     variants,
 )
 from benchmarks.__main__ import main
-from benchmarks.prepared import MODES
+from benchmarks.prepared import ALL_MODES
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
 from tests.gpu_results import assert_gpu_schema
@@ -62,7 +62,7 @@ FIELDS = {
 def _assert_schema(row: bars.Row) -> None:
     assert set(row) == FIELDS[row["measurement"]]
     assert row["schema"] == 1
-    assert row["mode"] in MODES
+    assert row["mode"] in ALL_MODES
     assert row["command"].startswith(f"python -m benchmarks {row['suite']} ")
     assert row["threads"] >= 1
     if "rounds" in row:
@@ -94,7 +94,7 @@ def test_rows_say_what_where_and_how(tiny_run: tuple[list[str], list[bars.Row]])
         assert row["torch"] == torch.__version__
         assert row["subject"] == OURS
     timed = {(row["measurement"], row["variant"], row["mode"]) for row in rows}
-    expected = itertools.product(["latency"], [OURS, "composite", "dense"], MODES)
+    expected = itertools.product(["latency"], [OURS, "composite", "dense"], ALL_MODES)
     assert set(expected) < timed
 
 
@@ -102,12 +102,20 @@ def test_ratios_in_the_rows_are_those_of_their_rounds(
     tiny_run: tuple[list[str], list[bars.Row]],
 ) -> None:
     rows = [row for row in tiny_run[1] if row["measurement"] == "latency"]
-    for mode in MODES:
+    for mode in ALL_MODES:
         ours, *others = (row for row in rows if row["mode"] == mode)
         for row in others:
             pairs = zip(row["rounds"], ours["rounds"], strict=True)
             middle = sorted(theirs / own for theirs, own in pairs)[1]
             assert row["ratio"]["median"] == pytest.approx(middle)
+
+
+@pytest.mark.parametrize("measurement", ["scaling", "growth", "overhead"])
+def test_every_time_is_taken_in_every_mode(
+    measurement: str, tiny_run: tuple[list[str], list[bars.Row]]
+) -> None:
+    modes = [row["mode"] for row in tiny_run[1] if row["measurement"] == measurement]
+    assert tuple(dict.fromkeys(modes)) == ALL_MODES
 
 
 def test_growth_and_scaling_rows_say_what_they_compare(
@@ -191,6 +199,8 @@ def test_report_replaces_the_results_of_the_page(
     assert page.read_text() == once
     before = (ROOT / "docs/benchmarks.md").read_text().split(report.BEGIN)[0]
     assert once.startswith(before)
+    assert "| forward: time [quartiles] | forward: times" in re.sub(" +", " ", once)
+    assert "| backward: time [quartiles] | backward: times" in re.sub(" +", " ", once)
     composite = next(row for row in tiny_run[1] if row["variant"] == "composite")
     assert f"{composite['ratio']['median']:.2f}x" in once
     assert composite["commit"] is None or composite["commit"] in once
