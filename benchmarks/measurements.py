@@ -30,6 +30,7 @@ class Job:
         seconds: About how long the timed rounds of one mode take.
         rounds: Exactly so many rounds instead.
         seed: Of the inputs.
+        modes: Of `ALL_MODES`: those that latency is taken in.
         checked: Which variants have answered rightly on which workloads; jobs of a run share it.
     """
 
@@ -40,6 +41,7 @@ class Job:
     seconds: float
     rounds: int | None
     seed: int
+    modes: tuple[str, ...] = ALL_MODES
     checked: set[tuple[str, Workload]] = field(default_factory=set, compare=False)
 
     @property
@@ -71,7 +73,7 @@ def measure(job: Job) -> Iterator[Row]:
 def _latency(job: Job) -> Iterator[Row]:
     """Every variant on the workload."""
     variants = _prepare(job, job.workload, job.variants)
-    for mode in ALL_MODES:
+    for mode in job.modes:
         tasks = _tasks(variants, mode, job.threads)
         for name, figures in compare(tasks, job.seconds, job.rounds):
             yield {"workload": job.workload, "variant": name, "mode": mode, **figures}
