@@ -140,7 +140,7 @@ def _memory(job: Job) -> Iterator[Row]:
 
 
 def _bandwidth(job: Job) -> Iterator[Row]:
-    """Corner rows the subject's forward reads per second, and what the caches can give."""
+    """Corner rows the subject's forward reads per second, and what caches and memory can give."""
     workload, threads = job.workload, job.threads
     prepared = _prepare(job, workload, (job.subject,))[job.subject]
     if not VARIANTS[job.subject].is_operator or compiled.compiler() is None:
@@ -160,7 +160,7 @@ def _bandwidth(job: Job) -> Iterator[Row]:
         "bytes_per_second": dataclasses.asdict(spread([total / each for each in seconds])),
         "ceiling": {
             "same rows": ceiling.rows_bandwidth(rows, workload.num_cells, row_bytes, threads),
-            **ceiling.cache_bandwidths(threads),
+            **ceiling.stream_bandwidths(threads),
         },
         "ceiling_vector_bytes": ceiling.vector_bytes(),
     }

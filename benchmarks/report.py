@@ -81,7 +81,7 @@ _TABLES = {
     "memory": ("Peak extra memory", ["peak", "times the first"]),
     "bandwidth": (
         "Gather bandwidth",
-        ["achieved", "reading the same rows", "L1", "L2", "L3"],
+        ["achieved", "reading the same rows", "L1", "L2", "L3", "DRAM"],
     ),
     "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
     "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
@@ -133,7 +133,7 @@ def _cells(row: Row) -> list[str]:
         return [f"all sizes, {cells:.0f} on" if cells == row["smallest"] else f"{cells:.0f}"]
     if row["measurement"] == "bandwidth":
         achieved = row["bytes_per_second"]["median"]
-        limits = [row["ceiling"][name] for name in ("same rows", "L1", "L2", "L3")]
+        limits = [row["ceiling"].get(name) for name in ("same rows", "L1", "L2", "L3", "DRAM")]
         return [f"{achieved / 1e9:.1f} GB/s", *(_share(achieved, limit) for limit in limits)]
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"

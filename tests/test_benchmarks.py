@@ -201,6 +201,9 @@ def test_report_replaces_the_results_of_the_page(
     assert once.startswith(before)
     assert "| forward: time [quartiles] | forward: times" in re.sub(" +", " ", once)
     assert "| backward: time [quartiles] | backward: times" in re.sub(" +", " ", once)
+    bandwidth = [row for row in tiny_run[1] if row["measurement"] == "bandwidth"]
+    for row in bandwidth:
+        assert f"{row['ceiling']['DRAM'] / 1e9:.0f} GB/s (" in once.partition("forward: DRAM")[2]
     composite = next(row for row in tiny_run[1] if row["variant"] == "composite")
     assert f"{composite['ratio']['median']:.2f}x" in once
     assert composite["commit"] is None or composite["commit"] in once
