@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Bar:
         above = self.at_least is None or value >= self.at_least
         return above and (self.at_most is None or value <= self.at_most)
 
+    def show(self, value: float) -> str:
+        """A measured figure as it is printed, in microseconds if it is a time."""
+        scale = 1e6 if self.figure == "seconds" else 1
+        return telling(value * scale, lambda shown: self.is_met_by(shown / scale))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -66,6 +71,13 @@ class Verdict:
         if self.value is None:
             return "not measured"
         return "pass" if self.bar.is_met_by(self.value) else "FALLS SHORT"
+
+
+def telling(value: float, is_met_by: Callable[[float], bool], decimals: int = 2) -> str:
+    """A figure with so many decimals that the verdict on it can be read: at least `decimals`."""
+    while is_met_by(float(f"{value:.{decimals}f}")) != is_met_by(value):
+        decimals += 1
+    return f"{value:.{decimals}f}"
 
 
 _FASTER = "times faster than"

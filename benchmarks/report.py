@@ -164,8 +164,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
     body = []
     for verdict in judge(rows):
         bar = verdict.bar
-        scale = 1e6 if bar.figure == "seconds" else 1
-        measured = "-" if verdict.value is None else f"{verdict.value * scale:.3g}"
+        measured = "-" if verdict.value is None else bar.show(verdict.value)
         body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word])
     heads = ["workload", "promise", "mode", "bar", "measured", "verdict"]
     return f"### Bars\n\n{table(heads, body)}"

@@ -181,6 +181,28 @@ def test_bar_judges_its_own_row_only(bar: bars.Bar) -> None:
         assert word({**_row(bar, limit * better), **other}) == ["not measured"]
 
 
+@pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: f"{bar.says}, {bar.mode}")
+def test_the_verdict_can_be_read_off_the_figure(bar: bars.Bar) -> None:
+    scale = 1e6 if bar.figure == "seconds" else 1
+    for limit in filter(None, (bar.at_least, bar.at_most)):
+        for share in (0.5, 0.9996, 1 - 1e-6, 1.0, 1 + 1e-6, 1.0004, 2.0):
+            value = limit * share
+            shown = bar.show(value)
+            assert bar.is_met_by(float(shown) / scale) == bar.is_met_by(value)
+            assert len(shown.partition(".")[2]) >= 2
+            assert float(shown) / scale == pytest.approx(value, abs=0.00501 / scale)
+
+
+def test_no_more_digits_are_shown_than_the_verdict_needs() -> None:
+    (growth, *_) = (bar for bar in bars.BARS if bar.says == "time for twice the cells")
+    assert [growth.show(value) for value in (2.0964, 2.1037, 2.1, 2.10002)] == [
+        *("2.10", "2.104", "2.10"),
+        "2.10002",
+    ]
+    (overhead,) = (bar for bar in bars.BARS if bar.figure == "seconds")
+    assert [overhead.show(value) for value in (13.2e-6, 15.0012e-6)] == ["13.20", "15.001"]
+
+
 def test_the_last_row_counts() -> None:
     bar = bars.BARS[0]
     verdict = bars.judge([_row(bar, 1.0), _row(bar, 100.0)])[0]
