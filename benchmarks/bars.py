@@ -60,10 +60,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bar, and the figure measured for it; None where it was not measured."""
+    """A bar, and the row that was measured for it; None where it was not measured."""
 
     bar: Bar
-    value: float | None
+    row: Row | None
+
+    @property
+    def value(self) -> float | None:
+        """The figure that is judged."""
+        return None if self.row is None else float(self.row[self.bar.figure]["median"])
 
     @property
     def word(self) -> str:
@@ -144,11 +149,11 @@ BARS = (
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """Every bar with the last figure that was measured for it."""
-    return [Verdict(bar, _figure(bar, rows)) for bar in BARS]
+    """Every bar with the last row that was measured for it."""
+    return [Verdict(bar, _last(bar, rows)) for bar in BARS]
 
 
-def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
+def _last(bar: Bar, rows: Sequence[Row]) -> Row | None:
     for row in reversed(rows):
         is_meant = (
             row["subject"] == bar.subject
@@ -159,5 +164,5 @@ def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
             and row["threads"] == bar.threads
         )
         if is_meant:
-            return float(row[bar.figure]["median"])
+            return row
     return None

@@ -221,14 +221,58 @@ def test_report_replaces_the_results_of_the_page(
     assert page.read_text() == once
     before = (ROOT / "docs/benchmarks.md").read_text().split(report.BEGIN)[0]
     assert once.startswith(before)
-    assert "| forward: time [quartiles] | forward: times" in re.sub(" +", " ", once)
-    assert "| backward: time [quartiles] | backward: times" in re.sub(" +", " ", once)
+    assert "| forward: time [quartiles] | forward: times" in _squeezed(once)
+    assert "| backward: time [quartiles] | backward: times" in _squeezed(once)
     bandwidth = [row for row in tiny_run[1] if row["measurement"] == "bandwidth"]
     for row in bandwidth:
         assert f"{row['ceiling']['DRAM'] / 1e9:.0f} GB/s (" in once.partition("forward: DRAM")[2]
     composite = next(row for row in tiny_run[1] if row["variant"] == "composite")
     assert f"{composite['ratio']['median']:.2f}x" in once
     assert composite["commit"] is None or composite["commit"] in once
+
+
+def _on(cpu: str, rows: list[bars.Row]) -> list[bars.Row]:
+    return [{**row, "cpu": cpu} for row in rows]
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(" +", " ", text)
+
+
+def test_rows_of_different_machines_share_no_table(
+    tiny_run: tuple[list[str], list[bars.Row]],
+) -> None:
+    latency = [row for row in tiny_run[1] if row["measurement"] == "latency"]
+    scaling = [row for row in tiny_run[1] if row["measurement"] == "scaling"]
+    again = [row for row in latency if row["variant"] == OURS]
+    rows = [*_on("One CPU", latency), *_on("Other CPU", scaling), *_on("Other CPU", again)]
+    shown = _squeezed(report.tables(rows))
+    about = f"{latency[0]['cores']} cores, {latency[0]['simd']}"
+    both = shown.partition("### Latency")[2].partition("###")[0]
+    other, one = both.partition(f"On One CPU, {about}:")[::2]
+    # What was measured again is where it was measured last, and nowhere else.
+    assert other.strip().startswith(f"On Other CPU, {about}:")
+    assert (other.count(f"| {OURS} |"), one.count(f"| {OURS} |")) == (1, 0)
+    assert (other.count("| composite |"), one.count("| composite |")) == (0, 1)
+    alone = shown.partition("### Thread scaling")[2].partition("###")[0]
+    assert f"On Other CPU, {about}:" in alone
+    assert "One CPU" not in alone
+
+
+def test_every_run_and_every_verdict_names_its_machine(
+    tiny_run: tuple[list[str], list[bars.Row]],
+) -> None:
+    overhead = [row for row in tiny_run[1] if row["measurement"] == "overhead"]
+    mine = [{**row, "subject": "native", "variant": "native", "threads": 2} for row in overhead]
+    theirs = [{**row, "command": "python -m benchmarks other --output b.jsonl"} for row in mine]
+    shown = _squeezed(report.tables([*_on("One CPU", mine), *_on("Other CPU", theirs)]))
+    about = f"{overhead[0]['cores']} cores, {overhead[0]['simd']}"
+    (verdict,) = (line for line in shown.splitlines() if "| host overhead of a call |" in line)
+    assert verdict.endswith(f"| Other CPU, {about} |")
+    runs = shown.partition("### Where")[2].strip().splitlines()[2:]
+    assert [run.split(" | ")[0] for run in runs] == [f"| One CPU, {about}", f"| Other CPU, {about}"]
+    assert runs[0].endswith(f"| {overhead[0]['command']} |")
+    assert runs[1].endswith("| python -m benchmarks other --output b.jsonl |")
 
 
 def test_report_needs_a_page_with_room_for_results(tmp_path: Path) -> None:
