@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,23 @@ class Bar:
         above = self.at_least is None or value >= self.at_least
         return above and (self.at_most is None or value <= self.at_most)
 
+    def show(self, value: float) -> str:
+        """A measured figure as it is printed, in microseconds if it is a time."""
+        scale = 1e6 if self.figure == "seconds" else 1
+        return telling(value * scale, lambda shown: self.is_met_by(shown / scale))
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bar, and the figure measured for it; None where it was not measured."""
+    """A bar, and the row that was measured for it; None where it was not measured."""
 
     bar: Bar
-    value: float | None
+    row: Row | None
+
+    @property
+    def value(self) -> float | None:
+        """The figure that is judged."""
+        return None if self.row is None else float(self.row[self.bar.figure]["median"])
 
     @property
     def word(self) -> str:
@@ -66,6 +76,13 @@ class Verdict:
         if self.value is None:
             return "not measured"
         return "pass" if self.bar.is_met_by(self.value) else "FALLS SHORT"
+
+
+def telling(value: float, is_met_by: Callable[[float], bool], decimals: int = 2) -> str:
+    """A figure with so many decimals that the verdict on it can be read: at least `decimals`."""
+    while is_met_by(float(f"{value:.{decimals}f}")) != is_met_by(value):
+        decimals += 1
+    return f"{value:.{decimals}f}"
 
 
 _FASTER = "times faster than"
@@ -132,11 +149,11 @@ BARS = (
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """Every bar with the last figure that was measured for it."""
-    return [Verdict(bar, _figure(bar, rows)) for bar in BARS]
+    """Every bar with the last row that was measured for it."""
+    return [Verdict(bar, _last(bar, rows)) for bar in BARS]
 
 
-def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
+def _last(bar: Bar, rows: Sequence[Row]) -> Row | None:
     for row in reversed(rows):
         is_meant = (
             row["subject"] == bar.subject
@@ -147,5 +164,5 @@ def _figure(bar: Bar, rows: Sequence[Row]) -> float | None:
             and row["threads"] == bar.threads
         )
         if is_meant:
-            return float(row[bar.figure]["median"])
+            return row
     return None

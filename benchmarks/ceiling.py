@@ -1,4 +1,4 @@
-"""How fast this machine's caches can be read: the ceiling the operator's gather is held against.
+"""How fast caches and memory can be read: the ceiling the operator's gather is held against.
 
 A few lines of C++, compiled when they are needed, read memory with the widest vectors and do one
 addition per vector. torch's own reductions are no such ceiling: they do more than read.
@@ -18,25 +18,40 @@ from . import compiled
 _SOURCE = Path(__file__).with_name("ceiling.cpp")
 _BURSTS = 60
 _BURST_BYTES = 1 << 27  # streamed per thread and burst: about a millisecond
+_DRAM_BURSTS = 10  # which take tens of milliseconds each
 # Bytes per thread. Half of the cache, so that what else is read does not push the buffer out; and
-# for the last level, some times the second level's usual size.
+# for the third level, some times the second level's usual size.
 _CACHE_SHARE = 0.5
 _USUAL_CACHES = {1: 32 << 10, 2: 1 << 20}
 _L3_BYTES = 12 << 20
+# Times the third level, as the STREAM benchmark has it: what is left there of one pass is little.
+_DRAM_SHARE = 4
+_USUAL_DRAM_BYTES = 256 << 20
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def cache_bandwidths(threads: int) -> dict[str, float]:
-    """Bytes per second of all threads together, streaming through a buffer per cache level."""
-    library = _library()
-    sizes = {
-        "L1": int(_cache_bytes(1) * _CACHE_SHARE),
-        "L2": int(_cache_bytes(2) * _CACHE_SHARE),
-        "L3": _L3_BYTES,
-    }
+def stream_bandwidths(threads: int) -> dict[str, float]:
+    """Bytes per second of all threads together, by where the buffers they stream through lie."""
     return {
-        name: library.stream_bandwidth(size, threads, max(1, _BURST_BYTES // size), _BURSTS)
-        for name, size in sizes.items()
+        name: _library().stream_bandwidth(
+            size,
+            threads,
+            max(1, _BURST_BYTES // size),
+            _DRAM_BURSTS if name == "DRAM" else _BURSTS,
+        )
+        for name, size in stream_sizes().items()
     }
+
+
+def stream_sizes() -> dict[str, int]:
+    """Bytes of a thread's buffer, by where it lies."""
+    caches = _caches()
+    l1, l2 = (
+        int(caches.get(level, usual) * _CACHE_SHARE) for level, usual in _USUAL_CACHES.items()
+    )
+    # Who states no third level may have one all the same.
+    dram = _DRAM_SHARE * caches[3] if 3 in caches else _USUAL_DRAM_BYTES
+    return {"L1": l1, "L2": l2, "L3": _L3_BYTES, "DRAM": dram}
 
 
 def rows_bandwidth(rows: Tensor, table_rows: int, row_bytes: int, threads: int) -> float | None:
@@ -86,10 +101,11 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _cache_bytes(level: int) -> int:
-    """Size of core 0's data cache of this level, or a usual one where the system does not say."""
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+def _caches() -> dict[int, int]:
+    """Bytes of core 0's data caches by level, of those that the system states."""
+    sizes = {}
+    for index in _CACHES.glob("index*"):
         read = {name: (index / name).read_text().strip() for name in ("level", "type", "size")}
-        if read["level"] == str(level) and read["type"] != "Instruction":
-            return int(read["size"].removesuffix("K")) * 1024
-    return _USUAL_CACHES[level]
+        if read["type"] != "Instruction":
+            sizes[int(read["level"])] = int(read["size"].removesuffix("K")) * 1024
+    return sizes

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-
-import torch
+from collections.abc import Iterator, Mapping, Sequence
 
 from .bars import Row
 from .device_timing import time_calls
 from .prepared import Prepared
 from .timing import ratios, spread
 from .workloads import Workload
-
-DEVICE_MODES = ("forward", "backward", "forward+backward")
 
 
 def compare(
@@ -29,7 +25,7 @@ def compare(
     Args:
         workload: What they were prepared for.
         variants: On the device; ratios are to the first.
-        modes: Of `DEVICE_MODES`.
+        modes: Of `ALL_MODES`.
         device: "cuda" or "cpu".
         rounds: How often.
 
@@ -39,7 +35,7 @@ def compare(
     """
     first = next(iter(variants))
     for mode in modes:
-        tasks = {name: _task(prepared, mode) for name, prepared in variants.items()}
+        tasks = {name: prepared.call(mode) for name, prepared in variants.items()}
         times = time_calls(tasks, device, rounds=rounds)
         for name, own in times.items():
             ratio = spread(ratios(own.rounds, times[first].rounds))
@@ -62,10 +58,3 @@ def describe(row: Row) -> str:
         f"{row['label']} {row['variant']} {row['mode']}: device {micro['seconds']:.1f} us, "
         f"host {micro['host']:.1f} us, alone {micro['wall']:.1f} us"
     )
-
-
-def _task(prepared: Prepared, mode: str) -> Callable[[], object]:
-    if mode != "backward":
-        return lambda: prepared.run(mode)
-    out = prepared.function(*prepared.inputs)
-    return lambda: torch.autograd.grad(out, prepared.inputs, prepared.grad_out, retain_graph=True)

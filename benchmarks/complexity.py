@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -156,7 +155,7 @@ def _measure(
         tasks = {
             (volume, kind): Task(
                 f"{kind} on {number}",
-                functools.partial(each.run, mode),
+                each.call(mode),
                 options.threads,
                 may_sit_out=kind != "deformable",
             )

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .bars import Row
-from .comparison import DEVICE_MODES
+from .bars import Row, telling
 from .markdown import table
+from .prepared import ALL_MODES
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
@@ -24,13 +24,13 @@ class Case:
     Attributes:
         workload: What is run.
         variants: Names in `VARIANTS`; ratios are to the first.
-        modes: Of `DEVICE_MODES`.
+        modes: Of `ALL_MODES`.
         seconds: What it is expected to take, where that is more than the cases before it.
     """
 
     workload: Workload
     variants: tuple[str, ...] = _ALL
-    modes: tuple[str, ...] = DEVICE_MODES
+    modes: tuple[str, ...] = ALL_MODES
     seconds: float = 0
 
     @property
@@ -113,9 +113,11 @@ class _Bar:
         if ours is None or others is None:
             return "-", "not measured"
         if self.other:
-            measured, met = f"{others / ours:.2f}x", others / ours >= self.limit
+            met = others / ours >= self.limit
+            measured = telling(others / ours, lambda shown: shown >= self.limit) + "x"
         else:
-            measured, met = f"{1e6 * ours:.1f} us", ours <= self.limit
+            met = ours <= self.limit
+            measured = telling(1e6 * ours, lambda shown: shown / 1e6 <= self.limit, 1) + " us"
         return measured, "pass" if met else "FALLS SHORT"
 
     def promise(self) -> str:

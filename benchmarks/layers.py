@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 
 from . import environment, recording, report
@@ -54,10 +53,7 @@ def measure(
     check_block(workload, options.seed)
     prepared = {kind: BLOCKS[block][kind](workload, options.seed) for kind in _KINDS}
     for mode in modes:
-        tasks = [
-            Task(kind, functools.partial(each.run, mode), options.threads)
-            for kind, each in prepared.items()
-        ]
+        tasks = [Task(kind, each.call(mode), options.threads) for kind, each in prepared.items()]
         timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
         for kind, figures in timed:
             yield {

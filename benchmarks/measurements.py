@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import ceiling, compiled, environment, traffic
 from .answers import check_answers
 from .bars import Row
 from .memory import measure_peak
-from .prepared import MODES, Prepared
+from .prepared import ALL_MODES, MODES, BackwardOnceError, Prepared
 from .timing import Task, interleave, ratios, shared, spread
 from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload, make_inputs
@@ -31,6 +30,7 @@ class Job:
         seconds: About how long the timed rounds of one mode take.
         rounds: Exactly so many rounds instead.
         seed: Of the inputs.
+        modes: Of `ALL_MODES`: those that latency is taken in.
         checked: Which variants have answered rightly on which workloads; jobs of a run share it.
     """
 
@@ -41,6 +41,7 @@ class Job:
     seconds: float
     rounds: int | None
     seed: int
+    modes: tuple[str, ...] = ALL_MODES
     checked: set[tuple[str, Workload]] = field(default_factory=set, compare=False)
 
     @property
@@ -72,11 +73,8 @@ def measure(job: Job) -> Iterator[Row]:
 def _latency(job: Job) -> Iterator[Row]:
     """Every variant on the workload."""
     variants = _prepare(job, job.workload, job.variants)
-    for mode in MODES:
-        tasks = [
-            Task(name, functools.partial(prepared.run, mode), job.threads)
-            for name, prepared in variants.items()
-        ]
+    for mode in job.modes:
+        tasks = _tasks(variants, mode, job.threads)
         for name, figures in compare(tasks, job.seconds, job.rounds):
             yield {"workload": job.workload, "variant": name, "mode": mode, **figures}
 
@@ -92,11 +90,14 @@ def _overhead(job: Job) -> Iterator[Row]:
 def _scaling(job: Job) -> Iterator[Row]:
     """The subject with all threads and with one: the ratio is what the others bring."""
     job = dataclasses.replace(job, seconds=job.seconds / 4)
-    prepared = _prepare(job, job.workload, (job.subject,))[job.subject]
+    prepared = _prepare(job, job.workload, (job.subject,))
     counts = {"all": job.threads, "one": 1}
-    for mode in MODES:
-        run = functools.partial(prepared.run, mode)
-        tasks = [Task(which, run, threads) for which, threads in counts.items()]
+    for mode in ALL_MODES:
+        tasks = [
+            dataclasses.replace(task, name=which, threads=threads)
+            for task in _tasks(prepared, mode, job.threads)
+            for which, threads in counts.items()
+        ]
         for which, figures in compare(tasks, job.seconds, job.rounds):
             row = {"workload": job.workload, "variant": job.subject, "mode": mode, **figures}
             yield {**row, "threads": counts[which]}
@@ -105,18 +106,16 @@ def _scaling(job: Job) -> Iterator[Row]:
 def _growth(job: Job) -> Iterator[Row]:
     """The subject on the workload and on twice as many cells, and so queries."""
     job = dataclasses.replace(job, seconds=job.seconds / 4)
+    workloads = {each.name: each for each in (job.workload, job.workload.doubled())}
     prepared = {
-        workload: _prepare(job, workload, (job.subject,))[job.subject]
-        for workload in (job.workload, job.workload.doubled())
+        name: _prepare(job, workload, (job.subject,))[job.subject]
+        for name, workload in workloads.items()
     }
-    for mode in MODES:
-        tasks = [
-            Task(workload.name, functools.partial(each.run, mode), job.threads)
-            for workload, each in prepared.items()
-        ]
-        timed = compare(tasks, job.seconds, job.rounds)
-        for workload, (_, figures) in zip(prepared, timed, strict=True):
-            yield {"workload": workload, "variant": job.subject, "mode": mode, **figures}
+    for mode in ALL_MODES:
+        tasks = _tasks(prepared, mode, job.threads)
+        for name, figures in compare(tasks, job.seconds, job.rounds):
+            row = {"workload": workloads[name], "variant": job.subject, "mode": mode}
+            yield {**row, **figures}
 
 
 def _memory(job: Job) -> Iterator[Row]:
@@ -141,7 +140,7 @@ def _memory(job: Job) -> Iterator[Row]:
 
 
 def _bandwidth(job: Job) -> Iterator[Row]:
-    """Corner rows the subject's forward reads per second, and what the caches can give."""
+    """Corner rows the subject's forward reads per second, and what caches and memory can give."""
     workload, threads = job.workload, job.threads
     prepared = _prepare(job, workload, (job.subject,))[job.subject]
     if not VARIANTS[job.subject].is_operator or compiled.compiler() is None:
@@ -161,7 +160,7 @@ def _bandwidth(job: Job) -> Iterator[Row]:
         "bytes_per_second": dataclasses.asdict(spread([total / each for each in seconds])),
         "ceiling": {
             "same rows": ceiling.rows_bandwidth(rows, workload.num_cells, row_bytes, threads),
-            **ceiling.cache_bandwidths(threads),
+            **ceiling.stream_bandwidths(threads),
         },
         "ceiling_vector_bytes": ceiling.vector_bytes(),
     }
@@ -186,17 +185,37 @@ def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Pr
     return variants
 
 
+def _tasks(prepared: Mapping[str, Prepared], mode: str, threads: int) -> list[Task]:
+    """What is timed in turn.
+
+    What has no such mode is left out and named, and everything with the first: the others'
+    ratios are to it.
+    """
+    tasks: list[Task] = []
+    for name, each in prepared.items():
+        try:
+            tasks.append(Task(name, each.call(mode), threads))
+        except BackwardOnceError as error:
+            others = "" if tasks or len(prepared) == 1 else " and of all that is compared with it"
+            print(f"   {mode} of {name}{others} is left out: {error}", flush=True)
+            if not tasks:
+                break
+    return tasks
+
+
 def compare(
     tasks: Sequence[Task], seconds: float, rounds: int | None, slow_rounds: int | None = None
 ) -> Iterator[tuple[str, Row]]:
     """Times tasks in turn: each one's name, its times, and their ratio to the first one's.
 
     Args:
-        tasks: What to time.
+        tasks: What to time; with none there is nothing to do.
         seconds: About how long.
         rounds: Exactly so many rounds instead.
         slow_rounds: As `interleave` takes it.
     """
+    if not tasks:
+        return
     samples = interleave(tasks, budget_seconds=seconds, rounds=rounds, slow_rounds=slow_rounds)
     first = tasks[0].name
     for task in tasks:

@@ -17,8 +17,9 @@ from typing import TypedDict
 
 from .answers import check_answers
 from .bars import Row
-from .comparison import DEVICE_MODES, compare, describe
+from .comparison import compare, describe
 from .peers import PEERS, bring, is_installed, place_of
+from .prepared import ALL_MODES
 from .variants import VARIANTS
 
 _ROOT = Path(__file__).parents[1]
@@ -95,7 +96,7 @@ def _find(name: str, folder: Path, device: str, rounds: int, quick: bool) -> Fin
     variants = {each: VARIANTS[each].prepare(workload, 0).to(device) for each in (_OURS, name)}
     check_answers(workload, {_OURS: variants[_OURS]})
     check_answers(workload, {name: variants[name]}, gradients=False)
-    modes, reason = list(DEVICE_MODES), ""
+    modes, reason = list(ALL_MODES), ""
     try:
         check_answers(workload, {name: variants[name]})
     except Exception as error:  # its forward is worth having all the same

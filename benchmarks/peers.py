@@ -79,6 +79,7 @@ class Peer:
             True,
             self._prepare,
             axes=(len(self.workload.spatial_shapes[0]),),
+            dtypes=(self.workload.dtype,),
             gradients_in=DTYPES[self.workload.dtype] if self.takes_logits else None,
             on_cpu=self.on_cpu,
         )

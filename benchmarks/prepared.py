@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .workloads import Workload, make_inputs
+from .compiled import compiler
+from .workloads import DTYPES, Workload, make_inputs
 
 
 class Prepared(NamedTuple):
@@ -40,12 +41,40 @@ class Prepared(NamedTuple):
         inputs = differentiable(tensor.to(device) for tensor in self.inputs)
         return Prepared(self.function, inputs, self.grad_out.to(device))
 
-    def run(self, mode: str) -> object:
-        """`mode` is one of `MODES`."""
-        return self.forward() if mode == "forward" else self.forward_backward()
+    def call(self, mode: str) -> Callable[[], object]:
+        """What is timed.
+
+        Args:
+            mode: Of `ALL_MODES`. The backward alone runs on the graph of a forward that is run
+                here, again and again.
+
+        Raises:
+            BackwardOnceError: This backward runs on a graph only once.
+        """
+        if mode == "forward":
+            return self.forward
+        if mode == "forward+backward":
+            return self.forward_backward
+        out = self.function(*self.inputs)
+
+        def backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(out, self.inputs, self.grad_out, retain_graph=True)
+
+        try:
+            backward()
+        except RuntimeError as error:
+            if "retain_graph" not in str(error):
+                raise
+            raise BackwardOnceError(str(error).partition("\n")[0]) from error
+        return backward
 
 
-MODES = ("forward", "forward+backward")
+class BackwardOnceError(RuntimeError):
+    """A backward uses up its graph: a compiled one may write into what was kept for it."""
+
+
+MODES = ("forward", "forward+backward")  # of a call
+ALL_MODES = ("forward", "backward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -59,6 +88,7 @@ class Variant:
         prepare: Builds it for a workload and a seed.
         is_compiled: Whether the first call on a workload compiles for it.
         axes: How many a volume may have.
+        dtypes: What a workload may be in, of `DTYPES`.
         gradients_in: The dtype that gradients of offsets and logits pass through where it is
             narrower than theirs: then its tolerance is theirs.
         on_cpu: Whether it runs there.
@@ -69,12 +99,20 @@ class Variant:
     prepare: Callable[[Workload, int], Prepared]
     is_compiled: bool = False
     axes: tuple[int, ...] = (2, 3)
+    dtypes: tuple[str, ...] = tuple(DTYPES)
     gradients_in: torch.dtype | None = None
     on_cpu: bool = True
 
-    def can_do(self, workload: Workload) -> bool:
-        """Whether volumes of this kind are its business."""
-        return len(workload.spatial_shapes[0]) in self.axes
+    def refusal(self, workload: Workload) -> str:
+        """Why a workload is not its business; "" if it is."""
+        axes = len(workload.spatial_shapes[0])
+        if axes not in self.axes:
+            return f"it has no operator for {axes} axes"
+        if workload.dtype not in self.dtypes:
+            return f"it has no operator for {workload.dtype}"
+        if self.is_compiled and compiler() is None:
+            return "it needs a C++ compiler"
+        return ""
 
 
 def on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Prepared:

@@ -11,7 +11,7 @@ from . import dense_wins, gpu_rows
 from .bars import Row, judge
 from .markdown import table
 from .plots import draw_growth
-from .prepared import MODES
+from .prepared import ALL_MODES
 from .recording import Recorder
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
@@ -36,9 +36,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if not end:
         raise SystemExit(f"{options.docs} has no lines {BEGIN} and {END}")
     shown = tables(rows)
-    if any(row["measurement"] == "complexity" for row in rows):
+    drawn = [row for row in rows if row["measurement"] == "complexity"]
+    if drawn:
         draw_growth(rows, options.docs.with_name(_PICTURE))
-        shown = f"![Time against the number of cells]({_PICTURE})\n\n{shown}"
+        machines = " and ".join(dict.fromkeys(map(_machine, drawn)))
+        shown = f"![Time against the number of cells, on {machines}]({_PICTURE})\n\n{shown}"
     options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
     return 0
 
@@ -60,18 +62,18 @@ def line(row: Row) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown: the verdicts, one table per measurement, and where it was measured; then GPUs."""
+    """Markdown: the verdicts, tables by measurement and machine, and the runs; then GPUs."""
     on_gpu = [row for row in rows if row["suite"] == gpu_rows.SUITE]
     on_cpu = [row for row in rows if row["suite"] != gpu_rows.SUITE]
     parts = [_verdicts(on_cpu)]
     for measurement, (title, headings) in _TABLES.items():
         chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
-            parts.append(f"### {title}\n\n{_measured(chosen, headings)}")
+            parts.append(f"### {title}\n\n{_by_machine(chosen, headings)}")
     if lost := dense_wins.paragraph(on_cpu):
         parts.append(f"### {dense_wins.TITLE}\n\n{lost}")
     if on_cpu:
-        parts.append(_origin(on_cpu))
+        parts.append(_runs(on_cpu))
     if on_gpu:
         parts.append(gpu_rows.sections(on_gpu))
     return "\n\n".join(parts) + "\n"
@@ -84,7 +86,7 @@ _TABLES = {
     "memory": ("Peak extra memory", ["peak", "times the first"]),
     "bandwidth": (
         "Gather bandwidth",
-        ["achieved", "reading the same rows", "L1", "L2", "L3"],
+        ["achieved", "reading the same rows", "L1", "L2", "L3", "DRAM"],
     ),
     "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
     "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
@@ -107,13 +109,27 @@ _TABLES = {
 }
 
 
+def _by_machine(rows: Sequence[Row], headings: Sequence[str]) -> str:
+    """A table per machine, under its name: times of two machines say nothing side by side."""
+    last = {(*_key(row), row["mode"]): row for row in rows}
+    machines: dict[str, list[Row]] = {}
+    for row in last.values():
+        machines.setdefault(_machine(row), []).append(row)
+    return "\n\n".join(
+        f"On {machine}:\n\n{_measured(own, headings)}" for machine, own in machines.items()
+    )
+
+
+def _machine(row: Row) -> str:
+    return f"{row['cpu']}, {row['cores']} cores, {row['simd']}"
+
+
 def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
     """One line per workload, variant and thread count; its modes side by side."""
     lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for row in rows:
-        key = (_label(row), row["variant"], str(row["threads"]))
-        lines.setdefault(key, {})[row["mode"]] = _cells(row)
-    modes = [mode for mode in MODES if any(mode in cells for cells in lines.values())]
+        lines.setdefault(_key(row), {})[row["mode"]] = _cells(row)
+    modes = [mode for mode in ALL_MODES if any(mode in cells for cells in lines.values())]
     absent = ["-"] * len(headings)
     body = [
         [*key, *(cell for mode in modes for cell in cells.get(mode, absent))]
@@ -121,6 +137,10 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
     ]
     heads = [f"{mode}: {heading}" for mode in modes for heading in headings]
     return table(["workload", "variant", "threads", *heads], body)
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return (_label(row), row["variant"], str(row["threads"]))
 
 
 def _label(row: Row) -> str:
@@ -141,7 +161,7 @@ def _cells(row: Row) -> list[str]:
         return [f"all sizes, {cells:.0f}" if cells == row["smallest"] else f"{cells:.0f}"]
     if row["measurement"] == "bandwidth":
         achieved = row["bytes_per_second"]["median"]
-        limits = [row["ceiling"][name] for name in ("same rows", "L1", "L2", "L3")]
+        limits = [row["ceiling"].get(name) for name in ("same rows", "L1", "L2", "L3", "DRAM")]
         return [f"{achieved / 1e9:.1f} GB/s", *(_share(achieved, limit) for limit in limits)]
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"
@@ -175,23 +195,18 @@ def _verdicts(rows: Sequence[Row]) -> str:
     body = []
     for verdict in judge(rows):
         bar = verdict.bar
-        scale = 1e6 if bar.figure == "seconds" else 1
-        measured = "-" if verdict.value is None else f"{verdict.value * scale:.3g}"
-        body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word])
-    heads = ["workload", "promise", "mode", "bar", "measured", "verdict"]
+        measured = "-" if verdict.value is None else bar.show(verdict.value)
+        machine = "-" if verdict.row is None else _machine(verdict.row)
+        body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word, machine])
+    heads = ["workload", "promise", "mode", "bar", "measured", "verdict", "on"]
     return f"### Bars\n\n{table(heads, body)}"
 
 
-def _origin(rows: Sequence[Row]) -> str:
-    fields = ("cpu", "cores", "simd", "system", "python", "torch", "stdeform", "commit", "command")
-    distinct = dict.fromkeys(tuple(row[field] for field in fields) for row in rows)
-    times = sorted(row["time"] for row in rows)
-    body = [
-        [field, str(value)]
-        for origin in distinct
-        for field, value in zip(fields, origin, strict=True)
-    ]
-    body.append(["started", " to ".join(dict.fromkeys((times[0], times[-1])))])
-    loads = dict.fromkeys(str(row["load_average_at_start"]) for row in rows)
-    body.append(["load average at start", ", ".join(loads)])
-    return f"### Where\n\n{table(['', ''], body)}"
+def _runs(rows: Sequence[Row]) -> str:
+    """One line per run: which machine gave which file, with what, and how busy it was."""
+    fields = ("system", "python", "torch", "stdeform", "commit", "time", "load_average_at_start")
+    runs = dict.fromkeys(
+        (_machine(row), *(str(row[field]) for field in (*fields, "command"))) for row in rows
+    )
+    heads = [field.replace("_", " ").replace("time", "started") for field in fields]
+    return f"### Where\n\n{table(['machine', *heads, 'command'], runs)}"

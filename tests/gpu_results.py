@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from benchmarks import bars, timing
-from benchmarks.comparison import DEVICE_MODES
+from benchmarks.prepared import ALL_MODES
 
 _COMMON = {
     "schema", "suite", "device", "capability", "multiprocessors", "memory_bytes",
@@ -35,5 +35,5 @@ def assert_gpu_schema(row: bars.Row) -> None:
     assert not row["commit"].endswith("-dirty")
     assert row["command"].startswith("python -m benchmarks gpu-check")
     if row["measurement"] != "device ceiling":
-        assert row["mode"] in DEVICE_MODES
+        assert row["mode"] in ALL_MODES
         assert row["seconds"] == pytest.approx(dataclasses.asdict(timing.spread(row["rounds"])))

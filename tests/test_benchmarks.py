@@ -21,7 +21,7 @@ from benchmarks import (
     variants,
 )
 from benchmarks.__main__ import main
-from benchmarks.prepared import MODES
+from benchmarks.prepared import ALL_MODES
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
 from tests.gpu_results import assert_gpu_schema
@@ -62,7 +62,7 @@ FIELDS = {
 def _assert_schema(row: bars.Row) -> None:
     assert set(row) == FIELDS[row["measurement"]]
     assert row["schema"] == 1
-    assert row["mode"] in MODES
+    assert row["mode"] in ALL_MODES
     assert row["command"].startswith(f"python -m benchmarks {row['suite']} ")
     assert row["threads"] >= 1
     if "rounds" in row:
@@ -94,7 +94,7 @@ def test_rows_say_what_where_and_how(tiny_run: tuple[list[str], list[bars.Row]])
         assert row["torch"] == torch.__version__
         assert row["subject"] == OURS
     timed = {(row["measurement"], row["variant"], row["mode"]) for row in rows}
-    expected = itertools.product(["latency"], [OURS, "composite", "dense"], MODES)
+    expected = itertools.product(["latency"], [OURS, "composite", "dense"], ALL_MODES)
     assert set(expected) < timed
 
 
@@ -102,12 +102,20 @@ def test_ratios_in_the_rows_are_those_of_their_rounds(
     tiny_run: tuple[list[str], list[bars.Row]],
 ) -> None:
     rows = [row for row in tiny_run[1] if row["measurement"] == "latency"]
-    for mode in MODES:
+    for mode in ALL_MODES:
         ours, *others = (row for row in rows if row["mode"] == mode)
         for row in others:
             pairs = zip(row["rounds"], ours["rounds"], strict=True)
             middle = sorted(theirs / own for theirs, own in pairs)[1]
             assert row["ratio"]["median"] == pytest.approx(middle)
+
+
+@pytest.mark.parametrize("measurement", ["scaling", "growth", "overhead"])
+def test_every_time_is_taken_in_every_mode(
+    measurement: str, tiny_run: tuple[list[str], list[bars.Row]]
+) -> None:
+    modes = [row["mode"] for row in tiny_run[1] if row["measurement"] == measurement]
+    assert tuple(dict.fromkeys(modes)) == ALL_MODES
 
 
 def test_growth_and_scaling_rows_say_what_they_compare(
@@ -173,6 +181,28 @@ def test_bar_judges_its_own_row_only(bar: bars.Bar) -> None:
         assert word({**_row(bar, limit * better), **other}) == ["not measured"]
 
 
+@pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: f"{bar.says}, {bar.mode}")
+def test_the_verdict_can_be_read_off_the_figure(bar: bars.Bar) -> None:
+    scale = 1e6 if bar.figure == "seconds" else 1
+    for limit in filter(None, (bar.at_least, bar.at_most)):
+        for share in (0.5, 0.9996, 1 - 1e-6, 1.0, 1 + 1e-6, 1.0004, 2.0):
+            value = limit * share
+            shown = bar.show(value)
+            assert bar.is_met_by(float(shown) / scale) == bar.is_met_by(value)
+            assert len(shown.partition(".")[2]) >= 2
+            assert float(shown) / scale == pytest.approx(value, abs=0.00501 / scale)
+
+
+def test_no_more_digits_are_shown_than_the_verdict_needs() -> None:
+    (growth, *_) = (bar for bar in bars.BARS if bar.says == "time for twice the cells")
+    assert [growth.show(value) for value in (2.0964, 2.1037, 2.1, 2.10002)] == [
+        *("2.10", "2.104", "2.10"),
+        "2.10002",
+    ]
+    (overhead,) = (bar for bar in bars.BARS if bar.figure == "seconds")
+    assert [overhead.show(value) for value in (13.2e-6, 15.0012e-6)] == ["13.20", "15.001"]
+
+
 def test_the_last_row_counts() -> None:
     bar = bars.BARS[0]
     verdict = bars.judge([_row(bar, 1.0), _row(bar, 100.0)])[0]
@@ -191,9 +221,58 @@ def test_report_replaces_the_results_of_the_page(
     assert page.read_text() == once
     before = (ROOT / "docs/benchmarks.md").read_text().split(report.BEGIN)[0]
     assert once.startswith(before)
+    assert "| forward: time [quartiles] | forward: times" in _squeezed(once)
+    assert "| backward: time [quartiles] | backward: times" in _squeezed(once)
+    bandwidth = [row for row in tiny_run[1] if row["measurement"] == "bandwidth"]
+    for row in bandwidth:
+        assert f"{row['ceiling']['DRAM'] / 1e9:.0f} GB/s (" in once.partition("forward: DRAM")[2]
     composite = next(row for row in tiny_run[1] if row["variant"] == "composite")
     assert f"{composite['ratio']['median']:.2f}x" in once
     assert composite["commit"] is None or composite["commit"] in once
+
+
+def _on(cpu: str, rows: list[bars.Row]) -> list[bars.Row]:
+    return [{**row, "cpu": cpu} for row in rows]
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(" +", " ", text)
+
+
+def test_rows_of_different_machines_share_no_table(
+    tiny_run: tuple[list[str], list[bars.Row]],
+) -> None:
+    latency = [row for row in tiny_run[1] if row["measurement"] == "latency"]
+    scaling = [row for row in tiny_run[1] if row["measurement"] == "scaling"]
+    again = [row for row in latency if row["variant"] == OURS]
+    rows = [*_on("One CPU", latency), *_on("Other CPU", scaling), *_on("Other CPU", again)]
+    shown = _squeezed(report.tables(rows))
+    about = f"{latency[0]['cores']} cores, {latency[0]['simd']}"
+    both = shown.partition("### Latency")[2].partition("###")[0]
+    other, one = both.partition(f"On One CPU, {about}:")[::2]
+    # What was measured again is where it was measured last, and nowhere else.
+    assert other.strip().startswith(f"On Other CPU, {about}:")
+    assert (other.count(f"| {OURS} |"), one.count(f"| {OURS} |")) == (1, 0)
+    assert (other.count("| composite |"), one.count("| composite |")) == (0, 1)
+    alone = shown.partition("### Thread scaling")[2].partition("###")[0]
+    assert f"On Other CPU, {about}:" in alone
+    assert "One CPU" not in alone
+
+
+def test_every_run_and_every_verdict_names_its_machine(
+    tiny_run: tuple[list[str], list[bars.Row]],
+) -> None:
+    overhead = [row for row in tiny_run[1] if row["measurement"] == "overhead"]
+    mine = [{**row, "subject": "native", "variant": "native", "threads": 2} for row in overhead]
+    theirs = [{**row, "command": "python -m benchmarks other --output b.jsonl"} for row in mine]
+    shown = _squeezed(report.tables([*_on("One CPU", mine), *_on("Other CPU", theirs)]))
+    about = f"{overhead[0]['cores']} cores, {overhead[0]['simd']}"
+    (verdict,) = (line for line in shown.splitlines() if "| host overhead of a call |" in line)
+    assert verdict.endswith(f"| Other CPU, {about} |")
+    runs = shown.partition("### Where")[2].strip().splitlines()[2:]
+    assert [run.split(" | ")[0] for run in runs] == [f"| One CPU, {about}", f"| Other CPU, {about}"]
+    assert runs[0].endswith(f"| {overhead[0]['command']} |")
+    assert runs[1].endswith("| python -m benchmarks other --output b.jsonl |")
 
 
 def test_report_needs_a_page_with_room_for_results(tmp_path: Path) -> None:

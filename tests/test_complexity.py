@@ -260,7 +260,9 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
     if command == "complexity":
-        assert "![Time against the number of cells](complexity.svg)" in page.read_text()
+        picture = f"![Time against the number of cells, on {rows[0]['cpu']}, "
+        assert picture in page.read_text()
+        assert "](complexity.svg)" in page.read_text()
         assert f"### {dense_wins.TITLE}" in page.read_text()
         assert "<svg" in (tmp_path / "complexity.svg").read_text()
         fitted = [row for row in rows if row["measurement"] == "exponent"]
@@ -288,4 +290,4 @@ def test_bars_of_an_interval() -> None:
     verdicts = {verdict.bar: verdict for verdict in bars.judge([row])}
     assert verdicts[bar].word == "pass"
     other = dataclasses.replace(bar, threads=3)
-    assert bars._figure(other, [row]) is None
+    assert bars._last(other, [row]) is None

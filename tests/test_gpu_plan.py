@@ -41,6 +41,10 @@ def test_verdicts_tell_pass_short_and_absent() -> None:
     assert "| backward | device time <= 200 us | 201.0 us | FALLS SHORT |" in told
     assert "| 4.90x | FALLS SHORT |" in told
     assert told.count("not measured") == 3
+    rows[0]["seconds"], rows[-1]["seconds"] = {"median": 135.04e-6}, {"median": 4.9999e-3}
+    told = re.sub(" +", " ", gpu_plan.verdicts(rows, on_gpu=True))
+    assert "| device time <= 135 us | 135.04 us | FALLS SHORT |" in told
+    assert "| 4.9999x | FALLS SHORT |" in told
     assert gpu_plan.verdicts(rows, on_gpu=False).count("not measured") == 6
 
 

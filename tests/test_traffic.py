@@ -1,10 +1,11 @@
-"""Bytes that are read, and what the caches can give."""
+"""Bytes that are read, and what caches and memory can give."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +67,35 @@ def test_ceiling_reads_rows_of_every_usual_size() -> None:
         assert speed is not None
         assert 1e8 < speed < 1e13
     assert ceiling.rows_bandwidth(rows, 50, 20, threads=1) is None
+
+
+def _state_caches(folder: Path, *caches: tuple[str, str, str]) -> None:
+    """Writes level, type and size of caches as Linux does."""
+    for number, cache in enumerate(caches):
+        index = folder / f"index{number}"
+        index.mkdir()
+        for name, text in zip(("level", "type", "size"), cache, strict=True):
+            (index / name).write_text(f"{text}\n")
+
+
+def test_memory_is_streamed_beyond_the_last_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ceiling, "_CACHES", tmp_path)
+    usual = {"L1": 16 << 10, "L2": 1 << 19, "L3": 12 << 20, "DRAM": 256 << 20}
+    assert ceiling.stream_sizes() == usual
+    caches = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
+    _state_caches(tmp_path, *caches)
+    assert ceiling.stream_sizes() == {**usual, "L1": 24 << 10, "L2": 1 << 20}
+    third = tmp_path / "with a third level"
+    third.mkdir()
+    _state_caches(third, *caches, ("3", "Unified", "266240K"))
+    monkeypatch.setattr(ceiling, "_CACHES", third)
+    assert ceiling.stream_sizes()["DRAM"] == 4 * (260 << 20)
+
+
+@pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
+def test_memory_is_slower_than_the_first_cache() -> None:
+    speeds = ceiling.stream_bandwidths(threads=1)
+    assert list(speeds) == ["L1", "L2", "L3", "DRAM"]
+    assert 1e8 < speeds["DRAM"] < speeds["L1"] < 1e13
