@@ -46,7 +46,7 @@ FIELDS = {
     "attention block": TIMED,
     "encoder layer": TIMED,
     "complexity": TIMED | {"axis", "cells", "multiply_adds", "operand_bytes"},
-    "exponent": FITTED | {"axis", "exponent", "counted", "sizes"},
+    "exponent": FITTED | {"axis", "exponent", "counted", "sizes", "fitted_rounds"},
     "crossover": FITTED | {"axis", "cells", "smallest"},
     "model": TIMED - {"workload"} | {"frames", "pixels"},
     "memory of models": COMMON - {"workload"}

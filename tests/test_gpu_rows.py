@@ -122,7 +122,7 @@ def test_report_shows_a_gpu_in_a_section_of_its_own(tmp_path: Path) -> None:
     check = _write(tmp_path / "gpu-check.json", CHECK)
     main(["gpu-rows", str(check), "--output", str(results)])
     page.write_text(f"{report.BEGIN}{report.END}")
-    cpu = str(ROOT / "benchmarks/results/overhead.jsonl")
+    cpu = str(ROOT / "benchmarks/results/layers.jsonl")
     main(["report", cpu, "--docs", str(page)])
     without = page.read_text().removesuffix(f"\n{report.END}")
     assert "GPU" not in without
