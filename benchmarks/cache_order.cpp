@@ -59,14 +59,13 @@ class Cache {
 struct Setting {
   int64_t N, S, M, row_bytes, Q, L, samples;  // samples of a row, on all levels
   const int64_t* spatial_shapes;              // [L, N]
-  const int32_t* rows;                        // [Q, samples, 2^N], of any head; -1: no cell
+  const int32_t* rows;                        // [M, Q, samples, 2^N]; -1: no cell
   int64_t packed;                             // rows of a head lie next to each other
   int64_t brick[3];                           // x, y, t; 0: plain order
   // Warps of a block, rows of a tile, and how many blocks a multiprocessor has at a time. `dealt`:
   // block after block has the next tiles and goes to the next multiprocessor; otherwise each block
   // has a multiprocessor and a run of tiles.
   int64_t warps, rows_of_tile, resident, dealt, multiprocessors, cache_bytes;
-  int64_t first, last;  // multiprocessors that are simulated
 };
 
 // The share of sectors that are missed.
@@ -93,7 +92,7 @@ extern "C" double miss_rate(const Setting* s) {
   const int64_t tiles = tiles_of_all(call, rows_of_tile);
   const int corners = 1 << s->N;
   int64_t sectors = 0, missed = 0;
-  for (int64_t sm = s->first; sm < s->last; ++sm) {
+  for (int64_t sm = 0; sm < s->multiprocessors; ++sm) {
     // Turn after turn, the tiles that the warps of the multiprocessor work on at the same time.
     std::vector<std::vector<int64_t>> turns;
     if (s->dealt) {
@@ -125,7 +124,7 @@ extern "C" double miss_rate(const Setting* s) {
             const int64_t place = tile % of_head * rows_of_tile + r;
             if (place >= s->Q) break;
             const int64_t query = query_at(call, int32_t(place));
-            const int32_t* rows = s->rows + (query * s->samples + i) * corners;
+            const int32_t* rows = s->rows + ((head * s->Q + query) * s->samples + i) * corners;
             for (int c = 0; c < corners; ++c) {
               if (rows[c] < 0) continue;
               const int64_t row = s->packed ? head * s->S + rows[c] : rows[c] * s->M + head;

@@ -12,14 +12,16 @@ import ctypes
 import dataclasses
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from . import compiled
 from .traffic import corner_table
-from .workloads import DTYPES, WORKLOADS, Workload, make_inputs
+from .workloads import DTYPES, WORKLOADS, Workload, make_inputs, spread_of
 
 _SOURCE = Path(__file__).with_name("cache_order.cpp")
 _MULTIPROCESSORS = 132  # of an H100 or H200
 _CACHE_BYTES = 200 << 10  # of the 256 KiB that L1 and shared memory have together
-_SIMULATED = 6  # multiprocessors, the first ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,30 +62,37 @@ class _Setting(ctypes.Structure):
         ("packed", ctypes.c_int64),
         ("brick", ctypes.c_int64 * 3),
         *((name, ctypes.c_int64) for name in ("warps", "rows_of_tile", "resident", "dealt")),
-        *((name, ctypes.c_int64) for name in ("multiprocessors", "cache_bytes", "first", "last")),
+        *((name, ctypes.c_int64) for name in ("multiprocessors", "cache_bytes")),
     )
+
+
+def rows_of_heads(workload: Workload, seed: int = 0) -> Tensor:
+    """[M, Q, L * K, corners]: numbers of the rows that heads read, int32, -1 where none is."""
+    inputs = make_inputs(workload, seed)
+    heads = range(workload.num_heads)
+    return torch.stack([corner_table(workload, inputs, 0, head) for head in heads])
 
 
 def miss_rate(
     workload: Workload,
     order: Order,
+    rows: Tensor,
     *,
     packed: bool = False,
-    seed: int = 0,
     multiprocessors: int = _MULTIPROCESSORS,
     cache_bytes: int = _CACHE_BYTES,
 ) -> float:
     """The share of 32-byte sectors that a multiprocessor has to fetch, and not from its L1.
 
     Args:
-        workload: What is read; every head reads what the first one does, from its own rows.
-        order: When.
+        workload: Of which sizes; in a batch of one.
+        order: When it reads what it reads; bricks only where there are as many queries as cells.
+        rows: What it reads, of `rows_of_heads`.
         packed: Whether the rows of a head lie next to each other in memory.
-        seed: Of the inputs.
         multiprocessors: How many share the work.
         cache_bytes: Of L1.
     """
-    rows = corner_table(workload, make_inputs(workload, seed), 0, 0).contiguous()
+    rows = rows.contiguous()
     shapes = [size for shape in workload.spatial_shapes for size in shape]
     channels_of_lane = 8
     setting = _Setting(
@@ -93,7 +102,7 @@ def miss_rate(
         row_bytes=workload.head_dim * DTYPES[workload.dtype].itemsize,
         Q=workload.num_queries,
         L=len(workload.spatial_shapes),
-        samples=rows.shape[1],
+        samples=rows.shape[2],
         spatial_shapes=ctypes.cast((ctypes.c_int64 * len(shapes))(*shapes), ctypes.c_void_p),
         rows=rows.data_ptr(),
         packed=packed,
@@ -104,20 +113,25 @@ def miss_rate(
         dealt=order.dealt,
         multiprocessors=multiprocessors,
         cache_bytes=cache_bytes,
-        first=0,
-        last=min(_SIMULATED, multiprocessors),
     )
     simulate = compiled.library(_SOURCE).miss_rate
     simulate.restype = ctypes.c_double
     return float(simulate(ctypes.byref(setting)))
 
 
+def orders_for(workload: Workload) -> dict[str, Order]:
+    """The orders that a workload can be done in: bricks are of cells that ask."""
+    plain = workload.num_object_queries is not None
+    return {name: order for name, order in ORDERS.items() if not (plain and any(order.brick))}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     names = ["paper-encoder", "paper-encoder-large", "detr-encoder"]
+    spreads = ["0.5", "2", "8", "uniform"]
     parser.add_argument("--workloads", nargs="+", choices=sorted(WORKLOADS), default=names)
     parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=["float32"])
-    parser.add_argument("--spreads", nargs="+", type=float, default=[0.5, 2.0, 4.0, 8.0])
+    parser.add_argument("--spreads", nargs="+", default=spreads, help='cells, or "uniform"')
     parser.add_argument("--packed", action="store_true", help="rows of a head next to each other")
 
 
@@ -126,12 +140,14 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     print(" | ".join(["| workload", "offsets", *ORDERS]) + " |")
     print("|---" * (2 + len(ORDERS)) + "|")
     for name in options.workloads:
-        for dtype in options.dtypes:
-            for spread in options.spreads:
-                workload = dataclasses.replace(WORKLOADS[name], dtype=dtype, offset_spread=spread)
-                rates = [
-                    miss_rate(workload, order, packed=options.packed) for order in ORDERS.values()
-                ]
-                cells = [f"{name}, {dtype}", f"{spread:g}", *(f"{rate:.3f}" for rate in rates)]
+        for spread in options.spreads:
+            workload = dataclasses.replace(WORKLOADS[name], offset_spread=spread_of(spread))
+            rows = rows_of_heads(workload)  # the same in all dtypes that are not wider
+            for dtype in options.dtypes:
+                in_dtype = dataclasses.replace(workload, dtype=dtype)
+                cells = [f"{name}, {dtype}", spread, *["-"] * len(ORDERS)]
+                for order_name, order in orders_for(workload).items():
+                    rate = miss_rate(in_dtype, order, rows, packed=options.packed)
+                    cells[2 + list(ORDERS).index(order_name)] = f"{rate:.3f}"
                 print(f"| {' | '.join(cells)} |", flush=True)
     return 0

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from benchmarks.workloads import WORKLOADS, make_inputs
+from benchmarks.workloads import WORKLOADS, make_inputs, spread_of
 
 TINY = WORKLOADS["tiny"]
 
@@ -83,3 +83,7 @@ def test_shrunk_workload_keeps_what_decides_the_code_path() -> None:
     assert shrunk.num_cells == 4 * 4
     kept = ("num_heads", "head_dim", "num_points", "dtype")
     assert all(getattr(shrunk, name) == getattr(workload, name) for name in kept)
+
+
+def test_spreads_are_cells_or_uniform() -> None:
+    assert [spread_of(word) for word in ("0.5", "8", "uniform")] == [0.5, 8.0, None]
