@@ -40,7 +40,7 @@ def times(rows: Iterable[Row]) -> str:
     keys = ("seconds", "flushed", "wall", "host")
     body = [
         [
-            *(row[key] for key in ("label", "mode", "variant")),
+            *(row["label"], row["mode"], gpu_plan.variant_name(row)),
             *(f"{1e6 * row[key]['median']:.1f}" for key in keys),
             f"{row['ratio']['median']:.2f}",
         ]

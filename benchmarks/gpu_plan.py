@@ -13,7 +13,8 @@ from .variants import VARIANTS
 from .workloads import WORKLOADS, Workload
 
 SUBJECT = "native"
-_ALL = (SUBJECT, "composite", "dense")
+DENSE = "dense"
+_ALL = (SUBJECT, "composite", DENSE)
 _COMPILING = 30.0  # seconds, a guess
 
 
@@ -55,9 +56,9 @@ def cases(quick: bool, full: bool) -> list[Case]:
         Case(_adapt("paper-encoder")),
         Case(_adapt("paper-encoder", dtype="bfloat16")),
         # The composite of the large encoder would take most of the time, and only grows as we do.
-        Case(_adapt("paper-encoder-large", dtype="bfloat16"), (SUBJECT, "dense")),
+        Case(_adapt("paper-encoder-large", dtype="bfloat16"), (SUBJECT, DENSE)),
         Case(_adapt("four-elements"), (SUBJECT,)),
-        Case(_adapt("paper-encoder-large"), (SUBJECT, "dense")),
+        Case(_adapt("paper-encoder-large"), (SUBJECT, DENSE)),
         Case(_adapt("paper-decoder")),
         Case(_adapt("detr-encoder")),
         *(
@@ -89,7 +90,7 @@ def cases(quick: bool, full: bool) -> list[Case]:
             for name in ("detr-encoder", "bev-cross")
             for dtype in ("bfloat16", "float16")
         ]
-        chosen += [Case(each, (SUBJECT, "dense")) for each in matrix if each not in known]
+        chosen += [Case(each, (SUBJECT, DENSE)) for each in matrix if each not in known]
     return chosen
 
 
@@ -124,7 +125,7 @@ class _Bar:
         if self.others:
             if not chosen:
                 return "-", f"not measured: no {self.whose}"
-            ratios = {row["variant"]: float(row["ratio"]["median"]) for row in chosen}
+            ratios = {variant_name(row): float(row["ratio"]["median"]) for row in chosen}
             best = min(ratios, key=lambda name: ratios[name])
             rest = ", ".join(name for name in ratios if name != best)
             measured = f"{ratios[best]:.2f}x {best}" + (f" (slower: {rest})" if rest else "")
@@ -152,6 +153,11 @@ class _Bar:
         )
 
 
+def variant_name(row: Row) -> str:
+    """Whose row it is, with the backend of dense attention that ran."""
+    return f"{row['variant']} ({row['backend']})" if "backend" in row else str(row["variant"])
+
+
 _EXACT = ", locations in "
 # Whoever attends to volumes as we do.
 ANCHORS = tuple(
@@ -175,7 +181,7 @@ _BARS = (
         for mode in DEVICE_MODES
     ),
     *(
-        _Bar("paper-encoder-large", dtype, "forward+backward", 5, ("dense",), "dense")
+        _Bar("paper-encoder-large", dtype, "forward+backward", 5, (DENSE,), DENSE)
         for dtype in ("float32", "bfloat16")
     ),
     _Bar("four-elements", "float32", "forward", 15e-6, figure="host"),

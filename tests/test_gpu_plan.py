@@ -41,12 +41,15 @@ def test_verdicts_tell_pass_short_and_absent() -> None:
         _row("paper-encoder, float32", "forward", "native", 134e-6),
         _row("paper-encoder, float32", "backward", "native", 201e-6),
         _row(large, "forward+backward", "native", 1e-3),
-        _row(large, "forward+backward", "dense", 4.9e-3, 4.9),
+        {**_row(large, "forward+backward", "dense", 4.9e-3, 4.9), "backend": "flash"},
     ]
     told = _verdicts(rows)
     assert "| paper-encoder, float32 | forward | device time <= 135 us | 134.0 us | pass |" in told
     assert "| backward | device time <= 200 us | 201.0 us | FALLS SHORT |" in told
-    assert f"| {large} | forward+backward | >= 5x faster than dense | 4.90x dense | FALL" in told
+    assert (
+        f"| {large} | forward+backward | >= 5x faster than dense | 4.90x dense (flash) | FALL"
+        in told
+    )
     assert told.count("not measured") == len(gpu_plan._BARS) - 3
     assert gpu_plan.verdicts(rows, on_gpu=False).count("not measured") == len(gpu_plan._BARS)
 
