@@ -26,6 +26,7 @@ import torch
 
 from . import device_ceiling, environment, gpu_page, gpu_plan, traffic
 from .answers import check_answers
+from .attention_backend import backend_of
 from .comparison import compare, describe
 from .peer_check import check_peer, first_line
 from .peers import PEERS
@@ -275,6 +276,9 @@ def _compare(case: gpu_plan.Case, options: argparse.Namespace) -> list[Report]:
             inputs = Inputs(*(tensor.detach() for tensor in (*ours.inputs, ours.grad_out)))
             row["gathered_bytes"] = traffic.corner_bytes(case.workload, inputs)
             row["compulsory_bytes"] = traffic.compulsory_bytes(inputs)
+        if row["variant"] == gpu_plan.DENSE:
+            run = "forward" if row["mode"] == "forward" else "forward+backward"
+            row["backend"] = backend_of(variants[gpu_plan.DENSE].call(run))
         rows.append(row)
     return rows
 

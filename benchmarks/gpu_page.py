@@ -24,13 +24,13 @@ def page(stages: Mapping[str, Any]) -> str:
     parts.append("\n".join(line for name, stage in stages.items() for line in _state(name, stage)))
     parts.append("\n".join(f"- {key}: {facts[key]}" for key in facts if key != "seconds"))
     rows = stages.get("benchmark", {}).get("rows", [])
+    found = stages.get("peers", {}).get("peers", {})
+    beside = [row for peer in found.values() for row in peer["rows"]]
     if rows:
-        parts.append(gpu_plan.verdicts(rows, on_gpu=facts.get("device") != "cpu"))
+        parts.append(gpu_plan.verdicts([*rows, *beside], on_gpu=facts.get("device") != "cpu"))
         parts.append(times(rows))
     rates = stages.get("ceilings", {}).get("rates", {})
-    parts += [achieved(rows, rates), ceilings(rates)]
-    found = stages.get("peers", {}).get("peers", {})
-    parts.append(peers([row for peer in found.values() for row in peer["rows"]]))
+    parts += [achieved(rows, rates), ceilings(rates), peers(beside)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -40,7 +40,7 @@ def times(rows: Iterable[Row]) -> str:
     keys = ("seconds", "flushed", "wall", "host")
     body = [
         [
-            *(row[key] for key in ("label", "mode", "variant")),
+            *(row["label"], row["mode"], gpu_plan.variant_name(row)),
             *(f"{1e6 * row[key]['median']:.1f}" for key in keys),
             f"{row['ratio']['median']:.2f}",
         ]

@@ -81,7 +81,7 @@ def _section(origin: Sequence[str], rows: Sequence[Row]) -> str:
     rates = {row["label"]: row["per_second"] for row in of("device ceiling")}
     parts = [
         f"### On {origin[0]}",
-        gpu_plan.verdicts(timed, on_gpu=True),
+        gpu_plan.verdicts([*timed, *beside], on_gpu=True),
         gpu_page.times(timed),
         gpu_page.achieved(timed, rates),
         gpu_page.ceilings(rates),

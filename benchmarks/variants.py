@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 import stdeform
 from stdeform.functional import Backend
 from stdeform.testing import composite_from_offsets
 
 from . import peers
+from .attention_backend import attend as attend_densely
 from .prepared import Prepared, Variant, differentiable, on_problem
 from .workloads import DTYPES, Workload
 
@@ -82,7 +82,7 @@ VARIANTS = {
         Variant("reference", True, _ours("reference")),
         Variant("composite", True, _composite(compiled=False)),
         Variant("composite-compiled", True, _composite(compiled=True), is_compiled=True),
-        Variant("dense", False, _dense(scaled_dot_product_attention)),
+        Variant("dense", False, _dense(attend_densely)),
         Variant("dense-naive", False, _dense(attend_naively)),
         *(peer.variant for peer in peers.PEERS.values()),
     )

@@ -79,7 +79,7 @@ def _wrong_only_without_gradients(prepared: Prepared) -> Prepared:
 
 def _forget_the_scale(prepared: Prepared) -> Prepared:
     def attend(query, key, value):
-        return prepared.function(query, key, value, scale=1.0)
+        return prepared.function(query * query.shape[-1] ** 0.5, key, value)
 
     return prepared._replace(function=attend)
 

@@ -42,7 +42,9 @@ def test_the_dry_run_shows_every_stage_but_the_build(
     beside = [row for peer in results["peers"]["peers"].values() for row in peer["rows"]]
     lines = re.sub(" +", " ", page)
     for row in (*rows, *beside):
-        assert f"| {row['label']} | {row['mode']} | {row['variant']} |" in lines
+        name = f"{row['variant']} ({row['backend']})" if "backend" in row else row["variant"]
+        assert f"| {row['label']} | {row['mode']} | {name} |" in lines
+        assert row.get("backend") == ("flash for cpu" if row["variant"] == "dense" else None)
     assert list(results["peers"]["peers"]) == list(PEERS)
     for name, found in results["peers"]["peers"].items():
         assert f"- {name}: {found['reason'] or 'timed'}\n" in page

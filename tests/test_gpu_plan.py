@@ -18,14 +18,21 @@ from benchmarks.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, make_inputs
 
 
-def _row(workload: str, mode: str, variant: str, seconds: float) -> dict[str, object]:
+def _row(
+    workload: str, mode: str, variant: str, seconds: float, ratio: float = 1
+) -> dict[str, object]:
     return {
         "label": workload,
         "mode": mode,
         "variant": variant,
         "seconds": {"median": seconds},
         "host": {"median": seconds},
+        "ratio": {"to": "native", "median": ratio},
     }
+
+
+def _verdicts(rows: list[dict[str, object]]) -> str:
+    return re.sub(" +", " ", gpu_plan.verdicts(rows, on_gpu=True))
 
 
 def test_verdicts_tell_pass_short_and_absent() -> None:
@@ -34,26 +41,62 @@ def test_verdicts_tell_pass_short_and_absent() -> None:
         _row("paper-encoder, float32", "forward", "native", 134e-6),
         _row("paper-encoder, float32", "backward", "native", 201e-6),
         _row(large, "forward+backward", "native", 1e-3),
-        _row(large, "forward+backward", "dense", 4.9e-3),
+        {**_row(large, "forward+backward", "dense", 4.9e-3, 4.9), "backend": "flash"},
     ]
-    told = re.sub(" +", " ", gpu_plan.verdicts(rows, on_gpu=True))
+    told = _verdicts(rows)
     assert "| paper-encoder, float32 | forward | device time <= 135 us | 134.0 us | pass |" in told
     assert "| backward | device time <= 200 us | 201.0 us | FALLS SHORT |" in told
-    assert "| 4.90x | FALLS SHORT |" in told
-    assert told.count("not measured") == 3
-    rows[0]["seconds"], rows[-1]["seconds"] = {"median": 135.04e-6}, {"median": 4.9999e-3}
-    told = re.sub(" +", " ", gpu_plan.verdicts(rows, on_gpu=True))
+    assert (
+        f"| {large} | forward+backward | >= 5x faster than dense | 4.90x dense (flash) | FALL"
+        in told
+    )
+    assert told.count("not measured") == len(gpu_plan._BARS) - 3
+    rows[0]["seconds"], rows[-1]["ratio"] = {"median": 135.04e-6}, {"median": 4.9999}
+    told = _verdicts(rows)
     assert "| device time <= 135 us | 135.04 us | FALLS SHORT |" in told
-    assert "| 4.9999x | FALLS SHORT |" in told
-    assert gpu_plan.verdicts(rows, on_gpu=False).count("not measured") == 6
+    assert "| 4.9999x dense (flash) | FALLS SHORT |" in told
+    assert gpu_plan.verdicts(rows, on_gpu=False).count("not measured") == len(gpu_plan._BARS)
+
+
+def test_the_best_anchor_in_three_dimensions_is_what_counts() -> None:
+    assert gpu_plan.ANCHORS == ("composite", "composite-compiled", "ops3d")
+    half = "paper-encoder, bfloat16"
+    bar = f"| {half} | forward | >= 4x faster than anchor |"
+    others = [
+        _row(half, "forward", "native", 1.0),
+        _row(half, "forward", "dense", 1.0, 1.1),
+        _row("detr-encoder, bfloat16", "forward", "composite", 1.0, 1.2),
+        _row(f"{half}, batch 4", "forward", "composite", 1.0, 1.3),
+        _row(half, "backward", "composite", 1.0, 3.5),
+    ]
+    assert f"{bar} - | not measured: no anchor |" in _verdicts(others)
+    composite = _row(half, "forward", "composite", 9.0, 9)
+    assert f"{bar} 9.00x composite | pass |" in _verdicts([*others, composite])
+    peer = _row(f"{half}, locations in bfloat16", "forward", "ops3d", 3.9, 3.9)
+    told = _verdicts([*others, composite, peer])
+    assert f"{bar} 3.90x ops3d (slower: composite) | FALLS SHORT |" in told
+    assert "| backward | >= 4x faster than anchor | 3.50x composite | FALLS SHORT |" in told
+
+
+def test_our_time_on_the_locations_of_a_peer_is_no_promise() -> None:
+    row = _row("paper-encoder, bfloat16, locations in bfloat16", "forward", "native", 1e-6)
+    assert _verdicts([row]).count("not measured") == len(gpu_plan._BARS)
+
+
+def test_both_dtypes_are_held_against_dense_attention() -> None:
+    dense = [bar for bar in gpu_plan._BARS if bar.others == ("dense",)]
+    assert [(bar.workload, bar.mode, bar.limit) for bar in dense] == [
+        ("paper-encoder-large", "forward+backward", 5)
+    ] * 2
+    assert [bar.dtype for bar in dense] == ["float32", "bfloat16"]
 
 
 def test_every_case_is_planned_once_and_bars_come_first() -> None:
     usual, full = gpu_plan.cases(False, False), gpu_plan.cases(False, True)
     assert full[: len(usual)] == usual
     assert len(set(full)) == len(full)
-    first = {case.workload.label for case in usual[:4]}
-    assert first == {bar.workload for bar in gpu_plan._BARS}
+    first = {case.workload.label for case in usual[:5]}
+    assert first == {bar.label for bar in gpu_plan._BARS}
 
 
 def test_the_compiled_composite_is_timed_forward_and_after_everything_usual() -> None:

@@ -136,6 +136,16 @@ def test_report_shows_a_gpu_in_a_section_of_its_own(tmp_path: Path) -> None:
     assert "| commit | 0123456789ab |" in shown
 
 
+def test_peers_are_among_the_anchors_of_the_verdicts() -> None:
+    check = copy.deepcopy(CHECK)
+    row = _row("paper-encoder", "ops3d", "forward", 350.0)
+    row["ratio"] |= {"median": 3.5}
+    check["peers"]["peers"]["ops3d"] = {"rows": [row], "reason": ""}
+    verdict = "| forward | >= 4x faster than anchor | 3.50x ops3d | FALLS SHORT |"
+    assert verdict in _squeezed(gpu_page.page(check))
+    assert verdict in _squeezed(gpu_rows.sections(list(gpu_rows.rows(check))))
+
+
 def test_a_gpu_alone_can_be_shown(tmp_path: Path) -> None:
     results, page = tmp_path / "gpu.jsonl", tmp_path / "page.md"
     check = _write(tmp_path / "gpu-check.json", CHECK)
