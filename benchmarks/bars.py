@@ -57,6 +57,11 @@ class Bar:
         scale = 1e6 if self.figure == "seconds" else 1
         return telling(value * scale, lambda shown: self.is_met_by(shown / scale))
 
+    def is_about(self, row: Row) -> bool:
+        """Whether a row was measured for this bar."""
+        keys = ("subject", "measurement", "variant", "mode", "label", "threads")
+        return all(row[key] == getattr(self, key) for key in keys)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -149,20 +154,14 @@ BARS = (
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """Every bar with the last row that was measured for it."""
-    return [Verdict(bar, _last(bar, rows)) for bar in BARS]
+    """Every bar with the last row that each machine has for it."""
+    verdicts = []
+    for bar in BARS:
+        last = {machine(row): row for row in rows if bar.is_about(row)}
+        verdicts += [Verdict(bar, row) for row in (*last.values(),) or (None,)]
+    return verdicts
 
 
-def _last(bar: Bar, rows: Sequence[Row]) -> Row | None:
-    for row in reversed(rows):
-        is_meant = (
-            row["subject"] == bar.subject
-            and row["measurement"] == bar.measurement
-            and row["variant"] == bar.variant
-            and row["mode"] == bar.mode
-            and row["label"] == bar.label
-            and row["threads"] == bar.threads
-        )
-        if is_meant:
-            return row
-    return None
+def machine(row: Row) -> str:
+    """Where a row was measured, in words."""
+    return f"{row['cpu']}, {row['cores']} cores, {row['simd']}"

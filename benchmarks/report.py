@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import dense_wins, gpu_rows
-from .bars import Row, judge
+from .bars import Row, judge, machine
 from .markdown import table
 from .plots import draw_growth
 from .prepared import ALL_MODES
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     drawn = [row for row in rows if row["measurement"] == "complexity"]
     if drawn:
         draw_growth(rows, options.docs.with_name(_PICTURE))
-        machines = " and ".join(dict.fromkeys(map(_machine, drawn)))
+        machines = " and ".join(dict.fromkeys(map(machine, drawn)))
         shown = f"![Time against the number of cells, on {machines}]({_PICTURE})\n\n{shown}"
     options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
     return 0
@@ -111,17 +111,12 @@ _TABLES = {
 
 def _by_machine(rows: Sequence[Row], headings: Sequence[str]) -> str:
     """A table per machine, under its name: times of two machines say nothing side by side."""
-    last = {(*_key(row), row["mode"]): row for row in rows}
-    machines: dict[str, list[Row]] = {}
-    for row in last.values():
-        machines.setdefault(_machine(row), []).append(row)
+    machines: dict[str, dict[tuple[str, ...], Row]] = {}
+    for row in rows:  # of two about the same the last counts
+        machines.setdefault(machine(row), {})[(*_key(row), row["mode"])] = row
     return "\n\n".join(
-        f"On {machine}:\n\n{_measured(own, headings)}" for machine, own in machines.items()
+        f"On {name}:\n\n{_measured(list(own.values()), headings)}" for name, own in machines.items()
     )
-
-
-def _machine(row: Row) -> str:
-    return f"{row['cpu']}, {row['cores']} cores, {row['simd']}"
 
 
 def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
@@ -196,8 +191,8 @@ def _verdicts(rows: Sequence[Row]) -> str:
     for verdict in judge(rows):
         bar = verdict.bar
         measured = "-" if verdict.value is None else bar.show(verdict.value)
-        machine = "-" if verdict.row is None else _machine(verdict.row)
-        body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word, machine])
+        where = "-" if verdict.row is None else machine(verdict.row)
+        body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word, where])
     heads = ["workload", "promise", "mode", "bar", "measured", "verdict", "on"]
     return f"### Bars\n\n{table(heads, body)}"
 
@@ -206,7 +201,7 @@ def _runs(rows: Sequence[Row]) -> str:
     """One line per run: which machine gave which file, with what, and how busy it was."""
     fields = ("system", "python", "torch", "stdeform", "commit", "time", "load_average_at_start")
     runs = dict.fromkeys(
-        (_machine(row), *(str(row[field]) for field in (*fields, "command"))) for row in rows
+        (machine(row), *(str(row[field]) for field in (*fields, "command"))) for row in rows
     )
     heads = [field.replace("_", " ").replace("time", "started") for field in fields]
     return f"### Where\n\n{table(['machine', *heads, 'command'], runs)}"

@@ -286,8 +286,9 @@ def test_bars_of_an_interval() -> None:
     row = {
         "subject": bar.subject, "measurement": "exponent", "variant": "deformable",
         "mode": bar.mode, "label": bar.label, "threads": 2, "exponent": {"median": 1.01},
+        "cpu": "one", "cores": 2, "simd": "avx2",
     }  # fmt: skip
     verdicts = {verdict.bar: verdict for verdict in bars.judge([row])}
     assert verdicts[bar].word == "pass"
     other = dataclasses.replace(bar, threads=3)
-    assert bars._last(other, [row]) is None
+    assert not other.is_about(row)
