@@ -119,6 +119,44 @@ def miss_rate(
     return float(simulate(ctypes.byref(setting)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """What a pass of its own that brings the rows of each head together would save and take.
+
+    Attributes:
+        interleaved: Share of sectors missed without it, in the kernel's order.
+        packed: With it.
+        read: Bytes that the multiprocessors read, from their L1 caches or past them.
+        saved: Bytes of these that are not fetched into an L1 cache any more.
+        moved: Bytes that the pass reads and writes.
+    """
+
+    interleaved: float
+    packed: float
+    read: int
+    saved: float
+    moved: int
+
+
+def weigh_packing(workload: Workload, rows: Tensor) -> Packing:
+    """Holds the misses that packing saves against the bytes that it moves."""
+    order = ORDERS[_chosen_order(workload)]
+    interleaved, packed = (
+        miss_rate(workload, order, rows, packed=packed) for packed in (False, True)
+    )
+    row_bytes = workload.head_dim * DTYPES[workload.dtype].itemsize
+    read = int((rows >= 0).sum()) * row_bytes
+    moved = 2 * workload.num_cells * workload.num_heads * row_bytes
+    return Packing(interleaved, packed, read, (interleaved - packed) * read, moved)
+
+
+def _chosen_order(workload: Workload) -> str:
+    """The kernel's order: bricks where every cell asks."""
+    if workload.num_object_queries is not None:
+        return "runs"
+    return "bricks 5x5x9" if len(workload.spatial_shapes[0]) == 3 else "bricks 16x16x1"
+
+
 def orders_for(workload: Workload) -> dict[str, Order]:
     """The orders that a workload can be done in: bricks are of cells that ask."""
     plain = workload.num_object_queries is not None
@@ -133,21 +171,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=["float32"])
     parser.add_argument("--spreads", nargs="+", default=spreads, help='cells, or "uniform"')
     parser.add_argument("--packed", action="store_true", help="rows of a head next to each other")
+    parser.add_argument(
+        "--packing", action="store_true", help="what bringing them there would save and take"
+    )
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Prints a table of miss rates."""
-    print(" | ".join(["| workload", "offsets", *ORDERS]) + " |")
-    print("|---" * (2 + len(ORDERS)) + "|")
+    """Prints a table of miss rates, or of what packing saves."""
+    columns = ["interleaved", "packed", "MB read", "MB saved", "MB moved", "net, of all read"]
+    heads = ["workload", "offsets", *(columns if options.packing else ORDERS)]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    tell = _packing_cells if options.packing else _order_cells
     for name in options.workloads:
         for spread in options.spreads:
             workload = dataclasses.replace(WORKLOADS[name], offset_spread=spread_of(spread))
             rows = rows_of_heads(workload)  # the same in all dtypes that are not wider
             for dtype in options.dtypes:
                 in_dtype = dataclasses.replace(workload, dtype=dtype)
-                cells = [f"{name}, {dtype}", spread, *["-"] * len(ORDERS)]
-                for order_name, order in orders_for(workload).items():
-                    rate = miss_rate(in_dtype, order, rows, packed=options.packed)
-                    cells[2 + list(ORDERS).index(order_name)] = f"{rate:.3f}"
+                cells = [f"{name}, {dtype}", spread, *tell(in_dtype, rows, options.packed)]
                 print(f"| {' | '.join(cells)} |", flush=True)
     return 0
+
+
+def _order_cells(workload: Workload, rows: Tensor, packed: bool) -> list[str]:
+    orders = orders_for(workload)
+    return [
+        f"{miss_rate(workload, orders[name], rows, packed=packed):.3f}" if name in orders else "-"
+        for name in ORDERS
+    ]
+
+
+def _packing_cells(workload: Workload, rows: Tensor, _: bool) -> list[str]:
+    found = weigh_packing(workload, rows)
+    return [
+        *(f"{found.interleaved:.3f}", f"{found.packed:.3f}"),
+        *(f"{size / 1e6:.0f}" for size in (found.read, found.saved, found.moved)),
+        f"{(found.saved - found.moved) / found.read:.1%}",
+    ]

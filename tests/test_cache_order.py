@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import compiled
+from benchmarks import cache_order, compiled
 from benchmarks.__main__ import main
-from benchmarks.cache_order import ORDERS, Order, miss_rate, orders_for, rows_of_heads
+from benchmarks.cache_order import (
+    ORDERS,
+    Order,
+    miss_rate,
+    orders_for,
+    rows_of_heads,
+    weigh_packing,
+)
 from benchmarks.traffic import corner_table
-from benchmarks.workloads import WORKLOADS, make_inputs
+from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 # Rows of 64 bytes: two sectors each.
@@ -92,6 +99,35 @@ def test_bricks_and_warps_are_those_of_the_kernels() -> None:
 def test_bricks_are_of_cells_that_ask() -> None:
     assert list(orders_for(WORKLOADS["detr-encoder"])) == list(ORDERS)
     assert list(orders_for(WORKLOADS["paper-decoder"])) == ["dealt out", "runs"]
+
+
+def test_packing_is_weighed_against_the_pass_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Order, bool]] = []
+
+    def half_of_it(_: Workload, order: Order, __: torch.Tensor, *, packed: bool) -> float:
+        asked.append((order, packed))
+        return 0.25 if packed else 0.5
+
+    monkeypatch.setattr(cache_order, "miss_rate", half_of_it)
+    found = weigh_packing(TINY, ROWS)
+    assert asked == [(ORDERS["bricks 5x5x9"], False), (ORDERS["bricks 5x5x9"], True)]
+    assert found.read == int((ROWS >= 0).sum()) * 64
+    assert found.saved == 0.25 * found.read
+    assert found.moved == 2 * 120 * 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("paper-encoder", "bricks 5x5x9"), ("detr-encoder", "bricks 16x16x1"), ("bev-cross", "runs")],
+)
+def test_packing_is_weighed_in_the_order_of_the_kernel(name: str, order: str) -> None:
+    assert cache_order._chosen_order(WORKLOADS[name]) == order
+
+
+def test_the_table_of_packing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "--packing"]) == 0
+    header, line, row = capsys.readouterr().out.splitlines()
+    assert header.count("|") == line.count("|") == row.count("|") == 9
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

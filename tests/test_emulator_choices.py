@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import additions
 from benchmarks.workloads import WORKLOADS, Workload
 from tests.cases import draw, forward
 from tests.cuda_on_cpu import build
@@ -114,6 +115,13 @@ def test_every_part_has_samples_to_read(num_levels: int, num_points: int, parts:
 
 
 # -- the backward by bins --------------------------------------------------------------------------
+
+
+def test_the_benchmark_knows_what_is_chosen() -> None:
+    for workload in WORKLOADS.values():
+        assert additions.takes_bins(workload) == takes_bins(workload)
+    for num_queries in (915, 916):
+        assert additions.takes_bins(asking(num_queries)) == takes_bins(asking(num_queries))
 
 
 def test_bins_serve_encoders() -> None:
