@@ -12,7 +12,7 @@ CPP := $(SOURCES) $(shell find benchmarks tests -name '*.cpp' -o -name '*.h' -o 
 export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 
-.PHONY: demo test lint format build docs gpu-check clean
+.PHONY: demo test lint format build docs gpu-check gpu-check-full clean
 
 demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
@@ -40,6 +40,10 @@ docs: $(VENV)/with-docs
 # On a machine with a GPU and no network: takes the python3 that has torch, pytest and hypothesis.
 gpu-check:
 	$(PYTHON) -m benchmarks gpu-check
+
+# Likewise, with every dtype, batch and spread: up to an hour.
+gpu-check-full:
+	$(PYTHON) -m benchmarks gpu-check --full --seconds 3000 --peer-seconds 900
 
 clean:  # back to a fresh clone, but for data/ and runs/
 	rm -rf $(VENV) build dist stdeform.egg-info stdeform/_C*.so stdeform/_build.json

@@ -57,6 +57,11 @@ def gather_name(row_bytes: int, level: str) -> str:
     return f"gather of {row_bytes} bytes, {level}"
 
 
+def addition_name(numbers: int, where: str) -> str:
+    """What an addition is called in the results; `where` is "spread" or "hot"."""
+    return f"addition of {numbers} at once, {where}"
+
+
 def copy_name(level: str) -> str:
     """What a copy is called in the results; `level` is "L2" or "DRAM"."""
     return f"copy, {level}"
@@ -149,7 +154,7 @@ class Machine:
         def run(steps: int = _CALL_STEPS) -> None:
             self._call("add_to_rows", table, rows, numbers, steps, self._blocks)
 
-        name = f"addition of {numbers} at once, {where}"
+        name = addition_name(numbers, where)
         run(_STEPS)
         seeds = torch.arange(self._threads * numbers // _ADDED_ROW)
         count = random_rows(seeds, rows, _STEPS).flatten().bincount(minlength=rows)

@@ -30,7 +30,7 @@ def page(stages: Mapping[str, Any]) -> str:
         parts.append(gpu_plan.verdicts([*rows, *beside], on_gpu=facts.get("device") != "cpu"))
         parts.append(times(rows))
     rates = stages.get("ceilings", {}).get("rates", {})
-    parts += [achieved(rows, rates), ceilings(rates), peers(beside)]
+    parts += [*shares(rows, rates), peers(beside)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -54,16 +54,21 @@ def peers(rows: Sequence[Row]) -> str:
     return f"Other libraries, each beside ours:\n\n{times(rows)}" if rows else ""
 
 
-def achieved(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> str:
-    """What our forward reads a second, as a share of what the GPU gives.
+def shares(rows: Sequence[Row], rates: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What our kernels move, what the GPU gives, and the one as a share of the other.
 
     Args:
-        rows: Those of our forward are taken.
+        rows: Of the benchmark.
         rates: What `device_ceiling.measure` has found, or nothing.
 
     Returns:
-        A table with its explanation; "" where there is no such row.
+        Parts of a page; "" for what was not measured.
     """
+    return [_achieved(rows, rates), _added(rows, rates), _ceilings(rates)]
+
+
+def _achieved(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> str:
+    """What our forward reads a second: a table with its explanation; "" without such a row."""
     body = []
     for row in rows:
         if "gathered_bytes" not in row:
@@ -93,7 +98,30 @@ def achieved(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> s
     return f"{explained}\n\n{table(heads, body)}"
 
 
-def ceilings(rates: Mapping[str, Mapping[str, float]]) -> str:
+def _added(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> str:
+    """What our backward adds a second to the value's gradient, likewise."""
+    limits = {
+        numbers: rates.get(device_ceiling.addition_name(numbers, "spread"))
+        for numbers in device_ceiling.NUMBERS
+    }
+    body = []
+    for row in rows:
+        if "added_numbers" not in row:
+            continue
+        rate = row["added_numbers"] / row["seconds"]["median"]
+        shares = [_share(rate, limit) for limit in limits.values()]
+        body.append([row["label"], row["added"], f"{rate / 1e9:.1f}", *shares])
+    if not body:
+        return ""
+    heads = ["workload", "added", "G numbers/s", *(f"of {n} at once, spread" for n in limits)]
+    explained = (
+        "Our backward: numbers added to the value's gradient, by the device time of all that it "
+        "does:"
+    )
+    return f"{explained}\n\n{table(heads, body)}"
+
+
+def _ceilings(rates: Mapping[str, Mapping[str, float]]) -> str:
     """A table of what the GPU gives; "" where that was not measured."""
     if not rates:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .bars import Row, telling
@@ -77,21 +77,41 @@ def cases(quick: bool, full: bool) -> list[Case]:
         ),
     ]
     if full:
-        known = {case.workload for case in chosen}
-        matrix = [
-            _adapt(name, dtype=dtype, batch=batch, offset_spread=spread)
-            for name in ("paper-encoder", "paper-decoder", "paper-encoder-large")
-            for dtype in ("float32", "bfloat16", "float16")
-            for batch in (1, 4)
-            for spread in (2.0, 0.5, 8.0, None)
-        ]
-        matrix += [
-            _adapt(name, dtype=dtype)
-            for name in ("detr-encoder", "bev-cross")
-            for dtype in ("bfloat16", "float16")
-        ]
-        chosen += [Case(each, (SUBJECT, DENSE)) for each in matrix if each not in known]
+        chosen += _matrix({case.workload for case in chosen})
     return chosen
+
+
+def _matrix(known: Collection[Workload]) -> list[Case]:
+    """Every dtype, batch and spread of what is not known yet, and compiled composites."""
+    names = ("paper-encoder", "paper-decoder", "detr-encoder", "bev-cross", "paper-encoder-large")
+    matrix = [
+        _adapt(name, dtype=dtype, batch=batch, offset_spread=spread)
+        for name in names
+        for dtype in ("float32", "bfloat16", "float16")
+        for batch in (1, 4)
+        for spread in (2.0, 0.5, 8.0, None)
+    ]
+    cases = [
+        # The composite of the large encoder would take most of the time, and only grows as we do.
+        Case(each, (SUBJECT, DENSE) if each.name == "paper-encoder-large" else _ALL)
+        for each in matrix
+        if each not in known
+    ]
+    # A compiled backward runs once; forward and backward together run anew each time.
+    compiled = [
+        Case(_adapt(name, dtype=dtype), (SUBJECT, "composite-compiled"), modes, seconds=_COMPILING)
+        for name in ("paper-encoder", "paper-decoder", "detr-encoder")
+        for dtype in ("float32", "bfloat16")
+        for modes in (("forward",), ("forward+backward",))
+        if (name, dtype, modes) != ("paper-encoder", "float32", ("forward",))
+    ]
+    # Dense attention that is not flash attention, of four large clips, takes longest.
+    slow = [case for case in cases if _is_slow(case.workload)]
+    return [*(case for case in cases if case not in slow), *compiled, *slow]
+
+
+def _is_slow(workload: Workload) -> bool:
+    return workload.batch > 1 and workload.dtype == "float32" and workload.num_queries > 20_000
 
 
 def _adapt(name: str, **changes: object) -> Workload:

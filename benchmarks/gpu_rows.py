@@ -83,8 +83,7 @@ def _section(origin: Sequence[str], rows: Sequence[Row]) -> str:
         f"### On {origin[0]}",
         gpu_plan.verdicts([*timed, *beside], on_gpu=True),
         gpu_page.times(timed),
-        gpu_page.achieved(timed, rates),
-        gpu_page.ceilings(rates),
+        *gpu_page.shares(timed, rates),
         gpu_page.peers(beside),
         table(["", ""], zip(_ORIGIN, origin, strict=True)),
     ]

@@ -24,13 +24,13 @@ _FIELDS = {
     "device time of peers": _TIMED,
     "device ceiling": _COMMON | {"per_second"},
 }
-_READ = {"gathered_bytes", "compulsory_bytes"}  # of our forward
+_MOVED = {"gathered_bytes", "compulsory_bytes", "added_numbers", "added"}  # of our kernels
 _RAN = {"backend"}  # of dense attention
 
 
 def assert_gpu_schema(row: bars.Row) -> None:
     """Asserts that all is there, that it is from a clean commit, and that medians are of rounds."""
-    assert set(row) - _READ - _RAN == _FIELDS[row["measurement"]]
+    assert set(row) - _MOVED - _RAN == _FIELDS[row["measurement"]]
     assert row["schema"] == 1
     assert row["device"] != "cpu"
     assert not row["commit"].endswith("-dirty")

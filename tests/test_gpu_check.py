@@ -81,6 +81,29 @@ def test_a_stage_that_is_stopped_keeps_what_it_wrote(
     assert (stage["left out"], stage["error"]) == ("the rest", "stopped")
 
 
+def test_stages_may_take_the_time_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: dict[str, float] = {}
+
+    def run(command: list[str], timeout: float, **_: object) -> subprocess.CompletedProcess[str]:
+        limits[command[-1]] = timeout
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    words = ["--output", str(tmp_path), "--full", "--seconds", "3000", "--peer-seconds", "900"]
+    assert main([*DRY, *words]) == 0
+    assert list(limits) == list(gpu_check._STAGES)
+    assert (limits["benchmark"], limits["peers"]) == (3020, 920)
+
+
+def test_the_usual_check_ends_within_ten_minutes() -> None:
+    parser = argparse.ArgumentParser()
+    gpu_check.add_arguments(parser)
+    usual = parser.parse_args([])
+    assert sum(gpu_check._LIMITS.values()) + usual.seconds + gpu_check._GRACE <= 600
+
+
 def test_peers_share_the_time_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 

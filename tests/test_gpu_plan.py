@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -97,6 +98,34 @@ def test_every_case_is_planned_once_and_bars_come_first() -> None:
     assert len(set(full)) == len(full)
     first = {case.workload.label for case in usual[:5]}
     assert first == {bar.label for bar in gpu_plan._BARS}
+
+
+def test_the_full_matrix_has_every_dtype_batch_and_spread() -> None:
+    full = gpu_plan.cases(False, True)
+    timed = {case.workload: case for case in full if "composite-compiled" not in case.variants}
+    for name in ("paper-encoder", "paper-decoder", "detr-encoder", "paper-encoder-large"):
+        for dtype, batch, spread in itertools.product(
+            ("float32", "bfloat16", "float16"), (1, 4), (2.0, 0.5, 8.0, None)
+        ):
+            assert gpu_plan._adapt(name, dtype=dtype, batch=batch, offset_spread=spread) in timed
+    compiled = {
+        (case.workload.label, *case.modes) for case in full if case.label.endswith("-compiled)")
+    }
+    assert compiled == set(
+        itertools.product(
+            (
+                f"{name}, {dtype}"
+                for name in ("paper-encoder", "paper-decoder", "detr-encoder")
+                for dtype in ("float32", "bfloat16")
+            ),
+            ("forward", "forward+backward"),
+        )
+    )
+    # What may take minutes each is last, so that it takes the time of nothing else.
+    assert [case.workload.label for case in full[-4:]] == [
+        f"paper-encoder-large, float32, batch 4{spread}"
+        for spread in ("", ", spread 0.5", ", spread 8", ", uniform")
+    ]
 
 
 def test_the_compiled_composite_is_timed_forward_and_after_everything_usual() -> None:

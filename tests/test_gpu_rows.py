@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import gpu_page, gpu_rows, report
 from benchmarks.__main__ import main
-from benchmarks.device_ceiling import copy_name, gather_name
+from benchmarks.device_ceiling import addition_name, copy_name, gather_name
 from benchmarks.timing import spread
 from benchmarks.workloads import WORKLOADS
 from tests.gpu_results import assert_gpu_schema
@@ -67,13 +67,18 @@ CHECK: dict[str, Any] = {
                 gathered_bytes=2 * 10**8,
                 compulsory_bytes=10**8,
             ),
-            _row("paper-encoder", "native", "backward", 300.0),
+            _row(
+                *("paper-encoder", "native", "backward", 300.0),
+                added_numbers=3 * 10**7,
+                added="bin by bin",
+            ),
         ],
     },
     "ceilings": {
         "passed": True,
         "seconds": 2.0,
         "rates": {
+            addition_name(4, "spread"): {"median": 4e11, "q1": 4e11, "q3": 4e11},
             gather_name(192, "L1"): {"median": 8e12, "q1": 8e12, "q3": 8e12},
             gather_name(192, "L2"): {"median": 4e12, "q1": 4e12, "q3": 4e12},
             gather_name(96, "L1"): {"median": 1e12, "q1": 1e12, "q3": 1e12},
@@ -108,7 +113,7 @@ def test_rows_say_what_where_and_how(tmp_path: Path) -> None:
     assert [row["measurement"] for row in rows] == [
         *["device time"] * 2,
         "device time of peers",
-        *["device ceiling"] * 4,
+        *["device ceiling"] * 5,
     ]
     for row in rows:
         assert_gpu_schema(row)
@@ -180,13 +185,18 @@ def test_a_check_of_a_few_stages_makes_what_rows_it_can() -> None:
     few = {name: CHECK[name] for name in ("environment", "benchmark")}
     rows = list(gpu_rows.rows(few))
     assert [row["measurement"] for row in rows] == ["device time"] * 2
-    assert "| - " in gpu_page.achieved(rows, {})
+    read, added, given = gpu_page.shares(rows, {})
+    assert "| - " in read
+    assert "| - " in added
+    assert not given
 
 
 def test_the_page_holds_what_was_read_against_what_can_be() -> None:
     shown = _squeezed(gpu_page.page(CHECK))
     # 2e8 bytes in 1e-4 s are 2 TB/s, 1e8 are 1 TB/s.
     assert "| paper-encoder, float32 | 2000 | 25% | 50% | 1000 | 50% |" in shown
+    # 3e7 numbers in 3e-4 s are 100 G/s; one at once was not measured.
+    assert "| paper-encoder, float32 | bin by bin | 100.0 | - | 25% |" in shown
     assert "| gather of 192 bytes, L1 | 8000 | 8000 | 8000 |" in shown
     assert "- mmcv: timed" in shown
     assert "- ops3d: neither installed nor below peers/" in shown
