@@ -170,8 +170,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workloads", nargs="+", choices=sorted(WORKLOADS), default=names)
     parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=["float32"])
     parser.add_argument("--spreads", nargs="+", default=spreads, help='cells, or "uniform"')
-    parser.add_argument("--packed", action="store_true", help="rows of a head next to each other")
-    parser.add_argument(
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--packed", action="store_true", help="rows of a head next to each other")
+    layout.add_argument(
         "--packing", action="store_true", help="what bringing them there would save and take"
     )
 

@@ -130,6 +130,12 @@ def test_the_table_of_packing(capsys: pytest.CaptureFixture[str]) -> None:
     assert header.count("|") == line.count("|") == row.count("|") == 9
 
 
+def test_packed_rows_cannot_be_packed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache-order", "--packed", "--packing"])
+    assert "argument --packing: not allowed with argument --packed" in capsys.readouterr().err
+
+
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "uniform"]) == 0
     header, _, *rows = capsys.readouterr().out.splitlines()

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check
+from benchmarks import additions, gpu_check
 from benchmarks.__main__ import main
 from benchmarks.device_timing import time_calls
 from benchmarks.peer_check import Finding
 from benchmarks.peers import PEERS
+from benchmarks.workloads import WORKLOADS, make_inputs
 
 pytestmark = pytest.mark.usefixtures("needs_native")
 DRY = ["gpu-check", "--device", "cpu", "--quick"]
@@ -37,6 +38,12 @@ def test_the_dry_run_shows_every_stage_but_the_build(
         assert 0 < row["host"]["median"] <= row["wall"]["median"]
         assert row["seconds"]["median"] > 0
         assert row["flushed"]["median"] > 0
+        is_backward = (row["variant"], row["mode"]) == ("native", "backward")
+        assert ("added_numbers" in row) == is_backward
+        if is_backward:
+            bins = additions.sort_into_bins(WORKLOADS["tiny"], make_inputs(WORKLOADS["tiny"], 0))
+            counted = additions.count(bins, WORKLOADS["tiny"].head_dim)
+            assert (row["added_numbers"], row["added"]) == (counted.direct, "one by one")
     page = (tmp_path / "gpu-check.md").read_text()
     assert page in capfd.readouterr().out
     beside = [row for peer in results["peers"]["peers"].values() for row in peer["rows"]]
