@@ -54,11 +54,12 @@ AWAITING = ("place_kernel", "reserve_kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction: its address, mnemonic with modifiers, and operands."""
+    """One instruction: its address, mnemonic with modifiers, operands, and predicate, as "@!P0"."""
 
     address: int
     mnemonic: str
     operands: str
+    guard: str = ""
 
     @property
     def target(self) -> int | None:
@@ -296,13 +297,13 @@ def _resources(told: str) -> dict[str, tuple[int, int, int]]:
 
 def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
     """Instructions by mangled name, of what `cuobjdump -sass` says."""
-    line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
+    line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)\s*([^;]*);")
     found = {}
     for part in told.split("Function : ")[1:]:
         name, _, code = part.partition("\n")
         instructions = [
-            Instruction(int(address, 16), mnemonic, operands.strip())
-            for address, mnemonic, operands in line.findall(code)
+            Instruction(int(address, 16), mnemonic, operands.strip(), guard)
+            for address, guard, mnemonic, operands in line.findall(code)
         ]
         while instructions and instructions[-1].mnemonic == "NOP":  # fill up the last line
             instructions.pop()
