@@ -196,8 +196,8 @@ def read_binary(path: Path, arch: str = "sm_90") -> list[Kernel]:
     resources = _resources(_cuobjdump("-res-usage", path, arch))
     names = [name for name in code if name in resources]
     kernels = [
-        Kernel(readable, *resources[name], code[name])
-        for name, readable in zip(names, _demangle(names), strict=True)
+        Kernel(called, *resources[name], code[name])
+        for name, called in zip(names, readable(names), strict=True)
     ]
     return sorted(kernels, key=lambda kernel: kernel.name)
 
@@ -311,7 +311,7 @@ def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
     return found
 
 
-def _demangle(names: Sequence[str]) -> list[str]:
+def readable(names: Sequence[str]) -> list[str]:
     """What C++ calls them, without result, namespaces and parameters."""
     demangler = shutil.which("cu++filt") or shutil.which("c++filt")
     if not demangler or not names:

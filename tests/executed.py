@@ -1,0 +1,166 @@
+"""Counts all instructions that the CUDA kernels execute for a sample, without a GPU.
+
+    python -m tests.executed [SOURCE.cu ...]
+
+runs the machine code for sm_90 of the built `stdeform._C`, or of sources, which it compiles, in the
+interpreter of `tests/sass.py` on a part of the paper's encoder, and prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import additions
+from benchmarks.workloads import WORKLOADS, Workload, make_inputs
+from tests import machine_code, sass
+from tests.cuda_on_cpu import emulated, emulator
+from tests.elsewhere import on_emulator, on_machine
+from tests.machine_code import CLASSES, Kernel
+
+# A quarter of the frames and of the heads of the paper's encoder, on as many multiprocessors as
+# leave a block of the forward the 77 tiles that it has on an H100.
+WORKLOAD = dataclasses.replace(
+    WORKLOADS["paper-encoder"], name="a part of paper-encoder", spatial_shapes=((9, 10, 17),),
+    num_heads=2,
+)
+MULTIPROCESSORS = 8
+
+
+class Runner:
+    """Runs the operator's launches in the interpreter; for `emulated.Machine`.
+
+    Args:
+        kernels: Those that may be launched.
+
+    Attributes:
+        issued: For each kernel that was, how often each instruction was issued.
+    """
+
+    def __init__(self, kernels: Iterable[Kernel]) -> None:
+        self.kernels = {kernel.name: kernel for kernel in kernels}
+        self.issued: dict[str, sass.Array] = {}
+
+    def __call__(
+        self,
+        mangled: str,
+        launch: emulator.Launch,
+        parameters: Sequence[tuple[bytes, int]],
+        regions: Sequence[tuple[int, int]],
+    ) -> None:
+        """Runs one launch.
+
+        Raises:
+            LookupError: There is no machine code for the kernel.
+        """
+        name = machine_code.readable([mangled])[0]
+        if name not in self.kernels:
+            raise LookupError(f"no machine code of {name}")
+        what = sass.Launch(launch.grid, launch.block, parameters, launch.dynamic_bytes)
+        issued = sass.run(self.kernels[name], what, sass.Memory(regions))
+        self.issued[name] = self.issued.get(name, 0) + issued
+
+
+@dataclasses.dataclass(frozen=True)
+class Executed:
+    """What a kernel executes for a sample: instructions of a warp, in all and by class."""
+
+    kernel: str
+    per_sample: float
+    classes: Mapping[str, float]
+
+
+def count(
+    kernels: Iterable[Kernel], dtype: str, *, backward: bool = False, bins: bool = True
+) -> list[Executed]:
+    """Runs the operator and counts.
+
+    Args:
+        kernels: The machine code.
+        dtype: Of the value; what else is read is float32.
+        backward: Whether the gradients of all inputs are found, or the result.
+        bins: Whether the backward works bin by bin.
+
+    Returns:
+        What every launched kernel executes, in the order of the launches. The samples are all of
+        the workload, but for the kernel that sums by bins: those that read any corner.
+    """
+    workload = dataclasses.replace(WORKLOAD, dtype=dtype)
+    inputs = make_inputs(workload, seed=0)
+    samples = inputs.attention_logits.numel()
+    reading = int(additions.sort_into_bins(workload, inputs).samples.sum())
+    runner = Runner(kernels)
+    machine = emulated.Machine(
+        multiprocessors=MULTIPROCESSORS, tuning={"backward_bins": int(bins)}
+    )
+    arguments = [each.requires_grad_(backward) for each in inputs[:-1]]
+    call = on_emulator("points")
+    if backward:
+        # Its forward is not what is counted.
+        out = call(arguments[0], workload.spatial_shapes, *arguments[1:])
+        with on_machine(dataclasses.replace(machine, runner=runner)):
+            torch.autograd.grad(out, arguments, inputs.grad_out)
+    else:
+        with on_machine(dataclasses.replace(machine, runner=runner)):
+            call(arguments[0], workload.spatial_shapes, *arguments[1:])
+    return [
+        _executed(runner.kernels[name], issued, reading if "bin_backward" in name else samples)
+        for name, issued in runner.issued.items()
+    ]
+
+
+def _executed(kernel: Kernel, issued: sass.Array, samples: int) -> Executed:
+    classes = collections.Counter[str]()
+    for each, number in zip(kernel.instructions, issued.tolist(), strict=True):
+        classes[machine_code.classify(each.mnemonic)] += number
+    return Executed(
+        kernel.name,
+        int(issued.sum()) / samples,
+        {name: number / samples for name, number in classes.items()},
+    )
+
+
+def table(rows: Sequence[Executed]) -> str:
+    """A Markdown table of kernels, with the classes that any of them has."""
+    classes = [name for name in CLASSES if any(row.classes.get(name) for row in rows)]
+    lines = [["kernel", "a sample", *classes], ["---"] * (2 + len(classes))]
+    for row in rows:
+        numbers = [row.per_sample, *(row.classes.get(name, 0) for name in classes)]
+        lines.append([row.kernel, *(f"{number:.2f}" for number in numbers)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.executed", description=__doc__)
+    parser.add_argument("sources", nargs="*", type=Path, help="CUDA files instead of stdeform._C")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--only", nargs="+", default=PASSES, choices=PASSES)
+    options = parser.parse_args(words)
+    kernels = machine_code.read_sources(options.sources)
+    rows = []
+    for dtype in options.dtypes:
+        for name in options.only:
+            rows += count(kernels, dtype, **PASSES[name])
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
+    print(table(rows))
+    return 0
+
+
+PASSES: dict[str, dict[str, Any]] = {
+    "forward": {},
+    "bins": {"backward": True},
+    "direct": {"backward": True, "bins": False},
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
