@@ -43,12 +43,12 @@ class Runner:
         kernels: Those that may be launched.
 
     Attributes:
-        issued: For each kernel that was, how often each instruction was issued.
+        counts: What each kernel that was has done.
     """
 
     def __init__(self, kernels: Iterable[Kernel]) -> None:
         self.kernels = {kernel.name: kernel for kernel in kernels}
-        self.issued: dict[str, sass.Array] = {}
+        self.counts: dict[str, sass.Counts] = {}
 
     def __call__(
         self,
@@ -66,16 +66,26 @@ class Runner:
         if name not in self.kernels:
             raise LookupError(f"no machine code of {name}")
         what = sass.Launch(launch.grid, launch.block, parameters, launch.dynamic_bytes)
-        issued = sass.run(self.kernels[name], what, sass.Memory(regions))
-        self.issued[name] = self.issued.get(name, 0) + issued
+        counts = sass.run(self.kernels[name], what, sass.Memory(regions))
+        self.counts[name] = self.counts[name] + counts if name in self.counts else counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Executed:
-    """What a kernel executes for a sample: instructions of a warp, in all and by class."""
+    """What a kernel executes for a sample.
+
+    Attributes:
+        kernel: Its name.
+        instructions: Those issued for a warp, in all.
+        lines: Of 128 bytes of global memory, each time that a warp touches them.
+        passes: Through the banks of shared memory.
+        classes: Instructions by class.
+    """
 
     kernel: str
-    per_sample: float
+    instructions: float
+    lines: float
+    passes: float
     classes: Mapping[str, float]
 
 
@@ -113,18 +123,28 @@ def count(
         with on_machine(dataclasses.replace(machine, runner=runner)):
             call(arguments[0], workload.spatial_shapes, *arguments[1:])
     return [
-        _executed(runner.kernels[name], issued, reading if "bin_backward" in name else samples)
-        for name, issued in runner.issued.items()
+        _executed(runner.kernels[name], counts, reading if "bin_backward" in name else samples)
+        for name, counts in runner.counts.items()
     ]
 
 
-def _executed(kernel: Kernel, issued: sass.Array, samples: int) -> Executed:
-    classes = collections.Counter[str]()
-    for each, number in zip(kernel.instructions, issued.tolist(), strict=True):
-        classes[machine_code.classify(each.mnemonic)] += number
+def _executed(kernel: Kernel, counts: sass.Counts, samples: int) -> Executed:
+    classes, lines, passes = collections.Counter[str](), 0, 0
+    done = zip(
+        kernel.instructions, counts.issued.tolist(), counts.transfers.tolist(), strict=True
+    )
+    for each, issued, transfers in done:
+        name = machine_code.classify(each.mnemonic)
+        classes[name] += issued
+        if name in ("LDS", "STS"):
+            passes += transfers
+        else:
+            lines += transfers
     return Executed(
         kernel.name,
-        int(issued.sum()) / samples,
+        classes.total() / samples,
+        lines / samples,
+        passes / samples,
         {name: number / samples for name, number in classes.items()},
     )
 
@@ -132,9 +152,11 @@ def _executed(kernel: Kernel, issued: sass.Array, samples: int) -> Executed:
 def table(rows: Sequence[Executed]) -> str:
     """A Markdown table of kernels, with the classes that any of them has."""
     classes = [name for name in CLASSES if any(row.classes.get(name) for row in rows)]
-    lines = [["kernel", "a sample", *classes], ["---"] * (2 + len(classes))]
+    lines = [["kernel", "instructions", "lines", "passes", *classes]]
+    lines.append(["---"] * len(lines[0]))
     for row in rows:
-        numbers = [row.per_sample, *(row.classes.get(name, 0) for name in classes)]
+        numbers = [row.instructions, row.lines, row.passes]
+        numbers += [row.classes.get(name, 0) for name in classes]
         lines.append([row.kernel, *(f"{number:.2f}" for number in numbers)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -221,6 +221,23 @@ def compile_source(source: Path, folder: Path, arch: str = "sm_90") -> Path:
     return cubin
 
 
+def read_sources(sources: Sequence[Path], arch: str = "sm_90") -> list[Kernel]:
+    """Compiles sources and reads their kernels; without any, those of the built `stdeform._C`.
+
+    Raises:
+        FileNotFoundError: A tool is missing, or `stdeform._C` is.
+        RuntimeError: nvcc refused a source; the text is its messages.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        binaries = [compile_source(each, Path(folder), arch) for each in sources]
+        if not binaries:
+            library = built_library()
+            if library is None:
+                raise FileNotFoundError("stdeform._C is not built; name sources")
+            binaries = [library]
+        return [kernel for each in binaries for kernel in read_binary(each, arch)]
+
+
 def built_library() -> Path | None:
     """The native core as it was built in place; None if it was not."""
     return next((ROOT / "stdeform").glob("_C*.so"), None)
@@ -341,14 +358,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--arch", default="sm_90", help="one that they are or can be built for")
     parser.add_argument("--loops", action="store_true", help="what the inner loops consist of")
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        binaries = [compile_source(each, Path(folder), options.arch) for each in options.sources]
-        if not binaries:
-            library = built_library()
-            if library is None:
-                parser.error("stdeform._C is not built; name sources")
-            binaries = [library]
-        kernels = [kernel for each in binaries for kernel in read_binary(each, options.arch)]
+    try:
+        kernels = read_sources(options.sources, options.arch)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     print(table(kernels, loops=options.loops))
     faults = [f"{kernel.name}: {fault}" for kernel in kernels for fault in kernel.faults()]
     print("\n".join(["", *faults]) if faults else "")

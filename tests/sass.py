@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,24 @@ class SassError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Counts:
+    """What every instruction of a kernel has done.
+
+    Attributes:
+        issued: How often it was issued, for a warp or a part of one.
+        transfers: Of global memory, lines of 128 bytes that its lanes touched each time. Of shared
+            memory, words of the bank that they wanted most of; lanes that want 8 or 16 bytes go in
+            halves or quarters of a warp, each of which counts for itself.
+    """
+
+    issued: Array
+    transfers: Array
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.issued + other.issued, self.transfers + other.transfers)
+
+
+@dataclasses.dataclass(frozen=True)
 class Launch:
     """One launch.
 
@@ -76,30 +94,43 @@ class Memory:
 
     Args:
         regions: First address and size of each piece, in bytes.
-        content: All bytes from the first address on; None: those that lie there.
     """
 
-    def __init__(self, regions: Sequence[tuple[int, int]], content: Array | None = None) -> None:
+    def __init__(self, regions: Sequence[tuple[int, int]]) -> None:
         known = sorted((start, size) for start, size in regions if size) or [(0, 0)]
         self._starts = np.array([start for start, _ in known], np.int64)
         self._ends = np.array([start + size for start, size in known], np.int64)
-        self._first = known[0][0] // 16 * 16
-        if content is None:
-            span = (int(self._ends.max()) - self._first + 15) // 16 * 16
-            content = np.ctypeslib.as_array((ctypes.c_ubyte * span).from_address(self._first))
-        self._bytes = content
+        # From one multiple of 16 to another, so that it can be seen in larger units than its own.
+        self._bytes = [
+            np.ctypeslib.as_array(
+                (ctypes.c_ubyte * (start % 16 + size + -(start + size) % 16)).from_address(
+                    start - start % 16
+                )
+            )
+            for start, size in known
+        ]
 
-    def units(self, addresses: Array, size: int, unit: int, dtype: type) -> tuple[Array, Array]:
-        """All memory in units, and the index of the first one at each address.
+    def find(
+        self, addresses: Array, size: int, dtype: type
+    ) -> Iterator[tuple[Array, Array | slice, Array]]:
+        """Finds `size` bytes at each address.
+
+        Yields:
+            For each piece of memory, all of it as an array, which of the addresses lie in it, and
+            where in the array.
 
         Raises:
-            ValueError: Not all `size` bytes at an address may be touched; the text is the address.
+            ValueError: Not all these bytes may be touched; the text is the address.
         """
         piece = np.searchsorted(self._starts, addresses, "right") - 1
         wrong = (piece < 0) | (addresses + size > self._ends[piece]) | (addresses % size != 0)
         if wrong.any():
             raise ValueError(f"{size} bytes at {addresses[wrong][0]:#x}")
-        return self._bytes.view(dtype), (addresses - self._first) // unit
+        for i in [int(piece[0])] if (piece == piece[0]).all() else np.unique(piece).tolist():
+            which = slice(None) if (piece == i).all() else np.flatnonzero(piece == i)
+            start = int(self._starts[i]) // 16 * 16
+            content = self._bytes[i].view(dtype)
+            yield content, which, (addresses[which] - start) // content.itemsize
 
 
 class Grid:
@@ -137,9 +168,11 @@ class Grid:
         for name, number in self._registers.special.items():
             self._registers.special[name] = number.astype(np.uint32)
         shared = (kernel.shared + launch.dynamic_bytes + 15) // 16 * 16
-        everything = np.full(self._blocks * shared, 0xFF, np.uint8)
-        self._shared = Memory([(0, len(everything))], everything)
-        self._shared_start = block * shared
+        self._shared_content = np.full(self._blocks * shared + 16, 0xFF, np.uint8)
+        start = self._shared_content.ctypes.data
+        start += -start % 16
+        self._shared = Memory([(start, self._blocks * shared)])
+        self._shared_start = start + block * shared
         self._shared_bytes = shared
 
         self._at = np.zeros(count, np.int64)  # instruction, by its number
@@ -149,15 +182,13 @@ class Grid:
         self._party = self._lanes // WARP * WARP
         self._meetings = np.zeros((16, count), np.int64)  # who meets at which barrier; 0: does not
         self._number_of_meetings = 0
-        self.counts = np.zeros(len(kernel.instructions), np.int64)
+        self._issued = np.zeros(len(kernel.instructions), np.int64)
+        self._transfers = np.zeros(len(kernel.instructions), np.int64)
         self._now = 0
         self._steps = [self._step(each) for each in kernel.instructions]
 
-    def run(self) -> Array:
+    def run(self) -> Counts:
         """Runs the kernel to its end.
-
-        Returns:
-            How often each instruction was issued.
 
         Raises:
             SassError: The kernel broke a rule.
@@ -165,7 +196,7 @@ class Grid:
         with np.errstate(all="ignore"):
             while self._alive.any():
                 self._advance()
-        return self.counts
+        return Counts(self._issued, self._transfers)
 
     def _advance(self) -> None:
         """Lets the lanes that are furthest behind go on, to where others are or may be."""
@@ -180,7 +211,7 @@ class Grid:
         parties = int(np.count_nonzero(here & (self._party == self._lanes)))
         while True:
             self._now = now
-            self.counts[now] += parties
+            self._issued[now] += parties
             run, jumps = self._steps[now]
             now += 1
             if jumps:
@@ -238,9 +269,14 @@ class Grid:
         if name == "R2P":
             return self._unpack_predicates(texts)
         operands = Operands(self._registers, name, parts - {"MMA"}, texts)
-        if name in ("SHFL", "VOTE", "R2UR"):
-            among = {"SHFL": self._shuffle, "VOTE": self._vote, "R2UR": self._to_uniform}[name]
-            results = among(operands)
+        among = {
+            "SHFL": self._shuffle,
+            "VOTE": self._vote,
+            "REDUX": self._reduce,
+            "R2UR": self._to_uniform,
+        }
+        if name in among:
+            results = among[name](operands)
         elif name in ("LDG", "LD", "LDS", "STG", "ST", "STS", "RED", "REDG", "ATOMG"):
             return self._access(name, operands)
         elif name in OPERATIONS:
@@ -295,22 +331,20 @@ class Grid:
 
         return compute
 
-    def _ballot(self, active: Array, yes: Array) -> tuple[Array, Array]:
-        """For each lane a bit for every active lane of its party: those that say yes, and all."""
-        bits = np.uint32(1) << (self._lanes % WARP).astype(np.uint32)
-        found = []
-        for who in (active & yes, active):
-            word = np.zeros(self._count, np.uint32)
-            np.bitwise_or.at(word, self._party[who], bits[who])
-            found.append(word[self._party])
-        return found[0], found[1]
+    def _together(self, combine: np.ufunc, words: Array, who: Array) -> Array:
+        """For each lane the words of its party's lanes, of those in `who`, combined."""
+        found = np.zeros(self._count, words.dtype)
+        combine.at(found, self._party[who], words[who])
+        return found[self._party]
 
     def _vote(self, o: Operands) -> Callable[[Array], Sequence[Array]]:
         o.only("ANY", "ALL", "EQ")
         says = o.predicate(0)
 
         def compute(active: Array) -> Sequence[Array]:
-            yes, everybody = self._ballot(active, says())
+            bits = np.uint32(1) << (self._lanes % WARP).astype(np.uint32)
+            yes = self._together(np.bitwise_or, bits, active & says())
+            everybody = self._together(np.bitwise_or, bits, active)
             agreed = {
                 "ANY": yes != 0,
                 "ALL": yes == everybody,
@@ -321,6 +355,12 @@ class Grid:
             return yes, agreed
 
         return compute
+
+    def _reduce(self, o: Operands) -> Callable[[Array], Sequence[Array]]:
+        o.only("SUM", "OR", "XOR")
+        combine = {"SUM": np.add, "OR": np.bitwise_or, "XOR": np.bitwise_xor}[next(iter(o.parts))]
+        word = o.integer(0)
+        return lambda active: (self._together(combine, word(), active),)
 
     def _to_uniform(self, o: Operands) -> Callable[[Array], Sequence[Array]]:
         o.only()
@@ -353,6 +393,7 @@ class Grid:
         if adds and o.has("F32", "F32x2", "F32x4"):
             kind = np.float32
         unit = np.dtype(kind).itemsize
+        extended = np.int32 if np.dtype(kind).kind == "i" else np.uint32
         words = 4 if o.has("128", "F32x4") else 2 if o.has("64", "F32x2") else 1
         if adds and o.has("64"):
             raise UnknownInstructionError(f"{name} of 64 bits")
@@ -374,20 +415,41 @@ class Grid:
                 if (at + unit * words > self._shared_bytes).any():
                     raise ValueError(f"shared memory at {at.max():#x}")
                 at = at + self._shared_start[active]
-            content, index = memory.units(at, unit * words, unit, kind)
-            for i, row in enumerate(rows):
-                if old is not None:
-                    old[active] = [self._add(content, *each) for each in zip(index, row[active])]
-                elif adds:
-                    np.add.at(content, index + i, row[active].view(kind))
-                elif writes:
-                    content[index + i] = row[active].astype(kind)
-                else:
-                    number = content[index + i]
-                    signed = number.astype(np.int32) if number.dtype.kind == "i" else number
-                    row[active] = signed.astype(np.uint32)
+            lanes = np.flatnonzero(active)
+            number = self._passes(lanes, at, unit * words) if shared else self._lines(lanes, at)
+            self._transfers[self._now] += number
+            for content, which, index in memory.find(at, unit * words, kind):
+                touching = lanes[which]
+                for i, row in enumerate(rows):
+                    if old is not None:
+                        pairs = zip(index, row[touching], strict=True)
+                        old[touching] = [self._add(content, *each) for each in pairs]
+                    elif adds:
+                        np.add.at(content, index + i, row[touching].view(kind))
+                    elif writes:
+                        content[index + i] = row[touching].astype(kind)
+                    else:  # signs are extended
+                        row[touching] = content[index + i].astype(extended).astype(np.uint32)
 
         return run
+
+    def _lines(self, lanes: Array, at: Array) -> int:
+        """Lines of global memory that each party touches, in all."""
+        line = at // 128
+        return len(np.unique((line - line.min()) * self._count + self._party[lanes]))
+
+    def _passes(self, lanes: Array, at: Array, size: int) -> int:
+        """Words that each party wants of the bank that it wants most of, in all."""
+        together = WARP * 4 // max(size, 4)
+        group = self._party[lanes] * 4 + lanes % WARP // together
+        words = (at - at.min() // 128 * 128) // 4
+        words = np.concatenate([words + i for i in range(max(size // 4, 1))])
+        span = int(words.max()) // 32 * 32 + 32
+        wanted = np.unique(np.resize(group, words.shape) * span + words)
+        banks, number = np.unique(wanted // span * 32 + wanted % 32, return_counts=True)
+        most = np.zeros(self._count * 4, np.int64)
+        np.maximum.at(most, banks // 32, number)
+        return int(most.sum())
 
     @staticmethod
     def _add(content: Array, index: int, number: np.uint32) -> Any:
@@ -530,7 +592,7 @@ _FLOW: Mapping[str, str] = {
 }
 
 
-def run(kernel: Kernel, launch: Launch, memory: Memory) -> Array:
+def run(kernel: Kernel, launch: Launch, memory: Memory) -> Counts:
     """Runs a kernel.
 
     Args:
@@ -539,7 +601,7 @@ def run(kernel: Kernel, launch: Launch, memory: Memory) -> Array:
         memory: What it may touch; its results are written there.
 
     Returns:
-        How often each of its instructions was issued.
+        What each of its instructions has done.
 
     Raises:
         UnknownInstructionError: It has an instruction that the interpreter does not know.

@@ -21,7 +21,7 @@ Compute = Callable[[], Sequence[Array]]
 
 PREDICATE = re.compile(r"(!?)U?P([0-6T])")
 REGISTER = re.compile(r"(U?)R(\d+|Z)")
-_CONSTANT = re.compile(r"c\[0x0\]\[(?:(U?R\d+)\+)?(0x[0-9a-f]+)\]")
+_CONSTANT = re.compile(r"c\[0x0\]\[(U?R(?:\d+|Z))?\+?(0x[0-9a-f]+)?\]")
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -134,7 +134,7 @@ class Operands:
         if text[0] in "-~|":
             raise UnknownInstructionError(f"{text} in {self.name}")
         if match := _CONSTANT.fullmatch(text):
-            row = self.registers.constants[int(match[2], 16) :][:8].view(np.uint64)
+            row = self.registers.constants[int(match[2] or "0", 16) :][:8].view(np.uint64)
             return lambda: row
         if high is not None:
             low, top = self.integer(i), self.integer(high)
@@ -179,9 +179,9 @@ class Operands:
         if REGISTER.fullmatch(name):
             return sign, bare, self.registers.words[self.registers.word(name)].view(dtype)
         if match := _CONSTANT.fullmatch(name):
-            if match[1]:
+            if match[1] and not match[1].endswith("Z"):
                 raise UnknownInstructionError(f"{text} in {self.name}")
-            at = int(match[2], 16)
+            at = int(match[2] or "0", 16)
             return sign, bare, self.registers.constants[at : at + 4].view(dtype)
         if re.fullmatch(r"0x[0-9a-f]+", name):
             return sign, bare, np.array([int(name, 16)], np.uint32).view(dtype)
@@ -446,7 +446,7 @@ def _constant(o: Operands) -> Compute:
     match = _CONSTANT.fullmatch(o.sources[0])
     if not match:
         raise UnknownInstructionError(f"{o.sources[0]} in {o.name}")
-    constants, offset = o.registers.constants, int(match[2], 16)
+    constants, offset = o.registers.constants, int(match[2] or "0", 16)
     register = o.registers.words[o.registers.word(match[1])] if match[1] else np.zeros(1, np.uint32)
     size = 8 if o.has("64") else 1 if o.has("U8") else 2 if o.has("U16") else 4
     o.words = 2 if size == 8 else 1
