@@ -30,7 +30,9 @@ from tests.machine_code import CLASSES, Kernel
 # A quarter of the frames and of the heads of the paper's encoder, on as many multiprocessors as
 # leave a block of the forward the 77 tiles that it has on an H100.
 WORKLOAD = dataclasses.replace(
-    WORKLOADS["paper-encoder"], name="a part of paper-encoder", spatial_shapes=((9, 10, 17),),
+    WORKLOADS["paper-encoder"],
+    name="a part of paper-encoder",
+    spatial_shapes=((9, 10, 17),),
     num_heads=2,
 )
 MULTIPROCESSORS = 8
@@ -109,9 +111,7 @@ def count(
     samples = inputs.attention_logits.numel()
     reading = int(additions.sort_into_bins(workload, inputs).samples.sum())
     runner = Runner(kernels)
-    machine = emulated.Machine(
-        multiprocessors=MULTIPROCESSORS, tuning={"backward_bins": int(bins)}
-    )
+    machine = emulated.Machine(multiprocessors=MULTIPROCESSORS, tuning={"backward_bins": int(bins)})
     arguments = [each.requires_grad_(backward) for each in inputs[:-1]]
     call = on_emulator("points")
     if backward:
@@ -130,9 +130,7 @@ def count(
 
 def _executed(kernel: Kernel, counts: sass.Counts, samples: int) -> Executed:
     classes, lines, passes = collections.Counter[str](), 0, 0
-    done = zip(
-        kernel.instructions, counts.issued.tolist(), counts.transfers.tolist(), strict=True
-    )
+    done = zip(kernel.instructions, counts.issued.tolist(), counts.transfers.tolist(), strict=True)
     for each, issued, transfers in done:
         name = machine_code.classify(each.mnemonic)
         classes[name] += issued

@@ -23,6 +23,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stdeform._build import read_record
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What an instruction is for, by the first part of its mnemonic; the first match counts.
@@ -241,6 +243,22 @@ def read_sources(sources: Sequence[Path], arch: str = "sm_90") -> list[Kernel]:
 def built_library() -> Path | None:
     """The native core as it was built in place; None if it was not."""
     return next((ROOT / "stdeform").glob("_C*.so"), None)
+
+
+@functools.cache
+def installed(arch: str = "sm_90") -> tuple[Kernel, ...]:
+    """The operator's kernels, as the installed native core has them.
+
+    Raises:
+        LookupError: It has none, or none for this architecture; the text says why.
+        FileNotFoundError: A tool is missing; the text says what to install.
+    """
+    library, record = built_library(), read_record()
+    if library is None or not record.cuda:
+        raise LookupError(f"no CUDA kernels were built: {record.no_cuda}")
+    if arch.removeprefix("sm_") not in record.cuda.architectures:
+        raise LookupError(f"the kernels were not built for {arch}")
+    return tuple(kernel for kernel in read_binary(library, arch) if "_kernel" in kernel.name)
 
 
 def table(kernels: Iterable[Kernel], *, loops: bool = False) -> str:

@@ -1,8 +1,8 @@
 """Runs the machine code of sm_90 on the processor and counts the instructions that it executes.
 
-All lanes of a grid go through the code together, each with its own place in it. Lanes of a warp that
-a branch has parted meet again where the code says so (BSYNC, WARPSYNC), and nowhere else; until then
-each part issues its instructions for itself. So what is counted are the issue slots of the
+All lanes of a grid go through the code together, each with its own place in it. Lanes of a warp
+that a branch has parted meet again where the code says so (BSYNC, WARPSYNC), and nowhere else; until
+then each part issues its instructions for itself. So what is counted are the issue slots of the
 schedulers: an instruction once for a warp, or a part of one, whatever the number of its lanes.
 """
 
@@ -140,9 +140,6 @@ class Grid:
         kernel: What is run.
         launch: On what.
         memory: What it may touch.
-
-    Raises:
-        UnknownInstructionError: The kernel has an instruction that the interpreter does not know.
     """
 
     def __init__(self, kernel: Kernel, launch: Launch, memory: Memory) -> None:
@@ -185,12 +182,13 @@ class Grid:
         self._issued = np.zeros(len(kernel.instructions), np.int64)
         self._transfers = np.zeros(len(kernel.instructions), np.int64)
         self._now = 0
-        self._steps = [self._step(each) for each in kernel.instructions]
+        self._steps: dict[int, tuple[Callable[[Array], None], bool]] = {}
 
     def run(self) -> Counts:
         """Runs the kernel to its end.
 
         Raises:
+            UnknownInstructionError: The kernel came to one that the interpreter does not know.
             SassError: The kernel broke a rule.
         """
         with np.errstate(all="ignore"):
@@ -207,11 +205,13 @@ class Grid:
         now = int(places.min())
         here = ready & (self._at == now)
         ahead = places[places > now]
-        until = int(ahead.min()) if ahead.size else len(self._steps)
+        until = int(ahead.min()) if ahead.size else len(self._kernel.instructions)
         parties = int(np.count_nonzero(here & (self._party == self._lanes)))
         while True:
             self._now = now
             self._issued[now] += parties
+            if now not in self._steps:
+                self._steps[now] = self._step(self._kernel.instructions[now])
             run, jumps = self._steps[now]
             now += 1
             if jumps:
@@ -227,11 +227,11 @@ class Grid:
                 return
 
     def _error(self, text: str) -> SassError:
-        each = self._kernel.instructions[self._now]
-        return SassError(
-            f"{self._kernel.name} at {each.address:#x},"
-            f" {each.guard} {each.mnemonic} {each.operands}: {text}"
-        )
+        return SassError(self._explained(self._kernel.instructions[self._now], text))
+
+    def _explained(self, each: Instruction, text: str) -> str:
+        shown = f"{each.guard} {each.mnemonic} {each.operands}".strip()
+        return f"{self._kernel.name} at {each.address:#x}, {shown}: {text}"
 
     # -- what instructions do ----------------------------------------------------------------
 
@@ -248,9 +248,7 @@ class Grid:
                 return self._flow("BRA.DIV" if "DIV" in parts else name, texts, guard), True
             run = self._compute(name, set(parts), texts)
         except UnknownInstructionError as error:
-            raise UnknownInstructionError(
-                f"{self._kernel.name} at {each.address:#x}, {each.mnemonic} {each.operands}: {error}"
-            ) from None
+            raise UnknownInstructionError(self._explained(each, str(error))) from None
         if guard is None:
             return run, False
 
@@ -261,9 +259,7 @@ class Grid:
 
         return guarded, False
 
-    def _compute(
-        self, name: str, parts: set[str], texts: list[str]
-    ) -> Callable[[Array], None]:
+    def _compute(self, name: str, parts: set[str], texts: list[str]) -> Callable[[Array], None]:
         if name in _IDLE:
             return lambda active: None
         if name == "R2P":
@@ -436,7 +432,7 @@ class Grid:
     def _lines(self, lanes: Array, at: Array) -> int:
         """Lines of global memory that each party touches, in all."""
         line = at // 128
-        return len(np.unique((line - line.min()) * self._count + self._party[lanes]))
+        return len(_runs((line - line.min()) * self._count + self._party[lanes])[0])
 
     def _passes(self, lanes: Array, at: Array, size: int) -> int:
         """Words that each party wants of the bank that it wants most of, in all."""
@@ -445,11 +441,10 @@ class Grid:
         words = (at - at.min() // 128 * 128) // 4
         words = np.concatenate([words + i for i in range(max(size // 4, 1))])
         span = int(words.max()) // 32 * 32 + 32
-        wanted = np.unique(np.resize(group, words.shape) * span + words)
-        banks, number = np.unique(wanted // span * 32 + wanted % 32, return_counts=True)
-        most = np.zeros(self._count * 4, np.int64)
-        np.maximum.at(most, banks // 32, number)
-        return int(most.sum())
+        wanted, _ = _runs(np.resize(group, words.shape) * span + words)
+        banks, number = _runs(wanted // span * 32 + wanted % 32)
+        _, of_group = _runs(banks // 32)
+        return int(np.maximum.reduceat(number, np.cumsum(of_group) - of_group).sum())
 
     @staticmethod
     def _add(content: Array, index: int, number: np.uint32) -> Any:
@@ -468,7 +463,9 @@ class Grid:
                 offset += int(term, 16)
             elif kind == "64":
                 low, high = self._registers.several(name, 2)
-                terms.append(lambda low=low, high=high: low.astype(np.int64) | high.astype(np.int64) << 32)
+                terms.append(
+                    lambda low=low, high=high: low.astype(np.int64) | high.astype(np.int64) << 32
+                )
             elif kind:
                 raise UnknownInstructionError(f"the address {text}")
             else:
@@ -577,6 +574,13 @@ class Grid:
                 meetings[lanes] = 0
 
 
+def _runs(keys: Array) -> tuple[Array, Array]:
+    """The keys in their order without repetition, and how often each occurs."""
+    keys = np.sort(keys)
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    return keys[first], np.diff(np.append(first, len(keys)))
+
+
 _FLOW: Mapping[str, str] = {
     "BRA": "_branch",
     "EXIT": "_exit",
@@ -604,7 +608,7 @@ def run(kernel: Kernel, launch: Launch, memory: Memory) -> Counts:
         What each of its instructions has done.
 
     Raises:
-        UnknownInstructionError: It has an instruction that the interpreter does not know.
+        UnknownInstructionError: It executed one that the interpreter does not know.
         SassError: It broke a rule: touched other memory, shuffled from a lane that was not there.
     """
     return Grid(kernel, launch, memory).run()

@@ -1,8 +1,9 @@
 """What each instruction of sm_90 computes, on all lanes of a grid at once.
 
-`OPERATIONS` has a function for every mnemonic's first part. It is given the instruction's `Operands`
-once and returns what computes the results, again and again; the results go to the destinations in
-their order. The uniform datapath is no different: its registers hold the same number on every lane.
+`OPERATIONS` has a function for every mnemonic's first part. It is given the instruction's
+`Operands` once and returns what computes the results, again and again; the results go to the
+destinations in their order. The uniform datapath is no different: its registers hold the same
+number on every lane.
 What is not here is refused, never skipped.
 """
 
@@ -431,9 +432,19 @@ def _minmax(o: Operands) -> Compute:
         a: Get = lambda: (x() + y()).view(kind)  # noqa: E731
     else:
         a = get(0)
-    return lambda: (
-        np.where(least(), np.minimum(a(), b()), np.maximum(a(), b())).view(np.uint32),
-    )
+    return lambda: (np.where(least(), np.minimum(a(), b()), np.maximum(a(), b())).view(np.uint32),)
+
+
+def _sum_of_two(o: Operands) -> Compute:
+    o.only()
+    a, b = o.integer(0), o.integer(1)
+    return lambda: (a() + b(),)
+
+
+def _absolute(o: Operands) -> Compute:
+    o.only()
+    a = o.signed(0)
+    return lambda: (np.abs(a()).view(np.uint32),)
 
 
 def _move(o: Operands) -> Compute:
@@ -670,6 +681,30 @@ def _half_constant(o: Operands) -> Compute:
     return lambda: (word,)
 
 
+def _widened_half(o: Operands) -> Compute:
+    """HADD2.F32 as it converts: nothing plus a half."""
+    name, _, half = o.sources[1].partition(".")
+    if not o.has("F32") or o.sources[0] != "-RZ" or half not in ("H0_H0", "H1_H1"):
+        raise UnknownInstructionError(f"{o.sources} in {o.name}")
+    halves = o.registers.words[o.registers.word(name)].view(np.float16)
+    which = int(half[1])
+    return lambda: (halves[which::2].astype(np.float32).view(np.uint32),)
+
+
+def _narrowed_pair(o: Operands) -> Compute:
+    o.only("F16", "BF16", "F32", "PACK_AB")
+    high, low = o.real(0), o.real(1)
+
+    def narrowed(numbers: Array) -> Array:
+        if o.has("F16"):
+            return numbers.astype(np.float16).view(np.uint16).astype(np.uint32)
+        bits = numbers.view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+        return np.where(np.isnan(numbers), np.uint32(0x7FFF), rounded >> np.uint32(16))
+
+    return lambda: (narrowed(high()) << np.uint32(16) | narrowed(low()),)
+
+
 OPERATIONS: dict[str, Callable[[Operands], Compute]] = {
     "IADD3": _iadd3,
     "IMAD": _imad,
@@ -683,6 +718,8 @@ OPERATIONS: dict[str, Callable[[Operands], Compute]] = {
     "VIMNMX": _minmax,
     "IMNMX": _minmax,
     "VIADDMNMX": _minmax,
+    "VIADD": _sum_of_two,
+    "IABS": _absolute,
     "MOV": _move,
     "LDC": _constant,
     "S2R": _special,
@@ -704,17 +741,6 @@ OPERATIONS: dict[str, Callable[[Operands], Compute]] = {
     "F2I": _to_integer,
     "FRND": _round_real,
     "HFMA2": _half_constant,
+    "HADD2": _widened_half,
+    "F2FP": _narrowed_pair,
 }
-
-
-def _sum_of_two(o: Operands) -> Compute:
-    a, b = o.integer(0), o.integer(1)
-    return lambda: (a() + b(),)
-
-
-def _absolute(o: Operands) -> Compute:
-    a = o.signed(0)
-    return lambda: (np.abs(a()).view(np.uint32),)
-
-
-OPERATIONS |= {"VIADD": _sum_of_two, "IABS": _absolute}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from stdeform._build import read_record
 from tests import machine_code
 from tests.machine_code import Instruction, Kernel, Loop
 
@@ -90,14 +89,10 @@ def _planted(arch: str) -> dict[str, Kernel]:
 @functools.cache
 def _built(arch: str) -> dict[str, Kernel]:
     """The operator's kernels, as the installed native core has them."""
-    _need("cuobjdump"), _need("nvdisasm")
-    library, record = machine_code.built_library(), read_record()
-    if library is None or not record.cuda:
-        pytest.skip(f"no CUDA kernels were built: {record.no_cuda}")
-    if arch.removeprefix("sm_") not in record.cuda.architectures:
-        pytest.skip(f"the kernels were not built for {arch}")
-    kernels = machine_code.read_binary(library, arch)
-    return {kernel.name: kernel for kernel in kernels if "_kernel" in kernel.name}
+    try:
+        return {kernel.name: kernel for kernel in machine_code.installed(arch)}
+    except (FileNotFoundError, LookupError) as error:
+        pytest.skip(str(error))
 
 
 # -- the reader ----------------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import machine_code, sass
-from tests.machine_code import Instruction, Kernel
+from tests.machine_code import Kernel
 from tests.sass import Launch, Memory, SassError
 from tests.sass_operations import UnknownInstructionError
 
@@ -125,6 +123,34 @@ __global__ void unknown(const int32_t* a, const int32_t*, int32_t* out) {
   out[AT] = __dp4a(a[AT], 1, 2);
 }
 """
+# Lanes 0 to 7 of a warp take one way, the others another. Then they go round a loop, lane l
+# l % 4 + 1 times. c[0x0][0x210] is an address.
+LISTING = """
+	Function : parted
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/                   LOP3.LUT R1, R0, 0x1f, RZ, 0xc0, !PT ;
+        /*0020*/                   ISETP.GE.AND P0, PT, R1, 0x8, PT ;
+        /*0030*/                   BSSY B0, 0x80 ;
+        /*0040*/               @P0 BRA 0x70 ;
+        /*0050*/                   IADD3 R2, R2, 0x1, RZ ;
+        /*0060*/                   BRA 0x80 ;
+        /*0070*/                   IADD3 R2, R2, 0x2, RZ ;
+        /*0080*/                   BSYNC B0 ;
+        /*0090*/               @P0 IADD3 R2, R2, 0x10, RZ ;
+        /*00a0*/                   LOP3.LUT R3, R1, 0x3, RZ, 0xc0, !PT ;
+        /*00b0*/                   BSSY B0, 0xf0 ;
+        /*00c0*/                   VIADD R3, R3, 0xffffffff ;
+        /*00d0*/                   ISETP.GE.AND P1, PT, R3, RZ, PT ;
+        /*00e0*/               @P1 BRA 0xc0 ;
+        /*00f0*/                   BSYNC B0 ;
+        /*0100*/                   LDC.64 R4, c[0x0][0x210] ;
+        /*0110*/                   IMAD.WIDE.U32 R4, R0, 0x4, R4 ;
+        /*0120*/                   STG.E desc[UR4][R4.64], R2 ;
+        /*0130*/                   EXIT ;
+"""
+# Of two warps: both, or one more for each part of a warp that goes another way.
+ISSUED = [2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 2, 2, 8, 8, 8, 8, 2, 2, 2, 2]
+
 BLOCKS, THREADS = 3, 128
 COUNT = BLOCKS * THREADS
 
@@ -211,10 +237,22 @@ def test_wide_integers() -> None:
     low = [each.astype(np.int32).astype(np.int64) for each in (a, b)]
     with np.errstate(over="ignore"):
         _check(
-            "wide", a, b, a + b, a - b, a * b, a << by, a >> by, x >> by.astype(np.uint64),
+            "wide",
+            a,
+            b,
+            a + b,
+            a - b,
+            a * b,
+            a << by,
+            a >> by,
+            x >> by.astype(np.uint64),
             (a < b) + 2 * (x < y) + 4 * (a == b),
             (a >= b) + 2 * (x > y) + 4 * (a != b),
-            -a, high(x, y), high(a, b), a * 12 + low[1], low[0] * low[1] + b,
+            -a,
+            high(x, y),
+            high(a, b),
+            a * 12 + low[1],
+            low[0] * low[1] + b,
         )
 
 
@@ -231,12 +269,23 @@ def test_bits() -> None:
     narrow = a.astype(np.int8).astype(np.int64) * 5 + b.astype(np.uint16)
     least = np.minimum(*signed) + 3 * np.maximum(*wide).astype(np.int64)
     _check(
-        "bits", a, b, a << by, a >> by, signed[0] >> by.astype(np.int64), wide[0] * wide[1] >> 32,
-        signed[0] * signed[1] >> 32, permuted,
+        "bits",
+        a,
+        b,
+        a << by,
+        a >> by,
+        signed[0] >> by.astype(np.int64),
+        wide[0] * wide[1] >> 32,
+        signed[0] * signed[1] >> 32,
+        permuted,
         np.array([each.count("1") for each in text]),
         np.array([len(each) - len(each.lstrip("0")) for each in text]),
         np.array([int(each[::-1], 2) for each in text]),
-        (a & b) ^ (a | ~b), least, np.abs(signed[0]), narrow, funnel,
+        (a & b) ^ (a | ~b),
+        least,
+        np.abs(signed[0]),
+        narrow,
+        funnel,
     )
 
 
@@ -251,13 +300,18 @@ def test_reals() -> None:
     x, y = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(all="ignore"):
         exact = [
-            x / y, x * y + x, np.exp(x), np.floor(x) - np.ceil(y),
+            x / y,
+            x * y + x,
+            np.exp(x),
+            np.floor(x) - np.ceil(y),
             np.nan_to_num(np.clip(np.trunc(x), -(2**31), 2**31 - 1)),
             np.nan_to_num(np.clip(np.trunc(x), 0, 2**32 - 1)).astype(np.uint32).view(np.float32),
             a.view(np.int32).astype(np.float32) * b.view(np.uint32).astype(np.float32),
-            np.fmin(x, y) - np.fmax(x, y), np.abs(x) * -y,
+            np.fmin(x, y) - np.fmax(x, y),
+            np.abs(x) * -y,
             (x < y) + 2.0 * (x == y) + 4 * ~(x >= y) + 8 * np.isnan(x),
-            np.sqrt(np.abs(x)), np.rint(x) + np.trunc(y),
+            np.sqrt(np.abs(x)),
+            np.rint(x) + np.trunc(y),
         ]
         for i, column in enumerate(exact):
             tolerance = 4e-7 if i in (2, 10) else 1.2e-7 if i in (0, 1, 8) else 0
@@ -284,7 +338,10 @@ def test_lanes_part_and_meet() -> None:
     above = lanes[:, 0:1] + np.where(lanes % 32 < 3, lanes % 32, lanes % 32 - 3)
     ballot = ((a.reshape(-1, 32) & 1) << np.arange(32)).sum(1) + (b.reshape(-1, 32) == 7).any(1)
     _check(
-        "meet", a, b, np.array(sums),
+        "meet",
+        a,
+        b,
+        np.array(sums),
         np.repeat(of_warp[:, ::-1].reshape(-1), 32) - b[above.reshape(-1)],
         np.repeat(ballot, 32),
         a[np.arange(COUNT) // 8 * 8 + b % 8],
@@ -323,3 +380,54 @@ def test_faults_are_seen(name: str, error: type[Exception], message: str) -> Non
     a, b, out = (np.zeros(COUNT, np.int32) for _ in range(3))
     with pytest.raises(error, match=message):
         _run(name, a, b, out)
+
+
+# -- counts --------------------------------------------------------------------------------------
+
+
+def _listed(code: str) -> Kernel:
+    ((name, instructions),) = machine_code._disassembly(code).items()
+    return Kernel(name, 32, 0, 1024, instructions)
+
+
+def test_parts_of_a_warp_are_counted() -> None:
+    out = np.zeros(64, np.int32)
+    place = np.uint64(out.ctypes.data).tobytes()
+    memory = Memory([(out.ctypes.data, out.nbytes)])
+    counts = sass.run(_listed(LISTING), Launch((1, 1, 1), (64, 1, 1), [(place, 8)]), memory)
+    assert out.tolist() == [1 if i % 32 < 8 else 18 for i in range(64)]
+    assert counts.issued.tolist() == ISSUED
+    assert counts.transfers.sum() == counts.transfers[18] == 2  # each warp writes its line
+
+
+@pytest.mark.parametrize(
+    ("load", "shift", "transfers"),
+    [
+        ("LDG.E R2, desc[UR4][R4.64]", 2, 1),
+        ("LDG.E R2, desc[UR4][R4.64]", 3, 2),
+        ("LDG.E R2, desc[UR4][R4.64]", 7, 32),
+        ("LDG.E.128 R8, desc[UR4][R4.64]", 4, 4),
+        ("LDG.E R2, desc[UR4][R6.64]", 0, 1),  # all from one place
+        ("LDS R2, [R1]", 2, 1),
+        ("LDS R2, [R1]", 3, 2),
+        ("LDS R2, [R1]", 7, 32),
+        ("LDS R2, [RZ]", 0, 1),
+        ("LDS.128 R8, [R1]", 4, 4),
+        ("LDS.64 R8, [R1]", 4, 4),
+    ],
+)
+def test_transfers(load: str, shift: int, transfers: int) -> None:
+    code = f"""Function : loads
+        /*0000*/ S2R R0, SR_LANEID ;
+        /*0010*/ LDC.64 R6, c[0x0][0x210] ;
+        /*0020*/ SHF.L.U32 R1, R0, {shift:#x}, RZ ;
+        /*0030*/ IADD3 R4, P0, R6, R1, RZ ;
+        /*0040*/ IADD3.X R5, R7, RZ, RZ, P0, !PT ;
+        /*0050*/ {load} ;
+        /*0060*/ EXIT ;
+"""
+    array = np.zeros(2048, np.int32)
+    start = array.ctypes.data + -array.ctypes.data % 128
+    memory = Memory([(start, 4096)])
+    launch = Launch((1, 1, 1), (32, 1, 1), [(np.uint64(start).tobytes(), 8)], dynamic_bytes=4096)
+    assert sass.run(_listed(code), launch, memory).transfers[5] == transfers

@@ -159,6 +159,7 @@ def symbolise(message: str, binary: Path) -> str:
     return re.sub(r"\{code \+(0x[0-9a-f]+)\}", place, message)
 
 
+@functools.cache
 def symbols(binary: Path) -> dict[int, str]:
     """What functions of a binary are called, mangled, by their addresses in it."""
     told = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True).stdout
