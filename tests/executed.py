@@ -12,16 +12,14 @@ import argparse
 import collections
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import additions
-from benchmarks.workloads import WORKLOADS, Workload, make_inputs
+from benchmarks.workloads import WORKLOADS, make_inputs
 from tests import machine_code, sass
 from tests.cuda_on_cpu import emulated, emulator
 from tests.elsewhere import on_emulator, on_machine

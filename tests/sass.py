@@ -1,7 +1,7 @@
 """Runs the machine code of sm_90 on the processor and counts the instructions that it executes.
 
 All lanes of a grid go through the code together, each with its own place in it. Lanes of a warp
-that a branch has parted meet again where the code says so (BSYNC, WARPSYNC), and nowhere else; until
+that a branch has parted meet again where the code says so (BSYNC, WARPSYNC) and nowhere else. Until
 then each part issues its instructions for itself. So what is counted are the issue slots of the
 schedulers: an instruction once for a warp, or a part of one, whatever the number of its lanes.
 """

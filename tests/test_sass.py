@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,12 @@ __global__ void reals(const float* a, const float* b, float* out) {
   out[12 * i + 10] = sqrtf(fabsf(x));
   out[12 * i + 11] = rintf(x) + truncf(y);
 }
+__global__ void directed(const float* a, const float* b, float* out) {
+  const int i = AT;
+  out[3 * i] = __fmaf_rd(a[i], b[i], a[i]);
+  out[3 * i + 1] = __fmaf_ru(a[i], b[i], a[i]);
+  out[3 * i + 2] = __fmaf_rz(a[i], b[i], a[i]);
+}
 __global__ void meet(const int32_t* a, const int32_t* b, int32_t* out) {
   __shared__ int32_t sums[4];
   const int i = AT, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -99,7 +106,7 @@ __global__ void meet(const int32_t* a, const int32_t* b, int32_t* out) {
   __syncthreads();
   out[4 * i + 1] = sums[3 - warp] - __shfl_up_sync(~0u, b[i], 3);
   out[4 * i + 2] = __ballot_sync(~0u, a[i] & 1) + __any_sync(~0u, b[i] == 7);
-  out[4 * i + 3] = __shfl_sync(~0u, a[i], b[i], 8);
+  out[4 * i + 3] = __shfl_sync(~0u, a[i], b[i], 8) + __shfl_down_sync(~0u, b[i], 3, 8);
 }
 __global__ void add(const int32_t* a, const int32_t* b, int32_t* out) {
   const int i = AT;
@@ -123,33 +130,43 @@ __global__ void unknown(const int32_t* a, const int32_t*, int32_t* out) {
   out[AT] = __dp4a(a[AT], 1, 2);
 }
 """
-# Lanes 0 to 7 of a warp take one way, the others another. Then they go round a loop, lane l
-# l % 4 + 1 times. c[0x0][0x210] is an address.
+# Lanes 0 to 7 of a warp go one way and the others another, which comes after the rest of the code.
+# They meet and go round a loop, lane l l % 4 + 1 times. The first ones end early, and the second
+# warp comes to the block's barrier the long way round. c[0x0][0x210] is an address.
 LISTING = """
 	Function : parted
         /*0000*/                   S2R R0, SR_TID.X ;
         /*0010*/                   LOP3.LUT R1, R0, 0x1f, RZ, 0xc0, !PT ;
         /*0020*/                   ISETP.GE.AND P0, PT, R1, 0x8, PT ;
-        /*0030*/                   BSSY B0, 0x80 ;
-        /*0040*/               @P0 BRA 0x70 ;
+        /*0030*/                   BSSY B0, 0x60 ;
+        /*0040*/               @P0 BRA 0x180 ;
         /*0050*/                   IADD3 R2, R2, 0x1, RZ ;
-        /*0060*/                   BRA 0x80 ;
-        /*0070*/                   IADD3 R2, R2, 0x2, RZ ;
-        /*0080*/                   BSYNC B0 ;
-        /*0090*/               @P0 IADD3 R2, R2, 0x10, RZ ;
-        /*00a0*/                   LOP3.LUT R3, R1, 0x3, RZ, 0xc0, !PT ;
-        /*00b0*/                   BSSY B0, 0xf0 ;
-        /*00c0*/                   VIADD R3, R3, 0xffffffff ;
-        /*00d0*/                   ISETP.GE.AND P1, PT, R3, RZ, PT ;
-        /*00e0*/               @P1 BRA 0xc0 ;
-        /*00f0*/                   BSYNC B0 ;
-        /*0100*/                   LDC.64 R4, c[0x0][0x210] ;
-        /*0110*/                   IMAD.WIDE.U32 R4, R0, 0x4, R4 ;
-        /*0120*/                   STG.E desc[UR4][R4.64], R2 ;
-        /*0130*/                   EXIT ;
+        /*0060*/                   BSYNC B0 ;
+        /*0070*/               @P0 IADD3 R2, R2, 0x10, RZ ;
+        /*0080*/                   LOP3.LUT R3, R1, 0x3, RZ, 0xc0, !PT ;
+        /*0090*/                   BSSY B0, 0xd0 ;
+        /*00a0*/                   VIADD R3, R3, 0xffffffff ;
+        /*00b0*/                   ISETP.GE.AND P1, PT, R3, RZ, PT ;
+        /*00c0*/               @P1 BRA 0xa0 ;
+        /*00d0*/                   BSYNC B0 ;
+        /*00e0*/              @!P0 EXIT ;
+        /*00f0*/                   ISETP.GE.AND P2, PT, R0, 0x20, PT ;
+        /*0100*/               @P2 BRA 0x1a0 ;
+        /*0110*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0120*/                   LDS R6, [RZ+0x10] ;
+        /*0130*/                   IADD3 R2, R2, R6, RZ ;
+        /*0140*/                   LDC.64 R4, c[0x0][0x210] ;
+        /*0150*/                   IMAD.WIDE.U32 R4, R0, 0x4, R4 ;
+        /*0160*/                   STG.E desc[UR4][R4.64], R2 ;
+        /*0170*/                   EXIT ;
+        /*0180*/                   IADD3 R2, R2, 0x2, RZ ;
+        /*0190*/                   BRA 0x60 ;
+        /*01a0*/                   MOV R7, 0x64 ;
+        /*01b0*/                   STS [RZ+0x10], R7 ;
+        /*01c0*/                   BRA 0x110 ;
 """
-# Of two warps: both, or one more for each part of a warp that goes another way.
-ISSUED = [2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 2, 2, 8, 8, 8, 8, 2, 2, 2, 2]
+# Of two warps: both, or one more for each part of a warp that goes another way, or one.
+ISSUED = [2, 2, 2, 2, 2, 2, 4, 2, 2, 2, 8, 8, 8, 8, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1]
 
 BLOCKS, THREADS = 3, 128
 COUNT = BLOCKS * THREADS
@@ -320,6 +337,20 @@ def test_reals() -> None:
             )
 
 
+def test_directed_rounding() -> None:
+    random = np.random.default_rng(10)
+    a, b = (random.standard_normal(COUNT).astype(np.float32) for _ in range(2))
+    out = np.zeros((COUNT, 3), np.float32)
+    _run("directed", a, b, out)
+    nearest = (a.astype(np.float64) * b + a).astype(np.float32)
+    around = [np.nextafter(nearest, np.float32(end)) for end in (-np.inf, np.inf)]
+    for x, y, near, below, above, found in zip(a, b, nearest, *around, out, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(x))
+        down = near if near <= exact else below
+        up = near if near >= exact else above
+        assert found.tolist() == [down, up, down if exact > 0 else up]
+
+
 def test_lanes_part_and_meet() -> None:
     random = np.random.default_rng(7)
     a, b = (random.integers(0, 400, COUNT).astype(np.int32) for _ in range(2))
@@ -334,17 +365,17 @@ def test_lanes_part_and_meet() -> None:
             total += k * x
         sums.append(total)
     of_warp = np.array(sums).reshape(BLOCKS, 4, 32).sum(2)
-    lanes = np.arange(COUNT).reshape(-1, 32)
-    above = lanes[:, 0:1] + np.where(lanes % 32 < 3, lanes % 32, lanes % 32 - 3)
+    lanes = np.arange(COUNT)
+    above = np.where(lanes % 32 < 3, lanes, lanes - 3)
     ballot = ((a.reshape(-1, 32) & 1) << np.arange(32)).sum(1) + (b.reshape(-1, 32) == 7).any(1)
     _check(
         "meet",
         a,
         b,
         np.array(sums),
-        np.repeat(of_warp[:, ::-1].reshape(-1), 32) - b[above.reshape(-1)],
+        np.repeat(of_warp[:, ::-1].reshape(-1), 32) - b[above],
         np.repeat(ballot, 32),
-        a[np.arange(COUNT) // 8 * 8 + b % 8],
+        a[lanes // 8 * 8 + b % 8] + b[np.where(lanes % 8 < 5, lanes + 3, lanes)],
     )
 
 
@@ -390,14 +421,20 @@ def _listed(code: str) -> Kernel:
     return Kernel(name, 32, 0, 1024, instructions)
 
 
+def _aligned(count: int) -> sass.Array:
+    """Zeros from the start of a line on."""
+    array = np.zeros(count + 32, np.int32)
+    skip = -array.ctypes.data % 128 // 4
+    return array[skip : skip + count]
+
+
 def test_parts_of_a_warp_are_counted() -> None:
-    out = np.zeros(64, np.int32)
+    out = _aligned(64)
     place = np.uint64(out.ctypes.data).tobytes()
     memory = Memory([(out.ctypes.data, out.nbytes)])
     counts = sass.run(_listed(LISTING), Launch((1, 1, 1), (64, 1, 1), [(place, 8)]), memory)
-    assert out.tolist() == [1 if i % 32 < 8 else 18 for i in range(64)]
+    assert out.tolist() == [0 if i % 32 < 8 else 118 for i in range(64)]
     assert counts.issued.tolist() == ISSUED
-    assert counts.transfers.sum() == counts.transfers[18] == 2  # each warp writes its line
 
 
 @pytest.mark.parametrize(
@@ -426,8 +463,8 @@ def test_transfers(load: str, shift: int, transfers: int) -> None:
         /*0050*/ {load} ;
         /*0060*/ EXIT ;
 """
-    array = np.zeros(2048, np.int32)
-    start = array.ctypes.data + -array.ctypes.data % 128
-    memory = Memory([(start, 4096)])
-    launch = Launch((1, 1, 1), (32, 1, 1), [(np.uint64(start).tobytes(), 8)], dynamic_bytes=4096)
+    array = _aligned(1024)
+    place = np.uint64(array.ctypes.data).tobytes()
+    memory = Memory([(array.ctypes.data, array.nbytes)])
+    launch = Launch((1, 1, 1), (32, 1, 1), [(place, 8)], dynamic_bytes=4096)
     assert sass.run(_listed(code), launch, memory).transfers[5] == transfers

@@ -175,7 +175,7 @@ class Emulator:
                         for each in parameters[:count]
                     ]
                     run(names[function - base], _launch(record[0]), contents)
-            except Exception as error:  # noqa: BLE001 (it cannot pass through C)
+            except Exception as error:
                 errors.append(error)
 
         runner = _Runner(call)
