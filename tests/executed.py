@@ -14,7 +14,6 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -145,40 +144,44 @@ def _executed(kernel: Kernel, counts: sass.Counts, samples: int) -> Executed:
     )
 
 
-def table(rows: Sequence[Executed]) -> str:
-    """A Markdown table of kernels, with the classes that any of them has."""
-    classes = [name for name in CLASSES if any(row.classes.get(name) for row in rows)]
-    lines = [["kernel", "instructions", "lines", "passes", *classes]]
+def table(rows: Sequence[Executed], *, classes: bool = False) -> str:
+    """A Markdown table; with `classes`, of those that any of the kernels has as well."""
+    named = [name for name in CLASSES if classes and any(name in row.classes for row in rows)]
+    lines = [["kernel", "instructions", "lines", "passes", *named]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
         numbers = [row.instructions, row.lines, row.passes]
-        numbers += [row.classes.get(name, 0) for name in classes]
-        lines.append([row.kernel, *(f"{number:.2f}" for number in numbers)])
+        numbers += [row.classes.get(name, 0) for name in named]
+        lines.append([f"`{row.kernel}`", *(f"{number:.2f}" for number in numbers)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# What `count` is asked for, by a word of the command line.
+PASSES: dict[str, dict[str, bool]] = {
+    "forward": {},
+    "bins": {"backward": True},
+    "direct": {"backward": True, "bins": False},
+}
 
 
 def main(words: Sequence[str]) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.executed", description=__doc__)
     parser.add_argument("sources", nargs="*", type=Path, help="CUDA files instead of stdeform._C")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--only", nargs="+", default=PASSES, choices=PASSES)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of the value")
+    parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES, help="what to run")
+    parser.add_argument("--classes", action="store_true", help="what the instructions are for")
     options = parser.parse_args(words)
     kernels = machine_code.read_sources(options.sources)
-    rows = []
-    for dtype in options.dtypes:
-        for name in options.only:
-            rows += count(kernels, dtype, **PASSES[name])
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
-    print(table(rows))
+    rows = [
+        row
+        for dtype in options.dtypes
+        for name in options.passes
+        for row in count(kernels, dtype, **PASSES[name])
+    ]
+    print(table(rows, classes=options.classes))
     return 0
 
-
-PASSES: dict[str, dict[str, Any]] = {
-    "forward": {},
-    "bins": {"backward": True},
-    "direct": {"backward": True, "bins": False},
-}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -626,8 +626,11 @@ def _function(o: Operands) -> Compute:
 
 
 def _to_float(o: Operands) -> Compute:
-    o.only("F32", "S32", "U32", "U64", "S64", "RP", "RM", "RZ", "RN")
-    if o.has("U64", "S64"):
+    o.only("F32", "S32", "U16", "U32", "U64", "S64", "RP", "RM", "RZ", "RN")
+    if o.has("U16"):
+        whole = o.integer(0)
+        number: Get = lambda: whole() & np.uint32(0xFFFF)  # noqa: E731
+    elif o.has("U64", "S64"):
         wide = o.pair(0)
         number = wide if o.has("U64") else (lambda: wide().view(np.int64))
     else:
