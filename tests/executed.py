@@ -3,7 +3,8 @@
     python -m tests.executed [SOURCE.cu ...]
 
 runs the machine code for sm_90 of the built `stdeform._C`, or of sources, which it compiles, in the
-interpreter of `tests/sass.py` on a part of the paper's encoder, and prints a Markdown table.
+interpreter of `tests/sass.py` on a part of the paper's encoder, or of Deformable DETR's with
+`--workload images`, and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from tests.elsewhere import on_emulator, on_machine
 from tests.machine_code import CLASSES, Kernel
 
 # A quarter of the frames and of the heads of the paper's encoder, on as many multiprocessors as
-# leave a block of the forward the 77 tiles that it has on an H100.
-WORKLOAD = dataclasses.replace(
-    WORKLOADS["paper-encoder"],
-    name="a part of paper-encoder",
-    spatial_shapes=((9, 10, 17),),
-    num_heads=2,
-)
+# leave a block of the forward 77 tiles, about as many as it has on an H100; and a quarter of the
+# heads of Deformable DETR's encoder, on small images.
+PARTS = {
+    "video": dataclasses.replace(
+        WORKLOADS["paper-encoder"], spatial_shapes=((9, 10, 17),), num_heads=2
+    ),
+    "images": dataclasses.replace(
+        WORKLOADS["detr-encoder"],
+        spatial_shapes=((25, 42), (13, 21), (7, 11), (4, 6)),
+        num_heads=2,
+    ),
+}
 MULTIPROCESSORS = 8
 
 
@@ -89,13 +95,19 @@ class Executed:
 
 
 def count(
-    kernels: Iterable[Kernel], dtype: str, *, backward: bool = False, bins: bool = True
+    kernels: Iterable[Kernel],
+    dtype: str,
+    *,
+    part: str = "video",
+    backward: bool = False,
+    bins: bool = True,
 ) -> list[Executed]:
     """Runs the operator and counts.
 
     Args:
         kernels: The machine code.
         dtype: Of the value; what else is read is float32.
+        part: What they run on, of `PARTS`.
         backward: Whether the gradients of all inputs are found, or the result.
         bins: Whether the backward works bin by bin.
 
@@ -103,7 +115,7 @@ def count(
         What every launched kernel executes, in the order of the launches. The samples are all of
         the workload, but for the kernel that sums by bins: those that read any corner.
     """
-    workload = dataclasses.replace(WORKLOAD, dtype=dtype)
+    workload = dataclasses.replace(PARTS[part], dtype=dtype)
     inputs = make_inputs(workload, seed=0)
     samples = inputs.attention_logits.numel()
     reading = int(additions.sort_into_bins(workload, inputs).samples.sum())
@@ -170,6 +182,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("sources", nargs="*", type=Path, help="CUDA files instead of stdeform._C")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of the value")
     parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES, help="what to run")
+    parser.add_argument("--workload", default="video", choices=PARTS, help="on what")
     parser.add_argument("--classes", action="store_true", help="what the instructions are for")
     options = parser.parse_args(words)
     kernels = machine_code.read_sources(options.sources)
@@ -177,7 +190,7 @@ def main(words: Sequence[str]) -> int:
         row
         for dtype in options.dtypes
         for name in options.passes
-        for row in count(kernels, dtype, **PASSES[name])
+        for row in count(kernels, dtype, part=options.workload, **PASSES[name])
     ]
     print(table(rows, classes=options.classes))
     return 0

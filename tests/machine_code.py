@@ -98,22 +98,6 @@ class Loop:
             for mnemonic in loads
         )
 
-    def straight(self) -> Loop:
-        """The loop without what lies between a branch that may part the lanes and where they meet.
-
-        That is, without what only some turns need.
-        """
-        kept: list[Instruction] = []
-        meeting: int | None = None
-        for each in self.instructions:
-            if meeting is None and each.mnemonic.startswith("BSSY"):
-                meeting = int(each.operands.split("0x")[1].split()[0].rstrip(","), 16)
-            if meeting is not None and each.address >= meeting:
-                meeting = None
-            if meeting is None:
-                kept.append(each)
-        return Loop(tuple(kept))
-
     def per_sample(self, loads_per_sample: int, samples_at_once: int = 1) -> float:
         """Instructions of a warp for one sample.
 

@@ -151,15 +151,6 @@ def test_classes(mnemonic: str, name: str) -> None:
     assert machine_code.classify(mnemonic) == name
 
 
-def test_branches_are_left_out() -> None:
-    mnemonics = ("LDG", "BSSY", "BRA", "RED", "BSYNC", "FFMA", "BRA")
-    operands = {1: "B0, 0x50 ;"}
-    code = [Instruction(0x10 * i, m, operands.get(i, "")) for i, m in enumerate(mnemonics)]
-    assert [each.mnemonic for each in Loop(tuple(code)).straight().instructions] == [
-        *("LDG", "FFMA", "BRA"),
-    ]
-
-
 def test_a_sound_kernel() -> None:
     kernel = _planted("sm_90")["sound"]
     assert kernel.faults() == []
@@ -234,11 +225,3 @@ def test_newer_devices_multiply_and_add_in_pairs(dtype: str) -> None:
     mnemonics = [each.mnemonic.split(".")[0] for each in loop.instructions]
     assert "FFMA" not in mnemonics
     assert mnemonics.count("FFMA2") == 8 * 8 // 2  # channels of a lane, corners
-
-
-def test_instructions_per_sample_of_the_backward_by_bins() -> None:
-    # float32, 48 channels: 4 lanes share the row of a corner; a lane loads 3 runs for a sample.
-    kernel = _built("sm_90")["bin_backward_kernel<float, 3, RowLayout<4, 3, 4, true> >"]
-    loop = kernel.inner_loops()[0].straight()
-    assert loop.counts["LDG"] % 3 == 0
-    assert loop.per_sample(loads_per_sample=3) < 45
