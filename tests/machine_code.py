@@ -230,7 +230,7 @@ def built_library() -> Path | None:
 
 
 @functools.cache
-def installed(arch: str = "sm_90") -> tuple[Kernel, ...]:
+def installed(arch: str) -> tuple[Kernel, ...]:
     """The operator's kernels, as the installed native core has them.
 
     Raises:

@@ -17,7 +17,7 @@ from tests.executed import Executed
 def _kernels() -> Sequence[machine_code.Kernel]:
     try:
         build.compiler(), build.cuda_include()
-        return machine_code.installed()
+        return machine_code.installed("sm_90")
     except (FileNotFoundError, LookupError) as error:
         pytest.skip(str(error))
 
