@@ -23,6 +23,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stdeform._build import read_record
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What an instruction is for, by the first part of its mnemonic; the first match counts.
@@ -54,11 +56,12 @@ AWAITING = ("place_kernel", "reserve_kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction: its address, mnemonic with modifiers, and operands."""
+    """One instruction: its address, mnemonic with modifiers, operands, and predicate, as "@!P0"."""
 
     address: int
     mnemonic: str
     operands: str
+    guard: str = ""
 
     @property
     def target(self) -> int | None:
@@ -94,22 +97,6 @@ class Loop:
             next((bits // 8 for bits in (128, 64) if f".{bits}" in mnemonic), 4)
             for mnemonic in loads
         )
-
-    def straight(self) -> Loop:
-        """The loop without what lies between a branch that may part the lanes and where they meet.
-
-        That is, without what only some turns need.
-        """
-        kept: list[Instruction] = []
-        meeting: int | None = None
-        for each in self.instructions:
-            if meeting is None and each.mnemonic.startswith("BSSY"):
-                meeting = int(each.operands.split("0x")[1].split()[0].rstrip(","), 16)
-            if meeting is not None and each.address >= meeting:
-                meeting = None
-            if meeting is None:
-                kept.append(each)
-        return Loop(tuple(kept))
 
     def per_sample(self, loads_per_sample: int, samples_at_once: int = 1) -> float:
         """Instructions of a warp for one sample.
@@ -195,8 +182,8 @@ def read_binary(path: Path, arch: str = "sm_90") -> list[Kernel]:
     resources = _resources(_cuobjdump("-res-usage", path, arch))
     names = [name for name in code if name in resources]
     kernels = [
-        Kernel(readable, *resources[name], code[name])
-        for name, readable in zip(names, _demangle(names), strict=True)
+        Kernel(called, *resources[name], code[name])
+        for name, called in zip(names, readable(names), strict=True)
     ]
     return sorted(kernels, key=lambda kernel: kernel.name)
 
@@ -220,9 +207,42 @@ def compile_source(source: Path, folder: Path, arch: str = "sm_90") -> Path:
     return cubin
 
 
+def read_sources(sources: Sequence[Path], arch: str = "sm_90") -> list[Kernel]:
+    """Compiles sources and reads their kernels; without any, those of the built `stdeform._C`.
+
+    Raises:
+        FileNotFoundError: A tool is missing, or `stdeform._C` is.
+        RuntimeError: nvcc refused a source; the text is its messages.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        binaries = [compile_source(each, Path(folder), arch) for each in sources]
+        if not binaries:
+            library = built_library()
+            if library is None:
+                raise FileNotFoundError("stdeform._C is not built; name sources")
+            binaries = [library]
+        return [kernel for each in binaries for kernel in read_binary(each, arch)]
+
+
 def built_library() -> Path | None:
     """The native core as it was built in place; None if it was not."""
     return next((ROOT / "stdeform").glob("_C*.so"), None)
+
+
+@functools.cache
+def installed(arch: str) -> tuple[Kernel, ...]:
+    """The operator's kernels, as the installed native core has them.
+
+    Raises:
+        LookupError: It has none, or none for this architecture; the text says why.
+        FileNotFoundError: A tool is missing; the text says what to install.
+    """
+    library, record = built_library(), read_record()
+    if library is None or not record.cuda:
+        raise LookupError(f"no CUDA kernels were built: {record.no_cuda}")
+    if arch.removeprefix("sm_") not in record.cuda.architectures:
+        raise LookupError(f"the kernels were not built for {arch}")
+    return tuple(kernel for kernel in read_binary(library, arch) if "_kernel" in kernel.name)
 
 
 def table(kernels: Iterable[Kernel], *, loops: bool = False) -> str:
@@ -296,13 +316,13 @@ def _resources(told: str) -> dict[str, tuple[int, int, int]]:
 
 def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
     """Instructions by mangled name, of what `cuobjdump -sass` says."""
-    line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
+    line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)\s*([^;]*);")
     found = {}
     for part in told.split("Function : ")[1:]:
         name, _, code = part.partition("\n")
         instructions = [
-            Instruction(int(address, 16), mnemonic, operands.strip())
-            for address, mnemonic, operands in line.findall(code)
+            Instruction(int(address, 16), mnemonic, operands.strip(), guard)
+            for address, guard, mnemonic, operands in line.findall(code)
         ]
         while instructions and instructions[-1].mnemonic == "NOP":  # fill up the last line
             instructions.pop()
@@ -310,7 +330,7 @@ def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
     return found
 
 
-def _demangle(names: Sequence[str]) -> list[str]:
+def readable(names: Sequence[str]) -> list[str]:
     """What C++ calls them, without result, namespaces and parameters."""
     demangler = shutil.which("cu++filt") or shutil.which("c++filt")
     if not demangler or not names:
@@ -340,14 +360,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--arch", default="sm_90", help="one that they are or can be built for")
     parser.add_argument("--loops", action="store_true", help="what the inner loops consist of")
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        binaries = [compile_source(each, Path(folder), options.arch) for each in options.sources]
-        if not binaries:
-            library = built_library()
-            if library is None:
-                parser.error("stdeform._C is not built; name sources")
-            binaries = [library]
-        kernels = [kernel for each in binaries for kernel in read_binary(each, options.arch)]
+    try:
+        kernels = read_sources(options.sources, options.arch)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     print(table(kernels, loops=options.loops))
     faults = [f"{kernel.name}: {fault}" for kernel in kernels for fault in kernel.faults()]
     print("\n".join(["", *faults]) if faults else "")
