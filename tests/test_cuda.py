@@ -7,7 +7,9 @@ Without a GPU, tests/stand_in.py stands in for one.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,16 @@ from torch import Tensor, nn
 
 import stdeform
 from stdeform import _native, _ops
-from stdeform.testing import Problem, assert_close, composite_from_offsets, make_problem
-from tests.cases import DTYPES, FORMS, arguments, asking, draw, names, subsets, tensors
+from stdeform.testing import (
+    LAYOUTS,
+    Layout,
+    Problem,
+    assert_close,
+    composite_from_offsets,
+    make_problem,
+    with_layout,
+)
+from tests.cases import DTYPES, FORMS, VIDEO, arguments, asking, draw, names, subsets, tensors
 from tests.elsewhere import to_gpu
 from tests.stand_in import DEVICE, HAS_GPU, only_a_gpu_shows
 
@@ -35,13 +45,13 @@ def _operator(form: str) -> Callable[..., Tensor]:
     return function
 
 
-def _run(problem: Problem, form: str) -> list[Tensor]:
+def _run(problem: Problem, form: str, backend: str = "native") -> list[Tensor]:
     """The result and every gradient."""
     args = [
         arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
         for arg in arguments(problem, form)
     ]
-    out = _operator(form)(*args, backend="native")
+    out = _operator(form)(*args, backend=backend)
     return [out.detach(), *torch.autograd.grad(out, tensors(args), problem.grad_out)]
 
 
@@ -139,6 +149,26 @@ def test_a_device_that_is_not_the_current_one() -> None:
     _assert_same([tensor.to("cuda:0") for tensor in actual], expected, "points")
 
 
+# -- memory layouts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_value_and_grad_out(layout: Layout, batch: int) -> None:
+    """Rows of 48 channels, which vectors can read, wherever they lie."""
+    problem = draw("points", batch=batch, head_dim=48, num_queries=9)
+    strided = {name: with_layout(getattr(problem, name), layout) for name in ("value", "grad_out")}
+    moved = {name: to_gpu(tensor) for name, tensor in strided.items()}
+    for name, tensor in strided.items():
+        assert moved[name].stride() == tensor.stride()
+    laid_out = dataclasses.replace(_on_gpu(problem), **moved)
+    expected = _run(dataclasses.replace(problem, **strided).to(torch.float64), "points", "reference")
+    for kind, one, other in zip(
+        ("forward", *("gradient",) * 4), _run(laid_out, "points"), expected, strict=True
+    ):
+        assert_close(one.cpu(), other, kind)
+
+
 # -- determinism -------------------------------------------------------------------------------
 
 
@@ -194,37 +224,109 @@ def test_bins_agree_with_the_direct_way(form: str, deterministic: bool) -> None:
 # -- PyTorch around it -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_opcheck(form: str) -> None:
+def _op_inputs(form: str) -> tuple[Problem, tuple[Any, ...]]:
+    """A problem, and the arguments of the registered operator."""
     problem = _on_gpu(draw(form, dtype=torch.float64))
-    shapes = [size for row in problem.spatial_shapes for size in row]
-    value, _, *rest = arguments(problem, form)
-    reference = None if form == "locations" else rest[0].requires_grad_()
-    args = (value.requires_grad_(), shapes, reference, *(t.requires_grad_() for t in rest[-2:]))
-    torch.library.opcheck(_ops.st_deform_attn, args)
+    value, shapes, *rest = arguments(problem, form)
+    sizes = [size for row in shapes for size in row]
+    return problem, (value, sizes, None if form == "locations" else rest[0], *rest[-2:])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck_forward(form: str) -> None:
+    _, inputs = _op_inputs(form)
+    for wanted in ((False,) * 4, (True,) * 4):
+        torch.library.opcheck(_ops.st_deform_attn, asking(inputs, wanted))
+
+
+@pytest.mark.parametrize("form", ["locations", "points"])
+def test_opcheck_backward(form: str) -> None:
+    problem, inputs = _op_inputs(form)
+    _, *each, _, _, _, _, every = subsets(4)
+    for needs in (*each, every):
+        args = (problem.grad_out, *inputs, list(needs))
+        torch.library.opcheck(_ops.st_deform_attn_backward, args)
+
+
+# What Inductor makes for a processor is no matter of this branch, and takes long.
+COMPILER = "inductor" if HAS_GPU else "aot_eager"
 
 
 # Inductor's own imports use what torch has deprecated.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_compile(form: str) -> None:
+    """With all gradients, and with one: those that nobody wants have no elements."""
+    torch._dynamo.reset()
     problem = _on_gpu(draw(form, num_queries=33))
-    value, shapes, *rest = arguments(problem, form)
+    shapes = problem.spatial_shapes
 
     def attend(value: Tensor, *rest: Tensor) -> Tensor:
         return _operator(form)(value * 2, shapes, *rest) + 1
 
-    # What Inductor makes for a processor is no matter of this branch, and takes long.
-    compiled = torch.compile(
-        attend, fullgraph=True, backend="inductor" if HAS_GPU else "aot_eager"
-    )
-    leaves = [tensor.detach().requires_grad_() for tensor in (value, *rest)]
-    results = [
-        [out, *torch.autograd.grad(out.square().sum(), leaves)]
-        for out in (attend(*leaves), compiled(*leaves))
-    ]
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(attend, fullgraph=True, backend=COMPILER)
+    _, *each = subsets(len(names(form)))
+    for wanted in (each[-1], each[0], each[len(names(form)) - 1]):  # all, the first, the last
+        given = tensors(asking(arguments(problem, form), wanted))
+        leaves = [tensor for tensor in given if tensor.requires_grad]
+        results = [
+            [out, *torch.autograd.grad(out.square().sum(), leaves)]
+            for out in (attend(*given), compiled(*given))
+        ]
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def _layer_inputs(batch: int, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
+    cells = sum(map(stdeform.num_cells, VIDEO))
+    query, value = torch.randn(batch, num_queries, 32), torch.randn(batch, cells, 32)
+    return query.to(DEVICE), torch.rand(batch, num_queries, 3).to(DEVICE), value.to(DEVICE)
+
+
+class _Model(nn.Module):
+    """A layer as a model calls it: its shapes are its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = stdeform.STDeformAttn(32, num_heads=2, num_levels=2, num_points=3)
+
+    def forward(self, query: Tensor, points: Tensor, value: Tensor) -> Tensor:
+        out: Tensor = self.layer(query, points, value, VIDEO)
+        return out.relu()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_one_compiled_graph_serves_all_sizes() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = _Model().to(DEVICE)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=COMPILER)
+    for sizes in ((2, 7), (3, 5), (4, 11)):
+        inputs = [tensor.requires_grad_() for tensor in _layer_inputs(*sizes)]
+        leaves = [*inputs, *model.parameters()]
+        results = [
+            [out, *torch.autograd.grad(out.sum(), leaves)]
+            for out in (model(*inputs), compiled(*inputs))
+        ]
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_export(tmp_path: Path) -> None:
+    model = _Model().to(DEVICE).eval()
+    batch, queries = torch.export.Dim("batch"), torch.export.Dim("queries")
+    dynamic = ({0: batch, 1: queries}, {0: batch, 1: queries}, {0: batch})
+    with warnings.catch_warnings():
+        # torch.export's own use of its deprecated parts is none of ours.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(model, _layer_inputs(2, 7), dynamic_shapes=dynamic)
+        torch.export.save(exported, tmp_path / "model.pt2")
+        loaded = torch.export.load(tmp_path / "model.pt2").module()
+    assert [node.target for node in exported.graph.nodes].count(_ops.st_deform_attn) == 1
+    for sizes in ((2, 7), (5, 3)):
+        inputs = _layer_inputs(*sizes)
+        torch.testing.assert_close(loaded(*inputs), model(*inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -288,7 +390,12 @@ def _peak(run: Callable[[], Any]) -> int:
 def test_peak_memory_against_the_composite() -> None:
     problem = _on_gpu(
         make_problem(
-            [(12, 10, 17)], batch=1, num_queries=2040, num_heads=8, head_dim=48, num_points=32
+            [(12, 10, 17)],
+            batch=1,
+            num_queries=2040 if HAS_GPU else 128,
+            num_heads=8,
+            head_dim=48,
+            num_points=32,
         )
     )
     leaves = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)]
