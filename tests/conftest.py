@@ -13,6 +13,7 @@ from stdeform import _native
 from tests import stand_in
 from tests.cases import BACKENDS, KERNELS, NATIVE
 from tests.cuda_on_cpu import build
+from tests.stand_in import StandIn
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -46,29 +47,30 @@ def _same_start() -> Iterator[None]:
 
 
 @pytest.fixture
-def gpu() -> Iterator[None]:
-    """A GPU, or what stands in for it."""
-    if stand_in.HAS_GPU:
-        yield
-        return
-    _need_emulator()
-    with stand_in.installed():
-        yield
-
-
-def _need_emulator() -> None:
+def needs_emulator() -> None:
+    """For tests that run CUDA kernels without a GPU."""
     try:
         build.compiler(), build.cuda_include()
     except FileNotFoundError as error:
         pytest.skip(f"the CUDA kernels cannot be emulated: {error}")
 
 
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[StandIn | None]:
+    """A GPU, or what stands in for it, which then is the fixture's value."""
+    if stand_in.HAS_GPU:
+        yield None
+        return
+    request.getfixturevalue("needs_emulator")
+    with stand_in.installed() as installed:
+        yield installed
+
+
 def _force(request: pytest.FixtureRequest) -> str:
     """Gets ready what a backend needs, and returns its name without a SIMD level."""
-    if request.param == "emulated":
-        _need_emulator()
-    if request.param == "cuda":
-        request.getfixturevalue("gpu")
+    needed = {"emulated": "needs_emulator", "cuda": "gpu"}
+    if request.param in needed:
+        request.getfixturevalue(needed[request.param])
     backend, _, level = request.param.partition("-")
     if backend == "native":
         if not level:
