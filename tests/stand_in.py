@@ -208,22 +208,15 @@ def installed() -> Iterator[StandIn]:
             "synchronize": lambda: None,
         }.items():
             patch.setattr(torch.cuda, name, substitute)
-        _forget()
+        _native._missing_cuda.cache_clear()
         with contextlib.closing(stand_in):
             yield stand_in
-    _forget()
+    _native._missing_cuda.cache_clear()
 
 
 def _asked_by_stdeform(tensor: Tensor) -> bool:
     asker = sys._getframe(2).f_globals.get("__name__", "")
     return asker.startswith("stdeform.") or torch._C.TensorBase.is_cuda.__get__(tensor)
-
-
-def _forget() -> None:
-    """Makes stdeform look for devices anew, and compiled code as well."""
-    _native._missing_cuda.cache_clear()
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
 
 
 @functools.cache
@@ -241,8 +234,9 @@ def _emulated_core() -> types.ModuleType:
             "-D__CUDA_ARCH_LIST__=900",  # of the emulated device
         ],
     )
-    loader = importlib.machinery.ExtensionFileLoader("stdeform._C", str(path))
-    spec = importlib.util.spec_from_loader("stdeform._C", loader)
+    # Under the real one's name, the real one would be found.
+    loader = importlib.machinery.ExtensionFileLoader("emulated._C", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     core = importlib.util.module_from_spec(spec)
     loader.exec_module(core)

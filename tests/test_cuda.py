@@ -392,7 +392,7 @@ def test_peak_memory_against_the_composite() -> None:
         make_problem(
             [(12, 10, 17)],
             batch=1,
-            num_queries=2040 if HAS_GPU else 128,
+            num_queries=2040 if HAS_GPU else 64,
             num_heads=8,
             head_dim=48,
             num_points=32,
