@@ -15,7 +15,7 @@ from tests import elsewhere, oracle
 
 # A bare "native" is skipped with the reason why there is no kernel.
 NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]
-# All kernels: the CPU's, the CUDA sources emulated on arrays, and the library's CUDA branch: on a GPU
+# All kernels: the CPU's; the CUDA sources, emulated on arrays; the library's CUDA branch, on a GPU
 # or on what stands in for it.
 KERNELS = [*NATIVE, "emulated", "cuda"]
 BACKENDS = ["reference", *KERNELS]

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from stdeform import _native, functional
 from tests.cuda_on_cpu import build, emulated
-from tests.cuda_on_cpu.emulator import Emulator, Launch
+from tests.cuda_on_cpu.emulator import Emulator, Launch, Schedule
 
 HAS_GPU = torch.cuda.is_available() and not _native.missing("cuda")
 DEVICE = "cuda" if HAS_GPU else "cpu"  # where tests of the CUDA branch put their tensors
@@ -59,6 +59,8 @@ class StandIn:
 
     def __init__(self, core: types.ModuleType) -> None:
         self.emulator = Emulator(Path(str(core.__file__)))
+        # As on a GPU, another order in each launch, so that sums differ in their last bits.
+        self.emulator.set_schedule(Schedule("random"))
         self.core = types.SimpleNamespace(**vars(core))
         for name, function in vars(core).items():
             if name.startswith("cuda_") and name != "cuda_devices":

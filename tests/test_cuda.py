@@ -24,6 +24,7 @@ from stdeform.testing import (
     Problem,
     assert_close,
     composite_from_offsets,
+    excess,
     make_problem,
     with_layout,
 )
@@ -55,15 +56,14 @@ def _run(problem: Problem, form: str, backend: str = "native") -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, tensors(args), problem.grad_out)]
 
 
-# Sums on a GPU come in any order; without one, in the same one each time.
 RUNS = 20 if HAS_GPU else 2
 
 
 def _assert_same(actual: list[Tensor], expected: list[Tensor], form: str) -> None:
     """The same bits, but for the gradient of the value, which is summed in any order."""
     for name, one, other in zip(("result", *names(form)), actual, expected, strict=True):
-        if name == "value":
-            assert_close(one, other.double(), "gradient", name)
+        if name == "value":  # each may be as far from the truth as it is allowed to
+            assert excess(one, other, "gradient") <= 2, name
         else:
             assert torch.equal(one, other), name
 
@@ -162,7 +162,9 @@ def test_layouts_of_value_and_grad_out(layout: Layout, batch: int) -> None:
     for name, tensor in strided.items():
         assert moved[name].stride() == tensor.stride()
     laid_out = dataclasses.replace(_on_gpu(problem), **moved)
-    expected = _run(dataclasses.replace(problem, **strided).to(torch.float64), "points", "reference")
+    expected = _run(
+        dataclasses.replace(problem, **strided).to(torch.float64), "points", "reference"
+    )
     for kind, one, other in zip(
         ("forward", *("gradient",) * 4), _run(laid_out, "points"), expected, strict=True
     ):
@@ -172,7 +174,6 @@ def test_layouts_of_value_and_grad_out(layout: Layout, batch: int) -> None:
 # -- determinism -------------------------------------------------------------------------------
 
 
-@only_a_gpu_shows("whether bits change from run to run")
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("form", FORMS)
 def test_many_runs_give_the_same_bits(form: str, dtype: str) -> None:
@@ -183,7 +184,6 @@ def test_many_runs_give_the_same_bits(form: str, dtype: str) -> None:
         _assert_same(_run(problem, form), first, form)
 
 
-@only_a_gpu_shows("whether bits change from run to run")
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("form", FORMS)
 def test_deterministic_algorithms_give_the_same_bits(form: str, dtype: str) -> None:
@@ -388,16 +388,13 @@ def _peak(run: Callable[[], Any]) -> int:
 
 @only_a_gpu_shows("what PyTorch's allocator holds")
 def test_peak_memory_against_the_composite() -> None:
-    problem = _on_gpu(
-        make_problem(
-            [(12, 10, 17)],
-            batch=1,
-            num_queries=2040 if HAS_GPU else 64,
-            num_heads=8,
-            head_dim=48,
-            num_points=32,
-        )
+    # Everything grows with the cells, of which there is a query at each.
+    shape = (12, 10, 17) if HAS_GPU else (3, 4, 5)
+    queries = stdeform.num_cells(shape)
+    problem = make_problem(
+        [shape], batch=1, num_queries=queries, num_heads=8, head_dim=48, num_points=32
     )
+    problem = _on_gpu(problem)
     leaves = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)]
 
     def run(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:

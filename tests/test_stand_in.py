@@ -15,13 +15,12 @@ from tests.stand_in import StandIn
 pytestmark = pytest.mark.skipif(stand_in.HAS_GPU, reason="there is a GPU")
 
 
-def _run() -> Tensor:
-    """A forward and a backward; returns the result."""
-    problem = draw("points")
+def _run() -> tuple[Tensor, ...]:
+    """The result and all gradients, of many samples per cell."""
+    problem = draw("points", num_queries=97)
     args = asking(arguments(problem, "points"), (True,) * 4)
     out = stdeform.st_deform_attn_from_offsets(*args, backend="native")
-    torch.autograd.grad(out, tensors(args), problem.grad_out)
-    return out
+    return out, *torch.autograd.grad(out, tensors(args), problem.grad_out)
 
 
 def test_calls_reach_the_current_stream_of_the_device_of_their_tensors(gpu: StandIn) -> None:
@@ -37,6 +36,12 @@ def test_calls_reach_the_current_stream_of_the_device_of_their_tensors(gpu: Stan
     assert {launch.stream for launch in gpu.take_launches()} == {gpu.stream.cuda_stream}
 
 
+def test_sums_come_in_another_order_each_time(gpu: StandIn) -> None:
+    (out, value, *others), (same, summed_again, *again) = _run(), _run()
+    assert all(map(torch.equal, (out, *others), (same, *again)))
+    assert not torch.equal(value, summed_again)
+
+
 def test_errors_name_the_device(gpu: StandIn) -> None:
     gpu.device = 7
     with pytest.raises(RuntimeError, match="st_deform_attn failed on CUDA device 7: invalid dev"):
@@ -44,7 +49,7 @@ def test_errors_name_the_device(gpu: StandIn) -> None:
 
 
 def test_pytorch_sees_tensors_of_the_cpu(gpu: StandIn) -> None:
-    out = _run()
+    out, *_ = _run()
     assert not out.is_cuda
     assert out.get_device() == -1
 
