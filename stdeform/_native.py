@@ -207,4 +207,7 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:
     """The kernels read a row of channels as one run of memory; all other strides are free."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    # The first question is the fastest, and mostly enough.
+    if tensor.is_contiguous() or tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
+        return tensor
+    return tensor.contiguous()
