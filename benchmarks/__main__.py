@@ -12,6 +12,7 @@ from . import (
     complexity,
     gpu_check,
     gpu_rows,
+    host_time,
     layers,
     model,
     operator,
@@ -31,6 +32,7 @@ _COMMANDS = {
     "cache-order": cache_order,
     "gpu-check": gpu_check,
     "gpu-rows": gpu_rows,
+    "host-time": host_time,
 }
 
 

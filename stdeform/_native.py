@@ -52,7 +52,12 @@ def missing(device_type: str) -> str | None:
         return None
     if device_type != "cuda":
         return f"no kernel exists for {device_type} yet"
-    return _why_missing if _C is None else _missing_cuda()
+    return _why_missing if _C is None else _missing_on_cuda()
+
+
+@torch.compiler.assume_constant_result  # a compiler cannot look into the native core
+def _missing_on_cuda() -> str | None:
+    return _missing_cuda()
 
 
 @functools.cache
@@ -146,8 +151,8 @@ def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tup
     assert positions is not None
     assert scores is not None
     real = compute_dtype(value.dtype)
-    nothing = value.new_empty(0)
-    grad_value, by_head, grad_scores = nothing, nothing, nothing
+    # Three tensors: the results of an operator must not share memory.
+    grad_value, by_head, grad_scores = (value.new_empty(0) for _ in range(3))
     if needs[0]:
         grad_value = torch.zeros(value.shape, dtype=real, device=value.device)
     if needs[1] and reference_points is not None:
@@ -202,4 +207,7 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:
     """The kernels read a row of channels as one run of memory; all other strides are free."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    # The first question is the fastest, and mostly enough.
+    if tensor.is_contiguous() or tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
+        return tensor
+    return tensor.contiguous()

@@ -205,7 +205,15 @@ def attend(
         # would call it, too, but take 5 us of a call's 16 to find that out.
         type(value) is type(positions) is type(scores) is Tensor
         and (reference_points is None or type(reference_points) is Tensor)
-        and not (torch.is_grad_enabled() and _any_requires_grad(inputs))
+        and not (
+            torch.is_grad_enabled()
+            and (
+                value.requires_grad
+                or positions.requires_grad
+                or scores.requires_grad
+                or (reference_points is not None and reference_points.requires_grad)
+            )
+        )
         and not _len_torch_function_stack()
         and not _len_torch_dispatch_stack()
         and not _profiler_enabled()
@@ -217,10 +225,6 @@ def attend(
     ):
         return _native.forward(*inputs)
     return st_deform_attn(*inputs)
-
-
-def _any_requires_grad(inputs: Sequence[Any]) -> bool:
-    return any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
 
 
 # The formulas again, because torch.func's transforms refuse those of register_autograd.

@@ -160,4 +160,4 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
 
 def _device_type(tensor: Tensor) -> str:
     # PyTorch makes the text anew at each reading, which takes longer than all of `resolve_backend`.
-    return "cpu" if tensor.is_cpu else tensor.device.type
+    return "cpu" if tensor.is_cpu else "cuda" if tensor.is_cuda else tensor.device.type

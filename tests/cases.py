@@ -15,9 +15,9 @@ from tests import elsewhere, oracle
 
 # A bare "native" is skipped with the reason why there is no kernel.
 NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]
-CUDA = ["cuda"] if torch.cuda.is_available() and not _native.missing("cuda") else []
-# All kernels: the CPU's, and the CUDA sources, emulated on the processor and on a GPU.
-KERNELS = [*NATIVE, "emulated", *CUDA]
+# All kernels: the CPU's; the CUDA sources, emulated on arrays; the library's CUDA branch, on a GPU
+# or on what stands in for it.
+KERNELS = [*NATIVE, "emulated", "cuda"]
 BACKENDS = ["reference", *KERNELS]
 
 FORMS = ("locations", "points", "boxes")
@@ -58,7 +58,7 @@ def operator(form: str, backend: str = "auto") -> Operator:
     if backend == "emulated":
         return elsewhere.on_emulator(form)
     if backend == "cuda":
-        return elsewhere.on_cuda(form)
+        return elsewhere.on_gpu(form)
     function: Operator = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )

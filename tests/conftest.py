@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from stdeform import _native
+from tests import stand_in
 from tests.cases import BACKENDS, KERNELS, NATIVE
 from tests.cuda_on_cpu import build
+from tests.stand_in import StandIn
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -30,7 +32,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 def pytest_report_header() -> str:
-    return f"stdeform: backends {', '.join(BACKENDS)}; torch {torch.__version__}"
+    gpu = torch.cuda.get_device_name() if stand_in.HAS_GPU else "emulated"
+    return f"stdeform: backends {', '.join(BACKENDS)}; GPU: {gpu}; torch {torch.__version__}"
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +46,32 @@ def _same_start() -> Iterator[None]:
     vars(_native.options).update(forced)
 
 
-def _force(name: str) -> str:
-    """Forces the SIMD level of "native-LEVEL" and returns the backend's name without it."""
-    if name == "emulated":
-        try:
-            build.compiler(), build.cuda_include()
-        except FileNotFoundError as error:
-            pytest.skip(f"the CUDA kernels cannot be emulated: {error}")
-    backend, _, level = name.partition("-")
+@pytest.fixture
+def needs_emulator() -> None:
+    """For tests that run CUDA kernels without a GPU."""
+    try:
+        build.compiler(), build.cuda_include()
+    except FileNotFoundError as error:
+        pytest.skip(f"the CUDA kernels cannot be emulated: {error}")
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[StandIn | None]:
+    """A GPU, or what stands in for it, which then is the fixture's value."""
+    if stand_in.HAS_GPU:
+        yield None
+        return
+    request.getfixturevalue("needs_emulator")
+    with stand_in.installed() as installed:
+        yield installed
+
+
+def _force(request: pytest.FixtureRequest) -> str:
+    """Gets ready what a backend needs, and returns its name without a SIMD level."""
+    needed = {"emulated": "needs_emulator", "cuda": "gpu"}
+    if request.param in needed:
+        request.getfixturevalue(needed[request.param])
+    backend, _, level = request.param.partition("-")
     if backend == "native":
         if not level:
             pytest.skip(f"no native kernel: {_native.missing('cpu')}")
@@ -61,25 +82,25 @@ def _force(name: str) -> str:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Every way to compute: the reference, and each kernel; for `operator` of tests/cases.py."""
-    return _force(request.param)
+    return _force(request)
 
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest) -> str:
-    """Every kernel: the CPU's at each SIMD level, and CUDA's, emulated and on a GPU."""
-    return _force(request.param)
+    """Every kernel: the CPU's at each SIMD level, and CUDA's, on arrays and behind PyTorch."""
+    return _force(request)
 
 
 @pytest.fixture(params=["reference", *NATIVE])
 def on_cpu(request: pytest.FixtureRequest) -> str:
     """Every way to compute that is a backend of the library's own for tensors of the CPU."""
-    return _force(request.param)
+    return _force(request)
 
 
 @pytest.fixture(params=NATIVE)
 def native(request: pytest.FixtureRequest) -> str:
     """The CPU's kernel at each SIMD level that this machine has."""
-    return _force(request.param)
+    return _force(request)
 
 
 @pytest.fixture

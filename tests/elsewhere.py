@@ -16,33 +16,64 @@ from torch import Tensor
 
 import stdeform
 from tests.cuda_on_cpu import emulated
+from tests.stand_in import DEVICE
 
 # -- on a GPU ----------------------------------------------------------------------------------
 
 
-class OnCuda(torch.autograd.Function):
-    """A copy on the GPU with the memory layout of the original, which `.cuda()` would change."""
+def to_gpu(tensor: Tensor) -> Tensor:
+    """A copy with the memory layout of the original, which `.cuda()` would change.
+
+    What lies in gaps is copied too, but for gaps so large that nobody has written to them.
+    """
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    where = tensor.size(), tensor.stride(), tensor.storage_offset()
+    if tensor.untyped_storage().nbytes() < 2**26:
+        return tensor.as_strided((count,), (1,), 0).to(DEVICE, copy=True).as_strided(*where)
+    memory = torch.empty(count, dtype=tensor.dtype, device=DEVICE)
+    # An expanded axis is one place in memory, to be written once.
+    once = tuple(slice(None) if stride else slice(1) for stride in tensor.stride())
+    copy = memory.as_strided(*where)
+    copy[once] = tensor[once].to(DEVICE)
+    return copy
+
+
+class ToGpu(torch.autograd.Function):
+    """`to_gpu`, forward and backward of `FromGpu`."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        count = tensor.untyped_storage().nbytes() // tensor.element_size()
-        memory = tensor.as_strided((count,), (1,), 0).cuda()
-        return memory.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return to_gpu(tensor)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.cpu()
+        back: Tensor = FromGpu.apply(grad)
+        return back
 
 
-def on_cuda(form: str) -> Callable[..., Tensor]:
-    """The operator of this form, on the GPU."""
+class FromGpu(torch.autograd.Function):
+    """Back to the CPU; the gradient keeps its memory layout on its way to the GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.to("cpu", copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        back: Tensor = ToGpu.apply(grad)
+        return back
+
+
+def on_gpu(form: str) -> Callable[..., Tensor]:
+    """The operator of this form, on the GPU or on what stands in for it."""
     function: Callable[..., Tensor] = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )
 
     def call(*args: Any) -> Tensor:
-        moved = [OnCuda.apply(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        return function(*moved, backend="native").cpu()
+        moved = [ToGpu.apply(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        out: Tensor = FromGpu.apply(function(*moved, backend="native"))
+        return out
 
     return call
 

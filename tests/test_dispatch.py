@@ -84,7 +84,8 @@ def test_modes_and_subclasses_see_the_operator(recording: bool) -> None:
 
 def test_the_profiler_sees_the_operator() -> None:
     problem = draw("points")
-    with torch.no_grad(), torch.profiler.profile() as profiler:
+    # Some versions of PyTorch warn that they would forget events, without it.
+    with torch.no_grad(), torch.profiler.profile(acc_events=True) as profiler:
         operator("points", "native")(*problem.from_offsets)
     counts = {event.key: event.count for event in profiler.key_averages()}
     assert counts["stdeform::st_deform_attn"] == 1

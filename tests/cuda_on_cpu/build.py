@@ -87,12 +87,24 @@ def library(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
         CompileError: A source does not compile.
         FileNotFoundError: There is no C++ compiler, or there are no CUDA headers.
     """
-    return _link(sources, variant, ["-shared"], ".so")
+    return _link(objects(sources, variant), variant, ["-shared"], ".so")
+
+
+def extension(sources: Sequence[Path], host: Sequence[Path], flags: Sequence[str]) -> Path:
+    """Builds a module of Python that holds kernels; see `library`.
+
+    Args:
+        sources: As in `library`, of which the objects are the same.
+        host: Its other sources, C++ without kernels.
+        flags: For these.
+    """
+    compiled = [*_compile_all([(path, tuple(flags)) for path in host]), *objects(sources)]
+    return _link(compiled, PLAIN, ["-shared"], ".so", whole=False)  # Python's part comes later
 
 
 def program(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
     """Builds a program of `sources`, one of which has main(), and the emulator; see `library`."""
-    return _link(sources, variant, [], "")
+    return _link(objects(sources, variant), variant, [], "")
 
 
 def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -173,18 +185,23 @@ def objects(sources: Sequence[Path], variant: Variant = PLAIN) -> list[Path]:
     if not variant.hooks:
         emulator = [path for path in emulator if path.stem != "access"]
     # Kernels take longest, so they go first.
-    work = [(Path(path).resolve(), variant.kernels) for path in sources]
-    work += [(path, variant.emulator) for path in emulator]
+    work = [(path, variant.kernels) for path in sources]
+    return _compile_all([*work, *((path, variant.emulator) for path in emulator)])
+
+
+def _compile_all(work: Sequence[tuple[Path, tuple[str, ...]]]) -> list[Path]:
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(lambda item: _compile(*item), work))
+        return list(pool.map(lambda item: _compile(Path(item[0]).resolve(), item[1]), work))
 
 
-def _link(sources: Sequence[Path], variant: Variant, flags: list[str], suffix: str) -> Path:
-    compiled = objects(sources, variant)
+def _link(
+    compiled: Sequence[Path], variant: Variant, flags: list[str], suffix: str, whole: bool = True
+) -> Path:
+    """Links; a `whole` binary has every function that it calls, or a library for it."""
     key = hashlib.sha256("\n".join(map(str, compiled)).encode()).hexdigest()[:16]
-    output = CACHE / variant.name / f"{Path(sources[0]).stem}-{key}{suffix}"
+    output = CACHE / variant.name / f"{compiled[0].stem}-{key}{suffix}"
     if not output.exists():
-        own = [] if "-fsanitize=thread" in variant.link else ["-Wl,--no-undefined"]
+        own = ["-Wl,--no-undefined"] if whole and "-fsanitize=thread" not in variant.link else []
         _run([compiler(), *flags, *map(str, compiled), *variant.link, *own, "-ldl"], output)
     return output
 
