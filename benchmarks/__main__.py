@@ -15,8 +15,10 @@ from . import (
     layers,
     model,
     operator,
+    prebuilt,
     report,
     suite,
+    tune,
 )
 from .answers import WrongAnswerError
 
@@ -31,6 +33,8 @@ _COMMANDS = {
     "cache-order": cache_order,
     "gpu-check": gpu_check,
     "gpu-rows": gpu_rows,
+    "prebuilt": prebuilt,
+    "tune": tune,
 }
 
 
