@@ -132,12 +132,23 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             print(f"== {name}", flush=True)
             failed |= not _in_its_own_process(name, end, options, arguments)
             stages = gpu_record.read(options.output / gpu_record.NAME)
-            (options.output / "gpu-check.md").write_text(gpu_page.page(stages))
+            page = _rendered(gpu_page.page, stages)
+            (options.output / "gpu-check.md").write_text(page)
             told = "\n".join(gpu_page.state(name, stages[name], most=_NOTES))
             print(told, flush=True)
             left -= len(told)
-    print("\n" + gpu_page.summary(stages)[:left])
+        print("\n" + _rendered(gpu_page.summary, stages)[:left])
     return int(failed)
+
+
+def _rendered(
+    render: Callable[[dict[str, gpu_record.Stage]], str], stages: dict[str, gpu_record.Stage]
+) -> str:
+    """A page; where it cannot be made the reason: the record and the next stages are worth more."""
+    try:
+        return render(stages)
+    except Exception:
+        return traceback.format_exc()
 
 
 def planned(what: list[str], patience: float) -> dict[str, float]:

@@ -41,6 +41,7 @@ def summary(stages: Mapping[str, Stage]) -> str:
     parts = ["\n".join(_failed_tests(stages)), tune.winners(_rows(stages, "sweep"))]
     if timed:
         parts.append(gpu_plan.verdicts([*timed, *beside], on_gpu=_on_gpu(facts(stages))))
+    parts.append(kernels(stages))
     return "\n\n".join(filter(None, parts))
 
 

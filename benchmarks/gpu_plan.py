@@ -183,8 +183,9 @@ class _Bar:
 
 
 def variant_name(row: Row) -> str:
-    """Whose row it is, with the backend of dense attention that ran."""
-    return f"{row['variant']} ({row['backend']})" if "backend" in row else str(row["variant"])
+    """Whose row it is, with the backend of dense attention that ran, and whether it is wrong."""
+    name = f"{row['variant']} ({row['backend']})" if "backend" in row else str(row["variant"])
+    return f"{name} (WRONG)" if "wrong" in row else name
 
 
 _EXACT = ", locations in "

@@ -38,7 +38,7 @@ def folder() -> Path:
 
 
 def build(variants: Sequence[KernelVariant], output: Path, log: Path, seconds: float) -> list[Path]:
-    """Builds all that differ from the present sources.
+    """Builds variants.
 
     Args:
         variants: Which.
@@ -57,13 +57,12 @@ def build(variants: Sequence[KernelVariant], output: Path, log: Path, seconds: f
     text = f"builddir = {output}\n{plan[plan.index('rule ') : plan.index('build ' + steps[0][0])]}"
     modules = []
     for variant in variants:
-        if files := variant.files():
-            place = output / variant.slug
-            shutil.copytree(ROOT / "csrc", place / "csrc")
-            for file, changed in files.items():
-                (place / CUDA / file).write_text(changed)
-            text += _steps(steps, place)
-            modules.append(place / "_C.so")
+        place = output / variant.slug
+        shutil.copytree(ROOT / "csrc", place / "csrc")
+        for file, changed in variant.files().items():
+            (place / CUDA / file).write_text(changed)
+        text += _steps(steps, place)
+        modules.append(place / "_C.so")
     path = output / "build.ninja"
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -71,6 +70,17 @@ def build(variants: Sequence[KernelVariant], output: Path, log: Path, seconds: f
     command = [str(Path(BIN_DIR, "ninja")), "-k", "0", "-f", str(path)]
     processes.run(command, seconds, log)
     return [module for module in modules if module.is_file()]
+
+
+def spills(said: str) -> dict[str, int]:
+    """How many kernels of each variant keep registers in memory, from what the compilers say."""
+    found: dict[str, int] = {}
+    for step in re.split(r"^\[\d+/\d+\] ", said, flags=re.MULTILINE):
+        name = re.match(rf"compile \S*/([^/]+)/{CUDA}/", step)
+        if count := len(re.findall(r"\b[1-9]\d* bytes spill stores", step)):
+            slug = name[1] if name else "?"
+            found[slug] = found.get(slug, 0) + count
+    return found
 
 
 def _steps(steps: Sequence[tuple[str, ...]], place: Path) -> str:
