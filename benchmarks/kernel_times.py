@@ -18,6 +18,7 @@ from .bars import Row
 from .variants import VARIANTS
 from .workloads import WORKLOADS
 
+_OURS = r"stdeform::cuda::(?:\(anonymous namespace\)::)?(\w+)"
 _WARM_UP = 3
 _CALLS = 20
 _MOST = 12  # kernels of a call that are told
@@ -61,13 +62,15 @@ def _micro(event: object, device: str) -> float:
 
 def short(kernel: str) -> str:
     """The name of a kernel of ours with the dtype and the number of axes."""
-    match = re.search(r"stdeform::cuda::(\w+(?:<[^,>]+(?:, ?\d+)?)?)", kernel)
-    return match[1] + ">" * ("<" in match[1]) if match else kernel[:60]
+    match = re.search(_OURS + r"(?:<([^,>]+, \d+))?", kernel)
+    if not match:
+        return kernel[:60]
+    return f"{match[1]}<{match[2]}>" if match[2] else match[1]
 
 
 def function(kernel: str) -> str | None:
     """The name of the function of a kernel of ours; None if it is not ours."""
-    match = re.search(r"stdeform::cuda::(\w+)", kernel)
+    match = re.search(_OURS, kernel)
     return match[1] if match else None
 
 

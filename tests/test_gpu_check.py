@@ -177,7 +177,8 @@ def test_a_stage_goes_on_behind_what_has_ended_its_process(
 ) -> None:
     body = (
         "for name in 'abcd':\n    if name in job.record.read()['tried']: continue\n"
-        f"    job.record.trying(name)\n    if name in 'bc': {end}\n    job.record.row(dict(of=name))\n"
+        f"    job.record.trying(name)\n    if name in 'bc': {end}\n"
+        "    job.record.row(dict(of=name))\n"
         "return True"
     )
     found = _stage(monkeypatch, tmp_path, "every-kernel", body, "--patience", "3")

@@ -54,7 +54,7 @@ def _plant(path: Path, summary: str, status: int, monkeypatch: pytest.MonkeyPatc
         ("memcheck", "ERROR SUMMARY: 2 errors", 9, "faults: 2"),
         (
             "racecheck",
-            "RACECHECK SUMMARY: 3 hazards displayed (2 errors, 1 warning)",
+            "RACECHECK SUMMARY: 3 hazards displayed (3 errors)",
             9,
             "faults: 3",
         ),
