@@ -19,32 +19,30 @@ CUDA = Path("csrc", "cuda")
 
 @dataclass(frozen=True)
 class Change:
-    """One or more equal lines of a file.
+    """A line or equal lines of one file of csrc/cuda.
 
     Attributes:
-        file: In csrc/cuda.
-        pattern: What is replaced, a regular expression; every match of it.
+        pattern: What is replaced, a regular expression; every match of it in the file.
         text: What takes its place.
+        file: Where it is looked for; by default in all files, and taken from the first that has it.
     """
 
-    file: str
     pattern: str
     text: str
+    file: str = "*.*"
 
-    def apply(self, source: str) -> str:
-        """The changed text of the file.
+    def apply(self, texts: dict[str, str]) -> None:
+        """Changes the texts of files, by their names.
 
         Raises:
             ValueError: Nothing there matches.
         """
-        changed, count = re.subn(self.pattern, lambda _: self.text, source)
-        if not count:
-            raise ValueError(f"{self.file} has nothing like {self.pattern}")
-        return changed
+        name = _find(self.pattern, self.file).name
+        texts[name] = re.sub(self.pattern, lambda _: self.text, texts[name])
 
     def say(self) -> str:
         """Where it is, what is there and what would be."""
-        return f"{place(self.file, self.pattern)} -> {self.text.strip()}"
+        return f"{place(self.pattern, self.file)} -> {self.text.strip()}"
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,11 @@ class KernelVariant:
 
     def files(self) -> dict[str, str]:
         """The changed files of csrc/cuda; none where the variant is what is there anyway."""
-        texts: dict[str, str] = {}
+        before = {path.name: path.read_text() for path in (ROOT / CUDA).iterdir()}
+        after = dict(before)
         for change in self.changes:
-            before = (ROOT / CUDA / change.file).read_text()
-            texts[change.file] = change.apply(texts.get(change.file, before))
-        return {
-            file: text for file, text in texts.items() if text != (ROOT / CUDA / file).read_text()
-        }
+            change.apply(after)
+        return {name: text for name, text in after.items() if text != before[name]}
 
     def say(self) -> str:
         """What to change for it."""
@@ -89,55 +85,43 @@ class Knob:
         name: Of the field.
         mode: The mode that it makes a difference to.
         values: That are tried beside the kernels' own choice.
-        file: Of csrc/cuda, where that choice is made.
-        pattern: The line there.
     """
 
     name: str
     mode: str
     values: tuple[int, ...]
-    file: str
-    pattern: str
 
     def say(self, value: int) -> str:
         """What to change for a value."""
-        return f"{self.name} = {value}, chosen in {place(self.file, self.pattern)}"
+        return f"{self.name} = {value}, chosen in {place(f'tuning.{self.name}')}"
 
 
-def _constant(name: str, mode: str, file: str, value: int) -> KernelVariant:
-    change = Change(file, rf"constexpr int {name} = \d+;", f"constexpr int {name} = {value};")
+def _constant(name: str, mode: str, value: int) -> KernelVariant:
+    change = Change(rf"constexpr int {name} = \d+;", f"constexpr int {name} = {value};")
     return KernelVariant(f"{name} = {value}", mode, (change,))
 
 
 def _sum_blocks(blocks: int) -> KernelVariant:
     there = r"(?<=constexpr int kBinBlocks = sizeof\(Real\) == 8 \? 2 : )\d+"
-    return KernelVariant(
-        f"kBinBlocks = {blocks}", BACKWARD, (Change("bin_backward.cuh", there, str(blocks)),)
-    )
+    return KernelVariant(f"kBinBlocks = {blocks}", BACKWARD, (Change(there, str(blocks)),))
 
 
 VARIANTS = (
-    *(_constant("kForwardWarps", FORWARD, "layout.cuh", warps) for warps in (12, 16, 20)),
+    *(_constant("kForwardWarps", FORWARD, warps) for warps in (12, 16, 20)),
     KernelVariant(
         "gather unrolled twice",
         FORWARD,
-        (Change("forward.cuh", r"#pragma unroll 1\n", "#pragma unroll 2\n"),),
+        (Change(r"#pragma unroll 1\n", "#pragma unroll 2\n", "forward.cuh"),),
     ),
     *(_sum_blocks(blocks) for blocks in (3, 4, 5)),
 )
 
 KNOBS = (
-    Knob("forward_bricks", FORWARD, (0, 3, 8), "choose_order.h", r"kBrick\[kMaxAxes\] = .*"),
-    Knob("forward_parts", FORWARD, (1, 2, 4), "choose_order.h", r"for \(const int parts : .*"),
-    Knob("backward_bins", BACKWARD, (0, 1), "bin_plan.h", r"constexpr int64_t kSamplesPerBin.*"),
-    Knob("bin_run", BACKWARD, (64, 256, 512), "bin_plan.h", r"constexpr int64_t kRunOfSamples.*"),
-    Knob(
-        "workspace_bytes",
-        BACKWARD,
-        (8 << 20, 256 << 20),
-        "bin_plan.h",
-        r"constexpr int64_t kWorkspaceBytes.*",
-    ),
+    Knob("forward_bricks", FORWARD, (0, 3, 8)),
+    Knob("forward_parts", FORWARD, (1, 2, 4)),
+    Knob("backward_bins", BACKWARD, (0, 1)),
+    Knob("bin_run", BACKWARD, (64, 256, 512)),
+    Knob("workspace_bytes", BACKWARD, (8 << 20, 256 << 20)),
 )
 
 
@@ -157,11 +141,18 @@ def say(variant: str, forced: Mapping[str, int]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def place(file: str, pattern: str) -> str:
+def place(pattern: str, file: str = "*.*") -> str:
     """The first line that matches: its file, number and text."""
-    source = (ROOT / CUDA / file).read_text()
+    path = _find(pattern, file)
+    source = path.read_text()
     match = re.search(pattern, source)
-    if not match:
-        raise ValueError(f"{file} has nothing like {pattern}")
+    assert match is not None
     number = source.count("\n", 0, match.start()) + 1
-    return f"{CUDA / file}:{number}: {source.splitlines()[number - 1].strip()}"
+    return f"{CUDA / path.name}:{number}: {source.splitlines()[number - 1].strip()}"
+
+
+def _find(pattern: str, file: str) -> Path:
+    for path in sorted((ROOT / CUDA).glob(file)):
+        if re.search(pattern, path.read_text()):
+            return path
+    raise ValueError(f"csrc/cuda/{file} has nothing like {pattern}")

@@ -1,6 +1,6 @@
 """Builds variants of the CUDA kernels side by side, from what the in-place build has left.
 
-Of a variant the float32 and bfloat16 kernels are compiled and what calls them; all other objects
+Of a variant the float32 and bfloat16 kernels are compiled and what launches them; all other objects
 are those of the in-place build, whose build.ninja says how.
 """
 
@@ -16,7 +16,7 @@ from . import processes
 from .kernel_variants import CUDA, KernelVariant
 from .processes import ROOT
 
-_ANEW = ("bin_order", "kernels", "kernels_f32", "kernels_bf16")
+_SHARED = ("device", "kernels_f16", "kernels_f64")  # CUDA sources that are not compiled anew
 _STEP = re.compile(r"build (\S+): (compile|link) (.*)\n  tool = (.*)\n  flags = (.*)\n")
 _USAGE = "-Xptxas=-v"  # says in the log what spills
 
@@ -93,7 +93,7 @@ def _steps(steps: Sequence[tuple[str, ...]], place: Path) -> str:
             # Of an inline function that several objects hold, the linker keeps the first.
             words = f"{' '.join([*own, *shared])}\n  tool = {tool}\n  flags = {flags}\n"
             text += f"build {place / '_C.so'}: link {words}"
-        elif Path(inputs).stem in _ANEW and inputs.endswith(".cu"):
+        elif inputs.endswith(".cu") and Path(inputs).stem not in _SHARED:
             own.append(str(place / Path(output).name))
             flags = flags.replace("-Icsrc", f"-I{place / 'csrc'}")
             text += f"build {own[-1]}: compile {place / inputs}\n"
