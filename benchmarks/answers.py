@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stdeform.testing import composite_from_offsets, excess
 
-from .prepared import Prepared
+from .prepared import Prepared, poison
 from .variants import VARIANTS
 from .workloads import DTYPES, Workload
 
@@ -66,10 +66,12 @@ def find_errors(
                 _check_dense(name, prepared)
                 continue
             oracle = oracle or _composite(workload, prepared.inputs, prepared.grad_out, real)
+            poison([prepared.grad_out])
             answers = _answers(name, prepared) if gradients else {"result": prepared.forward()}
             # This oracle rounds as we do, so that the two may be twice the tolerance apart.
             for what, actual in answers.items():
                 _demand(name, what, actual, oracle[_NAMES.index(what)], 2 * slack)
+            poison([prepared.grad_out])
             _demand(name, _NAMES[0], prepared.forward(), oracle[0], 2 * slack)
             _check_some_queries(workload, name, prepared, answers, slack)
         except Exception as error:
@@ -83,6 +85,7 @@ def _answers(name: str, prepared: Prepared) -> dict[str, Tensor]:
     Where they pass through a narrower dtype, those of reference points are left out: PyTorch adds
     them up from rounded ones of offsets, which are judged.
     """
+    poison((prepared.grad_out, *prepared.inputs))
     answers = dict(zip(_NAMES, prepared.forward_backward(), strict=True))
     if narrow := VARIANTS[name].gradients_in:
         del answers["reference_points"]

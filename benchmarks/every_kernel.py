@@ -23,6 +23,7 @@ from stdeform.testing import Problem, excess, make_problem
 
 from .gpu_job import first_line
 from .gpu_record import Record
+from .prepared import poison
 
 _SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
     2: ((6, 5), (3, 4)),
@@ -110,8 +111,10 @@ def results(
     leaves = [
         each.detach().requires_grad_() if isinstance(each, Tensor) else each for each in arguments
     ]
+    tensors = [each for each in leaves if isinstance(each, Tensor)]
+    poison((grad, *tensors))
     out = operator(*leaves)
-    return [out, *torch.autograd.grad(out, [t for t in leaves if isinstance(t, Tensor)], grad)]
+    return [out, *torch.autograd.grad(out, tensors, grad)]
 
 
 def error_of(case: Case, device: str) -> float:

@@ -27,7 +27,7 @@ from .bars import Row
 from .gpu_job import Job, first_line
 from .gpu_record import Record
 from .markdown import table
-from .prepared import Prepared
+from .prepared import Prepared, poison
 from .processes import ROOT
 from .timing import ratios, spread
 from .variants import VARIANTS
@@ -221,6 +221,7 @@ def _compare(
 
 
 def _answers(prepared: Prepared, mode: str) -> list[Tensor]:
+    poison((prepared.grad_out, *prepared.inputs))
     if mode == kernel_variants.FORWARD:
         return [prepared.forward()]
     return list(prepared.forward_backward())
