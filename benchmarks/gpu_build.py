@@ -54,7 +54,7 @@ def describe(job: Job) -> bool:
     """Notes where everything else runs: machine, versions, commit."""
     facts = environment.describe(list(job.words))
     # Where only the files travel to the GPU, the commit is told.
-    facts["commit"] = facts["commit"] or os.environ.get("STDEFORM_COMMIT")
+    facts["commit"] = os.environ.get("STDEFORM_COMMIT") or facts["commit"]
     facts["nvcc"] = _first_match(r"release [\d.]+, V[\d.]+", "nvcc", "--version")
     facts["torch_cuda"] = torch.version.cuda
     if job.device == "cuda":

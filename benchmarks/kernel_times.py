@@ -52,7 +52,7 @@ def measure(run: Callable[[], object], device: str) -> list[Row]:
         }
         for event in seen.key_averages()
     ]
-    return sorted(rows, key=lambda row: -row["seconds"])[:_MOST]
+    return sorted((row for row in rows if row["seconds"]), key=lambda row: -row["seconds"])[:_MOST]
 
 
 def _micro(event: object, device: str) -> float:

@@ -246,3 +246,14 @@ def test_it_is_a_command_of_its_own() -> None:
     told = subprocess.run(command, text=True, capture_output=True, check=True).stdout
     told = re.sub(r"\s", "", told)  # lines end at hyphens too
     assert all(word in told for word in (*gpu_check.COMMANDS, *gpu_check._STAGES))
+
+
+def test_the_page_about_it_names_every_stage_and_its_limit() -> None:
+    page = (ROOT / "docs" / "cuda.md").read_text()
+    for command, limits in gpu_check.COMMANDS.items():
+        assert f"gpu-check {command}\n" in page
+        for name, limit in limits.items():
+            (line,) = (
+                text for text in page.splitlines() if re.match(rf"\|.*\| .*`{name}`.* \|", text)
+            )
+            assert re.search(rf"\b{limit:g}\b", line) or name == "build"

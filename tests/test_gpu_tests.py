@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -158,6 +159,19 @@ def test_every_outcome_is_a_row_before_the_next_test_runs(tmp_path: Path) -> Non
     assert "the reason" in errors[0]
     assert "no fixture" in errors[1]
     assert found["notes"] == ["stopped: the rows say which tests ran"]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("xdist"), reason="needs pytest-xdist")
+def test_every_outcome_is_one_row_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "test_toy.py"
+    path.write_text("import os\ndef test_right(): pass\ndef test_abort(): os.abort()\n")
+    monkeypatch.setattr(gpu_tests.os, "sched_getaffinity", lambda _: range(4))
+    this = job(tmp_path, "toy")
+    assert not gpu_tests._pytest(this, [str(path)])
+    outcomes = [(row["test"].split("::")[1], row["outcome"]) for row in this.record.read()["rows"]]
+    assert sorted(outcomes) == [("test_abort", "failed"), ("test_right", "passed")]
 
 
 def test_a_test_run_that_ran_nothing_has_failed(tmp_path: Path) -> None:
