@@ -39,7 +39,7 @@ _STAGES: dict[str, Callable[[Job], bool]] = {
     "variants": tune.build_variants,
     "sweep": tune.time_variants,
     "ncu": gpu_ncu.run,
-    "tests": gpu_tests.results,
+    "result-tests": gpu_tests.results,
     "memcheck": gpu_tests.sanitize,
     "racecheck": gpu_tests.sanitize,
     "initcheck": gpu_tests.sanitize,
@@ -62,7 +62,7 @@ COMMANDS = {
     "tests": {
         "build": 100,
         "environment": 20,
-        "tests": 130,
+        "result-tests": 130,
         "memcheck": 110,
         "racecheck": 110,
         "initcheck": 70,

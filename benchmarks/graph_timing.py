@@ -16,6 +16,7 @@ Replay = Callable[[], object]
 
 _WARM_UP = 3
 _BLOCK_SECONDS = 0.004
+_FEW_CALLS = 3
 _MOST_CALLS = 100
 
 
@@ -63,15 +64,16 @@ def time_replays(replays: Mapping[str, Replay], device: str, rounds: int) -> dic
     """
     block = _cuda_block if device == "cuda" else _cpu_block
     names = list(replays)
-    calls = {
-        name: max(1, min(_MOST_CALLS, round(_BLOCK_SECONDS / block(replays[name], 1))))
-        for name in names
-    }
+    for replay in replays.values():
+        block(replay, _FEW_CALLS)  # the first ones are slow
+    # As many for each, so that what a block itself costs is the same for all.
+    seconds = min(block(replay, _FEW_CALLS) for replay in replays.values())
+    calls = max(1, min(_MOST_CALLS, round(_BLOCK_SECONDS / seconds)))
     samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
-            samples[name].append(block(replays[name], calls[name]))
+            samples[name].append(block(replays[name], calls))
     return samples
 
 

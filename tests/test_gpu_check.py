@@ -43,9 +43,9 @@ def test_a_dry_run_shows_what_every_stage_has_found(
     assert list(found) == stages
     assert all(stage["passed"] for stage in found.values())
     assert gpu_record.facts(found)["simd"] == _native.simd_levels()[0]
-    assert all(row["outcome"] == "passed" for row in found["tests"]["rows"])
+    assert all(row["outcome"] == "passed" for row in found["result-tests"]["rows"])
     assert all(row["error"] <= 1 for row in found["every-kernel"]["rows"])
-    for name in ("tests", "every-kernel", "kernels", "sweep"):
+    for name in ("result-tests", "every-kernel", "kernels", "sweep"):
         assert found[name]["rows"]
     rows = found["benchmark"]["rows"]
     assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants
@@ -71,7 +71,7 @@ def test_a_dry_run_shows_what_every_stage_has_found(
         assert f"- {row['peer']}: {row['reason'] or 'timed'}\n" in page
     printed = capfd.readouterr().out
     assert len(printed) < 12_000
-    assert "- tests: passed in " in printed
+    assert "- result-tests: passed in " in printed
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -99,6 +99,7 @@ def test_every_stage_is_part_of_a_command_and_tells_of_what_was_built() -> None:
 def test_commands_and_stages_are_named_alike() -> None:
     assert list(gpu_check.planned(["ncu", "build"], 2)) == ["ncu", "build"]
     assert gpu_check.planned(["ncu"], 2)["ncu"] == 2 * gpu_check.COMMANDS["tune"]["ncu"]
+    assert not set(gpu_check.COMMANDS) & set(gpu_check._STAGES)
     both = gpu_check.planned(["alive", "tests"], 1)
     assert both["build"] == gpu_check.COMMANDS["alive"]["build"]
     assert set(gpu_check.planned([], 1)) == set(gpu_check._STAGES)

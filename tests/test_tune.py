@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -230,9 +232,25 @@ def test_calls_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     replays = {name: (lambda name=name: order.append(name)) for name in "ab"}
     monkeypatch.setattr(graph_timing, "_MOST_CALLS", 1)
+    monkeypatch.setattr(graph_timing, "_FEW_CALLS", 1)
     samples = graph_timing.time_replays(replays, "cpu", 2)
-    assert "".join(order) == "ab" + "ab" + "ba"  # once to see how long it takes
+    # Once to warm up, once to see how long they take.
+    assert "".join(order) == "ab" + "ab" + "ab" + "ba"
     assert {name: len(own) for name, own in samples.items()} == {"a": 2, "b": 2}
+
+
+def test_who_is_first_has_no_other_blocks_than_the_others() -> None:
+    """What a first call loads is neither timed nor taken for the time of a call."""
+    counts = dict.fromkeys("ab", 0)
+
+    def replay(name: str) -> None:
+        time.sleep(0.05 if not any(counts.values()) else 0.001)
+        counts[name] += 1
+
+    replays = {name: functools.partial(replay, name) for name in counts}
+    samples = graph_timing.time_replays(replays, "cpu", 5)
+    assert counts["a"] == counts["b"]
+    assert max(samples["a"]) < 0.05
 
 
 def test_kernels_are_told_with_their_times() -> None:
