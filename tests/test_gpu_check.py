@@ -34,6 +34,7 @@ def _read(folder: Path) -> dict[str, gpu_record.Stage]:
 LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix")
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_what_every_stage_has_found(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
