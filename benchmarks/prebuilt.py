@@ -66,7 +66,10 @@ def install(folder: Path, architecture: str) -> str:
     if architecture not in cuda["architectures"]:
         return f"{folder.name}/ was built for {', '.join(cuda['architectures'])}"
     for name in (_MODULE, _RECORD):
-        shutil.copy(folder / name, _PACKAGE)
+        # A new file under the old name: this process may have the old one loaded.
+        fresh = _PACKAGE / f"{name}.new"
+        shutil.copy(folder / name, fresh)
+        fresh.replace(_PACKAGE / name)
     return ""
 
 

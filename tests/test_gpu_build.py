@@ -121,6 +121,16 @@ def test_a_packed_module_is_put_back(packed: Path, package: Path) -> None:
     assert json.loads((package / "_build.json").read_text())["cuda"]["architectures"] == ["90"]
 
 
+def test_a_module_that_is_loaded_stays_as_it_is(packed: Path, package: Path) -> None:
+    """What is written into a file that a process has loaded crashes it."""
+    (package / prebuilt._MODULE).write_text("a loaded module")
+    with (package / prebuilt._MODULE).open() as loaded:
+        assert prebuilt.install(packed, "90") == ""
+        assert loaded.read() == "a loaded module"
+    assert (package / prebuilt._MODULE).read_text() == "a module"
+    assert len(list(package.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
