@@ -16,8 +16,10 @@ from . import (
     layers,
     model,
     operator,
+    prebuilt,
     report,
     suite,
+    tune,
 )
 from .answers import WrongAnswerError
 
@@ -33,6 +35,8 @@ _COMMANDS = {
     "gpu-check": gpu_check,
     "gpu-rows": gpu_rows,
     "host-time": host_time,
+    "prebuilt": prebuilt,
+    "tune": tune,
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stdeform.testing import composite_from_offsets, excess
 
-from .prepared import Prepared
+from .prepared import Prepared, poison
 from .variants import VARIANTS
 from .workloads import DTYPES, Workload
 
@@ -44,20 +44,39 @@ def check_answers(
     Raises:
         WrongAnswerError: Names the variant and the tensor, and says how far off it is.
     """
+    for error in find_errors(workload, variants, gradients=gradients).values():
+        raise error
+
+
+def find_errors(
+    workload: Workload, variants: Mapping[str, Prepared], *, gradients: bool = True
+) -> dict[str, Exception]:
+    """The same, and what goes wrong with one variant says nothing about the others.
+
+    Returns:
+        The error of each variant that answers wrongly or not at all.
+    """
     slack = max(1.0, max(map(max, workload.spatial_shapes)) / _TOLERATED_CELLS)
     real = torch.promote_types(DTYPES[workload.dtype], torch.float32)
     oracle: tuple[Tensor, ...] | None = None
+    errors: dict[str, Exception] = {}
     for name, prepared in variants.items():
-        if not VARIANTS[name].is_operator:
-            _check_dense(name, prepared)
-            continue
-        oracle = oracle or _composite(workload, prepared.inputs, prepared.grad_out, real)
-        answers = _answers(name, prepared) if gradients else {"result": prepared.forward()}
-        # This oracle rounds as we do, so that the two may be twice the tolerance apart.
-        for what, actual in answers.items():
-            _demand(name, what, actual, oracle[_NAMES.index(what)], 2 * slack)
-        _demand(name, _NAMES[0], prepared.forward(), oracle[0], 2 * slack)
-        _check_some_queries(workload, name, prepared, answers, slack)
+        try:
+            if not VARIANTS[name].is_operator:
+                _check_dense(name, prepared)
+                continue
+            oracle = oracle or _composite(workload, prepared.inputs, prepared.grad_out, real)
+            poison([prepared.grad_out])
+            answers = _answers(name, prepared) if gradients else {"result": prepared.forward()}
+            # This oracle rounds as we do, so that the two may be twice the tolerance apart.
+            for what, actual in answers.items():
+                _demand(name, what, actual, oracle[_NAMES.index(what)], 2 * slack)
+            poison([prepared.grad_out])
+            _demand(name, _NAMES[0], prepared.forward(), oracle[0], 2 * slack)
+            _check_some_queries(workload, name, prepared, answers, slack)
+        except Exception as error:
+            errors[name] = error
+    return errors
 
 
 def _answers(name: str, prepared: Prepared) -> dict[str, Tensor]:
@@ -66,6 +85,7 @@ def _answers(name: str, prepared: Prepared) -> dict[str, Tensor]:
     Where they pass through a narrower dtype, those of reference points are left out: PyTorch adds
     them up from rounded ones of offsets, which are judged.
     """
+    poison((prepared.grad_out, *prepared.inputs))
     answers = dict(zip(_NAMES, prepared.forward_backward(), strict=True))
     if narrow := VARIANTS[name].gradients_in:
         del answers["reference_points"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,15 @@ def copy_name(level: str) -> str:
     return f"copy, {level}"
 
 
-def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Checks and times all of them on the current GPU.
+def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Checks and times all of them on the current GPU, one after the other.
 
     Args:
         rounds: How often each is timed.
 
-    Returns:
-        Bytes per second, read or read and written, or additions per second: median and quartiles
-        by the name.
+    Yields:
+        Its name, and bytes per second, read or read and written, or additions per second: median
+        and quartiles.
 
     Raises:
         WrongCeilingError: A kernel left something else than it should.
@@ -86,23 +87,29 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     machine = Machine(library, _BLOCKS * properties.multi_processor_count, "cuda")
     cache = properties.L2_cache_size
     memory = min(_MOST_MEMORY, 16 * cache)
-    ceilings = []
-    for level, size in (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory)):
-        ceilings += [machine.gather(row_bytes, level, size) for row_bytes in ROW_BYTES]
-    for where, rows in (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS)):
-        ceilings += [machine.add(numbers, where, rows) for numbers in NUMBERS]
-    ceilings += [machine.copy("L2", cache // 8), machine.copy("DRAM", memory // 2)]
-    tasks = {ceiling.name: ceiling.run for ceiling in ceilings}
-    times = time_calls(tasks, "cuda", rounds=rounds)
-    rates = {}
-    for ceiling in ceilings:
-        taken = times[ceiling.name].device
-        rates[ceiling.name] = {
-            "median": ceiling.amount / taken.median,
-            "q1": ceiling.amount / taken.q3,
-            "q3": ceiling.amount / taken.q1,
-        }
-    return rates
+    makers = [
+        functools.partial(machine.gather, row_bytes, level, size)
+        for level, size in (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory))
+        for row_bytes in ROW_BYTES
+    ]
+    makers += [
+        functools.partial(machine.add, numbers, where, rows)
+        for where, rows in (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS))
+        for numbers in NUMBERS
+    ]
+    copies = (("L2", cache // 8), ("DRAM", memory // 2))
+    makers += [functools.partial(machine.copy, level, size) for level, size in copies]
+    for make in makers:
+        ceiling = make()
+        taken = time_calls({ceiling.name: ceiling.run}, "cuda", rounds=rounds)[ceiling.name].device
+        yield (
+            ceiling.name,
+            {
+                "median": ceiling.amount / taken.median,
+                "q1": ceiling.amount / taken.q3,
+                "q3": ceiling.amount / taken.q1,
+            },
+        )
 
 
 class Machine:

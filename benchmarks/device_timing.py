@@ -73,7 +73,7 @@ def time_calls(
             first = turn % len(names)
             for name in (*names[first:], *names[:first]):
                 host, wall = _single_calls(clock, tasks[name])
-                blocks[name].append(clock.block(tasks[name], calls[name], host))
+                blocks[name].append(clock.block(tasks[name], calls[name], host)[0])
                 flushed[name].append(clock.flushed(tasks[name], host))
                 hosts[name].append(host)
                 walls[name].append(wall)
@@ -99,15 +99,15 @@ class _CpuClock:
     def wait(self) -> None:
         """The CPU is done when a call returns."""
 
-    def block(self, run: Callable[[], object], calls: int, host: float) -> float:
+    def block(self, run: Callable[[], object], calls: int, host: float) -> tuple[float, bool]:
         start = time.perf_counter()
         for _ in range(calls):
             run()
-        return (time.perf_counter() - start) / calls
+        return (time.perf_counter() - start) / calls, True
 
     def flushed(self, run: Callable[[], object], host: float) -> float:
         self._other.add_(1)
-        return self.block(run, 1, host)
+        return self.block(run, 1, host)[0]
 
 
 class _CudaClock:
@@ -118,11 +118,12 @@ class _CudaClock:
     def wait(self) -> None:
         torch.cuda.synchronize()
 
-    def block(self, run: Callable[[], object], calls: int, host: float) -> float:
-        """Between two events.
+    def block(self, run: Callable[[], object], calls: int, host: float) -> tuple[float, bool]:
+        """Between two events; and whether all calls were handed over before the first began.
 
-        The device is kept busy for longer than the host takes to hand all calls over, `host`
-        seconds each, so that it never waits for one.
+        The device is kept busy for longer than the host takes for that, `host` seconds each, so
+        that it never waits for one. But what waits for the device must fit in its queue, of about
+        a thousand launches: the host stands still where it is full.
         """
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.wait()
@@ -131,8 +132,9 @@ class _CudaClock:
         for _ in range(calls):
             run()
         after.record()
+        ahead = not before.query()
         self.wait()
-        return float(before.elapsed_time(after)) / 1e3 / calls
+        return float(before.elapsed_time(after)) / 1e3 / calls, ahead
 
     def flushed(self, run: Callable[[], object], host: float) -> float:
         """Median of a few calls; before each, a buffer twice the L2 cache is written, untimed."""
@@ -154,11 +156,14 @@ class _CudaClock:
 
 
 def _calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> int:
-    """Warms up, and chooses how many calls make a block."""
+    """Warms up, and chooses how many calls make a block: so many that the host stays ahead."""
     run()
     host, _ = _single_calls(clock, run)
-    seconds = clock.block(run, 1, host)
-    return max(1, min(_MAX_CALLS, round(_BLOCK_SECONDS / max(seconds, 1e-9))))
+    seconds, _ = clock.block(run, 1, host)
+    calls = max(1, min(_MAX_CALLS, round(_BLOCK_SECONDS / max(seconds, 1e-9))))
+    while calls > 1 and not clock.block(run, calls, host)[1]:
+        calls //= 2
+    return calls
 
 
 def _single_calls(clock: _CpuClock | _CudaClock, run: Callable[[], object]) -> tuple[float, float]:

@@ -5,33 +5,108 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import device_ceiling, gpu_plan
+from . import device_ceiling, gpu_plan, kernel_times, tune
 from .bars import Row
+from .gpu_record import Stage, facts
 from .markdown import table
 from .workloads import DTYPES
 
 _STATES = {True: "passed", False: "FAILED"}
+_FAILED = 25  # tests that are named
+_LONGEST = 200  # letters of a note
 
 
-def page(stages: Mapping[str, Any]) -> str:
+def page(stages: Mapping[str, Stage]) -> str:
     """The whole report.
 
     Args:
-        stages: What each stage has found, by its name: the contents of `gpu-check.json`.
+        stages: What `gpu_record.read` has found.
     """
-    facts = stages.get("environment", {})
-    parts = [f"# GPU check on {facts.get('device', 'an unnamed device')}"]
-    parts.append("\n".join(line for name, stage in stages.items() for line in _state(name, stage)))
-    parts.append("\n".join(f"- {key}: {facts[key]}" for key in facts if key != "seconds"))
-    rows = stages.get("benchmark", {}).get("rows", [])
-    found = stages.get("peers", {}).get("peers", {})
-    beside = [row for peer in found.values() for row in peer["rows"]]
-    if rows:
-        parts.append(gpu_plan.verdicts([*rows, *beside], on_gpu=facts.get("device") != "cpu"))
-        parts.append(times(rows))
-    rates = stages.get("ceilings", {}).get("rates", {})
-    parts += [*shares(rows, rates), peers(beside)]
+    about = facts(stages)
+    parts = [f"# GPU check on {about.get('device', 'an unnamed device')}"]
+    parts.append("\n".join(line for name, stage in stages.items() for line in state(name, stage)))
+    parts.append("\n".join(f"- {key}: {fact}" for key, fact in about.items()))
+    timed, beside, rates = timed_rows(stages), peer_rows(stages), ceiling_rates(stages)
+    swept = _rows(stages, "sweep")
+    if timed:
+        parts += [gpu_plan.verdicts([*timed, *beside], on_gpu=_on_gpu(about)), times(timed)]
+    parts += [*shares(timed, rates), peers(beside), kernels(stages)]
+    parts += [tune.winners(swept), tune.times(swept)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def summary(stages: Mapping[str, Stage]) -> str:
+    """What matters most of it, for a terminal that shows little: failures, winners, verdicts."""
+    timed, beside = timed_rows(stages), peer_rows(stages)
+    parts = ["\n".join(_failed_tests(stages)), tune.winners(_rows(stages, "sweep"))]
+    if timed:
+        parts.append(gpu_plan.verdicts([*timed, *beside], on_gpu=_on_gpu(facts(stages))))
+    parts.append(kernels(stages))
+    return "\n\n".join(filter(None, parts))
+
+
+def state(name: str, stage: Stage, most: int | None = None) -> list[str]:
+    """A line for a stage, and one for each of its first notes."""
+    done = "has not ended" if stage["seconds"] is None else f"in {stage['seconds']} s"
+    told = [f"{len(stage['rows'])} rows"]
+    tests = [row["outcome"] for row in stage["rows"] if "outcome" in row]
+    if tests:
+        told = [f"{tests.count(each)} {each}" for each in dict.fromkeys(tests)]
+    lines = [f"- {name}: {_STATES[stage['passed']]} {done}, {', '.join(told)}"]
+    notes = stage["notes"][:most]
+    lines += [f"    - {note[:_LONGEST]}" for note in notes]
+    if more := len(stage["notes"]) - len(notes):
+        lines.append(f"    - and {more} more notes")
+    lines += [
+        f"    - {row['peer']}: {row['reason'] or 'timed'}" for row in stage["rows"] if "peer" in row
+    ]
+    return lines
+
+
+def timed_rows(stages: Mapping[str, Stage]) -> list[Row]:
+    """Times of ours and of what is in this repository."""
+    return [*_rows(stages, "benchmark"), *_rows(stages, "matrix")]
+
+
+def peer_rows(stages: Mapping[str, Stage]) -> list[Row]:
+    """Times of other libraries, and of ours beside them."""
+    return [row for peer in _rows(stages, "peers") for row in peer["rows"]]
+
+
+def ceiling_rates(stages: Mapping[str, Stage]) -> dict[str, dict[str, float]]:
+    """What the GPU gives, by what it was asked for."""
+    return {row["ceiling"]: row["rate"] for row in _rows(stages, "ceilings")}
+
+
+def kernels(stages: Mapping[str, Stage]) -> str:
+    """A table of the kernels of each call; "" where none were seen."""
+    body = [
+        [
+            *(row["label"], row["mode"], kernel_times.short(row["kernel"])),
+            *(f"{row['launches']:g}", f"{1e6 * row['seconds']:.1f}"),
+        ]
+        for name in ("kernels", "ncu")
+        for row in _rows(stages, name)
+    ]
+    return table(["workload", "mode", "kernel", "launches", "us of a call"], body) if body else ""
+
+
+def _failed_tests(stages: Mapping[str, Stage]) -> list[str]:
+    failed = [
+        f"{row['test']}: {row['error'].strip().splitlines()[-1]}"
+        for stage in stages.values()
+        for row in stage["rows"]
+        if row.get("outcome") == "failed"
+    ]
+    return [line[:_LONGEST] for line in failed[:_FAILED]]
+
+
+def _rows(stages: Mapping[str, Stage], name: str) -> list[Row]:
+    return list(stages[name]["rows"]) if name in stages else []
+
+
+def _on_gpu(about: Mapping[str, Any]) -> bool:
+    return str(about.get("device", "cpu")) != "cpu"
 
 
 def times(rows: Iterable[Row]) -> str:
@@ -134,20 +209,3 @@ def _ceilings(rates: Mapping[str, Mapping[str, float]]) -> str:
 
 def _share(rate: float, limit: Mapping[str, float] | None) -> str:
     return "-" if limit is None else f"{rate / limit['median']:.0%}"
-
-
-def _state(name: str, stage: Mapping[str, Any]) -> Sequence[str]:
-    """A stage's line, and those of its parts."""
-    detail = " ".join(filter(None, map(stage.get, ("summary", "error", "left out"))))
-    state = _STATES.get(stage.get("passed"), "done")  # type: ignore[arg-type]
-    lines = [f"- {name}: {state} in {stage['seconds']} s {detail}".rstrip()]
-    lines += [f"    - {key}: {part['summary']}" for key, part in stage.items() if _is_run(part)]
-    lines += [
-        f"    - {peer}: {found['reason'] or 'timed'}"
-        for peer, found in stage.get("peers", {}).items()
-    ]
-    return lines
-
-
-def _is_run(part: object) -> bool:
-    return isinstance(part, dict) and "summary" in part

@@ -41,6 +41,11 @@ class Case:
             return f"{self.workload.label} ({', '.join(self.variants[1:])})"
         return self.workload.label
 
+    @property
+    def key(self) -> str:
+        """The label and the modes: no two cases of a plan have the same."""
+        return f"{self.label}: {', '.join(self.modes)}"
+
 
 def cases(quick: bool, full: bool) -> list[Case]:
     """In the order in which they are worth having.
@@ -142,6 +147,8 @@ class _Bar:
     def judge(self, rows: Sequence[Row]) -> tuple[str, str]:
         """What was measured, and the verdict."""
         chosen = [row for row in rows if self._is_about(row)]
+        if not self.others and any("wrong" in row for row in chosen):
+            return "-", "WRONG ANSWER"
         if self.others:
             if not chosen:
                 return "-", f"not measured: no {self.whose}"
@@ -176,8 +183,9 @@ class _Bar:
 
 
 def variant_name(row: Row) -> str:
-    """Whose row it is, with the backend of dense attention that ran."""
-    return f"{row['variant']} ({row['backend']})" if "backend" in row else str(row["variant"])
+    """Whose row it is, with the backend of dense attention that ran, and whether it is wrong."""
+    name = f"{row['variant']} ({row['backend']})" if "backend" in row else str(row["variant"])
+    return f"{name} (WRONG)" if "wrong" in row else name
 
 
 _EXACT = ", locations in "

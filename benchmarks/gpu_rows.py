@@ -9,9 +9,8 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from . import gpu_page, gpu_plan
+from . import gpu_page, gpu_plan, gpu_record
 from .bars import Row
 from .markdown import table
 from .recording import SCHEMA
@@ -26,7 +25,9 @@ _ORIGIN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
-    parser.add_argument("check", type=Path, help="a gpu-check.json")
+    parser.add_argument(
+        "check", type=Path, nargs="+", help=f"a {gpu_record.NAME}, one of each command of gpu-check"
+    )
     parser.add_argument(
         "--output", type=Path, default=_RESULTS, help=f"replaced; by default {_RESULTS}"
     )
@@ -38,30 +39,33 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     Raises:
         SystemExit: They would not say what was measured where.
     """
-    stages = json.loads(options.check.read_text())
-    if complaint := _complaint(stages):
-        raise SystemExit(f"{options.check}: {complaint}")
-    made = list(rows(stages))
+    made: list[Row] = []
+    for path in options.check:
+        stages = gpu_record.read(path)
+        if complaint := _complaint(stages):
+            raise SystemExit(f"{path}: {complaint}")
+        made += rows(stages)
+        if wrong := sum("wrong" in row for row in gpu_page.timed_rows(stages)):
+            print(f"{path}: {wrong} rows are left out, their answers were wrong")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(json.dumps(row) + "\n" for row in made))
     print(f"{len(made)} rows in {options.output}")
     return 0
 
 
-def rows(stages: Mapping[str, Any]) -> Iterator[Row]:
+def rows(stages: Mapping[str, gpu_record.Stage]) -> Iterator[Row]:
     """Every figure of a check, each with where and how it was measured.
 
     Args:
-        stages: The contents of a `gpu-check.json`, with its environment.
+        stages: What `gpu_record.read` has found, with the environment.
     """
-    facts = {key: fact for key, fact in stages["environment"].items() if key != "seconds"}
-    about = {"schema": SCHEMA, "suite": SUITE, **facts}
-    timed = [("device time", row) for row in stages["benchmark"]["rows"]]
-    for found in stages.get("peers", {}).get("peers", {}).values():
-        timed += [("device time of peers", row) for row in found["rows"]]
+    about = {"schema": SCHEMA, "suite": SUITE, **gpu_record.facts(stages)}
+    timed = [("device time", row) for row in gpu_page.timed_rows(stages) if "wrong" not in row]
+    timed += [("device time of peers", row) for row in gpu_page.peer_rows(stages)]
     for measurement, row in timed:
-        yield {**about, "measurement": measurement, "subject": row["ratio"]["to"], **row}
-    for name, rate in stages.get("ceilings", {}).get("rates", {}).items():
+        told = {key: figure for key, figure in row.items() if key != "key"}
+        yield {**about, "measurement": measurement, "subject": row["ratio"]["to"], **told}
+    for name, rate in gpu_page.ceiling_rates(stages).items():
         yield {**about, "measurement": "device ceiling", "label": name, "per_second": rate}
 
 
@@ -90,9 +94,9 @@ def _section(origin: Sequence[str], rows: Sequence[Row]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _complaint(stages: Mapping[str, Any]) -> str:
+def _complaint(stages: Mapping[str, gpu_record.Stage]) -> str:
     """Why a check makes no rows; "" if it does."""
-    facts = stages.get("environment", {})
+    facts = gpu_record.facts(stages)
     if facts.get("device", "cpu") == "cpu":
         return "it has not run on a GPU"
     commit = facts.get("commit") or ""
@@ -101,6 +105,6 @@ def _complaint(stages: Mapping[str, Any]) -> str:
             f"it ran on the commit {commit or '?'}; run it on a clean checkout, or tell the commit"
             " in STDEFORM_COMMIT"
         )
-    if not stages.get("benchmark", {}).get("rows"):
+    if not list(rows(stages)):
         return "nothing was timed"
     return ""

@@ -1,29 +1,29 @@
 """One peer against our operator, in a process of its own: it may crash, hang or fill the GPU.
 
-`gpu-check` starts `python -m benchmarks.peer_check REQUEST` and reads the last line of what it
-prints.
+`gpu-check` starts `python -m benchmarks.peer_check REQUEST` and reads the lines that it prints as
+JSON: rows as they are made, and what was missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TypedDict
 
+from . import processes
 from .answers import check_answers
 from .bars import Row
-from .comparison import compare, describe
+from .comparison import compare
+from .gpu_job import first_line
 from .peers import PEERS, bring, is_installed, place_of
 from .prepared import ALL_MODES
 from .variants import VARIANTS
 
-_ROOT = Path(__file__).parents[1]
 _OURS = "native"
+_SAYS = "peer-check: "  # before what is said in JSON; a peer may print what it likes
 
 
 class Finding(TypedDict):
@@ -61,31 +61,21 @@ def check_peer(
         "quick": quick,
     }
     command = [sys.executable, "-m", __name__, json.dumps(request)]
-    # In a group of its own, so that compilers it has started end with it.
-    process = subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        told, complained = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return Finding(rows=[], reason=f"stopped after {seconds:.0f} s")
-    if process.returncode:
-        said = [f"exit status {process.returncode}", *complained.strip().splitlines()]
-        return Finding(rows=[], reason=said[-1])
-    finding: Finding = json.loads(told.splitlines()[-1])
-    return finding
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, without the pages that compilers add."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    with tempfile.TemporaryDirectory() as place:
+        log = Path(place, "log")
+        status = processes.run(command, seconds, log)
+        lines = log.read_text(errors="replace").strip().splitlines()
+    rows, reason = [], ""
+    for line in lines:
+        if line.startswith(_SAYS):
+            said = json.loads(line.removeprefix(_SAYS))
+            rows += said.get("rows", [])
+            reason = said.get("reason", reason)
+    if status is None:
+        reason = f"stopped after {seconds:.0f} s"
+    elif status:
+        reason = [f"exit status {status}", *lines][-1]
+    return Finding(rows=rows, reason=reason)
 
 
 def _find(name: str, folder: Path, device: str, rounds: int, quick: bool) -> Finding:
@@ -101,20 +91,24 @@ def _find(name: str, folder: Path, device: str, rounds: int, quick: bool) -> Fin
         check_answers(workload, {name: variants[name]})
     except Exception as error:  # its forward is worth having all the same
         modes, reason = ["forward"], f"forward only: {first_line(error)}"
-    rows = list(compare(workload, variants, modes, device, rounds=rounds))
+    rows = []
+    for row in compare(workload, variants, modes, device, rounds=rounds):
+        _say(rows=[row])
+        rows.append(row)
     return Finding(rows=rows, reason=reason)
+
+
+def _say(**what: object) -> None:
+    print(_SAYS + json.dumps(what), flush=True)
 
 
 def _main() -> None:
     request = json.loads(sys.argv[1])
-    finding: Finding
     try:
-        finding = _find(**{**request, "folder": Path(request["folder"])})
+        reason = _find(**{**request, "folder": Path(request["folder"])})["reason"]
     except Exception as error:
-        finding = Finding(rows=[], reason=first_line(error))
-    for row in finding["rows"]:
-        print(describe(row))
-    print(json.dumps(finding))
+        reason = first_line(error)
+    _say(reason=reason)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,15 @@ from .compiled import compiler
 from .workloads import DTYPES, Workload, make_inputs
 
 
+def poison(like: Iterable[Tensor]) -> None:
+    """Leaves NaN where results of these shapes will likely lie: what is not written is seen.
+
+    Without it they lie where those of the call before lay, which were right.
+    """
+    filled = [torch.full_like(tensor, torch.nan) for tensor in like]
+    filled.clear()
+
+
 class Prepared(NamedTuple):
     """A variant on one problem.
 

@@ -1,10 +1,11 @@
-"""`python -m benchmarks gpu-check`, walked through without a GPU, and device timing."""
+"""`python -m benchmarks gpu-check`, walked through without a GPU, and stopped in the middle."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,27 +13,42 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import additions, gpu_check
+from benchmarks import additions, gpu_check, gpu_record, processes
 from benchmarks.__main__ import main
-from benchmarks.device_timing import time_calls
-from benchmarks.peer_check import Finding
+from benchmarks.gpu_job import Job, LostDeviceError
 from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS, make_inputs
+from stdeform import _native
 
 pytestmark = pytest.mark.usefixtures("needs_native")
+ROOT = Path(__file__).parents[1]
+RUN = processes.run
 DRY = ["gpu-check", "--device", "cpu", "--quick"]
 
 
-def test_the_dry_run_shows_every_stage_but_the_build(
+def _read(folder: Path) -> dict[str, gpu_record.Stage]:
+    return gpu_record.read(folder / gpu_record.NAME)
+
+
+# Those that compile for minutes, those without a GPU's tools, and the twin of one.
+LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix")
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_what_every_stage_has_found(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stages = [name for name in gpu_check._STAGES if name != "build"]  # it would take minutes
-    assert main([*DRY, "--output", str(tmp_path), "--stages", *stages]) == 0
-    results = json.loads((tmp_path / "gpu-check.json").read_text())
-    assert list(results) == stages
-    assert results["tests"]["passed"]
-    assert "passed" in results["tests"]["summary"]
-    rows = results["benchmark"]["rows"]
+    stages = [name for name in gpu_check._STAGES if name not in LEFT_OUT]
+    assert main([*DRY, *stages, "--output", str(tmp_path), "--patience", "5"]) == 0
+    found = _read(tmp_path)
+    assert list(found) == stages
+    assert all(stage["passed"] for stage in found.values())
+    assert gpu_record.facts(found)["simd"] == _native.simd_levels()[0]
+    assert all(row["outcome"] == "passed" for row in found["result-tests"]["rows"])
+    assert all(row["error"] <= 1 for row in found["every-kernel"]["rows"])
+    for name in ("result-tests", "every-kernel", "kernels", "sweep"):
+        assert found[name]["rows"]
+    rows = found["benchmark"]["rows"]
     assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants
     for row in rows:
         assert 0 < row["host"]["median"] <= row["wall"]["median"]
@@ -45,120 +61,205 @@ def test_the_dry_run_shows_every_stage_but_the_build(
             counted = additions.count(bins, WORKLOADS["tiny"].head_dim)
             assert (row["added_numbers"], row["added"]) == (counted.direct, "one by one")
     page = (tmp_path / "gpu-check.md").read_text()
-    assert page in capfd.readouterr().out
-    beside = [row for peer in results["peers"]["peers"].values() for row in peer["rows"]]
+    beside = [row for peer in found["peers"]["rows"] for row in peer["rows"]]
     lines = re.sub(" +", " ", page)
     for row in (*rows, *beside):
         name = f"{row['variant']} ({row['backend']})" if "backend" in row else row["variant"]
         assert f"| {row['label']} | {row['mode']} | {name} |" in lines
         assert row.get("backend") == ("flash for cpu" if row["variant"] == "dense" else None)
-    assert list(results["peers"]["peers"]) == list(PEERS)
-    for name, found in results["peers"]["peers"].items():
-        assert f"- {name}: {found['reason'] or 'timed'}\n" in page
+    assert [row["peer"] for row in found["peers"]["rows"]] == list(PEERS)
+    for row in found["peers"]["rows"]:
+        assert f"- {row['peer']}: {row['reason'] or 'timed'}\n" in page
+    printed = capfd.readouterr().out
+    assert len(printed) < 12_000
+    assert "- result-tests: passed in " in printed
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", gpu_check.COMMANDS)
+def test_a_command_ends_within_nine_minutes(command: str) -> None:
+    limits = gpu_check.planned([command], 1)
+    assert sum(limits.values()) <= 540
+    # The record and the page, a log of each stage but one, whose log is empty, and two reports.
+    files = 2 + len(limits) - 1 + 2 * ("ncu" in limits)
+    assert files <= 8  # of what comes back from a machine that is lent
+
+
+def test_every_stage_is_part_of_a_command_and_tells_of_what_was_built() -> None:
+    planned = [gpu_check.planned([command], 1) for command in gpu_check.COMMANDS]
+    assert {name for limits in planned for name in limits} == set(gpu_check._STAGES)
+    assert all(list(limits)[:2] == ["build", "environment"] for limits in planned)
+    # Times before tests; what may say wrong things comes last.
+    alive, tests = (list(gpu_check.planned([name], 1)) for name in ("alive", "tests"))
+    assert alive.index("benchmark") < alive.index("cuda-tests")
+    assert tests[-3:] == ["memcheck", "racecheck", "initcheck"]
+
+
+def test_commands_and_stages_are_named_alike() -> None:
+    assert list(gpu_check.planned(["ncu", "build"], 2)) == ["ncu", "build"]
+    assert gpu_check.planned(["ncu"], 2)["ncu"] == 2 * gpu_check.COMMANDS["tune"]["ncu"]
+    assert not set(gpu_check.COMMANDS) & set(gpu_check._STAGES)
+    both = gpu_check.planned(["alive", "tests"], 1)
+    assert both["build"] == gpu_check.COMMANDS["alive"]["build"]
+    assert set(gpu_check.planned([], 1)) == set(gpu_check._STAGES)
+    with pytest.raises(SystemExit):
+        main([*DRY, "nothing"])
+
+
+def test_a_stage_has_what_those_before_it_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def run(command: list[str], seconds: float, log: Path) -> int:
+        log.touch()
+        given.append(seconds)
+        return 0
+
+    monkeypatch.setattr(processes, "run", run)
+    assert main([*DRY, "tests", "--output", str(tmp_path)]) == 0
+    limits = list(gpu_check.planned(["tests"], 1).values())
+    assert given == pytest.approx([sum(limits[: i + 1]) for i in range(len(limits))], abs=5)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def _stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, body: str, *words: str
+) -> gpu_record.Stage:
+    """Runs a stage whose function is made of `body`, in a process of its own as always."""
+    (tmp_path / "planted.py").write_text(
+        "import os, sys, time\nfrom benchmarks import gpu_check\n"
+        "from benchmarks.gpu_job import LostDeviceError\nfrom benchmarks.__main__ import main\n"
+        f"def stage(job):\n    {body.replace(chr(10), chr(10) + '    ')}\n"
+        f"gpu_check._STAGES[{name!r}] = stage\nsys.exit(main(sys.argv[1:]))\n"
+    )
+
+    def planted(command: list[str], *rest: object) -> int | None:
+        assert command[1:3] == ["-m", "benchmarks"]
+        changed = [command[0], str(tmp_path / "planted.py"), *command[3:]]
+        return RUN(changed, *rest, {"PYTHONPATH": str(ROOT)})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes, "run", planted)
+    main([*DRY, name, "--output", str(tmp_path), *words])
+    return _read(tmp_path)[name]
 
 
 def test_a_stage_that_fails_is_told_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gpu-check.json").write_text(json.dumps({"tests": {"passed": True, "seconds": 1}}))
-
-    def fail(*_: object) -> gpu_check.Report:
-        raise RuntimeError("the reason")
-
-    monkeypatch.setitem(gpu_check._STAGES, "build", fail)
-    assert main([*DRY, "--output", str(tmp_path), "--stages", "build"]) == 1
-    results = json.loads((tmp_path / "gpu-check.json").read_text())
-    assert results["tests"]["passed"]
-    assert results["build"]["error"] == "RuntimeError: the reason"
-    assert "build: FAILED" in (tmp_path / "gpu-check.md").read_text()
+    gpu_record.Record(tmp_path, "tests").end(passed=True, seconds=1)
+    found = _stage(monkeypatch, tmp_path, "ceilings", "raise RuntimeError('the reason\\nand more')")
+    assert (found["passed"], found["notes"]) == (False, ["RuntimeError: the reason"])
+    assert _read(tmp_path)["tests"]["passed"]
+    assert "- ceilings: FAILED in " in (tmp_path / "gpu-check.md").read_text()
+    assert "and more" in (tmp_path / "ceilings.log").read_text()
 
 
 def test_a_stage_that_is_stopped_keeps_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(command: list[str], **_: object) -> None:
-        partial = {"benchmark": {"passed": True, "rows": [], "left out": "the rest", "seconds": 1}}
-        if command[-1] == "benchmark":
-            (tmp_path / "gpu-check.json").write_text(json.dumps(partial))
-        raise subprocess.TimeoutExpired(command, 110)
+    def planted(_: list[str], *rest: object) -> int | None:
+        script = (
+            "import time; from pathlib import Path; from benchmarks.gpu_record import Record\n"
+            f"Record(Path({str(tmp_path)!r}), 'kernels').row(dict(a=1)); time.sleep(100)"
+        )
+        return RUN([sys.executable, "-c", script], *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert main([*DRY, "--output", str(tmp_path), "--stages", "benchmark", "sanitizer"]) == 1
-    stage = json.loads((tmp_path / "gpu-check.json").read_text())["benchmark"]
-    assert (stage["left out"], stage["error"]) == ("the rest", "stopped")
+    monkeypatch.setattr(processes, "run", planted)
+    monkeypatch.setitem(gpu_check.COMMANDS["alive"], "kernels", 3)
+    assert main([*DRY, "kernels", "--output", str(tmp_path)]) == 1
+    found = _read(tmp_path)["kernels"]
+    assert (found["rows"], found["passed"]) == ([{"a": 1}], False)
+    assert re.fullmatch(r"stopped after \d+ s", found["notes"][-1])
 
 
-def test_stages_may_take_the_time_they_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["os.abort()", "raise LostDeviceError('illegal access')"])
+def test_a_stage_goes_on_behind_what_has_ended_its_process(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits: dict[str, float] = {}
-
-    def run(command: list[str], timeout: float, **_: object) -> subprocess.CompletedProcess[str]:
-        limits[command[-1]] = timeout
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    words = ["--output", str(tmp_path), "--full", "--seconds", "3000", "--peer-seconds", "900"]
-    assert main([*DRY, *words]) == 0
-    assert list(limits) == list(gpu_check._STAGES)
-    assert (limits["benchmark"], limits["peers"]) == (3020, 920)
-
-
-def test_the_usual_check_ends_within_ten_minutes() -> None:
-    parser = argparse.ArgumentParser()
-    gpu_check.add_arguments(parser)
-    usual = parser.parse_args([])
-    assert sum(gpu_check._LIMITS.values()) + usual.seconds + gpu_check._GRACE <= 600
-
-
-def test_peers_share_the_time_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
-
-    def check(*_: object, seconds: float, **__: object) -> Finding:
-        given.append(seconds)
-        return Finding(rows=[], reason="stopped")
-
-    monkeypatch.setattr(gpu_check, "check_peer", check)
-    # Every look at the clock is 5 s later than the one before.
-    clock = iter(range(0, 1000, 5))
-    monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: next(clock))
-    options = argparse.Namespace(
-        peers=tmp_path, peer_seconds=30, device="cpu", rounds=3, quick=True, output=tmp_path
+    body = (
+        "for name in 'abcd':\n    if name in job.record.read()['tried']: continue\n"
+        f"    job.record.trying(name)\n    if name in 'bc': {end}\n"
+        "    job.record.row(dict(of=name))\n"
+        "return True"
     )
-    result = gpu_check._peers(options, [])
-    assert result["passed"]
-    assert given == [25, 15]
-    reasons = [found["reason"] for found in result["peers"].values()]
-    assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(PEERS) - 2)
+    found = _stage(monkeypatch, tmp_path, "every-kernel", body, "--patience", "3")
+    assert [row["of"] for row in found["rows"]] == ["a", "d"]
+    assert found["tried"] == list("abcd")
+    # One that gets no further is not started for ever.
+    found = _stage(monkeypatch, tmp_path, "ceilings", end)
+    assert not found["passed"]
+    assert re.search(r"its process ended with status -?\d+, see ceilings.log", found["notes"][-1])
 
 
-def test_a_test_run_that_ran_nothing_has_failed() -> None:
-    outcome = gpu_check._pytest(["tests/test_gpu_check.py", "-k", "no_such_test"])
-    assert not outcome["passed"]
+def test_a_runner_that_is_killed_leaves_every_row(tmp_path: Path) -> None:
+    """Not even told that it ends: rows, and no half of one, are on the disk all the same."""
+    command = [sys.executable, "-m", "benchmarks", *DRY, "environment", "every-kernel"]
+    runner = subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT)
+    try:
+        end = time.monotonic() + 120
+        while not _read(tmp_path).get("every-kernel", {}).get("rows"):
+            assert time.monotonic() < end
+            assert runner.poll() is None
+            time.sleep(0.05)
+        os.kill(runner.pid, signal.SIGKILL)
+    finally:
+        processes._stop(runner.pid)
+        runner.wait()
+    for line in (tmp_path / gpu_record.NAME).read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            json.loads(line)
+    found = _read(tmp_path)
+    assert found["environment"]["passed"]
+    assert gpu_record.facts(found)["device"] == "cpu"
+    assert found["every-kernel"]["rows"]
+    assert not found["every-kernel"]["passed"]
+    assert "- environment: passed in" in (tmp_path / "gpu-check.md").read_text()
 
 
-def test_sanitizer_reports_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "3 passed in 1s\n========= ERROR SUMMARY: 2 errors\n"
+def test_a_page_that_fails_does_not_stop_the_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: list[str], seconds: float, log: Path) -> int:
+        log.touch()
+        gpu_record.Record(tmp_path, command[command.index("--stage") + 1]).row({"unforeseen": 1})
+        return 0
 
-    def run(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 9, told)
+    monkeypatch.setattr(processes, "run", run)
+    assert main([*DRY, "ceilings", "ncu", "--output", str(tmp_path)]) == 0
+    assert list(_read(tmp_path)) == ["ceilings", "ncu"]
+    assert "KeyError" in capsys.readouterr().out
+    assert "KeyError" in (tmp_path / "gpu-check.md").read_text()
 
-    monkeypatch.setattr(subprocess, "run", run)
-    outcome = gpu_check._pytest([], ["compute-sanitizer"])
-    assert (outcome["passed"], outcome["errors"]) == (False, 2)
 
+def test_a_lost_device_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = Job("cuda", True, 0, 1, tmp_path, gpu_record.Record(tmp_path, "a"), (), tmp_path, None)
 
-def test_device_times_of_the_cpu() -> None:
-    tasks = {"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.004)}
-    times = time_calls(tasks, "cpu", rounds=3)
-    for name, seconds in (("short", 0.001), ("long", 0.004)):
-        for what in (times[name].device, times[name].host, times[name].wall):
-            assert what.median >= seconds
-        assert len(times[name].rounds) == 3
-    assert times["long"].device.median > 2 * times["short"].device.median
+    def ones(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+    monkeypatch.setattr("torch.ones", ones)
+    with pytest.raises(LostDeviceError, match=r"^CUDA error: an illegal memory access$"):
+        job.check_device()
 
 
 def test_it_is_a_command_of_its_own() -> None:
     command = [sys.executable, "-m", "benchmarks", "gpu-check", "--help"]
     told = subprocess.run(command, text=True, capture_output=True, check=True).stdout
-    assert all(stage in told for stage in gpu_check._STAGES)
+    told = re.sub(r"\s", "", told)  # lines end at hyphens too
+    assert all(word in told for word in (*gpu_check.COMMANDS, *gpu_check._STAGES))
+
+
+def test_the_page_about_it_names_every_stage_and_its_limit() -> None:
+    page = (ROOT / "docs" / "cuda.md").read_text()
+    for command, limits in gpu_check.COMMANDS.items():
+        assert f"gpu-check {command}\n" in page
+        for name, limit in limits.items():
+            (line,) = (
+                text for text in page.splitlines() if re.match(rf"\|.*\| .*`{name}`.* \|", text)
+            )
+            assert re.search(rf"\b{limit:g}\b", line) or name == "build"

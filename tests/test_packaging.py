@@ -285,6 +285,24 @@ def test_what_cannot_be_had_is_refused(
     assert not list(sources.glob("*.whl"))
 
 
+@pytest.mark.parametrize("switch", ["STDEFORM_NATIVE", "STDEFORM_CUDA"])
+@pytest.mark.parametrize("command", ["build_ext", "build", "egg_info"])
+def test_no_command_passes_over_a_core_that_must_be_built(
+    switch: str, command: str, sources: Path, builder: Path
+) -> None:
+    settings = {switch: "1", "PATH": "nowhere"}
+    told = run(builder, "setup.py", "-q", command, cwd=sources, fails=True, **settings)
+    assert f"{switch}=1, but there is no native core: no C++ compiler" in told
+
+
+@pytest.mark.skipif(not HAS_NVCC, reason="needs nvcc")
+def test_the_cuda_sources_compile_without_a_warning(tree: Path, builder: Path) -> None:
+    (tree / "csrc" / "cuda" / "kernels_f64.cu").touch()
+    told = run(builder, "setup.py", "build_ext", "--inplace", cwd=tree)
+    assert "compile csrc/cuda/kernels_f64.cu" in told
+    assert "warning" not in told
+
+
 def test_without_nvcc_the_rest_is_built(tree: Path, builder: Path) -> None:
     build = (builder, "setup.py", "build_ext", "--inplace")
     run(*build, cwd=tree, CUDA_HOME=str(tree / "nowhere"))

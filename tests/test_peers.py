@@ -203,10 +203,23 @@ def test_a_peer_that_crashes_or_hangs_is_a_reason_and_no_more(folder: Path) -> N
     assert not (folder / "late").exists()
 
 
+def test_a_peer_that_is_stopped_keeps_its_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write("mmcv", folder)
+
+    def run(command: list[str], seconds: float, log: Path) -> None:
+        log.write_text('chatter\npeer-check: {"rows": [{"mode": "forward"}]}\n')
+
+    monkeypatch.setattr(peer_check.processes, "run", run)
+    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=9)
+    assert finding == {"rows": [{"mode": "forward"}], "reason": "stopped after 9 s"}
+
+
 def test_a_peer_that_is_nowhere_starts_no_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_check.subprocess, "Popen", None)
+    monkeypatch.setattr(peer_check.processes, "run", None)
     finding = peer_check.check_peer("ops3d", folder, "cpu", rounds=2, quick=True, seconds=9)
     assert finding == {"rows": [], "reason": "neither installed nor below peers/"}
 
