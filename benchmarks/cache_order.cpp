@@ -107,11 +107,12 @@ extern "C" double miss_rate(const Setting* s) {
         }
       }
     } else {
-      const TileRange range = tiles_of_block(tiles, sm, s->multiprocessors);
-      for (int64_t tile = range.first; tile < range.last; tile += s->warps) {
+      const TileShares shares(tiles, s->multiprocessors);
+      const int64_t first = shares.first(sm), last = first + shares.number(sm);
+      for (int64_t tile = first; tile < last; tile += s->warps) {
         turns.emplace_back();
         for (int64_t w = 0; w < s->warps; ++w) turns.back().push_back(tile + w);
-        while (turns.back().back() >= range.last) turns.back().pop_back();
+        while (turns.back().back() >= last) turns.back().pop_back();
       }
     }
     Cache cache(s->cache_bytes);

@@ -37,7 +37,7 @@ class Order:
     """
 
     brick: tuple[int, int, int] = (0, 0, 0)
-    warps: int = 12
+    warps: int = 16
     resident: int = 1
     dealt: bool = False
 

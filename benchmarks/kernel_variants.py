@@ -106,19 +106,32 @@ def _sum_blocks(blocks: int) -> KernelVariant:
     return KernelVariant(f"kBinBlocks = {blocks}", BACKWARD, (Change(there, str(blocks)),))
 
 
+def _bins(name: str, value: str) -> KernelVariant:
+    change = Change(rf"(?<=constexpr int {name} = )[^;]*;", f"{value};")
+    return KernelVariant(f"{name} = {value}", BACKWARD, (change,))
+
+
 VARIANTS = (
     *(_constant("kForwardWarps", FORWARD, warps) for warps in (12, 16, 20)),
     KernelVariant(
-        "gather unrolled twice",
+        "gather not unrolled",
         FORWARD,
-        (Change(r"#pragma unroll 1\n", "#pragma unroll 2\n", "forward.cuh"),),
+        (Change(r"#pragma unroll 2\n", "#pragma unroll 1\n", "forward.cuh"),),
     ),
     *(_sum_blocks(blocks) for blocks in (3, 4, 5)),
+    *(_bins("kAhead", rows) for rows in ("1", "3")),
+    _bins("kBinCorners", "N == 3 ? 2 : 1"),
+    KernelVariant(
+        "launches overlap",
+        BACKWARD,
+        (Change(r"(?<=#define STDEFORM_OVERLAP_LAUNCHES )0", "1", "compat.cuh"),),
+    ),
 )
 
 KNOBS = (
     Knob("forward_bricks", FORWARD, (0, 3, 8)),
     Knob("forward_parts", FORWARD, (1, 2, 4)),
+    Knob("backward_parts", BACKWARD, (1, 2, 4)),
     Knob("backward_bins", BACKWARD, (0, 1)),
     Knob("bin_run", BACKWARD, (64, 256, 512)),
     Knob("workspace_bytes", BACKWARD, (8 << 20, 256 << 20)),

@@ -49,10 +49,10 @@ def build(variants: Sequence[KernelVariant], output: Path, log: Path, seconds: f
     Returns:
         The modules that were built, each in a folder named like its variant.
     """
-    from ninja import BIN_DIR
+    plan = (folder() / "build.ninja").read_text()
+    from ninja import BIN_DIR  # which an in-place build has needed too
 
     shutil.rmtree(output, ignore_errors=True)
-    plan = (folder() / "build.ninja").read_text()
     steps = _STEP.findall(plan)
     text = f"builddir = {output}\n{plan[plan.index('rule ') : plan.index('build ' + steps[0][0])]}"
     modules = []

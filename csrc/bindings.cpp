@@ -158,23 +158,24 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
   cuda::forward(p, to_queue(device, stream), tuning);
 }
 
-// `allocate` is asked for the workspace, a number of bytes, and returns its address.
-void cuda_backward(int device, std::uintptr_t stream, const py::dict& forced, bool deterministic,
-                   const py::object& allocate, const std::vector<int64_t>& spatial_shapes,
-                   const py::capsule& value, const py::capsule& positions,
-                   const py::capsule& scores, const py::object& reference,
-                   const py::capsule& grad_out, const py::object& grad_value,
-                   const py::object& grad_reference, const py::object& grad_positions,
-                   const py::object& grad_scores) {
+// The first half of a backward: what it needs is known, and nothing is done yet. The tensors must
+// outlive it.
+cuda::Backward cuda_backward(const py::dict& forced, bool deterministic,
+                             const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
+                             const py::capsule& positions, const py::capsule& scores,
+                             const py::object& reference, const py::capsule& grad_out,
+                             const py::object& grad_value, const py::object& grad_reference,
+                             const py::object& grad_positions, const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
   p.deterministic = deterministic;
-  const cuda::Tuning tuning = to_tuning(forced);
-  if (const int64_t bytes = cuda::workspace_bytes(p, tuning)) {
-    p.workspace = reinterpret_cast<void*>(allocate(bytes).cast<std::uintptr_t>());
-  }
+  return cuda::Backward(p, to_tuning(forced));
+}
+
+void cuda_enqueue(const cuda::Backward& backward, int device, std::uintptr_t stream,
+                  std::uintptr_t workspace) {
   py::gil_scoped_release unlocked;
-  cuda::backward(p, to_queue(device, stream), tuning);
+  backward.enqueue(to_queue(device, stream), reinterpret_cast<void*>(workspace));
 }
 #endif
 
@@ -188,7 +189,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_backward", &stdeform::cpu_backward);
 #ifdef STDEFORM_WITH_CUDA
   m.def("cuda_forward", &stdeform::cuda_forward);
-  m.def("cuda_backward", &stdeform::cuda_backward);
+  py::class_<stdeform::cuda::Backward>(m, "CudaBackward")
+      .def(py::init(&stdeform::cuda_backward))
+      .def_property_readonly("workspace_bytes", &stdeform::cuda::Backward::workspace_bytes)
+      .def("enqueue", &stdeform::cuda_enqueue);
   m.def("cuda_devices", [] {
     const auto devices = stdeform::cuda::find_devices();
     return py::make_tuple(devices.count, devices.reason);

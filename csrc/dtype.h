@@ -13,6 +13,10 @@ namespace stdeform {
 
 enum class DType : int { f64 = 0, f32 = 1, f16 = 2, bf16 = 3 };
 
+constexpr int size_of(DType dtype) {  // in bytes
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
+
 struct Half {
   uint16_t bits;
 };

@@ -45,7 +45,6 @@ struct Problem {
 
   // CUDA only, backward.
   bool deterministic = false;  // the same bits in every run
-  void* workspace = nullptr;   // cuda::workspace_bytes of memory, aligned to 16 bytes
 };
 
 }  // namespace stdeform

@@ -14,6 +14,22 @@ STDEFORM_INLINE int64_t truncate(double x) { return int64_t(x); }
 STDEFORM_INLINE float to_float(int32_t x) { return float(x); }
 STDEFORM_INLINE double to_float(int64_t x) { return double(x); }
 
+// The cell at or before p, and how far behind it p lies.
+template <class Real, class Int>
+STDEFORM_INLINE void split(Real p, Int& cell, Real& fraction) {
+  const Int toward_zero = truncate(p);
+  cell = to_float(toward_zero) > p ? toward_zero - 1 : toward_zero;
+  fraction = p - to_float(cell);
+}
+#ifdef __CUDA_ARCH__
+// The same with fewer instructions.
+__device__ __forceinline__ void split(float p, int32_t& cell, float& fraction) {
+  const float before = floorf(p);
+  cell = int32_t(before);
+  fraction = p - before;
+}
+#endif
+
 // Cells `low` and `high` = `low` + 1, with weight and slope (the weight's derivative by the
 // coordinate) zero where the cell does not exist. Such a cell's number is that of the other one, or
 // 0 where neither exists, so that its address is always valid.
@@ -22,26 +38,30 @@ struct AxisSample {
   Int low, high;
   Real low_weight, high_weight;
   Real low_slope, high_slope;
-  Int has_low, has_high;  // all bits set where the cell exists, none where it does not
+  using Mask = decltype(Int() >= Int());
+  Mask has_low, has_high, has_any;  // whether the cell exists, or one of them
 };
 
 // `pixel` = location * size - 0.5, so that cell i has its centre at i. A coordinate at which no
-// cell exists, NaN and infinity among them, reads nothing.
+// cell exists, NaN and infinity among them, reads nothing; `inside` says that there is none.
 //
 // Real and Int are numbers, or vectors of as many of them; truncate and to_float convert between
 // the two.
 template <class Real, class Int>
-STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cells) {
+STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cells,
+                                                  bool inside = false) {
   const Real zero = {}, one = zero + 1;
   const Int none = {};
-  const Real p = (pixel >= -one) & (pixel < size) ? pixel : zero - 2;
-  const Int toward_zero = truncate(p);
-  const Int low = to_float(toward_zero) > p ? toward_zero - 1 : toward_zero;
+  using Mask = typename AxisSample<Real, Int>::Mask;
+  const auto has_any = inside ? Mask(none >= none) : Mask((pixel >= -one) & (pixel < size));
+  const Real p = inside ? pixel : has_any ? pixel : zero - 2;
+  Int low;
+  Real fraction;
+  split(p, low, fraction);
   const Int high = low + 1;
-  const Real fraction = p - to_float(low);
-  const auto has_low = low >= none;
+  const auto has_low = Mask(p >= zero);
   const Int existing_low = has_low ? low : none;
-  const auto has_high = (high >= none) & (high < cells);
+  const auto has_high = Mask((high >= none) & (high < cells));
   return {
       existing_low,
       has_high ? high : existing_low,
@@ -49,8 +69,9 @@ STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cel
       has_high ? fraction : zero,
       has_low ? -one : zero,
       has_high ? one : zero,
-      has_low ? ~none : none,
-      has_high ? ~none : none,
+      has_low,
+      has_high,
+      has_any,
   };
 }
 

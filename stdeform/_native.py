@@ -154,7 +154,7 @@ def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tup
     # Three tensors: the results of an operator must not share memory.
     grad_value, by_head, grad_scores = (value.new_empty(0) for _ in range(3))
     if needs[0]:
-        grad_value = torch.zeros(value.shape, dtype=real, device=value.device)
+        grad_value = value.new_empty(value.shape, dtype=real)
     if needs[1] and reference_points is not None:
         batch, num_queries, *rest = reference_points.shape
         shape = (batch, num_queries, value.shape[2], *rest)
@@ -191,13 +191,10 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
             _C.cuda_forward(index, stream, forced, *arguments)
         else:
             deterministic = torch.are_deterministic_algorithms_enabled()
-            kept: list[Tensor] = []  # until the kernels are enqueued
-
-            def allocate(num_bytes: int) -> int:
-                kept.append(torch.empty(num_bytes, dtype=torch.uint8, device=value.device))
-                return kept[-1].data_ptr()
-
-            _C.cuda_backward(index, stream, forced, deterministic, allocate, *arguments)
+            work = _C.CudaBackward(forced, deterministic, *arguments)
+            # Lives until the kernels are enqueued; what takes its place waits for them.
+            workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
+            work.enqueue(index, stream, workspace.data_ptr())
     else:
         run = _C.cpu_forward if name == "forward" else _C.cpu_backward
         threads = options.num_threads

@@ -403,9 +403,9 @@ def test_peak_memory_against_the_composite() -> None:
 
     ours = _peak(lambda: run(stdeform.st_deform_attn_from_offsets))
     # Result, gradients of four inputs, and two of these once more per head or in float32; the list
-    # of samples, four bytes each, and what is kept of bins and rows.
+    # of samples, twenty bytes each, and what is kept of bins and rows.
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    assert ours < 1.5 * gradients + 6 * problem.attention_logits.numel()
+    assert ours < 1.5 * gradients + 22 * problem.attention_logits.numel()
     assert _peak(lambda: run(composite_from_offsets)) > 5 * ours
 
 

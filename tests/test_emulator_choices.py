@@ -20,7 +20,7 @@ from tests.cuda_on_cpu import build
 from tests.cuda_on_cpu.emulated import Machine
 from tests.elsewhere import on_machine
 
-MULTIPROCESSORS = 132  # of an H100 or H200, with twelve warps each in the forward
+WARPS = 16  # of a block of the forward
 ENCODER, DECODER = WORKLOADS["paper-encoder"], WORKLOADS["paper-decoder"]
 PLAIN = (0, 0, 0)
 
@@ -28,7 +28,7 @@ PLAIN = (0, 0, 0)
 @functools.cache
 def _choices() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build.library([build.HERE / "choices.cpp"])))
-    library.chosen_bins.restype = ctypes.c_bool
+    library.chosen_bins.restype = library.aligned_rows.restype = ctypes.c_bool
     return library
 
 
@@ -41,14 +41,12 @@ def _sizes(workload: Workload) -> Any:
     )
 
 
-def order(
-    workload: Workload, multiprocessors: int = MULTIPROCESSORS
-) -> tuple[tuple[int, ...], int]:
-    """Cells of a brick along x, y, t, or `PLAIN`; and warps that share a tile."""
-    out = (ctypes.c_int32 * 5)()
-    _choices().chosen_order(_sizes(workload), ctypes.c_int(multiprocessors), out)
-    in_bricks, *brick, parts = out
-    return tuple(brick) if in_bricks else PLAIN, parts
+def order(workload: Workload) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Cells of a brick along x, y, t, or `PLAIN`; warps of a tile, for each number that is left."""
+    out = (ctypes.c_int32 * (4 + WARPS + 1))()
+    _choices().chosen_order(_sizes(workload), out)
+    in_bricks, *rest = out
+    return tuple(rest[:3]) if in_bricks else PLAIN, tuple(rest[4:])
 
 
 def takes_bins(
@@ -77,41 +75,66 @@ def asking(num_queries: int, **changes: Any) -> Workload:
 def test_the_papers_sizes() -> None:
     assert (ENCODER.num_queries, ENCODER.num_cells, DECODER.num_queries) == (6120, 6120, 360)
     assert {ENCODER.num_heads, DECODER.num_heads} == {8}
-    assert order(ENCODER) == ((5, 5, 9), 1)
-    assert order(DECODER) == (PLAIN, 2)
+    assert order(ENCODER)[0] == (5, 5, 9)
+    assert order(DECODER)[0] == PLAIN
 
 
 def test_a_query_for_every_cell_means_bricks() -> None:
-    assert order(WORKLOADS["paper-encoder-large"]) == ((5, 5, 9), 1)
-    assert order(WORKLOADS["detr-encoder"]) == ((16, 16, 1), 1)
+    assert order(WORKLOADS["paper-encoder-large"])[0] == (5, 5, 9)
+    assert order(WORKLOADS["detr-encoder"])[0] == (16, 16, 1)
     for num_queries in (6119, 6121):
-        assert order(asking(num_queries)) == (PLAIN, 1)
+        assert order(asking(num_queries))[0] == PLAIN
     assert order(asking(6120)) == order(ENCODER)
 
 
-@pytest.mark.parametrize(
-    ("num_queries", "parts"), [(1, 4), (245, 4), (246, 2), (495, 2), (496, 1), (6000, 1)]
-)
-def test_warps_share_tiles_while_there_are_enough_of_them(num_queries: int, parts: int) -> None:
-    # Of five queries of a head each: 8 * 49 tiles leave four warps to each of 132 * 12, 8 * 50 do
-    # not; 8 * 99 leave two.
-    assert order(asking(num_queries)) == (PLAIN, parts)
+def _turns(left: int, parts: tuple[int, ...], of_a_tile: int) -> int:
+    """Turns until so many tiles are done, each of which would take one warp `of_a_tile`."""
+    turns = 0
+    while left > 0:
+        sharing = parts[min(left, WARPS) - 1]
+        turns += -(-of_a_tile // sharing)
+        left -= WARPS // sharing
+    return turns
 
 
-@pytest.mark.parametrize(("multiprocessors", "parts"), [(95, 1), (96, 2), (191, 2), (192, 4)])
-def test_larger_devices_share_more(multiprocessors: int, parts: int) -> None:
-    # The decoder has 8 * 72 tiles.
-    assert order(DECODER, multiprocessors) == (PLAIN, parts)
+@pytest.mark.parametrize("num_points", [1, 6, 7, 18, 32])
+def test_warps_share_what_is_left(num_points: int) -> None:
+    # A warp with five rows reads six samples of each in a turn.
+    of_a_tile = -(-num_points // 6)
+    _, parts = order(asking(10, num_points=num_points))
+    assert parts[-1] == 1  # nothing is gained while there is a tile for every warp
+    for left in range(1, WARPS):
+        # Never longer than with the same number of warps to every tile that is left.
+        alike = min(_turns(left, (same,) * WARPS, of_a_tile) for same in range(1, WARPS + 1))
+        assert _turns(left, parts, of_a_tile) <= alike
+    if num_points == 32:  # of the encoder's 74 or 75 tiles of a block 10 or 11 are left
+        assert _turns(10, parts, 6) == _turns(4, parts, 6) * 2 == 4
 
 
-@pytest.mark.parametrize(
-    ("num_levels", "num_points", "parts"),
-    [(1, 6, 1), (1, 7, 2), (1, 18, 2), (1, 19, 4), (2, 6, 2), (3, 6, 2), (4, 6, 4), (4, 1, 4)],
-)
-def test_every_part_has_samples_to_read(num_levels: int, num_points: int, parts: int) -> None:
-    # A warp with five rows reads six samples of each at a time, of one level.
-    levels = ((36, 10, 17),) * num_levels
-    assert order(asking(10, spatial_shapes=levels, num_points=num_points)) == (PLAIN, parts)
+def test_every_part_has_samples_to_read() -> None:
+    for num_levels, num_points, most in ((1, 6, 1), (1, 7, 2), (2, 6, 2), (3, 1, 3), (4, 32, 16)):
+        levels = ((36, 10, 17),) * num_levels
+        _, parts = order(asking(10, spatial_shapes=levels, num_points=num_points))
+        assert max(parts) <= most
+
+
+# -- the layout of rows ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_steps_that_nobody_takes_mean_nothing(axis: int) -> None:
+    # Older versions of PyTorch hand over a stride of 1 for every axis of size 1.
+    sizes, strides = [2, 5, 8], [5 * 8 * 48, 8 * 48, 48, 1]
+
+    def aligned() -> bool:
+        three, four = (ctypes.c_int64 * 3)(*sizes), (ctypes.c_int64 * 4)(*strides)
+        return bool(_choices().aligned_rows(three, four))
+
+    assert aligned()
+    strides[axis] = 1
+    assert not aligned()
+    sizes[axis] = 1
+    assert aligned()
 
 
 # -- the backward by bins --------------------------------------------------------------------------
@@ -161,12 +184,12 @@ def test_samples_are_numbered_by_32_bits() -> None:
 
 
 def test_the_forward_follows_its_choice() -> None:
-    # Tiles for a quarter of the emulator's four times twelve warps, and samples for each.
-    problem = draw("points", num_queries=15, num_points=33, head_dim=48)
+    # Two heads of one tile for each of four blocks; six turns, so that six warps share it.
+    problem = draw("points", [(4, 6, 5)], batch=1, num_queries=10, num_points=33, head_dim=48)
     found = {}
-    for parts in (-1, 1, 2, 4):
+    for parts in (-1, 1, 2, 6):
         with on_machine(Machine(tuning={"forward_parts": parts})):
             found[parts] = forward(problem, "points", "emulated")
-    assert torch.equal(found[-1], found[4])
+    assert torch.equal(found[-1], found[6])
     assert not torch.equal(found[-1], found[1])
     assert not torch.equal(found[-1], found[2])

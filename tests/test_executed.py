@@ -50,7 +50,10 @@ def test_results(
 
 
 def test_results_of_fixed_order() -> None:
-    problem = draw("points", VIDEO, head_dim=48, num_points=40, num_queries=20)
+    # Bins of more samples than a warp has lanes.
+    problem = draw(
+        "points", [(1, 2, 2)], batch=1, num_heads=1, head_dim=48, num_points=40, num_queries=3
+    )
     machine = emulated.Machine(runner=executed.Runner(_kernels()), deterministic=True)
     with on_machine(machine):
         check_against_composite(problem, "points", "emulated")
@@ -65,11 +68,11 @@ def _executed(dtype: str, backward: bool) -> dict[str, Executed]:
     return {row.kernel.split("<")[0]: row for row in rows}
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 38.1), ("bfloat16", 48.8)])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 30), ("bfloat16", 42)])
 def test_instructions_of_the_forward(dtype: str, most: float) -> None:
     assert _executed(dtype, backward=False)["forward_kernel"].instructions < most
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 72.9), ("bfloat16", 86.2)])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 60), ("bfloat16", 67)])
 def test_instructions_of_the_sums_by_bins(dtype: str, most: float) -> None:
     assert _executed(dtype, backward=True)["bin_backward_kernel"].instructions < most

@@ -2,9 +2,9 @@
 // added to in memory; all other gradients have one owner.
 #pragma once
 
+#include "parts.cuh"
 #include "row_grads.cuh"
 #include "rows.cuh"
-#include "tiles.cuh"
 
 namespace stdeform::cuda {
 
@@ -108,12 +108,16 @@ __device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channel
 // Writes the gradients of sample (l, k) of a row and adds to the sums of the row. `sample_row`
 // counts rows as the gradients do, [B, Q, M].
 template <class T, int N>
-__device__ void finish_sample(const Call& call, const SampledRow<T>& row, int64_t sample_row, int l,
-                              int k, Compute<T> (&dots)[1 << N], RowSums<Compute<T>, N>& sums) {
+__device__ __forceinline__ void finish_sample(const Call& call, const SampledRow<T, N>& row,
+                                              int64_t sample_row, int l, int k,
+                                              Compute<T> (&dots)[1 << N],
+                                              RowSums<Compute<T>, N>& sums) {
   using Real = Compute<T>;
   const Problem& p = call.problem;
   // Read once more: kept in registers meanwhile, it would push the loads of the rows out of them.
-  const auto sample = read_sample<T, N>(call, row, l, k);
+  Real pixel[N];
+  row.read_pixels(call, k, pixel);
+  const auto sample = sample_at<Real, N>(call, pixel, row.attention(call, k), l);
   Real slope[N];
   interpolate<N>(sample.axes, dots, slope);
   const int64_t at = (sample_row * p.L + l) * p.K + k;
@@ -126,7 +130,8 @@ __device__ void finish_sample(const Call& call, const SampledRow<T>& row, int64_
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
-    backward_kernel(const __grid_constant__ Call call) {
+    backward_kernel(const __grid_constant__ Call call, TileShares tiles) {
+  wait_for_launch_before();
   using Real = Compute<T>;
   using Shape = BackwardShape<T, N, Layout>;
   using Table = typename Shape::Table;
@@ -134,6 +139,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   constexpr int kRows = Shape::kRows, kPoints = Shape::kPoints;
   STDEFORM_SHARED(uint4, corner_memory, kWarps * Table::kSize);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
+  constexpr int kDotWords = Dots::kSize * int(sizeof(typename Dots::Share) / sizeof(Real));
+  static_assert(kDotWords >= 2 * N * kWarpSize, "parts meet in the memory of the dot products");
 
   const Problem& p = call.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -143,36 +150,47 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const int row = lane / Layout::kLanes;  // whose channels the lane holds
   const int first_channel = lane % Layout::kLanes * Layout::kGroup;
   const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
-  const int64_t grad_stride = p.M * p.D;  // from cell to cell
+  const int64_t grad_stride = p.M * p.D;           // from cell to cell
+  const int batches = (call.K - 1) / kPoints + 1;  // of a level
 
-  for_each_tile<kRows, kWarps>(call, warp, [&](const Tile& tile) {
+  const auto total = [&](const Tile& tile, auto& numbers) {
+    if (tile.parts == 1) return;
+    add_parts<kWarps>(reinterpret_cast<Real*>(dot_memory), kDotWords, tile, warp, lane, numbers);
+  };
+
+  for_each_tile<kRows, kWarps>(call, tiles, warp, [&](const Tile& tile) {
     const int b = tile.b, m = tile.m, first_query = tile.place;
     const bool samples = sampling.in_use && first_query + sampling.row < call.Q;
     const bool present = row < kRows && first_query + row < call.Q;
     const int sampled_query = samples ? first_query + sampling.row : 0;
     const int64_t sample_row = (b * p.Q + sampled_query) * p.M + m;
-    SampledRow<T> sampled(p, b, sampled_query, m);
-    if (p.reference.data) find_softmax<T>(call, sampling, samples, sampled);
-    const T* values =
-        static_cast<const T*>(p.value.data) + b * p.value.stride[0] + m * p.value.stride[2];
+    SampledRow<T, N> sampled;
+    sampled.start(call, b, sampled_query, m);
+    if (call.from_offsets) find_softmax(call, sampling, samples, sampled);
+    const T* values = row_of<T>(p.value, b, 0, m);
     Real* grad_values = static_cast<Real*>(p.grad_value.data) + b * p.S * grad_stride + m * p.D;
-    const T* grad_row = static_cast<const T*>(p.out.data) + b * p.out.stride[0] +
-                        (present ? first_query + row : 0) * p.out.stride[1] + m * p.out.stride[2];
+    const T* grad_row = row_of<T>(p.out, b, present ? first_query + row : 0, m);
     Real grad[Layout::kGroups][Layout::kGroup] = {};
     if (Layout::kWhole && present) {
       read_grad<T, Layout>(grad_row + first_channel, call.D, grad);
     }
 
     RowSums<Real, N> sums;
+    int batch = tile.part;  // of the warp's next samples, counted in the level
     for (int l = 0; l < call.L; ++l) {
       const T* cells = values + call.first_cell[l] * p.value.stride[1];
       Real* grad_cells = grad_values + call.first_cell[l] * grad_stride;
+      if (samples) sampled.go_to_level(call, l, l > 0);
       sums.start_level();
-      for (int first = 0; first < call.K; first += kPoints) {
+      for (; batch * kPoints < call.K; batch += tile.parts) {
+        const int first = batch * kPoints;
         const int count = min(call.K - first, kPoints);
         const bool reads = samples && sampling.point < count;
         if (reads) {
-          const auto sample = read_sample<T, N>(call, sampled, l, first + sampling.point);
+          const int k = first + sampling.point;
+          Real pixel[N];
+          sampled.read_pixels(call, k, pixel);
+          const auto sample = sample_at<Real, N>(call, pixel, sampled.attention(call, k), l);
           table.at(sampling.row, sampling.point) = find_corners(call, sample, l);
         }
         __syncwarp();
@@ -209,9 +227,21 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
           finish_sample<T, N>(call, sampled, sample_row, l, first + sampling.point, dots, sums);
         }
       }
-      write_reference_grads<Real, N>(call, sampling, samples, sample_row, l, sums);
+      batch -= batches;
+      if (p.grad_reference.data) {
+        sums.add_up_level(sampling);
+        total(tile, sums.reference);
+        if (samples && tile.part == 0) {
+          write_reference_grads<Real, N>(call, sampling, sample_row, l, sums);
+        }
+      }
     }
-    differentiate_softmax<T>(call, sampled, sampling, samples, sample_row, sums.attention);
+    if (!p.grad_scores.data || !call.from_offsets) return;
+    Real sum[1] = {sampling.reduce(sums.attention, [](Real a, Real b) { return a + b; })};
+    total(tile, sum);
+    if (samples) {
+      differentiate_softmax(call, sampled, sampling, sample_row, sum[0], tile.part, tile.parts);
+    }
   });
 }
 

@@ -1,205 +1,72 @@
-// The backward by bins. A warp goes through samples that read the same corners: it loads the rows
-// of these once, keeps the sums of their gradients in registers, and adds them to memory when the
-// bin changes. Then every row is finished from what its samples have left.
+// The sums by bins. A warp goes through samples that read the same corners: it loads the rows of
+// these once, keeps the sums of their gradients in registers, and adds them to memory when the bin
+// changes.
 #pragma once
 
+#include "bin_lanes.cuh"
 #include "binning.cuh"
-#include "row_grads.cuh"
 
 namespace stdeform::cuda {
 
-// Blocks that a multiprocessor of 64 Ki registers has room for.
-template <class Real>
-constexpr int kBinBlocks = sizeof(Real) == 8 ? 2 : 4;
-
-// Samples that a warp describes at a time: as many as leave a block less than 48 KiB.
-template <class Real>
-constexpr int kBinBatch = sizeof(Real) == 8 ? 16 : 32;
-
-// The lanes of a warp, N axes: a corner each, and of its row the channels that the layout says.
-template <int N, int channels>
-struct BinLayoutOf {
-  static constexpr int kLanes = kWarpSize >> N;
-  static constexpr int kPerLane = channels / kLanes;
-  static constexpr int kGroup = kPerLane % 4 == 0 ? 4 : 2;
-  using type = RowLayout<kLanes, kPerLane / kGroup, kGroup, true>;
-};
-template <int N, int channels>
-using BinLayout = typename BinLayoutOf<N, channels>::type;
-template <int N>
-using AnyBinLayout = RowLayout<(kWarpSize >> N), 8, 1, false>;
-
-// A sample as all lanes of the warp see it.
+// One sample as the lane holds it that describes it.
 template <class T, int N>
-struct alignas(16) BinSample {
-  Compute<T> weight[1 << N];  // interpolation weight times attention, of each corner
-  const T* grad_row;          // of grad_out
-  const T* value_row;         // of the lowest corner that exists
-  Compute<T>* sum_row;        // the same row of the value's gradient
-  uint32_t bin;               // in the chunk
-  uint32_t to_next[N];        // rows from the lower to the higher corner along each axis
-  uint32_t exists;            // a bit for each corner
-};
-
-// The lanes' shares of the dot products of a warp's samples with their corners. The samples are an
-// odd number of shares apart, so that lanes that sum them up read different banks.
-template <class Real>
-class BinDots {
- public:
-  struct alignas(16) Share {
-    Real of[4];
-  };
-  static constexpr int kPitch = kWarpSize / 4 + 1;
-  static constexpr int kSize = kBinBatch<Real> * kPitch;  // of memory
-
-  __device__ explicit BinDots(Share* memory) : memory_(memory) {}
-
-  // Where a lane's share for sample 0 lies; those for the samples after it are kStep apart.
-  static constexpr int kStep = 4 * kPitch;
-  __device__ __forceinline__ Real* of_lane(int lane) const {
-    return &memory_[lane / 4].of[lane % 4];
-  }
-
-  template <int corners>
-  __device__ __forceinline__ void add_up(int sample, Real (&dots)[corners]) const {
-    constexpr int kShares = kWarpSize / 4 / corners;  // of a corner
-#pragma unroll
-    for (int c = 0; c < corners; ++c) {
-#pragma unroll
-      for (int i = 0; i < kShares; ++i) {
-        const Share share = memory_[sample * kPitch + c * kShares + i];
-        dots[c] += (share.of[0] + share.of[1]) + (share.of[2] + share.of[3]);
-      }
-    }
-  }
-
- private:
-  Share* memory_;
-};
-
-// The channels of a row that a lane holds, as they lie in memory; zeros past the end.
-template <class T, class Layout>
-struct LoadedRow {
-  Run<T, Layout::kGroup> runs[Layout::kGroups];
-
-  __device__ __forceinline__ void load(const T* row, int channels_left) {
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-      const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
-      runs[i] =
-          inside ? load_run<Layout::kGroup>(row + i * Layout::kStep) : Run<T, Layout::kGroup>{};
-    }
-  }
-  __device__ __forceinline__ void widen_to(
-      Compute<T> (&numbers)[Layout::kGroups][Layout::kGroup]) const {
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) widen<T>(runs[i], numbers[i]);
-  }
-};
-
-// One corner of one bin as a lane holds it.
-template <class T, class Layout>
-struct BinCorner {
+struct OwnSample {
   using Real = Compute<T>;
 
-  // Goes over to the bin of a sample: loads the row of the lane's corner, starts its sums anew.
-  template <int N>
-  __device__ __forceinline__ void open(const Problem& p, const BinSample<T, N>& sample, int corner,
-                                       int channel, int channels_left, bool wants_values) {
-    bin = sample.bin;
-    exists = sample.exists >> corner & 1;
-    int64_t row = 0;
-#pragma unroll
-    for (int n = 0; n < N; ++n) row += corner >> n & 1 ? sample.to_next[n] : 0;
-    sum_row = sample.sum_row + row * (p.M * p.D) + channel;
-    LoadedRow<T, Layout> loaded = {};
-    if (exists && wants_values) {
-      loaded.load(sample.value_row + row * p.value.stride[1] + channel, channels_left);
-    }
-    loaded.widen_to(values);
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-#pragma unroll
-      for (int j = 0; j < Layout::kGroup; ++j) sums[i][j] = 0;
-    }
+  // The one at a place among the sorted ones.
+  __device__ __forceinline__ static OwnSample at(const Call& call, const Bins& bins,
+                                                 uint32_t place) {
+    const uint32_t number = bins.samples[place];
+    uint32_t in_row = number;
+    const uint32_t row = bins.by_row_size.divide(in_row, uint32_t(call.L * call.K));
+    uint32_t k = in_row;
+    const uint32_t l = bins.by_K.divide(k, uint32_t(call.K));
+    return {number, in_row, int(l), ChunkRow(call, bins, row),
+            static_cast<const BinRecord<Real>*>(bins.records)[place]};
   }
 
-  // Adds the sums to memory; alone, if no other warp can be adding to the same row.
-  __device__ __forceinline__ void close(bool alone, int channels_left) {
-    if (bin == kNoBin || !exists) return;
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-      if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
-      Real* to = sum_row + i * Layout::kStep;
-      if (alone) {
-        Real numbers[Layout::kGroup];
-        const auto* run = reinterpret_cast<const Run<Real, Layout::kGroup>*>(to);
-        widen<Real>(*run, numbers);
-#pragma unroll
-        for (int j = 0; j < Layout::kGroup; ++j) numbers[j] += sums[i][j];
-        store_run(numbers, to);
-      } else {
-        add_run(sums[i], to);
-      }
-    }
+  __device__ __forceinline__ int64_t in_problem(const Call& call) const {
+    return row.in_problem(call) * (int64_t(call.L) * call.K) + in_row;
   }
 
-  uint32_t bin = kNoBin;
-  bool exists = false;
-  Real* sum_row = nullptr;
-  Real values[Layout::kGroups][Layout::kGroup];
-  Real sums[Layout::kGroups][Layout::kGroup];
+  uint32_t number;  // in the chunk
+  uint32_t in_row;
+  int l;
+  ChunkRow row;
+  BinRecord<Real> record;
 };
 
-// One sample as the lane holds it that describes it.
-struct OwnSample {
-  __device__ __forceinline__ OwnSample(const Call& call, uint32_t number)
-      : k(int(number % uint32_t(call.K))),
-        l(int(number / uint32_t(call.K) % uint32_t(call.L))),
-        row(number / uint32_t(call.K) / uint32_t(call.L)) {}
-
-  int k, l;
-  uint32_t row;  // in the chunk
-};
-
-template <class T>
-__device__ __forceinline__ SampledRow<T> sampled_row(const Call& call, const Bins& bins,
-                                                     const ChunkRow& at) {
-  SampledRow<T> row(call.problem, at.b, at.q, at.m);
-  if (call.problem.reference.data) {
-    const Compute<T>* kept = static_cast<const Compute<T>*>(bins.softmax) + 2 * at.row;
-    row.largest = kept[0];
-    row.scale = kept[1];
-  }
-  return row;
-}
-
+// Fills in a sample for all lanes and returns its bin.
 template <class T, int N>
-__device__ void describe(const Call& call, const Bins& bins, const ChunkRow& at, int l,
-                         const Compute<T> (&pixel)[N], Compute<T> attention, BinSample<T, N>& to) {
+__device__ __forceinline__ uint32_t describe(const Call& call, const Bins& bins,
+                                             const OwnSample<T, N>& own, BinSample<T, N>& to) {
   const Problem& p = call.problem;
-  const auto sample = sample_at<Compute<T>, N>(call, pixel, attention, l);
-  const auto corners = find_corners(call, sample, l);
+  const auto sample =
+      sample_at<Compute<T>, N>(call, own.record.pixel, own.record.attention, own.l, true);
+  const auto corners = find_corners(call, sample, own.l);
   uint32_t exists = ~0u;
+  uint32_t bin = own.row.head * bins.per_head + bins.first[own.l], stride = 1;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
+    const auto& axis = sample.axes[n];
     // Corners whose bit n is set, of eight: 0xaa, 0xcc, 0xf0.
     const uint32_t high = n == 0 ? 0xaa : n == 1 ? 0xcc : 0xf0;
-    if (!sample.axes[n].has_low) exists &= high;
-    if (!sample.axes[n].has_high) exists &= ~high;
+    if (!axis.has_low) exists &= high;
+    if (!axis.has_high) exists &= ~high;
     to.to_next[n] = corners.to_next[n];
+    bin += bin_along(axis) * stride;
+    stride *= uint32_t(call.size[own.l][n]) + 1;
   }
 #pragma unroll
   for (int c = 0; c < (1 << N); ++c) to.weight[c] = corners.weight[c];
-  const int64_t cell = call.first_cell[l] + int64_t(corners.cell);
-  to.grad_row = static_cast<const T*>(p.out.data) + at.b * p.out.stride[0] +
-                at.q * p.out.stride[1] + at.m * p.out.stride[2];
-  to.value_row = static_cast<const T*>(p.value.data) + at.b * p.value.stride[0] +
-                 cell * p.value.stride[1] + at.m * p.value.stride[2];
-  to.sum_row =
-      static_cast<Compute<T>*>(p.grad_value.data) + ((at.b * p.S + cell) * p.M + at.m) * p.D;
-  to.bin = uint32_t(at.head) * bins.per_head + find_bin<Compute<T>, N>(call, bins, pixel, l);
+  const uint64_t cell = uint32_t(call.first_cell[own.l]) + uint64_t(corners.cell);
+  const ChunkRow& row = own.row;
+  to.grad_row = row_of<T>(p.out, row.b, row.q, row.m);
+  to.value_row = row_of<T>(p.value, row.b, cell, row.m);
+  to.sum_row = static_cast<Compute<T>*>(p.grad_value.data) +
+               ((row.b * uint64_t(p.S) + cell) * uint32_t(call.M) + row.m) * uint32_t(call.D);
   to.exists = exists;
+  return bin;
 }
 
 // Bins whose coordinates all have the parity of `turn`, bit n that of axis n: no two of them share
@@ -261,15 +128,22 @@ __device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bin
   return {bins.end[bin] - bins.count[bin], bins.end[bin]};
 }
 
+// Rows of grad_out that a warp loads ahead: two where registers suffice.
+template <class Layout>
+constexpr int kAhead = Layout::kWhole && Layout::kGroups * Layout::kGroup <= 12 ? 2 : 1;
+
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     bin_backward_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins,
                         int turn) {
+  wait_for_launch_before();
   using Real = Compute<T>;
   using Sample = BinSample<T, N>;
-  using Dots = BinDots<Real>;
+  using Dots = BinDots<Real, N>;
   constexpr int kBatch = kBinBatch<Real>;
-  constexpr int kSamples = kBatch + 1;  // of a warp, and one more to load from
+  constexpr int kSamples = kBatch + kAhead<Layout>;  // of a warp, with those loaded ahead
+  constexpr int kPlaces = kAhead<Layout> + 1;
+  constexpr uint32_t kAfter = ~0u << (kWarpSize - kPlaces);  // no samples
   STDEFORM_SHARED(Sample, sample_memory, kWarps * kSamples);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
 
@@ -277,25 +151,28 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   Sample* const samples = sample_memory + warp * kSamples;
   const Dots shares(dot_memory + warp * Dots::kSize);
-  const int corner = lane / Layout::kLanes;
+  const int corner = lane / Layout::kLanes * kBinCorners<N>;  // the first one
   const int first_channel = lane % Layout::kLanes * Layout::kGroup;
   const bool one_pass = call.D <= Layout::kChannels;
   const bool wants_samples = p.grad_scores.data || wants_pixel_grads(p);
   const bool alone = turn >= 0;
 
   const SampleRange range = range_of_warp<N>(call, bins, turn);
-  BinCorner<T, Layout> own;
+  BinCorner<T, N, Layout> own;
+  uint32_t last_bin = kNoBin;
   for (uint32_t first = range.first; first < range.last; first += kBatch) {
     const int count = int(min(range.last - first, uint32_t(kBatch)));
     // Lanes without a sample describe the last one: what is loaded ahead must exist.
-    const OwnSample mine(call, bins.samples[first + min(lane, count - 1)]);
-    const ChunkRow at(call, bins, mine.row);
-    const auto row = sampled_row<T>(call, bins, at);
-    Real pixel[N];
-    read_pixels<T, N>(call, row, mine.l, mine.k, pixel);
-    const Real weight = attention<T>(p, row, score<T>(p, row, mine.l, mine.k));
-    if (lane < kBatch) describe<T, N>(call, bins, at, mine.l, pixel, weight, samples[lane]);
-    if (lane == 0) samples[kBatch].grad_row = samples[0].grad_row;
+    const auto mine = OwnSample<T, N>::at(call, bins, first + min(lane, count - 1));
+    Sample described;
+    const uint32_t bin = describe(call, bins, mine, described);
+    if (lane < kBatch) samples[lane] = described;
+    if (lane < kAhead<Layout>) samples[kBatch + lane].grad_row = described.grad_row;
+    // A bit for each sample that is not of the bin of the one before, or does not exist.
+    const uint32_t bin_before = __shfl_up_sync(~0u, bin, 1);
+    const uint32_t others = __ballot_sync(
+        ~0u, lane >= count || (lane ? bin != bin_before : bin != last_bin || !one_pass));
+    last_bin = __shfl_sync(~0u, bin, kWarpSize - 1);
     __syncwarp();
 
     Real dots[1 << N] = {};  // of the lane's own sample
@@ -303,83 +180,68 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
          channel += Layout::kChannels) {
       const int left = call.D - channel;
       const Sample* sample = samples;
-      Real* share = shares.of_lane(lane);
-      LoadedRow<T, Layout> next;  // one sample ahead, so that nothing waits for it
-      next.load(sample->grad_row + channel, left);
-#pragma unroll 2
-      for (int i = 0; i < count; ++i, ++sample, share += Dots::kStep) {
+      auto* share = shares.of_lane(corner, lane % Layout::kLanes);
+      // Rows of grad_out take turns in places that do not change: nothing is moved in registers.
+      LoadedRow<T, Layout> rows[kPlaces];
+#pragma unroll
+      for (int i = 0; i < kAhead<Layout>; ++i) rows[i].load(samples[i].grad_row + channel, left);
+      const auto add_sample = [&](int place) {
+        rows[(place + kAhead<Layout>) % kPlaces].load(sample[kAhead<Layout>].grad_row + channel,
+                                                      left);
         Real grad[Layout::kGroups][Layout::kGroup];
-        next.widen_to(grad);
-        next.load(sample[1].grad_row + channel, left);
-        if (sample->bin != own.bin) {
-          own.close(alone, left);
-          own.open(p, *sample, corner, channel, left, wants_samples);
-        }
-        const Real weight_here = sample->weight[corner];
-        Real dot = 0;
+        rows[place].widen_to(grad);
+        const auto& weights = *reinterpret_cast<const OfCorners<Real, N>*>(&sample->weight[corner]);
+        *share = own.add(weights, grad);
+        ++sample;
+        share += Dots::kStep;
+      };
+      uint32_t other = others;
+#pragma unroll 1
+      for (int i = 0; i < count; i += kPlaces, other = other >> kPlaces | kAfter) {
+        if ((other & ((1u << kPlaces) - 1)) == 0) {  // as most of the time
 #pragma unroll
-        for (int g = 0; g < Layout::kGroups; ++g) {
-#pragma unroll
-          for (int j = 0; j < Layout::kGroup; ++j) dot += own.values[g][j] * grad[g][j];
-          multiply_add(weight_here, grad[g], own.sums[g]);
+          for (int j = 0; j < kPlaces; ++j) add_sample(j);
+          continue;
         }
-        *share = dot;
+#pragma unroll
+        for (int j = 0; j < kPlaces; ++j) {
+          if (i + j >= count) break;
+          if (other >> j & 1) {
+            own.close(alone, left);
+            own.open(p, *sample, corner, channel, left, wants_samples);
+          }
+          add_sample(j);
+        }
       }
       __syncwarp();
       if (wants_samples && lane < count) shares.add_up(lane, dots);
       if (one_pass) break;
       own.close(alone, left);
-      own.bin = kNoBin;
       __syncwarp();
     }
 
     if (wants_samples && lane < count) {
-      Real slope[N];
-      const auto sample = sample_at<Real, N>(call, pixel, weight, mine.l);
-      interpolate<N>(sample.axes, dots, slope);
-      if (p.grad_scores.data) {
-        static_cast<Real*>(p.grad_scores.data)[at.in_problem(call, mine.l, mine.k)] = dots[0];
-      }
-      if (wants_pixel_grads(p)) {
-        Real* to = pixel_grads_of<T, N>(call, bins, at, mine.l, mine.k);
+      // Where a corner does not exist its product is zero, whatever its weight.
+      AxisSample<Real, IntOf<Real>> axes[N];
 #pragma unroll
-        for (int n = 0; n < N; ++n) to[n] = weight * slope[n];
+      for (int n = 0; n < N; ++n) {
+        split(mine.record.pixel[n], axes[n].low, axes[n].high_weight);
+        axes[n].low_weight = 1 - axes[n].high_weight;
+        axes[n].low_slope = -1, axes[n].high_slope = 1;
+      }
+      Real slope[N];
+      interpolate<N>(axes, dots, slope);
+      const int64_t in_problem = mine.in_problem(call);
+      if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[in_problem] = dots[0];
+      if (wants_pixel_grads(p)) {
+        Real* to = pixel_grads_of<T, N>(call, bins, mine.number, in_problem);
+#pragma unroll
+        for (int n = 0; n < N; ++n) to[n] = mine.record.attention * slope[n];
       }
     }
     __syncwarp();
   }
   own.close(alone, call.D - first_channel);
-}
-
-// Finishes the gradients of every row from those of its attention weights and pixel coordinates.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads, kRowBlocks)
-    finish_rows_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins) {
-  using Real = Compute<T>;
-  const Problem& p = call.problem;
-  visit_chunk_row(call, bins, [&](const RowLane& lane, bool present, const ChunkRow& at) {
-    const auto row = sampled_row<T>(call, bins, at);
-    const int64_t gradient_row = (at.b * p.Q + at.q) * p.M + at.m;
-    RowSums<Real, N> sums;
-    for (int l = 0; l < call.L; ++l) {
-      sums.start_level();
-      for (int k = lane.point; present && k < call.K; k += RowLane::kPoints) {
-        const int64_t sample = at.in_problem(call, l, k);
-        if (p.grad_scores.data && p.reference.data) {
-          sums.attention += attention<T>(p, row, score<T>(p, row, l, k)) *
-                            static_cast<const Real*>(p.grad_scores.data)[sample];
-        }
-        if (!wants_pixel_grads(p)) continue;
-        const Real* kept = pixel_grads_of<T, N>(call, bins, at, l, k);
-        Real pixel[N];
-#pragma unroll
-        for (int n = 0; n < N; ++n) pixel[n] = kept[n];
-        pass_on_pixel_grads<T, N>(call, row, sample, l, k, pixel, sums);
-      }
-      write_reference_grads<Real, N>(call, lane, present, gradient_row, l, sums);
-    }
-    differentiate_softmax<T>(call, row, lane, present, gradient_row, sums.attention);
-  });
 }
 
 }  // namespace stdeform::cuda

@@ -4,8 +4,10 @@
 #include <type_traits>
 
 #include "bin_backward.cuh"
+#include "bin_finish.cuh"
 #include "bin_order.h"
 #include "bin_plan.h"
+#include "zero.h"
 
 namespace stdeform::cuda {
 
@@ -33,15 +35,23 @@ void launch_bin_sums(const Call& call, const Bins& bins, int64_t samples, cudaSt
   }
 }
 
+// The gradient of the value, which is added to.
+inline Words sums_of(const Problem& p) {
+  const int words = p.grad_value.dtype == DType::f64 ? 2 : 1;
+  const int64_t numbers = p.grad_value.data ? p.B * p.S * p.M * p.D : 0;
+  return {static_cast<uint32_t*>(p.grad_value.data), numbers * words};
+}
+
 template <class T, int N>
-void launch_bins(const Call& call, const BinPlan& plan, bool aligned, cudaStream_t stream) {
+void launch_bins(const Call& call, const BinPlan& plan, void* workspace, bool aligned,
+                 int multiprocessors, cudaStream_t stream) {
   const Problem& p = call.problem;
   for (int64_t head = 0; head < p.B * p.M; head += plan.heads()) {
-    const Bins bins = plan.chunk(head);
+    const Bins bins = plan.chunk(head, workspace);
     const int64_t rows = bins.heads * p.Q;
     const dim3 row_grid(1 + (rows - 1) / kRowsOfBlock);
-    cudaMemsetAsync(bins.count, 0, (bins.heads * int64_t(bins.per_head) + 1) * sizeof(uint32_t),
-                    stream);
+    const Words counts = {bins.count, bins.heads * int64_t(bins.per_head) + 1};
+    fill_with_zeros(head == 0 ? sums_of(p) : Words(), counts, multiprocessors, stream);
     STDEFORM_LAUNCH((count_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
     reserve_bins(bins, stream);
     STDEFORM_LAUNCH((place_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);

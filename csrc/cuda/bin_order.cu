@@ -13,6 +13,7 @@ int64_t number_of(const Bins& bins) { return int64_t(bins.heads) * bins.per_head
 
 // Each block reserves room for its bins at once, by one addition to the total.
 __global__ void __launch_bounds__(kThreads) reserve_kernel(const __grid_constant__ Bins bins) {
+  wait_for_launch_before();
   STDEFORM_SHARED(uint32_t, of_warp, kWarps);
   STDEFORM_SHARED(uint32_t, of_block, 1);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -48,23 +49,43 @@ __global__ void __launch_bounds__(kThreads) reserve_kernel(const __grid_constant
   }
 }
 
-// Each of n <= 32 numbers goes to the place of as many as are smaller.
-__device__ void order_few(uint32_t* samples, int n, int lane) {
-  const uint32_t mine = lane < n ? samples[lane] : 0xffffffff;
+// The samples of a bin: their numbers, and with each its record, of `size` times 16 bytes.
+struct BinOfSamples {
+  uint32_t* numbers;
+  uint4* records;
+  int size;
+
+  __device__ void exchange(uint32_t a, uint32_t b) const {
+    const uint32_t number = numbers[a];
+    numbers[a] = numbers[b];
+    numbers[b] = number;
+    for (int i = 0; i < size; ++i) {
+      const uint4 record = records[a * size + i];
+      records[a * size + i] = records[b * size + i];
+      records[b * size + i] = record;
+    }
+  }
+};
+
+// Each of n <= 32 samples goes to the place of as many as have smaller numbers.
+__device__ void order_few(const BinOfSamples& samples, int n, int lane) {
+  const uint32_t mine = lane < n ? samples.numbers[lane] : 0xffffffff;
   int place = 0;
   for (int i = 0; i < n; ++i) place += __shfl_sync(~0u, mine, i) < mine;
   __syncwarp();
-  if (lane < n) samples[place] = mine;
+  if (lane < n) samples.numbers[place] = mine;
+  for (int i = 0; i < samples.size; ++i) {
+    const uint4 record = samples.records[min(lane, n - 1) * samples.size + i];
+    __syncwarp();
+    if (lane < n) samples.records[place * samples.size + i] = record;
+  }
 }
 
 // A bitonic network in which every comparison puts the smaller number first, so that whatever lies
 // past the end can be left out.
-__device__ void order_many(uint32_t* samples, uint32_t n, int lane) {
+__device__ void order_many(const BinOfSamples& samples, uint32_t n, int lane) {
   const auto compare = [&](uint32_t a, uint32_t b) {
-    if (b >= n || samples[a] < samples[b]) return;
-    const uint32_t larger = samples[a];
-    samples[a] = samples[b];
-    samples[b] = larger;
+    if (b < n && samples.numbers[b] < samples.numbers[a]) samples.exchange(a, b);
   };
   for (uint32_t half = 1; half < n; half *= 2) {
     for (uint32_t i = lane; i < n; i += kWarpSize) {
@@ -83,11 +104,18 @@ __device__ void order_many(uint32_t* samples, uint32_t n, int lane) {
 }
 
 __global__ void __launch_bounds__(kThreads) order_kernel(const __grid_constant__ Bins bins) {
+  wait_for_launch_before();
   const int lane = threadIdx.x % kWarpSize;
   const int64_t bin = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (bin >= int64_t(bins.heads) * bins.per_head) return;
   const uint32_t n = bins.count[bin];
-  uint32_t* samples = bins.samples + (bins.end[bin] - n);
+  if (n < 2) return;
+  const uint32_t first = bins.end[bin] - n;
+  const BinOfSamples samples = {
+      bins.samples + first,
+      static_cast<uint4*>(bins.records) + int64_t(first) * bins.record_size,
+      bins.record_size,
+  };
   n <= kWarpSize ? order_few(samples, int(n), lane) : order_many(samples, n, lane);
 }
 

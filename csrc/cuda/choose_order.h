@@ -1,4 +1,4 @@
-// In which order the forward works, and how many warps share a tile. Host code.
+// In which order kernels work, and how many warps share a tile. Host code.
 #pragma once
 
 #include <stdexcept>
@@ -14,31 +14,43 @@ namespace stdeform::cuda {
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 
-inline Order choose_order(const Call& call, int rows_per_tile, const Device& device,
-                          const Tuning& tuning) {
+// How many of a block's warps share a tile when `left` tiles are left, each of which takes `turns`
+// turns of a warp: as many as take the fewest turns in all, rather few.
+inline int choose_parts(int left, int64_t turns, int warps) {
+  int chosen = 1;
+  int64_t fewest = turns;
+  for (int parts = 2; parts <= warps && parts <= turns; ++parts) {
+    const int at_once = warps / parts;
+    const int64_t taken = ((left - 1) / at_once + 1) * ((turns - 1) / parts + 1);
+    if (taken < fewest) chosen = parts, fewest = taken;
+  }
+  return chosen;
+}
+
+// The order of a kernel of so many warps to a block; `samples_at_once` are those of a row that a
+// warp works on in a turn.
+inline Order choose_order(const Call& call, int warps, int samples_at_once, int64_t forced_parts) {
+  if (forced_parts > warps) {
+    throw std::invalid_argument("at most " + std::to_string(warps) +
+                                " warps can share a tile, got " + std::to_string(forced_parts));
+  }
   Order order;
+  const int64_t turns = int64_t(call.L) * ((call.K - 1) / samples_at_once + 1);
+  for (int left = 1; left <= kForwardWarps; ++left) {
+    const int chosen = left < warps ? choose_parts(left, turns, warps) : 1;
+    order.parts[left] = uint8_t(forced_parts > 0 ? forced_parts : chosen);
+  }
+  return order;
+}
+
+inline Order choose_forward_order(const Call& call, int rows_per_tile, const Tuning& tuning) {
+  Order order = choose_order(call, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_parts);
   // Self-attention: as many queries as cells. If they are others, only speed suffers.
   const bool on_grid = call.problem.Q == call.problem.S;
   order.in_bricks = on_grid && tuning.forward_bricks != 0;
   for (int n = 0; n < kMaxAxes; ++n) {
     order.brick[n] = call.problem.N == 3 ? kBrick[n] : kImageBrick[n];
     if (tuning.forward_bricks > 0) order.brick[n] = int32_t(tuning.forward_bricks);
-  }
-  // Parts double as long as the device has a warp for each, and each has samples to read.
-  if (tuning.forward_parts > 0) {
-    if (kForwardWarps % tuning.forward_parts) {
-      throw std::invalid_argument("forward_parts must divide " + std::to_string(kForwardWarps) +
-                                  ", got " + std::to_string(tuning.forward_parts));
-    }
-    order.parts = int32_t(tuning.forward_parts);
-  } else {
-    const int64_t tiles = tiles_of_all(call, rows_per_tile);
-    const int64_t warps = int64_t(device.multiprocessors) * kForwardWarps;
-    const int at_once = kWarpSize / rows_per_tile;  // samples of a row that a warp reads
-    const int64_t reads = int64_t(call.L) * ((call.K - 1) / at_once + 1);
-    for (const int parts : {2, 4}) {
-      if (tiles * parts <= warps && parts <= reads) order.parts = parts;
-    }
   }
   return order;
 }

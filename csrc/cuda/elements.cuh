@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../dtype.h"
+#include "call.h"
 #include "compat.cuh"
 
 namespace stdeform::cuda {
@@ -68,16 +68,14 @@ __device__ __forceinline__ void store_run(const Compute<T> (&from)[n], T* to) {
 
 // sums += factor * numbers, each rounded once.
 template <class Real, int n>
-__device__ __forceinline__ void multiply_add(Real factor, const Real (&numbers)[n],
-                                             Real (&sums)[n]) {
+__device__ __forceinline__ void multiply_add(Real factor, const Real (&numbers)[n], Real* sums) {
 #pragma unroll
   for (int i = 0; i < n; ++i) sums[i] += factor * numbers[i];
 }
 #if STDEFORM_CUDA_ARCH >= 1000 && !defined(STDEFORM_EMULATED)
 // Two by one instruction, with the same result. As PTX, because nvcc does not pair them by itself.
 template <int n, class = std::enable_if_t<n % 2 == 0>>
-__device__ __forceinline__ void multiply_add(float factor, const float (&numbers)[n],
-                                             float (&sums)[n]) {
+__device__ __forceinline__ void multiply_add(float factor, const float (&numbers)[n], float* sums) {
 #pragma unroll
   for (int i = 0; i < n; i += 2) {
     asm("{.reg .b64 factors, numbers, sums;\n"
@@ -171,18 +169,20 @@ class CellRows {
   Stride stride_;  // in bytes
 };
 
-// Address of an element of an array whose elements are T or float, `at` elements from the first.
+// Row (b, i, m) of an array whose last axis are channels.
 template <class T>
-__device__ __forceinline__ const void* element(const Array& array, int64_t at) {
-  if (array.dtype == DType::f32) return static_cast<const float*>(array.data) + at;
-  return static_cast<const T*>(array.data) + at;
+__device__ __forceinline__ T* row_of(const Array& array, uint32_t b, uint64_t i, uint32_t m) {
+  return static_cast<T*>(array.data) + b * uint64_t(array.stride[0]) +
+         i * uint64_t(array.stride[1]) + m * uint64_t(array.stride[2]);
 }
 
-// The element `at` elements from there.
+// The number at an address in an array whose numbers are T or float.
 template <class T>
-__device__ __forceinline__ Compute<T> read(const Array& array, const void* from, int64_t at) {
-  if (array.dtype == DType::f32) return static_cast<const float*>(from)[at];
-  return to_real(static_cast<const T*>(from)[at]);
+__device__ __forceinline__ Compute<T> read(const Numbers& array, const unsigned char* at) {
+  if (std::is_same_v<T, float> || array.are_float) return __ldg(reinterpret_cast<const float*>(at));
+  Compute<T> number[1];
+  widen<T>(load_run<1>(reinterpret_cast<const T*>(at)), number);
+  return number[0];
 }
 
 // Writes `x` to element `at` of an array whose elements are T or float.

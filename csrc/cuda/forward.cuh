@@ -2,102 +2,112 @@
 // one head after the other, so that what its warps read is in the cache.
 #pragma once
 
+#include "parts.cuh"
 #include "rows.cuh"
-#include "tiles.cuh"
 
 namespace stdeform::cuda {
 
-// Sums of a row's channels that warps have found from a part of its samples each, added up in the
-// order of the parts; they meet in shared memory that nobody else uses meanwhile. Called by all
-// threads of the block; `mine` is right afterwards on the lanes of part 0.
-template <class Real, int groups, int group>
-__device__ __forceinline__ void add_parts(Real* memory, int words_per_warp, int parts, int warp,
-                                          int lane, Real (&mine)[groups][group]) {
-  const auto word = [&](int warp, int i) -> Real& {
-    return memory[warp * words_per_warp + i * kWarpSize + lane];
-  };
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < groups * group; ++i) word(warp, i) = mine[i / group][i % group];
-  __syncthreads();
-  for (int part = 1; warp % parts == 0 && part < parts; ++part) {
-#pragma unroll
-    for (int i = 0; i < groups * group; ++i) mine[i / group][i % group] += word(warp + part, i);
-  }
-  __syncthreads();
-}
-
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
-    forward_kernel(const __grid_constant__ Call call) {
+    forward_kernel(const __grid_constant__ Call call, TileShares tiles) {
+  wait_for_launch_before();
   using Real = Compute<T>;
   constexpr int kRows = Layout::kRows, kPoints = kWarpSize / kRows;
   using Table = CornerTable<Real, N, kRows, kPoints>;
-  constexpr int kTableWords = Table::kSize * int(sizeof(uint4) / sizeof(Real));
-  static_assert(kTableWords >= Layout::kGroups * Layout::kGroup * kWarpSize,
-                "parts meet in the memory of the corner tables");
-  STDEFORM_SHARED(uint4, memory, kForwardWarps * Table::kSize);
+  constexpr int kNumbers = Layout::kGroups * Layout::kGroup;  // of channels that a lane holds
+  // Of a warp: for its corner table, where parts of a tile meet too.
+  constexpr int kPartUnits = (kNumbers + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
+  constexpr int kUnits = Table::kSize > kPartUnits ? Table::kSize : kPartUnits;
+  constexpr int kWords = kUnits * int(sizeof(uint4) / sizeof(Real));
+  using Row = SampledRow<T, N>;
+  STDEFORM_SHARED(uint4, memory, kForwardWarps * kUnits);
+  // Kept there while a warp gathers, which needs all of its registers.
+  STDEFORM_SHARED(Row, row_memory, kForwardWarps * kRows);
 
   const Problem& p = call.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const Table table(memory + warp * Table::kSize);
+  const Table table(memory + warp * kUnits);
   const SamplingLane<kRows, kPoints> sampling(lane);
   const int row = lane / Layout::kLanes;  // whose channels the lane holds
   const int first_channel = lane % Layout::kLanes * Layout::kGroup;
-  const int parts = call.order.parts;
+  Row& sampled = row_memory[warp * kRows + sampling.row];
+  TileQueries<kRows> queries;
+  const int batches = (call.K - 1) / kPoints + 1;  // of a level
 
-  for_each_tile<kRows, kForwardWarps>(call, warp, [&](const Tile& tile) {
-    const int b = tile.b, m = tile.m;
+  for_each_tile<kRows, kForwardWarps>(call, tiles, warp, [&](const Tile& tile) {
     const bool samples = sampling.in_use && tile.place + sampling.row < call.Q;
     const bool gathers = row < kRows && tile.place + row < call.Q;
-    // Each row's query is found once.
-    const int mine =
-        lane < kRows && tile.place + lane < call.Q ? query_at(call, tile.place + lane) : 0;
-    const int sampled_query = __shfl_sync(~0u, mine, sampling.row);
-    const int gathered_query = __shfl_sync(~0u, mine, row < kRows ? row : 0);
-    SampledRow<T> sampled(p, b, sampled_query, m);
-    if (p.reference.data) find_softmax<T>(call, sampling, samples, sampled);
-    const T* values =
-        static_cast<const T*>(p.value.data) + b * p.value.stride[0] + m * p.value.stride[2];
-    T* out = static_cast<T*>(p.out.data) + b * p.out.stride[0] + gathered_query * p.out.stride[1] +
-             m * p.out.stride[2];
+    queries.next(call, tile, lane);
+    {
+      Row mine;
+      mine.start(call, tile.b, queries.of_row(sampling.row), tile.m);
+      if (call.from_offsets) mine.largest = find_largest(call, sampling, samples, mine);
+      if (samples) mine.go_to_level(call, 0, 0);
+      __syncwarp();
+      if (samples && sampling.point == 0) sampled = mine;
+    }
+    const T* values = row_of<T>(p.value, tile.b, 0, tile.m);
+    T* out = row_of<T>(p.out, tile.b, uint32_t(queries.of_row(row < kRows ? row : 0)), tile.m);
 
     for (int channel = first_channel; channel - first_channel < call.D;
          channel += Layout::kChannels) {
-      Real sums[Layout::kGroups][Layout::kGroup] = {};
-      int turn = 0;  // of the warps that share the tile
+      Real sums[kNumbers + 1] = {};  // of the lane's channels, and the softmax's own
+      Real shares = 0;               // of the samples that this lane has described
+      int batch = tile.part;         // of the warp's next samples, counted in the level
       for (int l = 0; l < call.L; ++l) {
+        if (l > 0 || channel > first_channel) {
+          __syncwarp();
+          if (samples && sampling.point == 0) {
+            Row mine = sampled;
+            mine.go_to_level(call, l, l > 0 ? 1 : 1 - call.L);
+            sampled = mine;
+          }
+        }
         const CellRows<const T, Layout> rows(
             values + call.first_cell[l] * p.value.stride[1] + channel, p.value.stride[1]);
-        for (int first = 0; first < call.K; first += kPoints) {
-          if (turn++ % parts != tile.part) continue;
+        for (; batch * kPoints < call.K; batch += tile.parts) {
+          const int first = batch * kPoints;
           const int count = min(call.K - first, kPoints);
           __syncwarp();
           if (samples && sampling.point < count) {
-            const auto sample = read_sample<T, N>(call, sampled, l, first + sampling.point);
+            Real pixel[N];
+            sampled.read_pixels(call, first + sampling.point, pixel);
+            const Real share = sampled.share(call, first + sampling.point);
+            shares += share;
+            const auto sample = sample_at<Real, N>(call, pixel, share, l);
             table.at(sampling.row, sampling.point) = find_corners(call, sample, l);
           }
           __syncwarp();
           if (!gathers) continue;
-#pragma unroll 1
-          for (int i = 0; i < count; ++i) {
-            const Corners<Real, N>& corners = table.at(row, i);
-            if (corners.cell == corners.kNone) continue;
-            read_corners<T, Layout>(rows, call.D - channel, corners,
-                                    [&](int c, int run, const auto& numbers) {
-                                      multiply_add(corners.weight[c], numbers, sums[run]);
-                                    });
+          const Corners<Real, N>* corners = &table.at(row, 0);
+#pragma unroll 2
+          for (int i = 0; i < count; ++i, ++corners) {
+            if (corners->cell == corners->kNone) continue;
+            read_corners<T, Layout>(
+                rows, call.D - channel, *corners, [&](int c, int run, const auto& numbers) {
+                  multiply_add(corners->weight[c], numbers, &sums[run * Layout::kGroup]);
+                });
           }
         }
+        batch -= batches;
       }
-      if (parts > 1) {
-        add_parts(reinterpret_cast<Real*>(memory), kTableWords, parts, warp, lane, sums);
+      if (call.from_offsets) {
+        shares = sampling.reduce_to_first(shares, [](Real a, Real b) { return a + b; });
+        sums[kNumbers] = __shfl_sync(~0u, shares, row < kRows ? row * kPoints : 0);
+      }
+      if (tile.parts > 1) {
+        add_parts<kForwardWarps>(reinterpret_cast<Real*>(memory), kWords, tile, warp, lane, sums);
       }
       if (gathers && tile.part == 0) {
+        const Real scale = call.from_offsets ? Real(1) / sums[kNumbers] : Real(1);
 #pragma unroll
         for (int i = 0; i < Layout::kGroups; ++i) {
           const int at = channel + i * Layout::kStep;
-          if (Layout::kWhole || at < call.D) store_run(sums[i], out + at);
+          if (!Layout::kWhole && at >= call.D) continue;
+          Real run[Layout::kGroup];
+#pragma unroll
+          for (int j = 0; j < Layout::kGroup; ++j) run[j] = sums[i * Layout::kGroup + j] * scale;
+          store_run(run, out + at);
         }
       }
       if (Layout::kWhole) break;

@@ -15,7 +15,8 @@ namespace stdeform::cuda {
 template <class T>
 void forward(const Call&, const Device&, const Tuning&, cudaStream_t);
 template <class T>
-void backward(const Call&, const Device&, const Tuning&, cudaStream_t);
+void backward(const Call&, const BinPlan&, void* workspace, const Device&, const Tuning&,
+              cudaStream_t);
 
 namespace {
 
@@ -46,6 +47,16 @@ int32_t to_int(int64_t size) {
   return int32_t(size);
 }
 
+Numbers to_numbers(const Array& array) {
+  Numbers numbers;
+  numbers.data = static_cast<const unsigned char*>(array.data);
+  numbers.are_float = array.dtype == DType::f32;
+  for (int i = 0; i < kMaxRank; ++i) {
+    numbers.stride[i] = uint64_t(array.stride[i]) * uint64_t(size_of(array.dtype));
+  }
+  return numbers;
+}
+
 Call to_call(const Problem& p) {
   if (p.L > kMaxLevels) {
     throw std::invalid_argument("the CUDA kernels take at most " + std::to_string(kMaxLevels) +
@@ -53,6 +64,11 @@ Call to_call(const Problem& p) {
   }
   Call call = {};
   call.problem = p;
+  call.problem.spatial_shapes = nullptr;  // the caller's; the sizes are kept below
+  call.positions = to_numbers(p.positions);
+  call.scores = to_numbers(p.scores);
+  call.reference = to_numbers(p.reference);
+  call.from_offsets = p.reference.data != nullptr;
   call.B = to_int(p.B), call.Q = to_int(p.Q), call.M = to_int(p.M);
   call.D = to_int(p.D), call.L = to_int(p.L), call.K = to_int(p.K);
   int64_t first_cell = 0;
@@ -80,12 +96,10 @@ void by_dtype(DType dtype, F f) {
   }
 }
 
-// Launches on the queue's device, whichever the caller's is, and makes that current again.
+// Calls launch(device, stream) on the queue's device, whichever the caller's is, and makes that
+// current again.
 template <class F>
-void enqueue(const char* what, const Problem& p, const Queue& queue, const Tuning& tuning,
-             F launch) {
-  if (p.B == 0 || p.Q == 0) return;  // a grid cannot be empty
-  const Call call = to_call(p);
+void on_device(const char* what, const Problem& p, const Queue& queue, F launch) {
   int before = queue.device;
   check(cudaGetDevice(&before), what, p, queue);
   if (before != queue.device) check(cudaSetDevice(queue.device), what, p, queue);
@@ -93,28 +107,37 @@ void enqueue(const char* what, const Problem& p, const Queue& queue, const Tunin
   check(
       cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, queue.device),
       what, p, queue);
-  launch(call, device, tuning, static_cast<cudaStream_t>(queue.stream));
+  launch(device, static_cast<cudaStream_t>(queue.stream));
   const cudaError_t error = cudaGetLastError();
   if (before != queue.device) cudaSetDevice(before);
   check(error, what, p, queue);
 }
 
+bool is_empty(const Problem& p) { return p.B == 0 || p.Q == 0; }  // a grid cannot be empty
+
 }  // namespace
 
 void forward(const Problem& p, const Queue& queue, const Tuning& tuning) {
-  enqueue("st_deform_attn", p, queue, tuning, [&](const Call& call, auto... where) {
-    by_dtype(p.value.dtype, [&](auto type) { forward<decltype(type)>(call, where...); });
+  if (is_empty(p)) return;
+  const Call call = to_call(p);
+  on_device("st_deform_attn", p, queue, [&](const Device& device, cudaStream_t stream) {
+    by_dtype(p.value.dtype,
+             [&](auto type) { forward<decltype(type)>(call, device, tuning, stream); });
   });
 }
 
-void backward(const Problem& p, const Queue& queue, const Tuning& tuning) {
-  enqueue("the backward of st_deform_attn", p, queue, tuning, [&](const Call& call, auto... where) {
-    by_dtype(p.value.dtype, [&](auto type) { backward<decltype(type)>(call, where...); });
-  });
-}
+Backward::Backward(const Problem& p, const Tuning& tuning)
+    : plan_(is_empty(p) ? BinPlan() : BinPlan(p, tuning)), call_(to_call(p)), tuning_(tuning) {}
 
-int64_t workspace_bytes(const Problem& p, const Tuning& tuning) {
-  return p.B == 0 || p.Q == 0 ? 0 : BinPlan(p, tuning).bytes();
+void Backward::enqueue(const Queue& queue, void* workspace) const {
+  const Problem& p = call_.problem;
+  if (is_empty(p)) return;
+  const auto launch = [&](const Device& device, cudaStream_t stream) {
+    by_dtype(p.value.dtype, [&](auto type) {
+      backward<decltype(type)>(call_, plan_, workspace, device, tuning_, stream);
+    });
+  };
+  on_device("the backward of st_deform_attn", p, queue, launch);
 }
 
 }  // namespace stdeform::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../problem.h"
+#include "bin_plan.h"
 #include "tuning.h"
 
 namespace stdeform::cuda {
@@ -12,19 +13,31 @@ struct Queue {
   void* stream;  // a cudaStream_t of that device; null is its default stream
 };
 
-// Both throw std::runtime_error if the work could not be handed over, and leave the caller's device
-// current. What fails later on the device is reported by whoever waits for the stream.
+// Forward and Backward::enqueue throw std::runtime_error if the work could not be handed over, and
+// leave the caller's device current. What fails later on the device is reported by whoever waits
+// for the stream.
 void forward(const Problem&, const Queue&, const Tuning& = {});
 
 // Gradients come in the compute type, for the caller to round or to add up:
-//   grad_value      [B, S, M, D], added to: zero-filled by the caller
+//   grad_value      [B, S, M, D], from a multiple of 16 bytes on
 //   grad_reference  [B, Q, M, L, N or 2N], a head's share each
 //   grad_scores     [B, Q, M, L, K]
 // and grad_positions in the dtype of the positions.
-void backward(const Problem&, const Queue&, const Tuning& = {});
+class Backward {
+ public:
+  // Throws std::invalid_argument if the kernels cannot do it.
+  explicit Backward(const Problem&, const Tuning& = {});
 
-// What `backward` needs at p.workspace, which itself is not looked at. May throw
-// std::invalid_argument, as `backward` would.
-int64_t workspace_bytes(const Problem& p, const Tuning& = {});
+  // Of memory on the device, for the caller to bring.
+  int64_t workspace_bytes() const { return plan_.bytes(); }
+
+  // `workspace`: from a multiple of 16 bytes on.
+  void enqueue(const Queue&, void* workspace) const;
+
+ private:
+  BinPlan plan_;
+  Call call_;
+  Tuning tuning_;
+};
 
 }  // namespace stdeform::cuda

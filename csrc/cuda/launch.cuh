@@ -1,6 +1,7 @@
 // The kernels of one dtype: which of them serves a problem, and its launch.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "backward.cuh"
@@ -11,11 +12,13 @@
 
 namespace stdeform::cuda {
 
-// Whether every row of an array [.., .., .., D] can be read in runs of 16 bytes.
-inline bool rows_are_aligned(const Array& a, int element_size) {
+// Whether every row of an array [B, rows, M, D] can be read in runs of 16 bytes. What is said of a
+// step along an axis of size 1 means nothing: nobody takes it.
+inline bool rows_are_aligned(const Array& a, const Call& call, int64_t rows, int element_size) {
   constexpr int kRun = 16;
+  const int64_t sizes[] = {call.B, rows, call.M};
   bool aligned = reinterpret_cast<uintptr_t>(a.data) % kRun == 0;
-  for (int i = 0; i < 3; ++i) aligned &= a.stride[i] * element_size % kRun == 0;
+  for (int i = 0; i < 3; ++i) aligned &= sizes[i] == 1 || a.stride[i] * element_size % kRun == 0;
   return aligned;
 }
 
@@ -42,34 +45,42 @@ void launch_forward(const Call& call, const Device& device, const Tuning& tuning
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
     Call ordered = call;
-    ordered.order = choose_order(call, Layout::kRows, device, tuning);
-    STDEFORM_LAUNCH((forward_kernel<T, N, Layout>),
-                    grid_of(call, Layout::kRows, device.multiprocessors),
-                    dim3(kForwardWarps * kWarpSize), 0, stream, ordered);
+    ordered.order = choose_forward_order(call, Layout::kRows, tuning);
+    const int64_t tiles = tiles_of_all(call, Layout::kRows);
+    const auto blocks = std::min<int64_t>(device.multiprocessors, tiles);
+    STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), dim3(blocks), dim3(kForwardWarps * kWarpSize),
+                    0, stream, ordered, TileShares(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());  // for checking gradients, where speed does not count
   } else {
-    const bool aligned = rows_are_aligned(p.value, sizeof(T)) &&
-                         rows_are_aligned(p.out, sizeof(T)) &&
+    const bool aligned = rows_are_aligned(p.value, call, p.S, sizeof(T)) &&
+                         rows_are_aligned(p.out, call, p.Q, sizeof(T)) &&
                          p.value.stride[1] <= int64_t(0xffffffff / sizeof(T));
     choose_layout<16 / sizeof(T)>(p.D, aligned, launch);
   }
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, const Device& device, const Tuning& tuning,
-                     cudaStream_t stream) {
+void launch_backward(const Call& call, const BinPlan& plan, void* workspace, const Device& device,
+                     const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = call.problem;
-  const bool aligned = rows_are_aligned(p.value, sizeof(T)) && rows_are_aligned(p.out, sizeof(T));
-  const BinPlan plan(p, tuning);
-  if (plan.in_use()) return launch_bins<T, N>(call, plan, aligned, stream);
+  const bool aligned = rows_are_aligned(p.value, call, p.S, sizeof(T)) &&
+                       rows_are_aligned(p.out, call, p.Q, sizeof(T));
+  if (plan.in_use()) {
+    return launch_bins<T, N>(call, plan, workspace, aligned, device.multiprocessors, stream);
+  }
+  fill_with_zeros(sums_of(p), Words(), device.multiprocessors, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    STDEFORM_LAUNCH(
-        (backward_kernel<T, N, Layout>),
-        grid_of(call, Layout::kRows, device.multiprocessors * kBackwardBlocks<Compute<T>>),
-        dim3(kThreads), 0, stream, call);
+    Call ordered = call;
+    ordered.order =
+        choose_order(call, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_parts);
+    const int64_t tiles = tiles_of_all(call, Layout::kRows);
+    const auto blocks =
+        std::min<int64_t>(device.multiprocessors * kBackwardBlocks<Compute<T>>, tiles);
+    STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), dim3(blocks), dim3(kThreads), 0, stream,
+                    ordered, TileShares(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());
@@ -90,9 +101,10 @@ void forward(const Call& call, const Device& device, const Tuning& tuning, cudaS
                       : launch_forward<T, 2>(call, device, tuning, stream);
 }
 template <class T>
-void backward(const Call& call, const Device& device, const Tuning& tuning, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_backward<T, 3>(call, device, tuning, stream)
-                      : launch_backward<T, 2>(call, device, tuning, stream);
+void backward(const Call& call, const BinPlan& plan, void* workspace, const Device& device,
+              const Tuning& tuning, cudaStream_t stream) {
+  call.problem.N == 3 ? launch_backward<T, 3>(call, plan, workspace, device, tuning, stream)
+                      : launch_backward<T, 2>(call, plan, workspace, device, tuning, stream);
 }
 
 }  // namespace stdeform::cuda

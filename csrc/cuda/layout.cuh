@@ -9,11 +9,6 @@ constexpr int kWarpSize = 32;
 constexpr int kWarps = 4;  // of a block
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Warps of a forward block, which has a multiprocessor of 64 Ki registers to itself: 168 registers
-// each, within which no kernel spills. Each warp has up to 16 loads in flight, so few warps keep
-// the cache busy.
-constexpr int kForwardWarps = 12;
-
 // Blocks that a multiprocessor has room for, of kWarps each: registers up to 168 or 255.
 template <class Real>
 constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;

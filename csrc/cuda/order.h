@@ -40,12 +40,18 @@ STDEFORM_INLINE int64_t tiles_of_all(const Call& call, int rows_per_tile) {
   return int64_t(call.B) * call.M * tiles_of_head(call, rows_per_tile);
 }
 
-// Tiles [first, last) of all heads that a block works on, of as many blocks.
-struct TileRange {
-  int64_t first, last;
+// The tiles of all heads, shared out among blocks: some have one more than the others.
+struct TileShares {
+  int64_t of_block;  // at least
+  int64_t with_more;
+
+  TileShares() = default;
+  TileShares(int64_t tiles, int64_t blocks) : of_block(tiles / blocks), with_more(tiles % blocks) {}
+
+  STDEFORM_INLINE int64_t first(int64_t block) const {
+    return block * of_block + (block < with_more ? block : with_more);
+  }
+  STDEFORM_INLINE int64_t number(int64_t block) const { return of_block + (block < with_more); }
 };
-STDEFORM_INLINE TileRange tiles_of_block(int64_t tiles, int64_t block, int64_t blocks) {
-  return {tiles * block / blocks, tiles * (block + 1) / blocks};
-}
 
 }  // namespace stdeform::cuda

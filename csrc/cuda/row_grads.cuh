@@ -15,12 +15,20 @@ struct RowSums {
 #pragma unroll
     for (int r = 0; r < 2 * N; ++r) reference[r] = 0;
   }
+  // Gives all lanes of a row its sums for the level. All lanes of the warp call it.
+  template <class Lane>
+  __device__ __forceinline__ void add_up_level(const Lane& lane) {
+#pragma unroll
+    for (int r = 0; r < 2 * N; ++r) {
+      reference[r] = lane.reduce(reference[r], [](Real a, Real b) { return a + b; });
+    }
+  }
 };
 
 // From the gradients of a sample's pixel coordinates to those of its position, which are written,
 // and of its row's reference, which are added up. `at` counts samples as gradients do.
 template <class T, int N>
-__device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const SampledRow<T>& row,
+__device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const SampledRow<T, N>& row,
                                                     int64_t at, int l, int k,
                                                     const Compute<T> (&pixel)[N],
                                                     RowSums<Compute<T>, N>& sums) {
@@ -31,52 +39,51 @@ __device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const Samp
     // A coordinate that reads nothing passes nothing, and may be infinite.
     const bool passes = pixel[n] != Real(0);
     if (p.grad_positions.data) {
-      const Real grad = passes ? pixel[n] * pixel_scale<T, N>(call, row, l, n) : Real(0);
+      const Real grad = passes ? pixel[n] * row.pixel_scale[n] : Real(0);
       write<T>(p.grad_positions, at * N + n, grad);
     }
     const Real by_centre = pixel[n] * Real(call.size[l][n]);
     sums.reference[n] += by_centre;
     if (p.boxes && p.grad_reference.data && passes) {
-      sums.reference[N + n] += by_centre * position(p, row, l, k, n) * (Real(0.5) / Real(call.K));
+      sums.reference[N + n] += by_centre * row.position(call, k, n) * (Real(0.5) / Real(call.K));
     }
   }
 }
 
-// Writes what the lanes of a row have added up for its reference on one level. All lanes of the
-// warp call this and the next one; `present` says whether the lane has a row. `at` counts rows as
+// Writes the sums of a row for its reference on one level, by one of its lanes. `at` counts rows as
 // gradients do, [B, Q, M].
 template <class Real, int N, class Lane>
 __device__ __forceinline__ void write_reference_grads(const Call& call, const Lane& lane,
-                                                      bool present, int64_t at, int l,
+                                                      int64_t at, int l,
                                                       const RowSums<Real, N>& sums) {
   const Problem& p = call.problem;
-  if (!p.grad_reference.data) return;
+  if (lane.point != 0) return;
   const int width = p.boxes ? 2 * N : N;
   Real* to = static_cast<Real*>(p.grad_reference.data) + (at * p.L + l) * width;
 #pragma unroll
   for (int r = 0; r < 2 * N; ++r) {
-    const Real sum = lane.reduce(sums.reference[r], [](Real a, Real b) { return a + b; });
-    if (present && lane.point == 0 && r < width) to[r] = sum;
+    if (r < width) to[r] = sums.reference[r];
   }
 }
 
-// Gradients of the logits of a row, from those of its attention weights, which lie there, written
-// or read by the same lane; `attention` is the lane's part of the sum of weight times gradient.
-template <class T, class Lane>
-__device__ void differentiate_softmax(const Call& call, const SampledRow<T>& row, const Lane& lane,
-                                      bool present, int64_t at, Compute<T> attention_sum) {
+// Gradients of the logits of a row, from those of its attention weights, which were written there
+// by the same lane; `attention_sum` is that of weight times gradient over the row, which is at its
+// last level. Of `parts` warps that take the samples in turn, this one is number `part`.
+template <class T, int N, class Lane>
+__device__ __forceinline__ void differentiate_softmax(const Call& call, const SampledRow<T, N>& row,
+                                                      const Lane& lane, int64_t at,
+                                                      Compute<T> attention_sum, int part,
+                                                      int parts) {
   using Real = Compute<T>;
-  const Problem& p = call.problem;
-  if (!p.grad_scores.data || !p.reference.data) return;
-  const Real sum = lane.reduce(attention_sum, [](Real a, Real b) { return a + b; });
-  if (!present) return;
-  Real* grads = static_cast<Real*>(p.grad_scores.data) + at * p.L * p.K;
-  for (int l = 0; l < call.L; ++l) {
-    for (int k = lane.point; k < call.K; k += Lane::kPoints) {
-      Real& grad = grads[l * p.K + k];
-      grad = attention<T>(p, row, score<T>(p, row, l, k)) * (grad - sum);
-    }
-  }
+  Real* grads = static_cast<Real*>(call.problem.grad_scores.data) + at * call.problem.L * call.K;
+  int turn = 0;
+  for_each_score<T>(call, lane, row.first_scores(call), [&](Real score, int l, int k) {
+    const bool mine = turn == part;
+    if (++turn == parts) turn = 0;
+    if (!mine) return;
+    Real& grad = grads[int64_t(l) * call.K + k];
+    grad = std::exp(score - row.largest) * row.softmax_scale * (grad - attention_sum);
+  });
 }
 
 }  // namespace stdeform::cuda

@@ -36,35 +36,88 @@ struct alignas(16) Corners {
   }
 };
 
-// What the samples of one row, (b, q, m), share: where its inputs lie, and its softmax.
-template <class T>
-struct SampledRow {
-  __device__ SampledRow(const Problem& p, int b, int q, int m)
-      : positions(element<T>(p.positions, offset(p.positions, b, q) + m * p.positions.stride[2])),
-        scores(element<T>(p.scores, offset(p.scores, b, q) + m * p.scores.stride[2])),
-        reference(element<T>(p.reference, offset(p.reference, b, q))) {}
+// What the samples of one row, (b, q, m), share: where its inputs lie, its softmax, and what turns
+// positions into pixel coordinates, pixel = position * scale + shift:
+//   locations  location * size - 0.5
+//   points     offset + (reference * size - 0.5)
+//   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
+template <class T, int N>
+struct alignas(16) SampledRow {
+  using Real = Compute<T>;
 
-  const void *positions, *scores, *reference;
-  Compute<T> largest, scale;  // of the softmax
+  // The row, before its first level.
+  __device__ __forceinline__ void start(const Call& call, int b, int q, int m) {
+    positions = of_query(call.positions, b, q) + uint32_t(m) * call.positions.stride[2];
+    scores = of_query(call.scores, b, q) + uint32_t(m) * call.scores.stride[2];
+    reference = of_query(call.reference, b, q);
+    largest = 0, softmax_scale = 1;
+  }
+
+  // Goes to level l, by as many steps; back, where they are negative.
+  __device__ __forceinline__ void go_to_level(const Call& call, int l, int steps) {
+    const auto step = uint64_t(int64_t(steps));
+    positions += step * call.positions.stride[3];
+    scores += step * call.scores.stride[3];
+    reference += step * call.reference.stride[2];
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const Real size = call.size[l][n];
+      pixel_scale[n] = size;
+      pixel_shift[n] = -Real(0.5);
+      if (!call.from_offsets) continue;
+      pixel_shift[n] = reference_number(call, n) * size - Real(0.5);
+      pixel_scale[n] = 1;
+    }
+    if (!call.problem.boxes) return;
+    const Real half_point = Real(0.5) / Real(call.K);
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      pixel_scale[n] = reference_number(call, N + n) * Real(call.size[l][n]) * half_point;
+    }
+  }
+
+  // Where the scores of level 0 are, from the last level on.
+  __device__ __forceinline__ const unsigned char* first_scores(const Call& call) const {
+    return scores - uint32_t(call.L - 1) * call.scores.stride[3];
+  }
+
+  // Coordinate n of sample k of the level as it was passed, a location or an offset.
+  __device__ __forceinline__ Real position(const Call& call, int k, int n) const {
+    const uint64_t* s = call.positions.stride;
+    return read<T>(call.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
+  }
+  __device__ __forceinline__ void read_pixels(const Call& call, int k, Real (&pixel)[N]) const {
+#pragma unroll
+    for (int n = 0; n < N; ++n) pixel[n] = position(call, k, n) * pixel_scale[n] + pixel_shift[n];
+  }
+
+  __device__ __forceinline__ Real score(const Call& call, int k) const {
+    return read<T>(call.scores, scores + uint32_t(k) * call.scores.stride[4]);
+  }
+  // The attention weight of sample k: its score or, where scores are logits, its softmax.
+  __device__ __forceinline__ Real attention(const Call& call, int k) const {
+    return call.from_offsets ? exponential(call, k) * softmax_scale : score(call, k);
+  }
+  // The same without division by the softmax's sum.
+  __device__ __forceinline__ Real share(const Call& call, int k) const {
+    return call.from_offsets ? exponential(call, k) : score(call, k);
+  }
+
+  const unsigned char *positions, *scores, *reference;  // of the level
+  Real largest, softmax_scale;
+  Real pixel_scale[N], pixel_shift[N];  // of the level
 
  private:
-  __device__ static int64_t offset(const Array& array, int b, int q) {
-    return b * array.stride[0] + q * array.stride[1];
+  __device__ static const unsigned char* of_query(const Numbers& array, int b, int q) {
+    return array.data + uint32_t(b) * array.stride[0] + uint32_t(q) * array.stride[1];
+  }
+  __device__ __forceinline__ Real exponential(const Call& call, int k) const {
+    return std::exp(score(call, k) - largest);
+  }
+  __device__ __forceinline__ Real reference_number(const Call& call, int n) const {
+    return read<T>(call.reference, reference + uint32_t(n) * call.reference.stride[3]);
   }
 };
-
-template <class T>
-__device__ __forceinline__ Compute<T> score(const Problem& p, const SampledRow<T>& row, int l,
-                                            int k) {
-  return read<T>(p.scores, row.scores, l * p.scores.stride[3] + k * p.scores.stride[4]);
-}
-
-// Attention weight of a score: the score itself, or its softmax where scores are logits.
-template <class T>
-__device__ __forceinline__ Compute<T> attention(const Problem& p, const SampledRow<T>& row,
-                                                Compute<T> score) {
-  return p.reference.data ? std::exp(score - row.largest) * row.scale : score;
-}
 
 // One sample as one lane holds it.
 template <class Real, int N>
@@ -73,79 +126,23 @@ struct Sample {
   Real attention;
 };
 
-// Coordinate of sample (l, k) along axis n as it was passed, a location or an offset.
-template <class T>
-__device__ __forceinline__ Compute<T> position(const Problem& p, const SampledRow<T>& row, int l,
-                                               int k, int n) {
-  const int64_t* s = p.positions.stride;
-  return read<T>(p.positions, row.positions, l * s[3] + k * s[4] + n * s[5]);
-}
-
-// Number n of the row's reference point on level l.
-template <class T>
-__device__ __forceinline__ Compute<T> reference(const Problem& p, const SampledRow<T>& row, int l,
-                                                int n) {
-  const int64_t* s = p.reference.stride;
-  return read<T>(p.reference, row.reference, l * s[2] + n * s[3]);
-}
-
-// What turns positions into pixel coordinates, pixel = position * scale + shift:
-//   locations  location * size - 0.5
-//   points     offset + (reference * size - 0.5)
-//   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
-template <class T, int N>
-__device__ __forceinline__ Compute<T> pixel_scale(const Call& call, const SampledRow<T>& row, int l,
-                                                  int n) {
-  using Real = Compute<T>;
-  const Problem& p = call.problem;
-  const Real size = call.size[l][n];
-  if (!p.reference.data) return size;
-  if (!p.boxes) return Real(1);
-  return reference(p, row, l, N + n) * size * (Real(0.5) / Real(call.K));
-}
-template <class T>
-__device__ __forceinline__ Compute<T> pixel_shift(const Call& call, const SampledRow<T>& row, int l,
-                                                  int n) {
-  using Real = Compute<T>;
-  if (!call.problem.reference.data) return Real(-0.5);
-  return reference(call.problem, row, l, n) * Real(call.size[l][n]) - Real(0.5);
-}
-
-template <class T, int N>
-__device__ __forceinline__ void read_pixels(const Call& call, const SampledRow<T>& row, int l,
-                                            int k, Compute<T> (&pixel)[N]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    pixel[n] = position(call.problem, row, l, k, n) * pixel_scale<T, N>(call, row, l, n) +
-               pixel_shift(call, row, l, n);
-  }
-}
-
-// A sample of level l at `pixel`.
+// A sample of level l at `pixel`; `inside` says that it reads something.
 template <class Real, int N>
-__device__ __forceinline__ Sample<Real, N> sample_at(const Call& call, const Real (&pixel)[N],
-                                                     Real attention, int l) {
+__device__ __forceinline__ Sample<Real, N> sample_at(const Call& call, const Real* pixel,
+                                                     Real attention, int l, bool inside = false) {
   Sample<Real, N> sample;
   sample.attention = attention;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const int size = call.size[l][n];
-    sample.axes[n] = sample_axis(pixel[n], Real(size), IntOf<Real>(size));
+    sample.axes[n] = sample_axis(pixel[n], Real(size), IntOf<Real>(size), inside);
   }
   return sample;
 }
 
-template <class T, int N>
-__device__ Sample<Compute<T>, N> read_sample(const Call& call, const SampledRow<T>& row, int l,
-                                             int k) {
-  const Problem& p = call.problem;
-  Compute<T> pixel[N];
-  read_pixels<T, N>(call, row, l, k, pixel);
-  return sample_at<Compute<T>, N>(call, pixel, attention<T>(p, row, score<T>(p, row, l, k)), l);
-}
-
 template <class Real, int N>
-__device__ Corners<Real, N> find_corners(const Call& call, const Sample<Real, N>& sample, int l) {
+__device__ __forceinline__ Corners<Real, N> find_corners(const Call& call,
+                                                         const Sample<Real, N>& sample, int l) {
   Corners<Real, N> corners;
   bool reads = true;
   uint32_t stride = 1;
@@ -154,9 +151,9 @@ __device__ Corners<Real, N> find_corners(const Call& call, const Sample<Real, N>
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const auto& axis = sample.axes[n];
-    reads &= axis.has_low || axis.has_high;
+    reads &= axis.has_any;
     corners.cell += uint32_t(axis.low) * stride;
-    corners.to_next[n] = uint32_t(axis.high - axis.low) * stride;
+    corners.to_next[n] = axis.has_low && axis.has_high ? stride : 0;
     stride *= uint32_t(call.size[l][n]);
 #pragma unroll
     for (int c = 0; c < (1 << n); ++c) {
@@ -179,50 +176,78 @@ struct SamplingLane {
         point(lane % points),
         in_use(lane < rows * points) {}
 
-  // `combine` of the numbers of all lanes of a row, the same on each of them. All lanes of the warp
-  // call it.
+  // `combine` of the numbers of all lanes of a row, on the first of them. All lanes of the warp
+  // call this and the next one.
   template <class Real, class F>
-  __device__ Real reduce(Real mine, F combine) const {
-    if constexpr ((points & (points - 1)) == 0) {
-#pragma unroll
-      for (int i = 1; i < points; i *= 2) {
-        mine = combine(mine, __shfl_xor_sync(~0u, mine, i));
-      }
-      return mine;
-    } else {
-      Real all = __shfl_sync(~0u, mine, row * points);
-#pragma unroll
-      for (int i = 1; i < points; ++i) {
-        all = combine(all, __shfl_sync(~0u, mine, row * points + i));
-      }
-      return all;
-    }
+  __device__ __forceinline__ Real reduce_to_first(Real mine, F combine) const {
+    return reduce_first<points>(mine, combine);
+  }
+  // The same on each of them.
+  template <class Real, class F>
+  __device__ __forceinline__ Real reduce(Real mine, F combine) const {
+    return __shfl_sync(~0u, reduce_to_first(mine, combine), row * points);
   }
 
   int row, point;
   bool in_use;
+
+ private:
+  // Of the first n lanes of a row.
+  template <int n, class Real, class F>
+  __device__ __forceinline__ static Real reduce_first(Real mine, F combine) {
+    if constexpr (n % 2 == 0) {
+      return reduce_first<n / 2>(combine(mine, __shfl_down_sync(~0u, mine, n / 2)), combine);
+    } else {
+      Real all = mine;
+#pragma unroll
+      for (int i = 1; i < n; ++i) all = combine(all, __shfl_down_sync(~0u, mine, i));
+      return all;
+    }
+  }
 };
 
-// Fills in the softmax of the lane's row. All lanes of the warp call it; `present` says whether the
-// lane has a row.
-template <class T, class Lane>
-__device__ void find_softmax(const Call& call, const Lane& lane, bool present, SampledRow<T>& row) {
-  using Real = Compute<T>;
-  const auto for_each = [&](auto visit) {
-    if (!present) return;
-    for (int l = 0; l < call.L; ++l) {
-      for (int k = lane.point; k < call.K; k += Lane::kPoints) {
-        visit(score<T>(call.problem, row, l, k));
-      }
+// Calls visit(score, l, k) for the scores of the lane's row that it reads; they start at `scores`.
+template <class T, class Lane, class F>
+__device__ __forceinline__ void for_each_score(const Call& call, const Lane& lane,
+                                               const unsigned char* scores, F visit) {
+  const uint64_t step = Lane::kPoints * call.scores.stride[4];
+  const unsigned char* level = scores + uint32_t(lane.point) * call.scores.stride[4];
+  for (int l = 0; l < call.L; ++l, level += call.scores.stride[3]) {
+    const unsigned char* at = level;
+    for (int k = lane.point; k < call.K; k += Lane::kPoints, at += step) {
+      visit(read<T>(call.scores, at), l, k);
     }
-  };
-  // A NaN logit makes its whole row NaN, as it does in PyTorch: here it is lost in the maximum, and
-  // returns with the sum.
-  Real largest = -Real(INFINITY), sum = 0;
-  for_each([&](Real x) { largest = x > largest ? x : largest; });
-  row.largest = lane.reduce(largest, [](Real a, Real b) { return a > b ? a : b; });
-  for_each([&](Real x) { sum += std::exp(x - row.largest); });
-  row.scale = Real(1) / lane.reduce(sum, [](Real a, Real b) { return a + b; });
+  }
+}
+
+// The largest logit of the lane's row, on the row's first lane. All lanes of the warp call this and
+// the next one; `present` says whether the lane has a row. A NaN logit makes its whole row NaN, as
+// it does in PyTorch: here it is lost in the maximum, and returns with the sum.
+template <class T, int N, class Lane>
+__device__ __forceinline__ Compute<T> find_largest(const Call& call, const Lane& lane, bool present,
+                                                   const SampledRow<T, N>& row) {
+  using Real = Compute<T>;
+  const auto larger = [](Real a, Real b) { return std::fmax(a, b); };
+  Real largest = -Real(INFINITY);
+  if (present) {
+    for_each_score<T>(call, lane, row.scores,
+                      [&](Real x, int, int) { largest = larger(largest, x); });
+  }
+  return lane.reduce_to_first(largest, larger);
+}
+
+// Fills in the softmax of the lane's row.
+template <class T, int N, class Lane>
+__device__ __forceinline__ void find_softmax(const Call& call, const Lane& lane, bool present,
+                                             SampledRow<T, N>& row) {
+  using Real = Compute<T>;
+  row.largest = __shfl_sync(~0u, find_largest(call, lane, present, row), lane.row * Lane::kPoints);
+  Real sum = 0;
+  if (present) {
+    for_each_score<T>(call, lane, row.scores,
+                      [&](Real x, int, int) { sum += std::exp(x - row.largest); });
+  }
+  row.softmax_scale = Real(1) / lane.reduce(sum, [](Real a, Real b) { return a + b; });
 }
 
 // The corners of the samples that a warp works on together: [rows][points], in shared memory. Rows

@@ -4,44 +4,79 @@
 // close together, whichever multiprocessor the block is on.
 #pragma once
 
-#include <algorithm>
-
 #include "compat.cuh"
+#include "layout.cuh"
 #include "order.h"
 
 namespace stdeform::cuda {
 
-// As many blocks as the device has room for, but none without a tile.
-inline dim3 grid_of(const Call& call, int rows_per_tile, int blocks) {
-  return dim3(std::min<int64_t>(blocks, tiles_of_all(call, rows_per_tile)));
-}
-
 // A tile, and which part of the samples of its rows the warp takes.
 struct Tile {
   int b, m;
-  int32_t place;  // of the first row in the order; past the last query where there is no tile
-  int part;
+  int32_t in_head;  // its number among the tiles of its head
+  int32_t place;    // of the first row in the order; past the last query where there is no tile
+  int part, parts;
+  int at_once;  // tiles that the block works on at a time; the warp's next one is as far away
 };
 
 // Calls visit(tile) as often on every warp of the block.
 template <int rows_per_tile, int warps, class F>
-__device__ __forceinline__ void for_each_tile(const Call& call, int warp, F visit) {
-  const int parts = call.order.parts, tiles_of_turn = warps / parts;
+__device__ __forceinline__ void for_each_tile(const Call& call, const TileShares& shares, int warp,
+                                              F visit) {
+  static_assert(warps <= kForwardWarps, "Order::parts has an entry for each number of tiles");
   const int32_t of_head = tiles_of_head(call, rows_per_tile);
-  const auto range = tiles_of_block(tiles_of_all(call, rows_per_tile), blockIdx.x, gridDim.x);
-  int64_t tile = range.first + warp / parts;
-  const int64_t bm = tile / of_head;
-  int32_t in_head = int32_t(tile % of_head);
-  int b = int(bm / call.M), m = int(bm % call.M);
-  for (int64_t turn = range.first; turn < range.last; turn += tiles_of_turn) {
-    visit(Tile{b, m, tile < range.last ? in_head * rows_per_tile : call.Q, warp % parts});
-    tile += tiles_of_turn;
-    in_head += tiles_of_turn;
-    while (in_head >= of_head) {
-      in_head -= of_head;
-      if (++m == call.M) m = 0, ++b;
+  const int64_t first = shares.first(blockIdx.x), bm = first / of_head;
+  Tile tile;
+  tile.b = int(bm / call.M), tile.m = int(bm % call.M);
+  tile.in_head = int32_t(first - bm * of_head);
+  tile.parts = 0;
+  int ahead = 0;  // of the first tile that is left
+  // A block whose tiles pass 31 bits would have more rows than any device has memory for.
+  for (auto left = int32_t(shares.number(blockIdx.x)); left > 0; left -= tile.at_once) {
+    const int parts = call.order.parts[left < warps ? left : warps];
+    if (parts != tile.parts) {
+      tile.parts = parts;
+      tile.at_once = warps / parts;
+      tile.part = warp % parts;
+      tile.in_head += warp / parts - ahead;
+      ahead = warp / parts;
     }
+    while (tile.in_head >= of_head) {
+      tile.in_head -= of_head;
+      if (++tile.m == call.M) tile.m = 0, ++tile.b;
+    }
+    tile.place = ahead < tile.at_once && ahead < left ? tile.in_head * rows_per_tile : call.Q;
+    visit(tile);
+    tile.in_head += tile.at_once;
   }
 }
+
+// The queries of a warp's tiles. Finding one takes many instructions, so every lane finds one: of
+// this tile, and of those in the turns after it.
+template <int rows_per_tile>
+class TileQueries {
+ public:
+  // Goes on to the warp's next tile. All lanes call it and `of_row`.
+  __device__ __forceinline__ void next(const Call& call, const Tile& tile, int lane) {
+    first_ += rows_per_tile;
+    if (first_ + rows_per_tile > kWarpSize || tile.at_once != at_once_) {
+      const auto in_head = uint32_t(tile.in_head) + lane / rows_per_tile * tile.at_once;
+      const auto place =
+          int32_t(in_head % uint32_t(tiles_of_head(call, rows_per_tile))) * rows_per_tile +
+          lane % rows_per_tile;
+      query_ = place < call.Q ? query_at(call, place) : 0;
+      first_ = 0;
+      at_once_ = tile.at_once;
+    }
+  }
+
+  __device__ __forceinline__ int32_t of_row(int row) const {
+    return __shfl_sync(~0u, query_, first_ + row);
+  }
+
+ private:
+  int32_t query_;
+  int first_ = 0, at_once_ = 0;
+};
 
 }  // namespace stdeform::cuda

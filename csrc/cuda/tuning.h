@@ -11,7 +11,8 @@ namespace stdeform::cuda {
 // Negative: the kernels choose.
 struct Tuning {
   int64_t forward_bricks = -1;   // 0: plain order; otherwise cells of a brick along each axis
-  int64_t forward_parts = -1;    // warps that share a tile; divides kForwardWarps
+  int64_t forward_parts = -1;    // warps that share a tile
+  int64_t backward_parts = -1;   // the same, where the backward does not work bin by bin
   int64_t backward_bins = -1;    // whether the gradient of the value is summed bin by bin
   int64_t samples_per_bin = -1;  // from which on it is, where backward_bins leaves the choice
   int64_t bin_run = -1;          // samples that a warp sums in turn
@@ -21,6 +22,7 @@ struct Tuning {
   int64_t& operator[](const std::string& name) {
     if (name == "forward_bricks") return forward_bricks;
     if (name == "forward_parts") return forward_parts;
+    if (name == "backward_parts") return backward_parts;
     if (name == "backward_bins") return backward_bins;
     if (name == "samples_per_bin") return samples_per_bin;
     if (name == "bin_run") return bin_run;

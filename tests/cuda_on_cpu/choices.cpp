@@ -24,19 +24,30 @@ Problem problem_of(const int64_t* sizes, const int64_t* spatial_shapes) {
 
 }  // namespace
 
-// The forward's order of aligned rows: {whether in bricks, cells along x, y, t, parts}.
-EXPORT void chosen_order(const int64_t* sizes, int multiprocessors, int32_t* out) {
+// The forward's order of aligned rows: {whether in bricks, cells along x, y, t, and the parts of a
+// tile for each number of tiles left}.
+EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
   cuda::Call call = {};
   call.problem = problem_of(sizes, nullptr);
   const Problem& p = call.problem;
   call.B = int32_t(p.B), call.Q = int32_t(p.Q), call.M = int32_t(p.M);
   call.D = int32_t(p.D), call.L = int32_t(p.L), call.K = int32_t(p.K);
   cuda::choose_layout<4>(p.D, true, [&](auto layout) {
-    const auto order = cuda::choose_order(call, decltype(layout)::kRows, {multiprocessors}, {});
+    const auto order = cuda::choose_forward_order(call, decltype(layout)::kRows, {});
     out[0] = order.in_bricks;
     std::copy_n(order.brick, kMaxAxes, out + 1);
-    out[1 + kMaxAxes] = order.parts;
+    std::copy_n(order.parts, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
   });
+}
+
+// Whether rows [sizes[0], sizes[1], sizes[2], D] of numbers of four bytes, from address 0 on, are
+// taken to be aligned.
+EXPORT bool aligned_rows(const int64_t* sizes, const int64_t* strides) {
+  cuda::Call call = {};
+  call.B = int32_t(sizes[0]), call.M = int32_t(sizes[2]);
+  Array rows;
+  std::copy_n(strides, 4, rows.stride);
+  return cuda::rows_are_aligned(rows, call, sizes[1], 4);
 }
 
 // Whether the backward works bin by bin; `samples_per_bin` is that of Tuning.

@@ -191,8 +191,6 @@ def _run(
                 given = given | {name: array}
         guarded = {name: arrays.copy(array, name) for name, array in given.items()}
         out = {name: arrays.empty(*like, name) for name, like in made.items()}
-        if "grad_value" in out:
-            out["grad_value"][...] = 0  # it is added to
         records = (_Array * len(_FIELDS))()
         for i, name in enumerate(_FIELDS):
             array = (guarded | out).get(name)

@@ -39,11 +39,13 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
     stdeform::cuda::Tuning tuning;
     for (int i = 0; i < num_forced; ++i) tuning[forced[i]] = to[i];
     p.deterministic = deterministic;
-    if (const int64_t bytes = backward ? stdeform::cuda::workspace_bytes(p, tuning) : 0) {
-      p.workspace = allocate(bytes);
+    if (backward) {
+      const stdeform::cuda::Backward work(p, tuning);
+      const int64_t bytes = work.workspace_bytes();
+      work.enqueue({device, stream}, bytes ? allocate(bytes) : nullptr);
+    } else {
+      stdeform::cuda::forward(p, {device, stream}, tuning);
     }
-    backward ? stdeform::cuda::backward(p, {device, stream}, tuning)
-             : stdeform::cuda::forward(p, {device, stream}, tuning);
     return nullptr;
   } catch (const std::exception& error) {
     message = error.what();

@@ -123,9 +123,9 @@ bool run(const Settings& s, unsigned seed) {
       if (s.form != Form::locations) p.grad_reference = grad_reference.array;
     }
     p.deterministic = s.deterministic;
-    std::vector<unsigned char> workspace(cuda::workspace_bytes(p, s.tuning));
-    p.workspace = workspace.data();
-    cuda::backward(p, {int(seed % 2), nullptr}, s.tuning);
+    const cuda::Backward backward(p, s.tuning);
+    std::vector<unsigned char> workspace(backward.workspace_bytes());
+    backward.enqueue({int(seed % 2), nullptr}, workspace.data());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return false;
@@ -222,13 +222,14 @@ int refusals() {
   many_samples.Q = int64_t{1} << 31;
   many_samples.deterministic = true;
   many_samples.grad_value.data = &many_samples;  // anything but null
-  cuda::Tuning five_parts;
-  five_parts.forward_parts = 5;
+  cuda::Tuning many_parts;
+  many_parts.forward_parts = 17;
   return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
          !is_refused([&] { cuda::forward(many_levels, {0, nullptr}); }, "got L = 65") +
          !is_refused([&] { cuda::forward(long_rows, {0, nullptr}); }, "2147483648") +
-         !is_refused([&] { cuda::workspace_bytes(many_samples); }, "got 2147483648 and 8") +
-         !is_refused([&] { cuda::forward(p, {0, nullptr}, five_parts); }, "divide 12, got 5") +
+         !is_refused([&] { cuda::Backward backward(many_samples); }, "got 2147483648 and 8") +
+         !is_refused([&] { cuda::forward(p, {0, nullptr}, many_parts); },
+                     "at most 16 warps can share a tile, got 17") +
          !is_refused([] { cuda::Tuning()["brick"] = 1; }, "no tuning \"brick\"");
 }
 
