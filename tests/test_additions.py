@@ -75,7 +75,7 @@ def test_numbers_are_those_of_the_kernels() -> None:
     plan = (folder / "bin_plan.h").read_text()
     assert f"kRunOfSamples = {additions._RUN};" in plan
     assert f"kSamplesPerBin = {additions._SAMPLES_PER_BIN};" in plan
-    assert f"8 ? 16 : {additions._BATCH};" in (folder / "bin_backward.cuh").read_text()
+    assert f"8 ? 16 : {additions._BATCH};" in (folder / "bin_lanes.cuh").read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--deterministic"]])

@@ -222,6 +222,10 @@ int refusals() {
   many_samples.Q = int64_t{1} << 31;
   many_samples.deterministic = true;
   many_samples.grad_value.data = &many_samples;  // anything but null
+  Problem nothing = p;                           // launches nothing
+  nothing.B = 0;
+  cuda::forward(nothing, {0, nullptr});
+  cuda::Backward(nothing).enqueue({0, nullptr}, nullptr);
   cuda::Tuning many_parts;
   many_parts.forward_parts = 17;
   return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
