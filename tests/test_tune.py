@@ -65,10 +65,10 @@ SOME_KERNELS = """
 #include "cuda/launch.cuh"
 #include "cuda/zero.cu"
 namespace stdeform::cuda {
-using Argument = const __grid_constant__ Call;
-using Chunk = const __grid_constant__ Bins;
-template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(Argument, TileShares);
-template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(Argument, Chunk, int);
+template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(
+    const __grid_constant__ Call, TileShares);
+template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(
+    const __grid_constant__ Call, const __grid_constant__ Bins, int);
 }
 """
 
