@@ -55,9 +55,13 @@ def missing(device_type: str) -> str | None:
     return _why_missing if _C is None else _missing_on_cuda()
 
 
-@torch.compiler.assume_constant_result  # a compiler cannot look into the native core
 def _missing_on_cuda() -> str | None:
     return _missing_cuda()
+
+
+# A compiler cannot look into the native core. This is what torch.compiler.assume_constant_result
+# does, but that loads the compiler, which takes as long as the import of PyTorch.
+_missing_on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -27,6 +29,13 @@ pytestmark = pytest.mark.usefixtures("needs_native")
 
 
 # -- torch.compile -----------------------------------------------------------------------------
+
+
+def test_the_import_does_not_load_the_compiler() -> None:
+    # It takes as long as the import of torch itself.
+    code = "import sys, stdeform; sys.exit('torch._dynamo' in sys.modules)"
+    root = Path(stdeform.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
 def _layer_inputs(

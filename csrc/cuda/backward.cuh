@@ -66,21 +66,6 @@ struct BackwardShape {
   using Dots = DotShares<Real, N, Layout, kPoints>;
 };
 
-// The channels of one row of grad_out that a lane holds, from `row` on.
-template <class T, class Layout>
-__device__ __forceinline__ void read_grad(const T* row, int channels_left,
-                                          Compute<T> (&grad)[Layout::kGroups][Layout::kGroup]) {
-#pragma unroll
-  for (int i = 0; i < Layout::kGroups; ++i) {
-    if (!Layout::kWhole && i * Layout::kStep >= channels_left) {
-#pragma unroll
-      for (int j = 0; j < Layout::kGroup; ++j) grad[i][j] = 0;
-    } else {
-      widen<T>(load_run<Layout::kGroup>(row + i * Layout::kStep), grad[i]);
-    }
-  }
-}
-
 // Row of the value's gradient at each corner += weight * grad. Corners of weight zero are left out:
 // additions to memory are what bounds this kernel.
 template <class Real, int N, class Layout>
@@ -170,10 +155,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     const T* values = row_of<T>(p.value, b, 0, m);
     Real* grad_values = static_cast<Real*>(p.grad_value.data) + b * p.S * grad_stride + m * p.D;
     const T* grad_row = row_of<T>(p.out, b, present ? first_query + row : 0, m);
-    Real grad[Layout::kGroups][Layout::kGroup] = {};
-    if (Layout::kWhole && present) {
-      read_grad<T, Layout>(grad_row + first_channel, call.D, grad);
-    }
+    LoadedRow<T, Layout> loaded = {};
+    if (Layout::kWhole && present) loaded.load(grad_row + first_channel, call.D);
+    Real grad[Layout::kGroups][Layout::kGroup];
+    loaded.widen_to(grad);
 
     RowSums<Real, N> sums;
     int batch = tile.part;  // of the warp's next samples, counted in the level
@@ -201,7 +186,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
             for (int channel = first_channel; channel - first_channel < call.D;
                  channel += Layout::kChannels) {
               const int left = call.D - channel;
-              if (!Layout::kWhole) read_grad<T, Layout>(grad_row + channel, left, grad);
+              if (!Layout::kWhole) {
+                loaded.load(grad_row + channel, left);
+                loaded.widen_to(grad);
+              }
               if (wants_samples) {
                 const CellRows<const T, Layout> rows(cells + channel, p.value.stride[1]);
                 read_corners<T, Layout>(rows, left, corners,

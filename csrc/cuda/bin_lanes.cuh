@@ -2,7 +2,7 @@
 #pragma once
 
 #include "bins.h"
-#include "samples.cuh"
+#include "rows.cuh"
 
 namespace stdeform::cuda {
 
@@ -52,8 +52,8 @@ struct alignas(16) BinSample {
 };
 
 // The lanes' shares of the dot products of a warp's samples with their corners: of each sample
-// [kLanes of a corner][corners]. The samples are an odd number of 16 bytes apart, so that lanes
-// that sum them up read different banks.
+// [kLanes of a corner][corners]. The samples are an odd number of shares of four apart, so that
+// lanes that sum them up read different banks.
 template <class Real, int N>
 class BinDots {
  public:
@@ -85,26 +85,6 @@ class BinDots {
 
  private:
   Share* memory_;
-};
-
-// The channels of a row that a lane holds, as they lie in memory; zeros past the end.
-template <class T, class Layout>
-struct LoadedRow {
-  Run<T, Layout::kGroup> runs[Layout::kGroups];
-
-  __device__ __forceinline__ void load(const T* row, int channels_left) {
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
-      const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
-      runs[i] =
-          inside ? load_run<Layout::kGroup>(row + i * Layout::kStep) : Run<T, Layout::kGroup>{};
-    }
-  }
-  __device__ __forceinline__ void widen_to(
-      Compute<T> (&numbers)[Layout::kGroups][Layout::kGroup]) const {
-#pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) widen<T>(runs[i], numbers[i]);
-  }
 };
 
 // A lane's corners of one bin.

@@ -22,12 +22,14 @@ class BinPlan {
  public:
   BinPlan() = default;  // not in use
 
-  // Throws std::invalid_argument if the order of sums must be fixed and bins cannot do that.
+  // Of a problem of at most kMaxLevels levels. Throws std::invalid_argument if the order of sums
+  // must be fixed and bins cannot do that.
   BinPlan(const Problem& p, const Tuning& tuning) {
     if (!p.grad_value.data) return;  // nothing is summed in memory
     samples_ = p.Q * p.L * p.K;
     int64_t bins = 0;
     for (int64_t l = 0; l < p.L; ++l) {
+      bins_.first[l] = uint32_t(bins);
       int64_t of_level = 1;
       for (int n = 0; n < p.N; ++n) of_level *= p.spatial_shapes[l * p.N + n] + 1;
       bins += of_level;
@@ -46,13 +48,6 @@ class BinPlan {
     if (!in_use_) return;
 
     bins_.per_head = uint32_t(bins);
-    uint32_t first = 0;
-    for (int64_t l = 0; l < std::min<int64_t>(p.L, kMaxLevels); ++l) {
-      bins_.first[l] = first;
-      uint32_t of_level = 1;
-      for (int n = 0; n < p.N; ++n) of_level *= uint32_t(p.spatial_shapes[l * p.N + n] + 1);
-      first += of_level;
-    }
     bins_.run = int32_t(tuning.bin_run > 0 ? tuning.bin_run : kRunOfSamples);
     bins_.by_row_size = Divisor(uint32_t(p.L * p.K));
     bins_.by_K = Divisor(uint32_t(p.K));

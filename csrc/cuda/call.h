@@ -9,15 +9,15 @@ namespace stdeform::cuda {
 constexpr int kMaxLevels = 64;
 
 // Warps of a forward block, which has a multiprocessor of 64 Ki registers to itself: 128 registers
-// each, within which no kernel spills.
+// for each thread, within which no kernel spills.
 constexpr int kForwardWarps = 16;
 
 // How work is ordered and shared out; results do not depend on it but for the order of sums.
 struct Order {
   bool in_bricks = false;        // queries are the cells of the levels
   int32_t brick[kMaxAxes] = {};  // cells along x, y, t
-  // Warps that share the samples of a tile, by how many tiles are left to the block; the last one
-  // is for as many as it has warps, and more.
+  // Warps that share the samples of a tile, by how many tiles are left to the block. Where more are
+  // left than the block has warps, the entry for its number of warps serves.
   uint8_t parts[kForwardWarps + 1] = {};
 };
 

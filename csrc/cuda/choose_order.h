@@ -1,6 +1,7 @@
 // In which order kernels work, and how many warps share a tile. Host code.
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -14,17 +15,19 @@ namespace stdeform::cuda {
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 
-// How many of a block's warps share a tile when `left` tiles are left, each of which takes `turns`
-// turns of a warp: as many as take the fewest turns in all, rather few.
-inline int choose_parts(int left, int64_t turns, int warps) {
-  int chosen = 1;
-  int64_t fewest = turns;
-  for (int parts = 2; parts <= warps && parts <= turns; ++parts) {
-    const int at_once = warps / parts;
-    const int64_t taken = ((left - 1) / at_once + 1) * ((turns - 1) / parts + 1);
-    if (taken < fewest) chosen = parts, fewest = taken;
+// Fills in how many of a block's warps share a tile when so many tiles are left, each of which
+// takes `turns` turns of a warp: as many as take the fewest turns until all are done, rather few.
+inline void choose_parts(int64_t turns, int warps, Order& order) {
+  int64_t fewest[kForwardWarps + 1] = {};  // until so many tiles are done
+  for (int left = 1; left < warps; ++left) {
+    for (int parts = 1; parts <= warps && parts <= turns; ++parts) {
+      const int after = left - warps / parts;
+      const int64_t taken = (turns - 1) / parts + 1 + fewest[after > 0 ? after : 0];
+      if (parts > 1 && taken >= fewest[left]) continue;
+      order.parts[left] = uint8_t(parts);
+      fewest[left] = taken;
+    }
   }
-  return chosen;
 }
 
 // The order of a kernel of so many warps to a block; `samples_at_once` are those of a row that a
@@ -36,10 +39,8 @@ inline Order choose_order(const Call& call, int warps, int samples_at_once, int6
   }
   Order order;
   const int64_t turns = int64_t(call.L) * ((call.K - 1) / samples_at_once + 1);
-  for (int left = 1; left <= kForwardWarps; ++left) {
-    const int chosen = left < warps ? choose_parts(left, turns, warps) : 1;
-    order.parts[left] = uint8_t(forced_parts > 0 ? forced_parts : chosen);
-  }
+  std::fill_n(order.parts, kForwardWarps + 1, uint8_t(forced_parts > 0 ? forced_parts : 1));
+  if (forced_parts <= 0) choose_parts(turns, warps, order);
   return order;
 }
 

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
     for (int channel = first_channel; channel - first_channel < call.D;
          channel += Layout::kChannels) {
       Real sums[kNumbers + 1] = {};  // of the lane's channels, and the softmax's own
-      Real shares = 0;               // of the samples that this lane has described
+      Real softmax_sum = 0;          // over the samples that this lane has described
       int batch = tile.part;         // of the warp's next samples, counted in the level
       for (int l = 0; l < call.L; ++l) {
         if (l > 0 || channel > first_channel) {
@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
           if (samples && sampling.point < count) {
             Real pixel[N];
             sampled.read_pixels(call, first + sampling.point, pixel);
-            const Real share = sampled.share(call, first + sampling.point);
-            shares += share;
-            const auto sample = sample_at<Real, N>(call, pixel, share, l);
+            const Real attention = sampled.undivided(call, first + sampling.point);
+            softmax_sum += attention;
+            const auto sample = sample_at<Real, N>(call, pixel, attention, l);
             table.at(sampling.row, sampling.point) = find_corners(call, sample, l);
           }
           __syncwarp();
@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
         batch -= batches;
       }
       if (call.from_offsets) {
-        shares = sampling.reduce_to_first(shares, [](Real a, Real b) { return a + b; });
-        sums[kNumbers] = __shfl_sync(~0u, shares, row < kRows ? row * kPoints : 0);
+        softmax_sum = sampling.reduce_to_first(softmax_sum, [](Real a, Real b) { return a + b; });
+        sums[kNumbers] = __shfl_sync(~0u, softmax_sum, row < kRows ? row * kPoints : 0);
       }
       if (tile.parts > 1) {
         add_parts<kForwardWarps>(reinterpret_cast<Real*>(memory), kWords, tile, warp, lane, sums);

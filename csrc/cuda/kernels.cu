@@ -36,7 +36,7 @@ void check(cudaError_t error, const char* what, const Problem& p, const Queue& q
                            sizes(p) + ")");
 }
 
-// With room for the last block, which may reach past the last query.
+// With room for lanes that count past the last query, point or channel.
 constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max() - kWarps * kWarpSize;
 
 int32_t to_int(int64_t size) {
@@ -96,21 +96,33 @@ void by_dtype(DType dtype, F f) {
   }
 }
 
-// Calls launch(device, stream) on the queue's device, whichever the caller's is, and makes that
-// current again.
+// A device as the caller's thread's current one; the one before returns with its end.
+class CurrentDevice {
+ public:
+  CurrentDevice(const char* what, const Problem& p, const Queue& queue) : now_(queue.device) {
+    check(cudaGetDevice(&before_), what, p, queue);
+    if (before_ != now_) check(cudaSetDevice(now_), what, p, queue);
+  }
+  ~CurrentDevice() {
+    if (before_ != now_) cudaSetDevice(before_);
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_, now_;
+};
+
+// Calls launch(device, stream) on the queue's device, whichever the caller's is.
 template <class F>
 void on_device(const char* what, const Problem& p, const Queue& queue, F launch) {
-  int before = queue.device;
-  check(cudaGetDevice(&before), what, p, queue);
-  if (before != queue.device) check(cudaSetDevice(queue.device), what, p, queue);
+  const CurrentDevice current(what, p, queue);
   Device device = {};
   check(
       cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, queue.device),
       what, p, queue);
   launch(device, static_cast<cudaStream_t>(queue.stream));
-  const cudaError_t error = cudaGetLastError();
-  if (before != queue.device) cudaSetDevice(before);
-  check(error, what, p, queue);
+  check(cudaGetLastError(), what, p, queue);
 }
 
 bool is_empty(const Problem& p) { return p.B == 0 || p.Q == 0; }  // a grid cannot be empty
@@ -127,7 +139,7 @@ void forward(const Problem& p, const Queue& queue, const Tuning& tuning) {
 }
 
 Backward::Backward(const Problem& p, const Tuning& tuning)
-    : plan_(is_empty(p) ? BinPlan() : BinPlan(p, tuning)), call_(to_call(p)), tuning_(tuning) {}
+    : call_(to_call(p)), plan_(is_empty(p) ? BinPlan() : BinPlan(p, tuning)), tuning_(tuning) {}
 
 void Backward::enqueue(const Queue& queue, void* workspace) const {
   const Problem& p = call_.problem;

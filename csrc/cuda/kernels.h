@@ -35,8 +35,8 @@ class Backward {
   void enqueue(const Queue&, void* workspace) const;
 
  private:
-  BinPlan plan_;
   Call call_;
+  BinPlan plan_;
   Tuning tuning_;
 };
 

@@ -6,10 +6,11 @@
 namespace stdeform::cuda {
 
 constexpr int kWarpSize = 32;
-constexpr int kWarps = 4;  // of a block
+constexpr int kWarps = 4;  // of a block, but for the forward's: kForwardWarps
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Blocks that a multiprocessor has room for, of kWarps each: registers up to 168 or 255.
+// Blocks of the backward sample by sample that a multiprocessor of 64 Ki registers has room for:
+// 255 or 168 registers for each thread.
 template <class Real>
 constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;
 

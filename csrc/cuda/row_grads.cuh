@@ -67,8 +67,9 @@ __device__ __forceinline__ void write_reference_grads(const Call& call, const La
 }
 
 // Gradients of the logits of a row, from those of its attention weights, which were written there
-// by the same lane; `attention_sum` is that of weight times gradient over the row, which is at its
-// last level. Of `parts` warps that take the samples in turn, this one is number `part`.
+// by an earlier kernel, by the same lane, or by another one before a barrier. `attention_sum` is
+// that of weight times gradient over the row, which is at its last level. Of `parts` warps that
+// take the samples in turn, this one is number `part`.
 template <class T, int N, class Lane>
 __device__ __forceinline__ void differentiate_softmax(const Call& call, const SampledRow<T, N>& row,
                                                       const Lane& lane, int64_t at,

@@ -1,9 +1,29 @@
-// The rows of channels at a sample's corners.
+// The rows of channels that a lane reads: of grad_out or the value, at a sample's corners.
 #pragma once
 
 #include "samples.cuh"
 
 namespace stdeform::cuda {
+
+// The channels of a row that a lane holds, as they lie in memory; zeros past the end.
+template <class T, class Layout>
+struct LoadedRow {
+  Run<T, Layout::kGroup> runs[Layout::kGroups];
+
+  __device__ __forceinline__ void load(const T* row, int channels_left) {
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) {
+      const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
+      runs[i] =
+          inside ? load_run<Layout::kGroup>(row + i * Layout::kStep) : Run<T, Layout::kGroup>{};
+    }
+  }
+  __device__ __forceinline__ void widen_to(
+      Compute<T> (&numbers)[Layout::kGroups][Layout::kGroup]) const {
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) widen<T>(runs[i], numbers[i]);
+  }
+};
 
 // Calls visit(corner, run, numbers) for each run of channels that the lane holds, at each corner;
 // `channels_left` counts from the lane's first channel on.

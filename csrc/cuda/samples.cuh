@@ -24,7 +24,7 @@ struct alignas(16) Corners {
 
   uint32_t cell;        // the lowest one, counted in the level; kNone if no corner exists
   uint32_t to_next[N];  // cells from the lower to the higher one along each axis
-  Real weight[kCount];  // interpolation weight times attention; zero where no cell is
+  Real weight[kCount];  // interpolation weight times the sample's; zero where no cell is
 
   __device__ void cells(uint32_t (&of)[kCount]) const {
     of[0] = cell;
@@ -53,7 +53,7 @@ struct alignas(16) SampledRow {
     largest = 0, softmax_scale = 1;
   }
 
-  // Goes to level l, by as many steps; back, where they are negative.
+  // Goes on by `steps` levels, to level l; back, if they are negative.
   __device__ __forceinline__ void go_to_level(const Call& call, int l, int steps) {
     const auto step = uint64_t(int64_t(steps));
     positions += step * call.positions.stride[3];
@@ -65,7 +65,7 @@ struct alignas(16) SampledRow {
       pixel_scale[n] = size;
       pixel_shift[n] = -Real(0.5);
       if (!call.from_offsets) continue;
-      pixel_shift[n] = reference_number(call, n) * size - Real(0.5);
+      pixel_shift[n] = std::fma(reference_number(call, n), size, -Real(0.5));
       pixel_scale[n] = 1;
     }
     if (!call.problem.boxes) return;
@@ -86,9 +86,13 @@ struct alignas(16) SampledRow {
     const uint64_t* s = call.positions.stride;
     return read<T>(call.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
   }
+  // Rounded once, as written: two kernels that ask for a pixel find the same one to the last bit,
+  // whatever their compiler fuses.
   __device__ __forceinline__ void read_pixels(const Call& call, int k, Real (&pixel)[N]) const {
 #pragma unroll
-    for (int n = 0; n < N; ++n) pixel[n] = position(call, k, n) * pixel_scale[n] + pixel_shift[n];
+    for (int n = 0; n < N; ++n) {
+      pixel[n] = std::fma(position(call, k, n), pixel_scale[n], pixel_shift[n]);
+    }
   }
 
   __device__ __forceinline__ Real score(const Call& call, int k) const {
@@ -98,8 +102,8 @@ struct alignas(16) SampledRow {
   __device__ __forceinline__ Real attention(const Call& call, int k) const {
     return call.from_offsets ? exponential(call, k) * softmax_scale : score(call, k);
   }
-  // The same without division by the softmax's sum.
-  __device__ __forceinline__ Real share(const Call& call, int k) const {
+  // The same before it is divided by the softmax's sum.
+  __device__ __forceinline__ Real undivided(const Call& call, int k) const {
     return call.from_offsets ? exponential(call, k) : score(call, k);
   }
 
@@ -123,7 +127,7 @@ struct alignas(16) SampledRow {
 template <class Real, int N>
 struct Sample {
   AxisSample<Real, IntOf<Real>> axes[N];
-  Real attention;
+  Real attention;  // in the forward not yet divided by the softmax's sum
 };
 
 // A sample of level l at `pixel`; `inside` says that it reads something.

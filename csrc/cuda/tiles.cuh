@@ -59,14 +59,14 @@ class TileQueries {
   // Goes on to the warp's next tile. All lanes call it and `of_row`.
   __device__ __forceinline__ void next(const Call& call, const Tile& tile, int lane) {
     first_ += rows_per_tile;
-    if (first_ + rows_per_tile > kWarpSize || tile.at_once != at_once_) {
+    if (first_ + rows_per_tile > kWarpSize || tile.parts != parts_) {
       const auto in_head = uint32_t(tile.in_head) + lane / rows_per_tile * tile.at_once;
       const auto place =
           int32_t(in_head % uint32_t(tiles_of_head(call, rows_per_tile))) * rows_per_tile +
           lane % rows_per_tile;
       query_ = place < call.Q ? query_at(call, place) : 0;
       first_ = 0;
-      at_once_ = tile.at_once;
+      parts_ = tile.parts;
     }
   }
 
@@ -76,7 +76,7 @@ class TileQueries {
 
  private:
   int32_t query_;
-  int first_ = 0, at_once_ = 0;
+  int first_ = 0, parts_ = 0;
 };
 
 }  // namespace stdeform::cuda
