@@ -225,8 +225,9 @@ def read_sources(sources: Sequence[Path], arch: str = "sm_90") -> list[Kernel]:
 
 
 def built_library() -> Path | None:
-    """The native core as it was built in place; None if it was not."""
-    return next((ROOT / "stdeform").glob("_C*.so"), None)
+    """The native core as it was built in place for this Python; None if it was not."""
+    path = ROOT / "stdeform" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return path if path.is_file() else None
 
 
 @functools.cache

@@ -15,14 +15,18 @@ namespace stdeform::cuda {
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 
-// Fills in how many of a block's warps share a tile when so many tiles are left, each of which
-// takes `turns` turns of a warp: as many as take the fewest turns until all are done, rather few.
+// What a tile takes of each of its warps besides its turns: counted, two thirds of a turn, and the
+// warps wait for each other.
+constexpr int64_t kTurnsOfTile = 1;
+
+// Fills in how many of a block's warps share a tile when so many tiles are left, each of which has
+// `turns` turns of samples: as many as are done with all of them first, rather few.
 inline void choose_parts(int64_t turns, int warps, Order& order) {
-  int64_t fewest[kForwardWarps + 1] = {};  // until so many tiles are done
+  int64_t fewest[kForwardWarps + 1] = {};  // turns until so many tiles are done
   for (int left = 1; left < warps; ++left) {
     for (int parts = 1; parts <= warps && parts <= turns; ++parts) {
       const int after = left - warps / parts;
-      const int64_t taken = (turns - 1) / parts + 1 + fewest[after > 0 ? after : 0];
+      const int64_t taken = (turns - 1) / parts + 1 + kTurnsOfTile + fewest[after > 0 ? after : 0];
       if (parts > 1 && taken >= fewest[left]) continue;
       order.parts[left] = uint8_t(parts);
       fewest[left] = taken;
