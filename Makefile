@@ -17,8 +17,9 @@ export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
 
+# Two processes, a file of tests to each at a time; most of what they run has two threads itself.
 test: $(VENV)/with-examples,test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/with-dev
 	$(BIN)/ruff check

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import os
@@ -233,15 +234,19 @@ def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _run(command: list[str], output: Path) -> None:
-    """Runs a compiler whose output appears under its name only once it is whole."""
+    """Makes `output` unless it is there; one process at a time, and it appears only once whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.{os.getpid()}")
-    done = subprocess.run(
-        [*command, "-o", str(partial)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise CompileError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    os.replace(partial, output)
+    with output.with_name(f"{output.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if output.exists():
+            return
+        partial = output.with_name(f"{output.name}.partial")
+        done = subprocess.run(
+            [*command, "-o", str(partial)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise CompileError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        os.replace(partial, output)
 
 
 @functools.cache
