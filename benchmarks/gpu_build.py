@@ -19,19 +19,14 @@ _MISSING = "from stdeform import _native; print(_native.missing({!r}) or '')"
 
 
 def build(job: Job) -> bool:
-    """Builds in place with what the machine has, or takes what was built elsewhere."""
+    """Takes what was built elsewhere if it fits, or builds in place with what the machine has."""
     arch = architecture(job.device)
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    nvcc = find("nvcc")
-    switches = {"STDEFORM_NATIVE": "1", "STDEFORM_CUDA_ARCHS": arch}
-    if job.device == "cuda" or nvcc:
-        switches["STDEFORM_CUDA"] = "1"
-    status = job.call(command, **switches)
-    said = {0: missing(job.device), None: "the build was stopped"}
-    problem = said.get(status, f"the build failed, see {job.log.name}")
-    if problem and job.prebuilt:
-        job.record.note(f"{problem}; taking what is in {job.prebuilt.name}/")
+    problem = "nothing was brought along"
+    if job.prebuilt:
         problem = prebuilt.install(job.prebuilt, arch) or missing(job.device)
+        what = f"{problem}; building" if problem else f"taken from {job.prebuilt.name}/"
+        job.record.note(what)
+    problem = problem and _build_here(job, arch)
     if problem:
         job.record.note(problem)
         return False
@@ -40,6 +35,19 @@ def build(job: Job) -> bool:
     if not checked:
         job.record.note(f"the self-check of python -m stdeform failed, see {job.log.name}")
     return checked
+
+
+def _build_here(job: Job, arch: str) -> str:
+    """Why it has not worked; "" if it has."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    nvcc = find("nvcc")
+    switches = {"STDEFORM_NATIVE": "1", "STDEFORM_CUDA_ARCHS": arch}
+    if job.device == "cuda" or nvcc:
+        switches["STDEFORM_CUDA"] = "1"
+    status = job.call(command, **switches)
+    if status is None:
+        return "the build was stopped"
+    return f"the build failed, see {job.log.name}" if status else missing(job.device)
 
 
 def missing(device: str) -> str:

@@ -58,16 +58,16 @@ COMMANDS = {
         "ceilings": 45,
         "cuda-tests": 150,
     },
-    "tune": {"build": 110, "environment": 20, "variants": 110, "sweep": 190, "ncu": 110},
+    "tune": {"build": 130, "environment": 20, "variants": 110, "sweep": 180, "ncu": 100},
     "tests": {
-        "build": 100,
+        "build": 130,
         "environment": 20,
-        "result-tests": 130,
+        "result-tests": 100,
         "memcheck": 110,
         "racecheck": 110,
         "initcheck": 70,
     },
-    "full": {"build": 100, "environment": 20, "matrix": 320, "peers": 100},
+    "full": {"build": 130, "environment": 20, "matrix": 300, "peers": 90},
 }
 MOST = 540.0  # seconds of a command
 _PRINTED = 11_000  # letters: of longer output a machine may show the end alone
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience", type=float, default=1, help="times the usual limits, for a slow machine"
     )
     parser.add_argument(
-        "--prebuilt", type=Path, help="a folder made by `prebuilt`, for where the build fails"
+        "--prebuilt", type=Path, help="a folder made by `prebuilt`, to take instead of building"
     )
     parser.add_argument(
         "--peers",

@@ -32,7 +32,7 @@ class Job:
         record: Where rows and notes go.
         words: The command line, without folders.
         peers: A folder with checkouts of other libraries.
-        prebuilt: A folder with a build to fall back on; None for none.
+        prebuilt: A folder with a build to take; None for none.
     """
 
     device: str

@@ -47,6 +47,8 @@ def _pytest(job: Job, arguments: list[str]) -> bool:
     """Runs pytest; a run in which nothing ran has failed."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-ra"]
     command += ["-o", f"faulthandler_timeout={_HANGS}", "-p", "benchmarks.pytest_rows"]
+    # With several processes pytest-benchmark warns, and warnings are errors.
+    command += ["-p", "no:benchmark"]
     workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // 2)
     # Several processes, so that a kernel that takes the GPU away takes few tests along.
     if importlib.util.find_spec("xdist") and workers > 1:

@@ -35,14 +35,19 @@ def capture(prepared: Prepared, mode: str, device: str) -> Replay:
         return prepared.call(mode)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    # Autograd runs a backward on the stream where its forward ran: here, on the one that captures.
+    # Autograd runs a backward on the stream where its forward ran, and adds to a leaf on the one
+    # that first saw it: both are the one that captures, so the leaves are new.
     with torch.cuda.stream(stream):
-        run = prepared.call(mode)
+        run = prepared.to(device).call(mode)
         for _ in range(_WARM_UP):
             run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    # The present stream is made current again even if capture fails.
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, stream=stream),
+    ):
         run()
     graph.replay()
     torch.cuda.synchronize()

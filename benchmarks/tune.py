@@ -24,7 +24,7 @@ from stdeform.testing import excess
 
 from . import graph_timing, kernel_variants, variant_build
 from .bars import Row
-from .gpu_job import Job, first_line
+from .gpu_job import Job, LostDeviceError, first_line
 from .gpu_record import Record
 from .markdown import table
 from .prepared import Prepared, poison
@@ -118,8 +118,14 @@ def time_variants(job: Job) -> bool:
             if any((row["label"], row["mode"]) == (workload.label, mode) for row in earlier):
                 continue
             began = time.monotonic()
-            for row in _compare(workload, prepared, mode, modules, job):
-                job.record.row(row)
+            try:
+                for row in _compare(workload, prepared, mode, modules, job):
+                    job.record.row(row)
+            except LostDeviceError:
+                raise
+            except Exception as error:  # no memory, say: the other workloads are worth having
+                job.record.note(f"{workload.label}, {mode}: {first_line(error)}")
+                job.check_device()
             if job.left < 1.5 * (time.monotonic() - began):
                 job.record.note(f"no time for what comes after {workload.label}, {mode}")
                 return True
@@ -142,7 +148,8 @@ def load(folder: Path) -> dict[str, ModuleType]:
     for variant in kernel_variants.VARIANTS:
         path = folder / variant.slug / "_C.so"
         if path.is_file():
-            spec = importlib.util.spec_from_file_location("stdeform._C", path)
+            # A name of its own: pybind11 hands out a module that it knows by its name.
+            spec = importlib.util.spec_from_file_location(f"{variant.slug}._C", path)
             assert spec is not None
             assert spec.loader is not None
             modules[variant.name] = importlib.util.module_from_spec(spec)
@@ -203,6 +210,8 @@ def _compare(
                 job.record.note(f"{tried}: {first_line(error)}")
                 job.check_device()
         job.record.done(tried)
+    if not replays:
+        return
     labels = {choice.label: replay for choice, replay in replays.items()}
     samples = graph_timing.time_replays(labels, job.device, job.rounds)
     usual = samples[next(iter(samples))]
@@ -224,7 +233,7 @@ def _answers(prepared: Prepared, mode: str) -> list[Tensor]:
     poison((prepared.grad_out, *prepared.inputs))
     if mode == kernel_variants.FORWARD:
         return [prepared.forward()]
-    return list(prepared.forward_backward())
+    return [tensor.detach() for tensor in prepared.forward_backward()]
 
 
 def _error(actual: Tensor, expected: Tensor) -> float:

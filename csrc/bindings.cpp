@@ -189,7 +189,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_backward", &stdeform::cpu_backward);
 #ifdef STDEFORM_WITH_CUDA
   m.def("cuda_forward", &stdeform::cuda_forward);
-  py::class_<stdeform::cuda::Backward>(m, "CudaBackward")
+  // Of this module alone: `benchmarks tune` loads several into one process.
+  py::class_<stdeform::cuda::Backward>(m, "CudaBackward", py::module_local())
       .def(py::init(&stdeform::cuda_backward))
       .def_property_readonly("workspace_bytes", &stdeform::cuda::Backward::workspace_bytes)
       .def("enqueue", &stdeform::cuda_enqueue);

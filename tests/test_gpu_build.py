@@ -175,14 +175,17 @@ def test_a_module_older_than_its_sources_is_not_packed(package: Path, tmp_path: 
         main(["prebuilt", str(tmp_path / "packed")])
 
 
-def test_a_failed_build_falls_back_on_what_fits(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fits", [True, False])
+def test_nothing_is_built_where_what_was_brought_along_fits(
+    fits: bool, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _calls(monkeypatch, 1, 0)
+    given = _calls(monkeypatch, *([0] if fits else [0, 0]))
     monkeypatch.setattr(gpu_build, "missing", lambda _: "")
+    if not fits:
+        monkeypatch.setattr(prebuilt, "digest", lambda: "another")
     this = job(tmp_path, "build")
     object.__setattr__(this, "prebuilt", packed)
     assert gpu_build.build(this)
-    assert this.record.read()["notes"] == [
-        "the build failed, see build.log; taking what is in packed/"
-    ]
+    assert len(given) == (1 if fits else 2)  # python -m stdeform, and a build before
+    note = "taken from packed/" if fits else "packed/ was built from other sources; building"
+    assert this.record.read()["notes"] == [note]

@@ -217,6 +217,49 @@ def test_a_choice_that_ended_the_process_is_left_out_by_the_next(
     assert any(row["forced"] == {"bin_run": 256} for row in found["rows"])
 
 
+@pytest.mark.usefixtures("needs_native")
+def test_variants_are_modules_of_their_own(tmp_path: Path) -> None:
+    """A module that has the name of one that is loaded would be that one."""
+    installed = _native._C
+    assert installed is not None
+    for variant in VARIANTS[:2]:
+        folder = tmp_path / variant.slug
+        folder.mkdir()
+        shutil.copy(str(installed.__file__), folder / "_C.so")
+    loaded = tune.load(tmp_path)
+    assert list(loaded) == [tune.INSTALLED, *(variant.name for variant in VARIANTS[:2])]
+    assert len({id(module) for module in loaded.values()}) == 3
+    assert len({id(module.cpu_forward) for module in loaded.values()}) == 3
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_where_nothing_can_be_captured_the_others_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(_: object, mode: str, device: str) -> Any:
+        if mode == FORWARD:
+            raise RuntimeError("operation not permitted")
+        return usual(_, mode, device)
+
+    usual = graph_timing.capture
+    monkeypatch.setattr(graph_timing, "capture", capture)
+    monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
+    monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
+    this = job(tmp_path, "sweep")
+    assert tune.time_variants(this)
+    found = this.record.read()
+    assert {row["mode"] for row in found["rows"]} == {BACKWARD}
+    assert all("operation not permitted" in note for note in found["notes"])
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("mode", [FORWARD, BACKWARD])
+def test_answers_keep_no_graph(mode: str) -> None:
+    """Its leaves would be added to on the stream of these calls, which a capture refuses."""
+    answers = tune._answers(OPERATORS["native"].prepare(WORKLOADS["tiny"], 0), mode)
+    assert all(tensor.grad_fn is None for tensor in answers)
+
+
 def _row(variant: str, forced: dict[str, int], ratio: float, **more: object) -> dict[str, Any]:
     return {
         "label": "paper-encoder, float32",

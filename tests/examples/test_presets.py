@@ -210,7 +210,9 @@ def test_memory_of_a_step_is_what_the_allocator_sees(checkpointing: bool) -> Non
     model = DefVIS(model_config).train()
     memory._step(model, config, *clip)
     model.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         memory._step(model, config, *clip)
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
