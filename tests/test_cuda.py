@@ -57,6 +57,9 @@ def _run(problem: Problem, form: str, backend: str = "native") -> list[Tensor]:
 
 
 RUNS = 20 if HAS_GPU else 2
+# Sums of the gradient of the value come in another order in each call. Without a GPU results are up
+# to 2.4e-7 apart, one unit in the last place of numbers of about 2; a GPU may fuse more.
+ANY_ORDER = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def _assert_same(actual: list[Tensor], expected: list[Tensor], form: str) -> None:
@@ -275,7 +278,7 @@ def test_compile(form: str) -> None:
             )
         ]
         for one, other in zip(*results, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(one, other, **ANY_ORDER)
 
 
 def _layer_inputs(batch: int, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -309,7 +312,7 @@ def test_one_compiled_graph_serves_all_sizes() -> None:
             for out in (model(*inputs), compiled(*inputs))
         ]
         for one, other in zip(*results, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(one, other, **ANY_ORDER)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 

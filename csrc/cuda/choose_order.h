@@ -15,8 +15,8 @@ namespace stdeform::cuda {
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 
-// What a tile takes of each of its warps besides its turns: counted, two thirds of a turn, and the
-// warps wait for each other.
+// What a tile takes of each of its warps besides its turns: two thirds of a turn in the forward, by
+// executed instructions, and the warps wait for each other.
 constexpr int64_t kTurnsOfTile = 1;
 
 // Fills in how many of a block's warps share a tile when so many tiles are left, each of which has
