@@ -41,7 +41,7 @@ AVX512_FLAGS = shlex.split(
     "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
     " -Wno-uninitialized"  # GCC 12 suspects its own intrinsics
 )
-# Further flags of csrc/cpu/level_<name>.cpp, slowest first; which level runs is chosen at run time.
+# Further flags of csrc/cpu/isa_<name>.cpp, slowest first; which level runs is chosen at run time.
 LEVEL_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
 NVCC_FLAGS = [
     "-std=c++17",
@@ -216,12 +216,12 @@ class BuildNative(build_ext):
         bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
         self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
         for source in sources("cpu/*.cpp"):
-            if not Path(source).stem.startswith("level_"):
+            if not Path(source).stem.startswith("isa_"):
                 self.steps.compile(source, self.cxx, flags)
         # Last and from slow to fast: of an inline function that several objects hold, the linker
         # keeps the first, and that one must run on every processor.
         for level in levels:
-            self.steps.compile(f"csrc/cpu/level_{level}.cpp", self.cxx, flags + LEVEL_FLAGS[level])
+            self.steps.compile(f"csrc/cpu/isa_{level}.cpp", self.cxx, flags + LEVEL_FLAGS[level])
         return {
             "compiler": ask(*self.cxx, "--version").splitlines()[0],
             "openmp": openmp,
@@ -235,7 +235,7 @@ class BuildNative(build_ext):
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
         codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX
         host = next((word for word in self.cxx if "++" in word), self.cxx[0])  # behind ccache, say
-        for source in sources("cuda/*.cu"):
+        for source in sources("cuda/**/*.cu"):
             self.steps.compile(source, [nvcc, "-ccbin", host], NVCC_FLAGS + codes)
         version = re.findall(r"release ([\d.]+)", ask(nvcc, "--version"))[0]
         return {"version": version, "architectures": archs, "ptx": archs[-1]}

@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cuda/order.h"
+#include "cuda/schedule.h"
 
 using namespace stdeform::cuda;
 

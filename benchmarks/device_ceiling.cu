@@ -1,7 +1,7 @@
 // What a GPU's caches and memory give to kernels that do nothing but read rows at random, or add to
 // them: the way csrc/cuda/ does it, 16 bytes a lane and load. Compiled and called by
 // device_ceiling.py.
-#include "cuda/rows.cuh"
+#include "cuda/lanes/rows.cuh"
 
 namespace {
 
@@ -79,8 +79,8 @@ void launch_gather(const void* table, uint32_t rows, int steps, uint32_t* out, i
 EXPORT int threads_of_block() { return kBlock; }
 
 // Every row slot of every warp reads `steps` rows, a multiple of 8. Rows of 64 and 96 bytes are
-// read by 4 and 6 lanes, those of 128 and 192 by as many, twice each, as csrc/cuda/layout.cuh has
-// it. Returns CUDA's error, or -1 for rows of another size.
+// read by 4 and 6 lanes, those of 128 and 192 by as many, twice each, as csrc/cuda/lanes/layout.cuh
+// has it. Returns CUDA's error, or -1 for rows of another size.
 EXPORT int gather_rows(const void* table, uint32_t rows, int row_bytes, int steps, uint32_t* out,
                        int blocks, cudaStream_t stream) {
   switch (row_bytes / kLaneBytes) {

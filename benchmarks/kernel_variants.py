@@ -37,7 +37,7 @@ class Change:
         Raises:
             ValueError: Nothing there matches.
         """
-        name = _find(self.pattern, self.file).name
+        name = str(_find(self.pattern, self.file).relative_to(ROOT / CUDA))
         texts[name] = re.sub(self.pattern, lambda _: self.text, texts[name])
 
     def say(self) -> str:
@@ -66,7 +66,10 @@ class KernelVariant:
 
     def files(self) -> dict[str, str]:
         """The changed files of csrc/cuda; none where the variant is what is there anyway."""
-        before = {path.name: path.read_text() for path in (ROOT / CUDA).iterdir()}
+        before = {
+            str(path.relative_to(ROOT / CUDA)): path.read_text()
+            for path in (ROOT / CUDA).rglob("*.*")
+        }
         after = dict(before)
         for change in self.changes:
             change.apply(after)
@@ -161,11 +164,11 @@ def place(pattern: str, file: str = "*.*") -> str:
     match = re.search(pattern, source)
     assert match is not None
     number = source.count("\n", 0, match.start()) + 1
-    return f"{CUDA / path.name}:{number}: {source.splitlines()[number - 1].strip()}"
+    return f"{path.relative_to(ROOT)}:{number}: {source.splitlines()[number - 1].strip()}"
 
 
 def _find(pattern: str, file: str) -> Path:
-    for path in sorted((ROOT / CUDA).glob(file)):
+    for path in sorted((ROOT / CUDA).rglob(file)):
         if re.search(pattern, path.read_text()):
             return path
     raise ValueError(f"csrc/cuda/{file} has nothing like {pattern}")

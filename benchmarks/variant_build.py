@@ -16,7 +16,7 @@ from . import processes
 from .kernel_variants import CUDA, KernelVariant
 from .processes import ROOT
 
-_SHARED = ("device", "kernels_f16", "kernels_f64")  # CUDA sources that are not compiled anew
+_SHARED = ("device", "inst_f16", "inst_f64")  # CUDA sources that are not compiled anew
 _STEP = re.compile(r"build (\S+): (compile|link) (.*)\n  tool = (.*)\n  flags = (.*)\n")
 _USAGE = "-Xptxas=-v"  # says in the log what spills
 
@@ -32,7 +32,7 @@ def folder() -> Path:
         NotBuiltError: There are none.
     """
     for plan in (ROOT / "build").glob(f"native-*-{sys.implementation.cache_tag}/build.ninja"):
-        if "kernels_f32.cu" in plan.read_text():
+        if "inst_f32.cu" in plan.read_text():
             return plan.parent
     raise NotBuiltError("variants need the objects of an in-place build with CUDA")
 

@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "core/problem.h"
 #include "cpu/dispatch.h"
 #include "dlpack.h"
-#include "problem.h"
 #ifdef STDEFORM_WITH_CUDA
+#include "cuda/api.h"
 #include "cuda/device.h"
-#include "cuda/kernels.h"
 #endif
 
 namespace py = pybind11;

@@ -149,7 +149,7 @@ def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple
 
 
 def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
-    """What the CUDA backward writes to: sums in the compute dtype; see csrc/cuda/kernels.h."""
+    """What the CUDA backward writes to: sums in the compute dtype; see csrc/cuda/api.h."""
     value, reference_points, positions, scores = inputs
     assert value is not None
     assert positions is not None

@@ -225,7 +225,7 @@ def _asked_by_stdeform(tensor: Tensor) -> bool:
 def _emulated_core() -> types.ModuleType:
     """`stdeform._C` with CUDA, as setup.py builds it, but for the emulator."""
     source = build.ROOT / "csrc"
-    host = ("bindings.cpp", "cpu/dispatch.cpp", "cpu/level_portable.cpp", "cuda/device.cu")
+    host = ("bindings.cpp", "cpu/dispatch.cpp", "cpu/isa_portable.cpp", "cuda/device.cu")
     pybind11 = Path(torch.__file__).parent / "include"  # PyTorch brings its headers along
     path = build.extension(
         emulated.sources(),

@@ -49,7 +49,7 @@ def _bins(*samples: int) -> additions.Bins:
 
 @pytest.mark.parametrize("samples", [1, 31, 32, 33, 64, 65, 1000])
 def test_sorting_takes_the_steps_of_the_kernel(samples: int) -> None:
-    # The loops of order_few and order_many in csrc/cuda/bin_order.cu, a turn of 32 lanes a step.
+    # The loops of order_few and order_many in csrc/cuda/binned/sort.cu, a turn of 32 lanes a step.
     steps, half = samples, 1
     if samples > 32:
         steps = 0
@@ -72,10 +72,10 @@ def test_a_fixed_order_is_counted_bin_by_bin() -> None:
 
 def test_numbers_are_those_of_the_kernels() -> None:
     folder = Path(__file__).parents[1] / "csrc/cuda"
-    plan = (folder / "bin_plan.h").read_text()
+    plan = (folder / "binned/plan.h").read_text()
     assert f"kRunOfSamples = {additions._RUN};" in plan
     assert f"kSamplesPerBin = {additions._SAMPLES_PER_BIN};" in plan
-    assert f"8 ? 16 : {additions._BATCH};" in (folder / "bin_lanes.cuh").read_text()
+    assert f"8 ? 16 : {additions._BATCH};" in (folder / "binned/lanes.cuh").read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--deterministic"]])

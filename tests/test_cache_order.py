@@ -89,8 +89,8 @@ def test_neighbours_share_more_than_what_is_dealt_out() -> None:
 
 def test_bricks_and_warps_are_those_of_the_kernels() -> None:
     folder = Path(__file__).parents[1] / "csrc/cuda"
-    assert f"kForwardWarps = {Order().warps};" in (folder / "call.h").read_text()
-    chosen = (folder / "choose_order.h").read_text()
+    assert f"kForwardWarps = {Order().warps};" in (folder / "params.h").read_text()
+    chosen = (folder / "choose_schedule.h").read_text()
     for name, brick in (("kBrick", "bricks 5x5x9"), ("kImageBrick", "bricks 16x16x1")):
         cells = ", ".join(map(str, ORDERS[brick].brick))
         assert f"{name}[kMaxAxes] = {{{cells}}};" in chosen

@@ -311,7 +311,7 @@ def test_the_cuda_sources_compile_without_a_warning(
     source.write_text("__global__ void kernel() { int unused; }\n")
     with pytest.raises(RuntimeError, match="never referenced"):
         machine_code.compile_source(source, tmp_path)
-    machine_code.compile_source(ROOT / "csrc" / "cuda" / "kernels_f64.cu", tmp_path)
+    machine_code.compile_source(ROOT / "csrc" / "cuda" / "inst_f64.cu", tmp_path)
 
 
 def test_without_nvcc_the_rest_is_built(tree: Path, builder: Path) -> None:

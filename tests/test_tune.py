@@ -99,13 +99,13 @@ rule link
 build build/native/csrc/bindings.cpp.o: compile csrc/bindings.cpp
   tool = g++
   flags = -Icsrc
-build build/native/csrc/cuda/kernels_f32.cu.o: compile csrc/cuda/kernels_f32.cu
+build build/native/csrc/cuda/inst_f32.cu.o: compile csrc/cuda/inst_f32.cu
   tool = nvcc
   flags = -O3 -Icsrc
-build build/native/csrc/cuda/kernels_f64.cu.o: compile csrc/cuda/kernels_f64.cu
+build build/native/csrc/cuda/inst_f64.cu.o: compile csrc/cuda/inst_f64.cu
   tool = nvcc
   flags = -O3 -Icsrc
-build build/native/_C.so: link build/native/csrc/bindings.cpp.o build/native/kernels_f32.cu.o
+build build/native/_C.so: link build/native/csrc/bindings.cpp.o build/native/inst_f32.cu.o
   tool = g++
   flags = -lrt
 """
@@ -114,10 +114,10 @@ build build/native/_C.so: link build/native/csrc/bindings.cpp.o build/native/ker
 def test_a_variant_is_built_as_the_module_is_with_its_own_kernels_first() -> None:
     text = variant_build._steps(variant_build._STEP.findall(PLAN), Path("/some/place"))
     assert text == (
-        "build /some/place/kernels_f32.cu.o: compile /some/place/csrc/cuda/kernels_f32.cu\n"
+        "build /some/place/inst_f32.cu.o: compile /some/place/csrc/cuda/inst_f32.cu\n"
         "  tool = nvcc\n  flags = -O3 -I/some/place/csrc -Xptxas=-v\n"
-        "build /some/place/_C.so: link /some/place/kernels_f32.cu.o"
-        " build/native/csrc/bindings.cpp.o build/native/csrc/cuda/kernels_f64.cu.o\n"
+        "build /some/place/_C.so: link /some/place/inst_f32.cu.o"
+        " build/native/csrc/bindings.cpp.o build/native/csrc/cuda/inst_f64.cu.o\n"
         "  tool = g++\n  flags = -lrt\n"
     )
 
@@ -135,12 +135,12 @@ def test_without_a_build_there_are_no_variants(
 
 def test_kernels_that_spill_are_counted() -> None:
     said = (
-        "[1/3] compile /b/variants/one/csrc/cuda/kernels_f32.cu\n"
+        "[1/3] compile /b/variants/one/csrc/cuda/inst_f32.cu\n"
         "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
         "    40 bytes stack frame, 40 bytes spill stores, 44 bytes spill loads\n"
-        "[2/3] compile /b/variants/one/csrc/cuda/kernels_bf16.cu\n"
+        "[2/3] compile /b/variants/one/csrc/cuda/inst_bf16.cu\n"
         "    8 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads\n"
-        "[3/3] compile /b/variants/two/csrc/cuda/kernels_f32.cu\n"
+        "[3/3] compile /b/variants/two/csrc/cuda/inst_f32.cu\n"
         "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
     )
     assert variant_build.spills(said) == {"one": 2}

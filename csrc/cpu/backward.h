@@ -3,10 +3,10 @@
 // out by rows, so that no two threads add to one row.
 #pragma once
 
-#include "pages.h"
-#include "sample_grads.h"
-#include "slices.h"
-#include "team.h"
+#include "cpu/packed_heads.h"
+#include "cpu/prefault.h"
+#include "cpu/sample_grads.h"
+#include "cpu/threads.h"
 
 namespace stdeform {
 namespace {

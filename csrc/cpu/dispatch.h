@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "levels.h"
+#include "cpu/isa.h"
 
 namespace stdeform {
 

@@ -1,10 +1,10 @@
 // The forward kernel.
 #pragma once
 
-#include "pages.h"
-#include "rows.h"
-#include "slices.h"
-#include "team.h"
+#include "cpu/gather.h"
+#include "cpu/packed_heads.h"
+#include "cpu/prefault.h"
+#include "cpu/threads.h"
 
 namespace stdeform {
 namespace {

@@ -2,7 +2,7 @@
 // passed per sample: positions, scores, reference points.
 #pragma once
 
-#include "rows.h"
+#include "cpu/gather.h"
 
 namespace stdeform {
 namespace {

@@ -1,6 +1,6 @@
 // Vectors of the SIMD level being compiled: loads from every element type, corner-sum reduction.
 //
-// Included once per level (level_*.cpp), with STDEFORM_VECTOR_BYTES set. Everything here has
+// Included once per level (isa_*.cpp), with STDEFORM_VECTOR_BYTES set. Everything here has
 // internal linkage: see dtype.h.
 #pragma once
 
@@ -13,8 +13,8 @@
 #include <immintrin.h>
 #endif
 
-#include "dtype.h"
-#include "inline.h"
+#include "core/dtype.h"
+#include "core/macros.h"
 
 namespace stdeform {
 namespace {

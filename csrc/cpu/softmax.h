@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace stdeform {
 namespace {

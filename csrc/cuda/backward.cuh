@@ -2,9 +2,9 @@
 // added to in memory; all other gradients have one owner.
 #pragma once
 
-#include "parts.cuh"
-#include "row_grads.cuh"
-#include "rows.cuh"
+#include "cuda/lanes/row_grads.cuh"
+#include "cuda/lanes/rows.cuh"
+#include "cuda/splits.cuh"
 
 namespace stdeform::cuda {
 

@@ -2,8 +2,8 @@
 // one head after the other, so that what its warps read is in the cache.
 #pragma once
 
-#include "parts.cuh"
-#include "rows.cuh"
+#include "cuda/lanes/rows.cuh"
+#include "cuda/splits.cuh"
 
 namespace stdeform::cuda {
 

@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "backward.cuh"
-#include "bin_launch.cuh"
-#include "choose_order.h"
-#include "forward.cuh"
-#include "tuning.h"
+#include "cuda/backward.cuh"
+#include "cuda/binned/launch.cuh"
+#include "cuda/choose_schedule.h"
+#include "cuda/forward.cuh"
+#include "cuda/tuning.h"
 
 namespace stdeform::cuda {
 
@@ -93,7 +93,7 @@ void launch_backward(const Call& call, const BinPlan& plan, void* workspace, con
   }
 }
 
-// What kernels.cu calls; one source file per dtype instantiates it, so that they compile in
+// What api.cu calls; one source file per dtype instantiates it, so that they compile in
 // parallel.
 template <class T>
 void forward(const Call& call, const Device& device, const Tuning& tuning, cudaStream_t stream) {

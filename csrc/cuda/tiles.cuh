@@ -4,9 +4,9 @@
 // close together, whichever multiprocessor the block is on.
 #pragma once
 
-#include "compat.cuh"
-#include "layout.cuh"
-#include "order.h"
+#include "cuda/compat.cuh"
+#include "cuda/lanes/layout.cuh"
+#include "cuda/schedule.h"
 
 namespace stdeform::cuda {
 

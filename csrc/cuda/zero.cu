@@ -1,9 +1,9 @@
-#include "zero.h"
+#include "cuda/zero.h"
 
 #include <algorithm>
 
-#include "compat.cuh"
-#include "layout.cuh"
+#include "cuda/compat.cuh"
+#include "cuda/lanes/layout.cuh"
 
 namespace stdeform::cuda {
 namespace {

@@ -2,8 +2,8 @@
 // tests/test_emulator_choices.py.
 #include <algorithm>
 
-#include "cuda/bin_plan.h"
-#include "cuda/choose_order.h"
+#include "cuda/binned/plan.h"
+#include "cuda/choose_schedule.h"
 #include "cuda/launch.cuh"
 
 using namespace stdeform;

@@ -23,7 +23,7 @@ from tests.cuda_on_cpu.emulator import FIFO, Emulator, KernelError, Schedule, Si
 
 Array = NDArray[Any]
 
-# The codes of csrc/dtype.h.
+# The codes of csrc/core/dtype.h.
 _DTYPES = {"float64": 0, "float32": 1, "float16": 2, "uint16": 3}
 _GRADIENTS = ("value", "reference", "positions", "scores")
 
@@ -85,7 +85,7 @@ PLAIN = Machine()
 
 def sources() -> list[Path]:
     """The operator's CUDA sources; what probes for devices is not emulated."""
-    kernels = sorted((build.ROOT / "csrc" / "cuda").glob("*.cu"))
+    kernels = sorted((build.ROOT / "csrc" / "cuda").rglob("*.cu"))
     return [path for path in kernels if path.stem != "device"]
 
 
@@ -149,7 +149,7 @@ def backward(
 
 
 class _Array(ctypes.Structure):
-    """`stdeform::Array` of csrc/problem.h."""
+    """`stdeform::Array` of csrc/core/problem.h."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),

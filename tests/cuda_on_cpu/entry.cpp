@@ -2,7 +2,7 @@
 #include <exception>
 #include <string>
 
-#include "cuda/kernels.h"
+#include "cuda/api.h"
 
 using stdeform::Array;
 using stdeform::Problem;

@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "cuda/api.h"
 #include "cuda/compat.cuh"
-#include "cuda/kernels.h"
 
 using namespace stdeform;
 

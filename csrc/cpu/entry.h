@@ -1,0 +1,40 @@
+// Forward and backward of one SIMD level: who works on what, in which order.
+//
+// A unit is one batch row and head. Whole units go to one thread each, which keeps a packed copy
+// of the unit's value in its cache; the units left over, fewer than the threads, are worked on by
+// all threads together, split by queries (forward, dots) or by rows of the gradient (scatter).
+// Each sum is formed in the same order either way, so results do not depend on the threads.
+#pragma once
+
+#include "cpu/backward.h"
+#include "cpu/forward.h"
+
+namespace stdeform {
+namespace {
+
+// Calls run(value type, number of axes as a constant).
+template <class F>
+void dispatch(const Problem& p, F run) {
+  visit_dtype(p.value.dtype, [&](auto* type) {
+    if (p.N == 3) {
+      run(type, std::integral_constant<int, 3>{});
+    } else {
+      run(type, std::integral_constant<int, 2>{});
+    }
+  });
+}
+
+void forward(const Problem& p) {
+  dispatch(p, [&](auto* type, auto axes) {
+    run_forward<std::remove_pointer_t<decltype(type)>, axes>(p);
+  });
+}
+
+void backward(const Problem& p) {
+  dispatch(p, [&](auto* type, auto axes) {
+    Backward<std::remove_pointer_t<decltype(type)>, axes>(p).run();
+  });
+}
+
+}  // namespace
+}  // namespace stdeform

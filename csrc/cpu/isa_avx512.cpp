@@ -1,0 +1,13 @@
+// The kernels for AVX-512 F, BW, VL and DQ (Skylake-X, Zen 4 and newer).
+#define STDEFORM_VECTOR_BYTES 64
+#include "cpu/entry.h"
+#include "cpu/isa.h"
+
+namespace stdeform {
+static bool usable() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+const Level kAvx512 = {"avx512", usable, forward, backward};
+}  // namespace stdeform

@@ -1,0 +1,9 @@
+// The kernels in the baseline instruction set of the target: SSE2 on x86-64, NEON on ARM.
+#define STDEFORM_VECTOR_BYTES 16
+#include "cpu/entry.h"
+#include "cpu/isa.h"
+
+namespace stdeform {
+static bool usable() { return true; }
+const Level kPortable = {"portable", usable, forward, backward};
+}  // namespace stdeform

@@ -1,0 +1,74 @@
+// The launches of the backward by bins, chunk after chunk.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/binned/finish.cuh"
+#include "cuda/binned/plan.h"
+#include "cuda/binned/sort.h"
+#include "cuda/binned/sum.cuh"
+#include "cuda/zero.h"
+
+namespace stdeform::cuda {
+
+// Calls launch(layout) with the layout for rows of D channels. `aligned`: whether all rows can be
+// read and added to in runs of 16 bytes. A row of more channels than a layout has takes several
+// passes.
+template <int N, class F>
+void choose_bin_layout(int64_t D, bool aligned, F launch) {
+  if (aligned && D % 64 == 0) return launch(BinLayout<N, 64>());
+  if (aligned && D % 48 == 0) return launch(BinLayout<N, 48>());
+  if (aligned && D % 32 == 0) return launch(BinLayout<N, 32>());
+  launch(AnyBinLayout<N>());
+}
+
+template <class T, int N, class Layout>
+void launch_bin_sums(const Call& call, const Bins& bins, int64_t samples, cudaStream_t stream) {
+  const auto launch = [&](int turn, int64_t warps) {
+    const dim3 grid(1 + (warps - 1) / kWarps);
+    STDEFORM_LAUNCH((bin_backward_kernel<T, N, Layout>), grid, dim3(kThreads), 0, stream, call,
+                    bins, turn);
+  };
+  if (!call.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.run);
+  for (int turn = 0; turn < (1 << N); ++turn) {
+    launch(turn, bins.heads * BinsOfTurn<N>::in_head(call, turn));
+  }
+}
+
+// The gradient of the value, which is added to.
+inline Words sums_of(const Problem& p) {
+  const int words = p.grad_value.dtype == DType::f64 ? 2 : 1;
+  const int64_t numbers = p.grad_value.data ? p.B * p.S * p.M * p.D : 0;
+  return {static_cast<uint32_t*>(p.grad_value.data), numbers * words};
+}
+
+template <class T, int N>
+void launch_bins(const Call& call, const BinPlan& plan, void* workspace, bool aligned,
+                 int multiprocessors, cudaStream_t stream) {
+  const Problem& p = call.problem;
+  for (int64_t head = 0; head < p.B * p.M; head += plan.heads()) {
+    const Bins bins = plan.chunk(head, workspace);
+    const int64_t rows = bins.heads * p.Q;
+    const dim3 row_grid(1 + (rows - 1) / kRowsOfBlock);
+    const Words counts = {bins.count, bins.heads * int64_t(bins.per_head) + 1};
+    fill_with_zeros(head == 0 ? sums_of(p) : Words(), counts, multiprocessors, stream);
+    STDEFORM_LAUNCH((count_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+    reserve_bins(bins, stream);
+    STDEFORM_LAUNCH((place_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+    if (p.deterministic) order_bins(bins, stream);
+    const auto launch = [&](auto layout) {
+      launch_bin_sums<T, N, decltype(layout)>(call, bins, rows * p.L * p.K, stream);
+    };
+    if constexpr (std::is_same_v<T, double>) {
+      launch(AnyBinLayout<N>());  // for checking gradients, where speed does not count
+    } else {
+      choose_bin_layout<N>(p.D, aligned, launch);
+    }
+    if (p.grad_positions.data || p.grad_reference.data ||
+        (p.grad_scores.data && p.reference.data)) {
+      STDEFORM_LAUNCH((finish_rows_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+    }
+  }
+}
+
+}  // namespace stdeform::cuda

@@ -1,0 +1,123 @@
+// Whether the backward works bin by bin, in which chunks, and with how much memory. Host code, no
+// CUDA headers.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/binned/bins.h"
+#include "cuda/tuning.h"
+
+namespace stdeform::cuda {
+
+// Samples per bin from which on bins are taken. Reasoned, not measured: sorting and the sums of a
+// bin should cost about as much memory traffic as this many samples that add to memory themselves.
+constexpr int64_t kSamplesPerBin = 4;
+constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, but room for one head
+constexpr int64_t kRunOfSamples = 128;
+
+class BinPlan {
+ public:
+  BinPlan() = default;  // not in use
+
+  // Of a problem of at most kMaxLevels levels. Throws std::invalid_argument if the order of sums
+  // must be fixed and bins cannot do that.
+  BinPlan(const Problem& p, const Tuning& tuning) {
+    if (!p.grad_value.data) return;  // nothing is summed in memory
+    samples_ = p.Q * p.L * p.K;
+    int64_t bins = 0;
+    for (int64_t l = 0; l < p.L; ++l) {
+      bins_.first[l] = uint32_t(bins);
+      int64_t of_level = 1;
+      for (int n = 0; n < p.N; ++n) of_level *= p.spatial_shapes[l * p.N + n] + 1;
+      bins += of_level;
+    }
+    const bool possible = std::max(samples_, bins) <= kMost;
+    if (p.deterministic && !possible) {
+      throw std::invalid_argument(
+          "deterministic algorithms take up to 2^31 samples and bins per batch row and head on "
+          "CUDA, got " +
+          std::to_string(samples_) + " and " + std::to_string(bins));
+    }
+    const int64_t enough = tuning.samples_per_bin >= 0 ? tuning.samples_per_bin : kSamplesPerBin;
+    const bool pays = samples_ >= enough * bins;
+    const bool asked = tuning.backward_bins >= 0 ? tuning.backward_bins != 0 : pays;
+    in_use_ = p.deterministic || (possible && asked);
+    if (!in_use_) return;
+
+    bins_.per_head = uint32_t(bins);
+    bins_.run = int32_t(tuning.bin_run > 0 ? tuning.bin_run : kRunOfSamples);
+    bins_.by_row_size = Divisor(uint32_t(p.L * p.K));
+    bins_.by_K = Divisor(uint32_t(p.K));
+    bins_.by_Q = Divisor(uint32_t(p.Q));
+    bins_.by_M = Divisor(uint32_t(p.M));
+    const bool f64 = p.value.dtype == DType::f64;
+    const int64_t real_size = f64 ? 8 : 4;
+    const int64_t record_bytes = f64 ? sizeof(BinRecord<double>) : sizeof(BinRecord<float>);
+    bins_.record_size = int32_t(record_bytes / 16);
+    softmax_bytes_ = p.reference.data ? p.Q * 2 * real_size : 0;
+    // Wanted, and grad_positions cannot hold them until they are final.
+    const bool kept = (p.grad_positions.data || p.grad_reference.data) &&
+                      !(p.grad_positions.data && size_of(p.grad_positions.dtype) == real_size);
+    pixel_grad_bytes_ = kept ? p.N * real_size : 0;
+
+    M_ = p.M, all_ = p.B * p.M;
+    const int64_t limit = tuning.workspace_bytes >= 0 ? tuning.workspace_bytes : kWorkspaceBytes;
+    const int64_t fitting = std::min(limit / lay_out(1).bytes, kMost / std::max(samples_, bins));
+    const int64_t chunks = (all_ - 1) / std::max<int64_t>(fitting, 1) + 1;
+    heads_ = (all_ - 1) / chunks + 1;
+  }
+
+  bool in_use() const { return in_use_; }
+  int64_t heads() const { return heads_; }                               // of a chunk
+  int64_t bytes() const { return in_use_ ? lay_out(heads_).bytes : 0; }  // of workspace
+
+  // The chunk that starts at a head; the last one may be shorter.
+  Bins chunk(int64_t first_head, void* workspace) const {
+    Bins bins = bins_;
+    bins.first_b = int32_t(first_head / M_);
+    bins.first_m = int32_t(first_head % M_);
+    bins.heads = int32_t(std::min(heads_, all_ - first_head));
+    const Places at = lay_out(bins.heads);
+    auto* const memory = static_cast<unsigned char*>(workspace);
+    bins.count = reinterpret_cast<uint32_t*>(memory);
+    bins.total = bins.count + bins.heads * int64_t(bins.per_head);
+    bins.end = reinterpret_cast<uint32_t*>(memory + at.end);
+    bins.samples = reinterpret_cast<uint32_t*>(memory + at.samples);
+    bins.records = memory + at.records;
+    bins.softmax = memory + at.softmax;
+    bins.pixel_grads = pixel_grad_bytes_ ? memory + at.pixel_grads : nullptr;
+    return bins;
+  }
+
+ private:
+  static constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
+  struct Places {  // bytes from the start of the workspace
+    int64_t end, samples, records, softmax, pixel_grads, bytes;
+  };
+
+  Places lay_out(int64_t heads) const {
+    const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
+    Places at;
+    at.end = aligned(4 * (heads * int64_t(bins_.per_head) + 1));
+    at.samples = at.end + aligned(4 * heads * int64_t(bins_.per_head));
+    at.records = at.samples + aligned(4 * heads * samples_);
+    at.softmax = at.records + heads * samples_ * bins_.record_size * 16;
+    at.pixel_grads = at.softmax + aligned(heads * softmax_bytes_);
+    at.bytes = at.pixel_grads + aligned(heads * samples_ * pixel_grad_bytes_);
+    return at;
+  }
+
+  bool in_use_ = false;
+  Bins bins_ = {};           // what all chunks share
+  int64_t samples_ = 0;      // of a head
+  int64_t M_ = 0, all_ = 0;  // heads
+  int64_t heads_ = 0;
+  int64_t softmax_bytes_ = 0;     // of a head
+  int64_t pixel_grad_bytes_ = 0;  // of a sample
+};
+
+}  // namespace stdeform::cuda

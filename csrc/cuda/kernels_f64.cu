@@ -1,9 +1,0 @@
-#include "launch.cuh"
-
-namespace stdeform::cuda {
-
-template void forward<double>(const Call&, const Device&, const Tuning&, cudaStream_t);
-template void backward<double>(const Call&, const BinPlan&, void*, const Device&, const Tuning&,
-                               cudaStream_t);
-
-}  // namespace stdeform::cuda

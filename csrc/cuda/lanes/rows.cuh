@@ -1,0 +1,49 @@
+// The rows of channels that a lane reads: of grad_out or the value, at a sample's corners.
+#pragma once
+
+#include "cuda/lanes/samples.cuh"
+
+namespace stdeform::cuda {
+
+// The channels of a row that a lane holds, as they lie in memory; zeros past the end.
+template <class T, class Layout>
+struct LoadedRow {
+  Run<T, Layout::kGroup> runs[Layout::kGroups];
+
+  __device__ __forceinline__ void load(const T* row, int channels_left) {
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) {
+      const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
+      runs[i] =
+          inside ? load_run<Layout::kGroup>(row + i * Layout::kStep) : Run<T, Layout::kGroup>{};
+    }
+  }
+  __device__ __forceinline__ void widen_to(
+      Compute<T> (&numbers)[Layout::kGroups][Layout::kGroup]) const {
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) widen<T>(runs[i], numbers[i]);
+  }
+};
+
+// Calls visit(corner, run, numbers) for each run of channels that the lane holds, at each corner;
+// `channels_left` counts from the lane's first channel on.
+template <class T, class Layout, class Real, int N, class F>
+__device__ __forceinline__ void read_corners(CellRows<const T, Layout> rows, int channels_left,
+                                             const Corners<Real, N>& corners, F visit) {
+  constexpr int kCorners = Corners<Real, N>::kCount;
+  uint32_t cell[kCorners];
+  corners.cells(cell);
+#pragma unroll
+  for (int c = 0; c < kCorners; ++c) {
+    const T* row = rows[cell[c]];
+#pragma unroll
+    for (int i = 0; i < Layout::kGroups; ++i) {
+      if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
+      Real numbers[Layout::kGroup];
+      widen<T>(load_run<Layout::kGroup>(row + i * Layout::kStep), numbers);
+      visit(c, i, numbers);
+    }
+  }
+}
+
+}  // namespace stdeform::cuda
