@@ -1,8 +1,8 @@
 """`python -m benchmarks cache-order`: L1 misses of the CUDA forward, simulated, by order of work.
 
 The rows that the samples of a workload read go through a cache that forgets what was read longest
-ago, in the order in which the kernel's own index arithmetic (csrc/cuda/schedule.h) hands out queries.
-Nothing is timed and no GPU is needed: an order is chosen by the share of sectors that miss.
+ago, in the order in which the kernel's own index arithmetic (csrc/cuda/schedule.h) hands out
+queries. Nothing is timed and no GPU is needed: an order is chosen by its share of sector misses.
 """
 
 from __future__ import annotations

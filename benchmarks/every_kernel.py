@@ -1,8 +1,8 @@
 """Every kernel of the library once, on small problems: `python -m benchmarks.every_kernel cuda`.
 
 A problem is a dtype, a number of axes, a number of channels and a way backward. Together they
-reach every instantiation of the CUDA kernels, which tests/test_every_kernel.py shows in the
-emulator. Results and gradients are held against the reference in float64. It is short enough for
+reach every instantiation of the CUDA kernels (tests/benchmarks/gpu/test_every_kernel.py, in the
+emulator). Results and gradients are held against the reference in float64. It is short enough for
 every tool of compute-sanitizer, and without one it is the first thing to ask of a GPU.
 """
 

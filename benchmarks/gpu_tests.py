@@ -11,7 +11,11 @@ from . import every_kernel
 from .gpu_build import find
 from .gpu_job import Job
 
-_FILES = ("tests/test_forward.py", "tests/test_gradients.py", "tests/test_properties.py")
+_FILES = (
+    "tests/operator/test_forward.py",
+    "tests/operator/test_gradients.py",
+    "tests/operator/test_properties.py",
+)
 _HANGS = 60  # seconds of a test, after which the log says where it is
 _MOST_WORKERS = 8
 # Others than ours may fail calls on purpose, to see what a driver has: those are no faults.
@@ -34,7 +38,7 @@ def on_gpu(job: Job) -> bool:
     if job.device == "cpu":
         job.record.note("left out: it needs a GPU")
         return True
-    return _pytest(job, ["tests/test_cuda.py"])
+    return _pytest(job, ["tests/cuda/test_cuda.py"])
 
 
 def results(job: Job) -> bool:

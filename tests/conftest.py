@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from stdeform import _native
-from tests import stand_in
-from tests.cases import BACKENDS, KERNELS, NATIVE
-from tests.cuda_on_cpu import build
-from tests.stand_in import StandIn
+from tests.cuda import stand_in
+from tests.cuda.emulator import build
+from tests.cuda.stand_in import StandIn
+from tests.support.cases import BACKENDS, KERNELS, NATIVE
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -81,7 +81,7 @@ def _force(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every way to compute: the reference, and each kernel; for `operator` of tests/cases.py."""
+    """Every way to compute: the reference, and each kernel; for `operator` of support/cases.py."""
     return _force(request)
 
 

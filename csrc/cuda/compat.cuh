@@ -1,4 +1,4 @@
-// The spellings that nvcc and the emulator of tests/cuda_on_cpu do not share. Everything else in
+// The spellings that nvcc and the emulator of tests/cuda/emulator do not share. Everything else in
 // the kernels is plain CUDA C++, which both compile from the same files.
 //
 //   STDEFORM_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)
@@ -26,7 +26,7 @@
 
 #ifdef STDEFORM_EMULATED
 
-#include "cuda_on_cpu/emulator.h"
+#include "emulator/emulator.h"
 
 #define STDEFORM_LAUNCH EMULATED_LAUNCH
 #define STDEFORM_SHARED EMULATED_SHARED

@@ -1,0 +1,149 @@
+"""The simulated L1 of the CUDA forward, on cases that can be counted by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import cache_order, compiled
+from benchmarks.__main__ import main
+from benchmarks.cache_order import (
+    ORDERS,
+    Order,
+    miss_rate,
+    orders_for,
+    rows_of_heads,
+    weigh_packing,
+)
+from benchmarks.traffic import corner_table
+from benchmarks.workloads import WORKLOADS, Workload, make_inputs
+
+pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
+# Rows of 64 bytes: two sectors each.
+TINY = WORKLOADS["tiny"]
+ROWS = rows_of_heads(TINY)
+
+
+def test_every_head_has_its_own_samples() -> None:
+    inputs = make_inputs(TINY, 0)
+    assert len(ROWS) == TINY.num_heads
+    for head, rows in enumerate(ROWS):
+        assert rows.equal(corner_table(TINY, inputs, 0, head))
+    assert not ROWS[0].equal(ROWS[1])
+
+
+def test_a_cache_that_holds_everything_misses_once() -> None:
+    different = sum(len(rows[rows >= 0].unique()) for rows in ROWS)
+    for order in ORDERS.values():
+        rate = miss_rate(TINY, order, ROWS, multiprocessors=1)
+        assert rate == pytest.approx(different / int((ROWS >= 0).sum()))
+
+
+def test_all_of_the_work_is_simulated() -> None:
+    # The first head reads one row again and again, the second one nothing twice; a multiprocessor
+    # has one of them.
+    one_query = dataclasses.replace(
+        TINY, spatial_shapes=((4, 6, 5),), num_object_queries=1, num_points=12
+    )
+    rows = torch.zeros(2, 1, 12, 8, dtype=torch.int32)
+    rows[1] = torch.arange(96).view(1, 12, 8)
+    rate = miss_rate(one_query, Order(), rows, multiprocessors=2)
+    assert rate == pytest.approx((1 + 96) / (96 + 96))
+
+
+def test_rows_that_do_not_exist_are_not_read() -> None:
+    rows = torch.full_like(ROWS, -1)
+    rows[-1, -1, -1, -1] = 0
+    assert miss_rate(TINY, Order(), rows) == 1
+
+
+def test_every_multiprocessor_has_to_fetch_for_itself() -> None:
+    # Each of as many multiprocessors as there are tiles: nothing is read twice but within a tile.
+    whole = miss_rate(TINY, Order(), ROWS, multiprocessors=1)
+    shared = miss_rate(TINY, Order(), ROWS, multiprocessors=12)
+    assert shared > 2 * whole
+
+
+def test_a_cache_of_one_line_keeps_nothing() -> None:
+    # Two rows of 64 bytes share a line; hardly ever is the next one read in it.
+    assert miss_rate(TINY, Order(), ROWS, multiprocessors=1, cache_bytes=128) > 0.7
+
+
+def test_bricks_of_the_whole_level_are_the_plain_order() -> None:
+    plain, whole = (miss_rate(TINY, Order(brick), ROWS) for brick in ((0, 0, 0), (5, 6, 4)))
+    assert plain == whole
+
+
+def test_neighbours_share_more_than_what_is_dealt_out() -> None:
+    workload = dataclasses.replace(WORKLOADS["paper-encoder"], spatial_shapes=((12, 10, 17),))
+    rows = rows_of_heads(workload)
+    dealt, runs, bricks = (
+        miss_rate(workload, ORDERS[name], rows, multiprocessors=44, cache_bytes=100 << 10)
+        for name in ("dealt out", "runs", "bricks 5x5x9")
+    )
+    assert bricks < runs < dealt
+
+
+def test_bricks_and_warps_are_those_of_the_kernels() -> None:
+    folder = Path(__file__).parents[3] / "csrc/cuda"
+    assert f"kForwardWarps = {Order().warps};" in (folder / "params.h").read_text()
+    chosen = (folder / "choose_schedule.h").read_text()
+    for name, brick in (("kBrick", "bricks 5x5x9"), ("kImageBrick", "bricks 16x16x1")):
+        cells = ", ".join(map(str, ORDERS[brick].brick))
+        assert f"{name}[kMaxAxes] = {{{cells}}};" in chosen
+
+
+def test_bricks_are_of_cells_that_ask() -> None:
+    assert list(orders_for(WORKLOADS["detr-encoder"])) == list(ORDERS)
+    assert list(orders_for(WORKLOADS["paper-decoder"])) == ["dealt out", "runs"]
+
+
+def test_packing_is_weighed_against_the_pass_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Order, bool]] = []
+
+    def half_of_it(_: Workload, order: Order, __: torch.Tensor, *, packed: bool) -> float:
+        asked.append((order, packed))
+        return 0.25 if packed else 0.5
+
+    monkeypatch.setattr(cache_order, "miss_rate", half_of_it)
+    found = weigh_packing(TINY, ROWS)
+    assert asked == [(ORDERS["bricks 5x5x9"], False), (ORDERS["bricks 5x5x9"], True)]
+    assert found.read == int((ROWS >= 0).sum()) * 64
+    assert found.saved == 0.25 * found.read
+    assert found.moved == 2 * 120 * 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("paper-encoder", "bricks 5x5x9"), ("detr-encoder", "bricks 16x16x1"), ("bev-cross", "runs")],
+)
+def test_packing_is_weighed_in_the_order_of_the_kernel(name: str, order: str) -> None:
+    assert cache_order._chosen_order(WORKLOADS[name]) == order
+
+
+def test_the_table_of_packing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "--packing"]) == 0
+    header, line, row = capsys.readouterr().out.splitlines()
+    assert header.count("|") == line.count("|") == row.count("|") == 9
+
+
+def test_packed_rows_cannot_be_packed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache-order", "--packed", "--packing"])
+    assert "argument --packing: not allowed with argument --packed" in capsys.readouterr().err
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "uniform"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.count("|") for row in rows] == [header.count("|")] * 2 == [len(ORDERS) + 3] * 2
+    assert rows[1].startswith("| tiny, float32 | uniform | ")
+
+
+def test_the_table_of_queries_that_are_no_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache-order", "--workloads", "paper-decoder", "--spreads", "2"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.endswith("- | - | - | - |")

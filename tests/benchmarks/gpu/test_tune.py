@@ -1,0 +1,333 @@
+"""`python -m benchmarks tune`: variants apply and compile, all are timed, the winner is told."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import graph_timing, kernel_times, kernel_variants, tune, variant_build
+from benchmarks.kernel_variants import BACKWARD, FORWARD, KNOBS, VARIANTS
+from benchmarks.variants import VARIANTS as OPERATORS
+from benchmarks.workloads import WORKLOADS
+from stdeform import _native
+from tests.benchmarks.gpu.test_gpu_tests import job
+
+ROOT = Path(__file__).parents[3]
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+# -- what is tried -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.slug)
+def test_a_variant_changes_the_present_sources(variant: kernel_variants.KernelVariant) -> None:
+    changed = variant.files()  # raises where a line is gone
+    for file, text in changed.items():
+        before = (ROOT / "csrc" / "cuda" / file).read_text()
+        assert len(text.splitlines()) == len(before.splitlines())
+        assert any(change.text.strip() in text for change in variant.changes)
+    for part, change in zip(variant.say().split("; csrc"), variant.changes, strict=True):
+        assert re.search(rf"cuda/\S+:\d+: .+ -> {re.escape(change.text.strip())}", part)
+
+
+def test_a_line_that_is_gone_is_told() -> None:
+    change = kernel_variants.Change("kNoSuchThing", "")
+    with pytest.raises(ValueError, match=r"csrc/cuda/\*\.\* has nothing like kNoSuchThing"):
+        change.apply({})
+
+
+def test_what_is_there_anyway_is_no_variant() -> None:
+    there = re.search(r"kForwardWarps = (\d+);", kernel_variants.place("int kForwardWarps = "))
+    assert there
+    same = kernel_variants._constant("kForwardWarps", FORWARD, int(there[1]))
+    assert same.files() == {}
+
+
+def test_every_knob_is_a_field_and_says_where_it_is_chosen() -> None:
+    tuning = (ROOT / "csrc" / "cuda" / "tuning.h").read_text()
+    for knob in KNOBS:
+        assert f"int64_t {knob.name} = -1;" in tuning
+        assert knob.mode in (FORWARD, BACKWARD)
+        said = kernel_variants.say(tune.INSTALLED, {knob.name: knob.values[0]})
+        assert re.match(rf"{knob.name} = \d+, chosen in csrc/cuda/\S+:\d+: .*{knob.name}", said)
+
+
+# The kernels that variants are about, and a launch.
+SOME_KERNELS = """
+#include "cuda/launch.cuh"
+#include "cuda/zero.cu"
+namespace stdeform::cuda {
+template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(
+    const __grid_constant__ Call, TileShares);
+template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(
+    const __grid_constant__ Call, const __grid_constant__ Bins, int);
+}
+"""
+
+
+@pytest.mark.skipif(not NVCC, reason="needs nvcc")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant", [each for each in VARIANTS if each.files()], ids=lambda variant: variant.slug
+)
+def test_a_variant_compiles(variant: kernel_variants.KernelVariant, tmp_path: Path) -> None:
+    """Some of its kernels; `variants` of gpu-check builds and links all of two dtypes."""
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    for file, text in variant.files().items():
+        (tmp_path / "csrc" / "cuda" / file).write_text(text)
+    source = tmp_path / "kernels.cu"
+    source.write_text(SOME_KERNELS)
+    flags = ["-std=c++17", "-O1", f"-I{tmp_path / 'csrc'}", "-arch=sm_90", "-cubin"]
+    command = [str(NVCC), *flags, str(source), "-o", str(tmp_path / "cubin")]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+PLAN = """builddir = build/native
+rule compile
+  command = $tool
+rule link
+  command = $tool
+build build/native/csrc/bindings.cpp.o: compile csrc/bindings.cpp
+  tool = g++
+  flags = -Icsrc
+build build/native/csrc/cuda/inst_f32.cu.o: compile csrc/cuda/inst_f32.cu
+  tool = nvcc
+  flags = -O3 -Icsrc
+build build/native/csrc/cuda/inst_f64.cu.o: compile csrc/cuda/inst_f64.cu
+  tool = nvcc
+  flags = -O3 -Icsrc
+build build/native/_C.so: link build/native/csrc/bindings.cpp.o build/native/inst_f32.cu.o
+  tool = g++
+  flags = -lrt
+"""
+
+
+def test_a_variant_is_built_as_the_module_is_with_its_own_kernels_first() -> None:
+    text = variant_build._steps(variant_build._STEP.findall(PLAN), Path("/some/place"))
+    assert text == (
+        "build /some/place/inst_f32.cu.o: compile /some/place/csrc/cuda/inst_f32.cu\n"
+        "  tool = nvcc\n  flags = -O3 -I/some/place/csrc -Xptxas=-v\n"
+        "build /some/place/_C.so: link /some/place/inst_f32.cu.o"
+        " build/native/csrc/bindings.cpp.o build/native/csrc/cuda/inst_f64.cu.o\n"
+        "  tool = g++\n  flags = -lrt\n"
+    )
+
+
+def test_without_a_build_there_are_no_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variant_build, "ROOT", tmp_path)
+    this = job(tmp_path, "variants", device="cuda")
+    assert not tune.build_variants(this)
+    assert this.record.read()["notes"] == [
+        "variants need the objects of an in-place build with CUDA"
+    ]
+
+
+def test_kernels_that_spill_are_counted() -> None:
+    said = (
+        "[1/3] compile /b/variants/one/csrc/cuda/inst_f32.cu\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+        "    40 bytes stack frame, 40 bytes spill stores, 44 bytes spill loads\n"
+        "[2/3] compile /b/variants/one/csrc/cuda/inst_bf16.cu\n"
+        "    8 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads\n"
+        "[3/3] compile /b/variants/two/csrc/cuda/inst_f32.cu\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+    )
+    assert variant_build.spills(said) == {"one": 2}
+
+
+# -- times ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_another_module_is_called_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = _native._C
+    assert installed is not None
+    called = []
+    other = ModuleType("other")
+    vars(other).update(vars(installed))
+
+    def cpu_forward(*arguments: Any) -> None:
+        called.append(_native.options.cuda_tuning)
+        installed.cpu_forward(*arguments)
+
+    other.cpu_forward = cpu_forward  # type: ignore[attr-defined]
+    run = OPERATORS["native"].prepare(WORKLOADS["tiny"], 0).call("forward")
+    with tune.using(other, {"bin_run": 64}):
+        run()
+    run()
+    assert called == [{"bin_run": 64}]
+    assert _native._C is installed
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_every_choice_is_timed_and_a_wrong_one_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = _native._C
+    assert installed is not None
+    wrong = ModuleType("wrong")
+    vars(wrong).update(vars(installed))
+    wrong.cpu_forward = lambda *_: None  # type: ignore[attr-defined]  # leaves what was there
+    name = next(each.name for each in VARIANTS if each.mode == FORWARD)
+    monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: installed, name: wrong})
+    monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
+    this = job(tmp_path, "sweep")
+    assert tune.time_variants(this)
+    rows = this.record.read()["rows"]
+    for mode in (FORWARD, BACKWARD):
+        timed = [row for row in rows if row["mode"] == mode]
+        assert timed[0]["ratio"]["median"] == 1
+        assert {tuple(row["forced"]) for row in timed} == {
+            (),
+            *((knob.name,) for knob in KNOBS if knob.mode == mode),
+        }
+        assert all(len(row["rounds"]) == this.rounds for row in timed)
+        assert [row["variant"] for row in timed if row["wrong"]] == [name] * (mode == FORWARD)
+    assert "WRONG" in tune.times(rows)
+    # A process that goes on leaves out what is done.
+    assert tune.time_variants(this)
+    assert this.record.read()["rows"] == rows
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_a_choice_that_ended_the_process_is_left_out_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
+    monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
+    this = job(tmp_path, "sweep")
+    this.record.trying("tiny, float32, backward: installed, bin_run 64")
+    assert tune.time_variants(this)
+    found = this.record.read()
+    assert found["notes"] == [
+        "tiny, float32, backward: installed, bin_run 64: it has ended the process that tried it"
+    ]
+    assert not any(row["forced"] == {"bin_run": 64} for row in found["rows"])
+    assert any(row["forced"] == {"bin_run": 256} for row in found["rows"])
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_variants_are_modules_of_their_own(tmp_path: Path) -> None:
+    """A module that has the name of one that is loaded would be that one."""
+    installed = _native._C
+    assert installed is not None
+    for variant in VARIANTS[:2]:
+        folder = tmp_path / variant.slug
+        folder.mkdir()
+        shutil.copy(str(installed.__file__), folder / "_C.so")
+    loaded = tune.load(tmp_path)
+    assert list(loaded) == [tune.INSTALLED, *(variant.name for variant in VARIANTS[:2])]
+    assert len({id(module) for module in loaded.values()}) == 3
+    assert len({id(module.cpu_forward) for module in loaded.values()}) == 3
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_where_nothing_can_be_captured_the_others_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(_: object, mode: str, device: str) -> Any:
+        if mode == FORWARD:
+            raise RuntimeError("operation not permitted")
+        return usual(_, mode, device)
+
+    usual = graph_timing.capture
+    monkeypatch.setattr(graph_timing, "capture", capture)
+    monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
+    monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
+    this = job(tmp_path, "sweep")
+    assert tune.time_variants(this)
+    found = this.record.read()
+    assert {row["mode"] for row in found["rows"]} == {BACKWARD}
+    assert all("operation not permitted" in note for note in found["notes"])
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("mode", [FORWARD, BACKWARD])
+def test_answers_keep_no_graph(mode: str) -> None:
+    """Its leaves would be added to on the stream of these calls, which a capture refuses."""
+    answers = tune._answers(OPERATORS["native"].prepare(WORKLOADS["tiny"], 0), mode)
+    assert all(tensor.grad_fn is None for tensor in answers)
+
+
+def _row(variant: str, forced: dict[str, int], ratio: float, **more: object) -> dict[str, Any]:
+    return {
+        "label": "paper-encoder, float32",
+        "mode": "forward",
+        "variant": variant,
+        "forced": forced,
+        "wrong": False,
+        "seconds": {"median": 1e-4 * ratio},
+        "ratio": {"median": ratio, "q1": ratio, "q3": ratio},
+        **more,
+    }
+
+
+def test_the_winner_is_told_with_the_line_to_change() -> None:
+    usual = _row(tune.INSTALLED, {}, 1.0)
+    variant = next(each for each in VARIANTS if each.files())
+    faster = _row(variant.name, {}, 0.8)
+    wrong = _row(tune.INSTALLED, {"forward_parts": 2}, 0.1, wrong=True)
+    told = re.sub(" +", " ", tune.winners([usual, faster, wrong]))
+    assert f"| paper-encoder, float32 | forward | 100.0 | 80.0 | 0.800 | {variant.say()} |" in told
+    # Less than a hundredth, or not in most rounds: nothing to change.
+    for ratio in ({"median": 0.995, "q3": 0.996}, {"median": 0.9, "q3": 1.02}):
+        told = tune.winners([usual, _row(variant.name, {}, 0.9) | {"ratio": ratio}])
+        assert "| nothing " in told
+    assert tune.winners([]) == ""
+
+
+def test_calls_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replays = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    monkeypatch.setattr(graph_timing, "_MOST_CALLS", 1)
+    monkeypatch.setattr(graph_timing, "_FEW_CALLS", 1)
+    samples = graph_timing.time_replays(replays, "cpu", 2)
+    # Once to warm up, once to see how long they take.
+    assert "".join(order) == "ab" + "ab" + "ab" + "ba"
+    assert {name: len(own) for name, own in samples.items()} == {"a": 2, "b": 2}
+
+
+def test_who_is_first_has_no_other_blocks_than_the_others() -> None:
+    """What a first call loads is neither timed nor taken for the time of a call."""
+    counts = dict.fromkeys("ab", 0)
+
+    def replay(name: str) -> None:
+        time.sleep(0.05 if not any(counts.values()) else 0.001)
+        counts[name] += 1
+
+    replays = {name: functools.partial(replay, name) for name in counts}
+    samples = graph_timing.time_replays(replays, "cpu", 5)
+    assert counts["a"] == counts["b"]
+    assert max(samples["a"]) < 0.05
+
+
+def test_kernels_are_told_with_their_times() -> None:
+    matrix = torch.rand(64, 64)
+    rows = kernel_times.measure(lambda: matrix @ matrix, "cpu")
+    product = next(row for row in rows if row["kernel"] == "aten::mm")
+    assert product["launches"] == 1
+    assert 0 < product["seconds"] < 0.1
+    assert [row["seconds"] for row in rows] == sorted((r["seconds"] for r in rows), reverse=True)
+
+
+def test_names_of_kernels_are_short() -> None:
+    name = (
+        "void stdeform::cuda::forward_kernel<float, 3, stdeform::cuda::RowLayout<6, 2, 4, true> >"
+        "(stdeform::cuda::Call)"
+    )
+    assert kernel_times.short(name) == "forward_kernel<float, 3>"
+    assert kernel_times.function(name) == "forward_kernel"
+    plain = "stdeform::cuda::(anonymous namespace)::reserve_kernel(stdeform::cuda::Bins)"
+    assert kernel_times.function(plain) == "reserve_kernel"
+    assert kernel_times.function("void at::native::elementwise") is None

@@ -1,0 +1,87 @@
+// The C interface of a library of emulated kernels, for tests/cuda/emulator/emulator.py.
+#include <cstring>
+#include <new>
+
+#include "failure.h"
+#include "guard.h"
+#include "launch.h"
+#include "runtime.h"
+#include "scheduler.h"
+
+using namespace emulated;
+
+#define EMULATED_EXPORT extern "C" __attribute__((visibility("default")))
+
+EMULATED_EXPORT void emulated_set_schedule(int order, std::uint64_t seed, unsigned preempt_one_in) {
+  // Neighbouring seeds must not begin alike, and the state must not be zero.
+  schedule = {Order(order), (seed + 1) * 0x9e3779b97f4a7c15u | 1, preempt_one_in};
+}
+
+EMULATED_EXPORT void emulated_set_multiprocessors(int number) { multiprocessors = number; }
+
+// Fills and resets: see Statistics for the order.
+EMULATED_EXPORT void emulated_take_statistics(std::uint64_t* out) {
+  std::memcpy(out, &statistics, sizeof statistics);
+  statistics = {};
+}
+
+namespace {
+
+struct LaunchRecord {
+  const char *kernel, *launcher;
+  unsigned grid[3], block[3];
+  std::uint64_t dynamic_bytes, stream;
+  int device;
+};
+
+LaunchRecord record_of(const Launch& launch) {
+  return {launch.kernel,
+          launch.launcher,
+          {launch.grid.x, launch.grid.y, launch.grid.z},
+          {launch.block.x, launch.block.y, launch.block.z},
+          launch.dynamic_bytes,
+          reinterpret_cast<std::uint64_t>(launch.stream),
+          launch.device};
+}
+
+using CRunner = void (*)(const LaunchRecord*, const void* function, int count, const Parameter*);
+CRunner c_runner = nullptr;
+
+}  // namespace
+
+// Calls `what` for every launch, in place of running it; null: runs them again.
+EMULATED_EXPORT void emulated_set_runner(CRunner what) {
+  c_runner = what;
+  runner = nullptr;
+  if (!what) return;
+  runner = [](const Launch& launch, const std::vector<Parameter>& parameters) {
+    const LaunchRecord record = record_of(launch);
+    c_runner(&record, launch.function, static_cast<int>(parameters.size()), parameters.data());
+  };
+}
+
+// Takes the oldest launch off the list; false if there is none.
+EMULATED_EXPORT bool emulated_take_launch(LaunchRecord* out) {
+  if (launches().empty()) return false;
+  *out = record_of(launches().front());
+  launches().erase(launches().begin());
+  return true;
+}
+
+// What has failed since it was last asked, or "".
+EMULATED_EXPORT const char* emulated_take_failure() {
+  const char* const message = failure_message();
+  forget_failure();
+  return message;
+}
+
+EMULATED_EXPORT void* emulated_allocate(std::size_t bytes, std::size_t alignment, bool at_start) {
+  try {
+    return allocate_guarded(bytes, alignment, at_start ? Side::start : Side::end);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+// False if something was written beside the array.
+EMULATED_EXPORT bool emulated_release(void* array) { return release_guarded(array); }

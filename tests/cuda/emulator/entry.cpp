@@ -1,0 +1,54 @@
+// The CUDA operator as tests/cuda/emulator/emulated.py calls it.
+#include <exception>
+#include <string>
+
+#include "cuda/api.h"
+
+using stdeform::Array;
+using stdeform::Problem;
+
+// In the order of the fields of Problem; data is null where there is no array.
+struct Arrays {
+  Array value, reference, positions, scores, out;
+  Array grad_value, grad_reference, grad_positions, grad_scores;
+};
+
+// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning; `allocate` is asked
+// for the workspace. Returns null, or what went wrong.
+extern "C" __attribute__((visibility("default"))) const char* run_operator(
+    bool backward, bool deterministic, const int64_t* sizes, const int64_t* spatial_shapes,
+    bool boxes, const Arrays* arrays, int device, void* stream, int num_forced,
+    const char* const* forced, const int64_t* to, void* (*allocate)(int64_t bytes)) {
+  Problem p;
+  p.N = static_cast<int>(sizes[0]);
+  p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
+  p.Q = sizes[5], p.L = sizes[6], p.K = sizes[7];
+  p.spatial_shapes = spatial_shapes;
+  p.boxes = boxes;
+  p.value = arrays->value;
+  p.reference = arrays->reference;
+  p.positions = arrays->positions;
+  p.scores = arrays->scores;
+  p.out = arrays->out;
+  p.grad_value = arrays->grad_value;
+  p.grad_reference = arrays->grad_reference;
+  p.grad_positions = arrays->grad_positions;
+  p.grad_scores = arrays->grad_scores;
+  static std::string message;
+  try {
+    stdeform::cuda::Tuning tuning;
+    for (int i = 0; i < num_forced; ++i) tuning[forced[i]] = to[i];
+    p.deterministic = deterministic;
+    if (backward) {
+      const stdeform::cuda::Backward work(p, tuning);
+      const int64_t bytes = work.workspace_bytes();
+      work.enqueue({device, stream}, bytes ? allocate(bytes) : nullptr);
+    } else {
+      stdeform::cuda::forward(p, {device, stream}, tuning);
+    }
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}

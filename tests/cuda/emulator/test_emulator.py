@@ -1,0 +1,388 @@
+"""The emulator of CUDA kernels, every operation held against its definition."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.cuda.emulator import build
+from tests.cuda.emulator.emulator import Emulator, KernelError, Schedule
+
+WARP = 32
+SCHEDULES = {
+    "fifo": Schedule("fifo"),
+    "lifo": Schedule("lifo"),
+    "random": Schedule("random", seed=3),
+    "preempted": Schedule("random", seed=5, preempt_one_in=3),
+}
+VARIANTS = {"plain": build.PLAIN, "checked": build.CHECKED, "portable": build.PORTABLE}
+
+
+@functools.cache
+def _load(variant: str) -> Emulator:
+    return Emulator(build.library([build.HERE / "toys.cu"], VARIANTS[variant]))
+
+
+@pytest.fixture(params=["plain-fifo", "plain-lifo", "plain-random", "checked-preempted"])
+def toys(request: pytest.FixtureRequest) -> Emulator:
+    """The kernels of toys.cu, under several orders; preemption needs the checked build."""
+    variant, schedule = request.param.split("-")
+    emulator = _load(variant)
+    emulator.set_schedule(SCHEDULES[schedule])
+    return emulator
+
+
+def _call(emulator: Emulator, function: str, *arguments: Any) -> int:
+    """Calls an entry point: arrays by address, and ints, bools and bytes as they are."""
+    words = [
+        ctypes.c_void_p(word.ctypes.data) if isinstance(word, np.ndarray) else word
+        for word in arguments
+    ]
+    return int(emulator.functions[function](*words))
+
+
+def _run(emulator: Emulator, function: str, *arguments: Any) -> list[NDArray[Any]]:
+    """Calls an entry point on guarded copies of the arrays, returns them as it left them."""
+    with emulator.arrays() as arrays:
+        words = [arrays.copy(w) if isinstance(w, np.ndarray) else w for w in arguments]
+        _call(emulator, function, *words)
+        emulator.check()
+        return [word.copy() for word in words if isinstance(word, np.ndarray)]
+
+
+# -- who am I ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grid", "block"),
+    [
+        ((1, 1, 1), (1, 1, 1)),
+        ((3, 2, 2), (5, 3, 2)),
+        ((2, 1, 1), (33, 1, 1)),
+        ((1, 1, 1), (16, 8, 8)),
+    ],
+)
+def test_every_thread_runs_once(
+    toys: Emulator, grid: tuple[int, int, int], block: tuple[int, int, int]
+) -> None:
+    # Rows of (block x, y, z, thread x, y, z), the last axes of both running slowest.
+    z_first = [
+        (*reversed(b), *reversed(t))
+        for b in np.ndindex(*grid[::-1])
+        for t in np.ndindex(*block[::-1])
+    ]
+    toys.take_statistics()
+    out, *_ = _run(
+        toys,
+        "indices",
+        np.full((len(z_first), 6), -1, np.int32),
+        np.array(grid, np.int32),
+        np.array(block, np.int32),
+    )
+    np.testing.assert_array_equal(out, z_first)
+    statistics = toys.take_statistics()
+    assert statistics.launches == 1
+    assert statistics.threads == len(z_first)
+
+
+def test_orders_differ_and_repeat() -> None:
+    def trace(schedule: Schedule) -> list[float]:
+        # float32 sums depend on their order.
+        emulator = _load("checked")
+        emulator.set_schedule(schedule)
+        values = np.geomspace(1e-6, 1e6, 64 * 4, dtype=np.float32)
+        return [
+            float(_run(emulator, "add", b"float32", values, np.zeros(1, np.float32), 4, 64)[1][0])
+            for _ in range(2)
+        ]
+
+    fifo, lifo = trace(SCHEDULES["fifo"]), trace(SCHEDULES["lifo"])
+    assert fifo[0] == fifo[1] != lifo[0]
+    assert trace(SCHEDULES["random"]) == trace(SCHEDULES["random"])
+    assert len({x for seed in range(4) for x in trace(Schedule("random", seed))}) > 2
+
+
+# -- warps ---------------------------------------------------------------------------------------
+
+SHUFFLES = ("index", "up", "down", "xor")
+
+
+def _source(kind: str, lane: int, argument: int, width: int) -> int:
+    """The lane that `lane` reads, after the definitions of CUDA's programming guide."""
+    first = lane // width * width
+    if kind == "index":
+        return first + argument % width
+    if kind == "up":
+        return lane - argument if lane - argument >= first else lane
+    if kind == "down":
+        return lane + argument if lane + argument < first + width else lane
+    return lane ^ argument if lane ^ argument < first + width else lane
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 32])
+@pytest.mark.parametrize("kind", SHUFFLES)
+@pytest.mark.parametrize("dtype", ["f2", "i4", "f8", "f4x4"])
+def test_shuffles(toys: Emulator, dtype: str, kind: str, width: int) -> None:
+    parts = 4 if dtype.endswith("x4") else 1
+    values = np.arange(WARP * parts).reshape(WARP, parts).astype(dtype.split("x")[0])
+    for arguments in (
+        np.full(WARP, 1),
+        np.full(WARP, 5),
+        np.arange(WARP) * 7 % WARP,
+        np.arange(WARP) % 3,
+    ):
+        *_, out = _run(
+            toys,
+            "shuffle",
+            dtype.encode(),
+            SHUFFLES.index(kind),
+            values,
+            arguments.astype(np.int32),
+            width,
+            np.zeros_like(values),
+        )
+        want = [values[_source(kind, i, int(arguments[i]), width)] for i in range(WARP)]
+        np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("others", ["wait", "end"])
+@pytest.mark.parametrize("mask", [0xFFFFFFFF, 0x0000FFFF, 0x80000001, 0x00000400])
+def test_votes_and_reductions(toys: Emulator, mask: int, others: str) -> None:
+    values = (np.arange(WARP) * 37 % 41 - 9).astype(np.int32)
+    lanes = [lane for lane in range(WARP) if mask >> lane & 1]
+    out = np.full((WARP, 12), 77, np.uint32)
+    *_, out = _run(toys, "votes", ctypes.c_uint(mask), others == "end", WARP, values, out)
+    _check_votes(values, lanes, out)
+    assert (np.delete(out, lanes, axis=0) == 77).all()
+
+
+def _check_votes(values: NDArray[Any], lanes: list[int], out: NDArray[Any]) -> None:
+    signed = values[lanes].astype(np.int64)
+    unsigned = signed % 2**32
+    reductions: tuple[Callable[[int, int], int], ...] = (operator.and_, operator.or_, operator.xor)
+    want = [
+        sum(1 << lane for lane in lanes if values[lane] > 0),
+        (signed > 0).any(),
+        (signed > 0).all(),
+        signed.sum() % 2**32,
+        signed.min() % 2**32,
+        signed.max() % 2**32,
+        unsigned.sum() % 2**32,
+        unsigned.min(),
+        unsigned.max(),
+        *(functools.reduce(reduction, map(int, unsigned)) for reduction in reductions),
+    ]
+    np.testing.assert_array_equal(out[lanes], [[int(word) for word in want]] * len(lanes))
+
+
+def test_a_last_warp_may_be_partial(toys: Emulator) -> None:
+    values = np.arange(20, dtype=np.int32) - 3
+    out = np.zeros((20, 12), np.uint32)
+    *_, out = _run(toys, "votes", ctypes.c_uint(0xFFFFFFFF), False, 20, values, out)
+    _check_votes(values, list(range(20)), out)
+
+
+# -- blocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 31, 32, 100])
+def test_barriers_with_predicates(toys: Emulator, threads: int) -> None:
+    for pattern in (np.zeros(threads), np.ones(threads), np.arange(threads) % 3):
+        values = pattern.astype(np.int32)
+        _, out = _run(toys, "block_predicates", threads, values, np.zeros((threads, 3), np.int32))
+        want = [(values != 0).sum(), (values != 0).all(), (values != 0).any()]
+        np.testing.assert_array_equal(out, [[int(x) for x in want]] * threads)
+
+
+def test_shared_memory(toys: Emulator) -> None:
+    values = np.arange(5 * 96, dtype=np.float32)
+    toys.take_statistics()
+    toys.take_launches()
+    _, out = _run(toys, "reverse", 5, values, np.zeros_like(values))
+    np.testing.assert_array_equal(out, 2 * values)
+    statistics = toys.take_statistics()
+    assert statistics.barriers == 5 * 2
+    assert statistics.shared_bytes == 96 * 4 + 96 * 8
+    (launch,) = toys.take_launches()
+    assert (launch.grid, launch.block) == ((5, 1, 1), (96, 1, 1))
+    assert (launch.dynamic_bytes, launch.stream, launch.device) == (96 * 8, 8, 0)
+    assert launch.kernel == "reverse_twice<96>"
+    assert "reverse" in launch.launcher
+
+
+def test_shared_memory_is_nan_in_every_block() -> None:
+    emulator = _load("plain")
+    (out,) = _run(emulator, "unwritten", 3, np.zeros((3, 32), np.float32))
+    assert np.isnan(out).all()
+
+
+def test_sums_of_blocks(toys: Emulator) -> None:
+    values = np.arange(3 * 256, dtype=np.float32)
+    _, out = _run(toys, "warp_sums", 3, 256, values, np.zeros(3, np.float32))
+    np.testing.assert_array_equal(out, values.reshape(3, 256).sum(1))
+
+
+# -- atomics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "int32",
+        "uint32",
+        "uint64",
+        "float32",
+        "float64",
+        "float16",
+        "float16x2",
+        "float32x2",
+        "float32x4",
+    ],
+)
+def test_atomic_add(toys: Emulator, dtype: str) -> None:
+    scalar, _, parts = dtype.partition("x")
+    values = (np.arange(3 * 64 * int(parts or 1)) % 5).astype(scalar).reshape(3 * 64, -1)
+    start = np.full(values.shape[1], 2, scalar)
+    _, out = _run(toys, "add", dtype.encode(), values, start, 3, 64)
+    np.testing.assert_array_equal(out, 2 + values.sum(0))
+
+
+def test_atomics_on_shared_memory(toys: Emulator) -> None:
+    values = (np.arange(200) * 7 % 11).astype(np.int32)
+    _, out = _run(toys, "shared_bins", 200, values, np.zeros(4, np.uint32))
+    np.testing.assert_array_equal(out, np.bincount(values & 3, minlength=4))
+
+
+def test_other_atomics(toys: Emulator) -> None:
+    values = (np.arange(40) * 29 % 101 + 64).astype(np.int32)
+    start = np.array([1000, 90, 90, -1, 0, 0, 7, 7, 3], np.int32)
+    _, out = _run(toys, "atomics", len(values), values, start)
+    numbers = [int(x) for x in values]
+    assert out[:6].tolist() == [
+        1000 - sum(numbers),
+        min(90, *numbers),
+        max(90, *numbers),
+        functools.reduce(operator.and_, numbers),
+        functools.reduce(operator.or_, numbers),
+        functools.reduce(operator.xor, numbers),
+    ]
+    assert out[6] in numbers
+    assert out[7] in numbers
+    assert out[8] == (3 + len(numbers)) % 10
+
+
+# -- arithmetic ----------------------------------------------------------------------------------
+
+
+def test_real_functions() -> None:
+    x = np.linspace(-3, 3, 32, dtype=np.float32)
+    _, out = _run(_load("plain"), "reals", 32, x, np.zeros((32, 8), np.float32))
+    exact = x.astype(np.float64)
+    want = [
+        np.exp(exact),
+        np.exp2(exact),
+        np.log(np.abs(exact)),
+        1 / exact,
+        1 / np.sqrt(np.abs(exact)),
+        np.clip(exact, 0, 1),
+        exact**2 + 1,
+        exact + np.maximum(exact, 0.5) + np.minimum(exact, 0.5),
+    ]
+    np.testing.assert_allclose(out, np.stack(want, 1), rtol=3e-7)
+
+
+def test_conversions_saturate() -> None:
+    # CUDA's programming guide: NaN becomes 0, what is too large the largest.
+    x = np.array(
+        [0.5, 1.5, 2.5, -0.5, -1.5, 2.7, -2.7, 3e9, -3e9, np.inf, -np.inf, np.nan], np.float32
+    )
+    _, out = _run(_load("plain"), "integers", len(x), x, np.zeros((len(x), 5), np.int32))
+    finite = np.clip(np.nan_to_num(x.astype(np.float64), posinf=1e10, neginf=-1e10), -1e10, 1e10)
+    for column, rounded in enumerate((np.rint, np.trunc, np.floor, np.ceil)):
+        want = np.clip(rounded(finite), -(2**31), 2**31 - 1)
+        np.testing.assert_array_equal(out[:, column], want)
+    np.testing.assert_array_equal(out[:, 4], x.view(np.int32))
+
+
+def test_half_rounds_to_nearest_even() -> None:
+    numbers = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float16)
+    exact = numbers.astype(np.float64)
+    _, out = _run(_load("plain"), "halves", len(numbers), numbers, np.zeros_like(numbers))
+    a, b, c = exact.T
+    np.testing.assert_array_equal(out, np.stack([a + b, a * b + c, a * b], 1).astype(np.float16))
+
+
+def test_bfloat16_rounds_to_nearest_even() -> None:
+    bits = np.random.default_rng(0).integers(0x3C00, 0x4400, (200, 3)).astype(np.uint16)
+    bits |= np.random.default_rng(1).integers(0, 2, bits.shape).astype(np.uint16) << 15
+    _, out = _run(_load("plain"), "bfloat16s", len(bits), bits, np.zeros_like(bits))
+    a, b, c = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64).T
+
+    def rounded(exact: NDArray[np.float64]) -> NDArray[np.uint16]:
+        # The nearer of the two neighbours, and of equally near ones the even: by their distance.
+        down = exact.astype(np.float32).view(np.uint32) >> 16
+        around = np.stack([down - 1, down, down + 1])
+        distance = np.abs((around << 16).view(np.float32).astype(np.float64) - exact)
+        best = distance * (1 + (around & 1) * 2.0**-50)
+        nearest: NDArray[np.uint32] = np.take_along_axis(around, best.argmin(0)[None], 0)[0]
+        return nearest.astype(np.uint16)
+
+    np.testing.assert_array_equal(
+        out, np.stack([rounded(a + b), rounded(a * b + c), rounded(a * b)], 1)
+    )
+
+
+# -- the runtime ---------------------------------------------------------------------------------
+
+
+def test_runtime() -> None:
+    emulator = _load("plain")
+    for multiprocessors in (132, 4):
+        emulator.set_multiprocessors(multiprocessors)
+        (out,) = _run(emulator, "runtime", np.full(10, -1, np.int32))
+        assert out.tolist() == [2, 1, 1, 1, 1, multiprocessors, 2, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 1025)])
+def test_impossible_launches(blocks: int, threads: int) -> None:
+    emulator = _load("plain")
+    assert (
+        _call(emulator, "impossible_launch", blocks, threads) == 9
+    )  # cudaErrorInvalidConfiguration
+    with pytest.raises(KernelError, match=rf"read_unwritten: impossible launch: grid \({blocks}, "):
+        emulator.check()
+
+
+def test_much_dynamic_shared_memory_must_be_asked_for() -> None:
+    emulator = _load("plain")
+    assert _call(emulator, "large_shared", 64 << 10, False) == 9
+    with pytest.raises(KernelError, match="65536 bytes of dynamic shared memory, of which 49152"):
+        emulator.check()
+    assert _call(emulator, "large_shared", 64 << 10, True) == 0
+    emulator.check()
+    assert _call(emulator, "large_shared", 228 << 10, True) == 1  # cudaErrorInvalidValue
+
+
+# -- the ways to build ---------------------------------------------------------------------------
+
+
+def test_stacks_of_the_c_library() -> None:
+    emulator = _load("portable")
+    values = np.arange(3 * 256, dtype=np.float32)
+    _, out = _run(emulator, "warp_sums", 3, 256, values, np.zeros(3, np.float32))
+    np.testing.assert_array_equal(out, values.reshape(3, 256).sum(1))
+
+
+def test_preemption_happens() -> None:
+    emulator = _load("checked")
+    emulator.set_schedule(SCHEDULES["preempted"])
+    emulator.take_statistics()
+    _run(emulator, "add", b"int32", np.ones(64, np.int32), np.zeros(1, np.int32), 1, 64)
+    assert emulator.take_statistics().preemptions > 10

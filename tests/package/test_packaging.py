@@ -1,0 +1,333 @@
+"""What users install: the sdist, builds with and without compilers, the wheel, the import.
+
+The objects of this checkout are put into the unpacked sdist, so that its isolated install compiles
+only what differs: ninja compares every source and header with them, and misses any that is not
+there. The other builds work on copies of that tree, as a developer's rebuild does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stdeform
+from stdeform._build import read_record
+from tests.cuda.machine_code import machine_code
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_SOURCES = (
+    *(".git", ".venv", "*_cache", "__pycache__", "*.so", "_build.json", "*.egg-info"),
+    *("build", "dist"),
+)
+STEERING = ("STDEFORM_", "CUDA_", "CXX", "LDFLAGS", "MAX_JOBS", "PYTHON")
+RECORD = read_record()
+ARCHS = list(RECORD.cuda.architectures) if RECORD.cuda else ["90"]
+HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
+ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
+
+BUILD_WHEEL = ("wheel", "--no-deps", "--no-build-isolation", ".")
+
+# Prints the warnings of two calls.
+CALL = """
+import warnings, torch, stdeform
+value, locations = torch.rand(1, 24, 2, 8), torch.rand(1, 5, 2, 1, 4, 3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        stdeform.st_deform_attn(value, [(2, 3, 4)], locations, torch.ones(1, 5, 2, 1, 4))
+print(*(warning.message for warning in caught), sep="\\n", end="")
+"""
+
+
+def run(*command: str | Path, cwd: Path, fails: bool = False, **settings: str) -> str:
+    """Runs a command free of everything that steers a build but `settings`; returns its output."""
+    constraints = str(ROOT / ".ci" / "constraints.txt")
+    env = {key: text for key, text in os.environ.items() if not key.startswith(STEERING)}
+    env |= {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
+    env |= {"STDEFORM_CUDA_ARCHS": ";".join(ARCHS)} | settings
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def make_environment(folder: Path) -> Path:
+    """Makes an empty virtual environment and returns its Python."""
+    venv.create(folder, symlinks=True)
+    return folder / "bin" / "python"
+
+
+def lend_torch(python: Path) -> None:
+    """Makes an environment find what is installed here, after what is installed there."""
+    (packages,) = python.parents[1].glob("lib/python*/site-packages")
+    (packages / "lent_by_the_tests.pth").write_text(sysconfig.get_path("platlib"))
+
+
+def pip(
+    python: Path, *arguments: str | Path, cwd: Path, fails: bool = False, **settings: str
+) -> str:
+    command = (sys.executable, "-m", "pip", "--python", python, *arguments)
+    return run(*command, cwd=cwd, fails=fails, **settings)
+
+
+def unpack(sdist: Path, to: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(to, filter="data")
+    (tree,) = to.iterdir()
+    return tree
+
+
+def copy(tree: Path, to: Path) -> Path:
+    return Path(shutil.copytree(tree, to, symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist of this checkout, built in isolation from a copy of its sources."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    command = (sys.executable, "-m", "build", "--sdist", "--outdir", folder, folder / "checkout")
+    run(*command, cwd=folder)
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def installed(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Isolated `pip install .` in the unpacked sdist: the tree and the Python it went into."""
+    folder = tmp_path_factory.mktemp("installed")
+    python = make_environment(folder / "environment")
+    tree = unpack(sdist, folder / "tree")
+    for objects in (ROOT / "build").glob("native-*"):
+        shutil.copytree(objects, tree / "build" / objects.name)
+    pip(python, "install", "--no-deps", ".", cwd=tree)
+    lend_torch(python)
+    return tree, python
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the build requirements, for builds without isolation."""
+    folder = tmp_path_factory.mktemp("builder")
+    python = make_environment(folder / "environment")
+    pip(python, "install", "setuptools", "pybind11", "ninja", cwd=folder)
+    lend_torch(python)
+    return python
+
+
+@pytest.fixture(scope="session")
+def built(
+    installed: tuple[Path, Path], builder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy of that tree after `python -m build --wheel`, the wheel beside it."""
+    tree = copy(installed[0], tmp_path_factory.mktemp("built") / "tree")
+    run(builder, "-m", "build", "--wheel", "--no-isolation", "--outdir", "..", cwd=tree)
+    return tree
+
+
+@pytest.fixture
+def tree(built: Path, tmp_path: Path) -> Path:
+    """A tree in which everything is built, for one test alone."""
+    return copy(built, tmp_path / "tree")
+
+
+@pytest.fixture
+def wheel(built: Path) -> Path:
+    (archive,) = built.parent.glob("*.whl")
+    return archive
+
+
+@pytest.fixture
+def sources(sdist: Path, tmp_path: Path) -> Path:
+    """The unpacked sdist, in which nothing was built, for one test alone."""
+    return unpack(sdist, tmp_path / "sources")
+
+
+def record_of(tree: Path) -> dict[str, Any]:
+    return json.loads((tree / "stdeform" / "_build.json").read_text())
+
+
+def test_sdist_holds_every_file_of_the_project(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "csrc/bindings.cpp", "csrc/cuda/device.h", "docs/install.md"} <= packed
+    assert not [name for name in packed if name.endswith((".so", "_build.json", ".pyc"))]
+    if not ((ROOT / ".git").exists() and shutil.which("git")):
+        pytest.skip("the rest needs git, to say what belongs to the project")
+    assert set(run("git", "ls-files", cwd=ROOT).split()) - packed == {".gitignore"}
+
+
+def test_wheel_holds_the_package_and_nothing_else(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.startswith(f"stdeform-{stdeform.__version__}-{tag}-{tag}-linux_")
+    modules = {f"stdeform/{path.name}" for path in (ROOT / "stdeform").glob("*.py")}
+    extension = f"stdeform/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        record = archive.read("stdeform/_build.json").decode()
+        library = archive.read(extension)
+    assert names == modules | {extension, "stdeform/py.typed", "stdeform/_build.json"}
+    for place in (ROOT, tmp_path_factory.getbasetemp()):
+        assert str(place) not in record
+        assert str(place).encode() not in library
+
+
+def test_native_module_needs_no_torch_and_no_cuda(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        library = archive.extract(name, tmp_path)
+    needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", library, cwd=tmp_path))
+    assert needed
+    assert [name for name in needed if not re.fullmatch(ALLOWED_LIBRARIES, name)] == []
+    symbols = run("readelf", "--dyn-syms", "--wide", library, cwd=tmp_path)
+    assert "PyInit__C" in symbols
+    # Another copy of the CUDA runtime in the process must not find this one's.
+    assert re.findall(r".*\bcu[a-z]+[A-Z]\w*", symbols) == []
+
+
+def test_isolated_install_imports_and_computes(
+    installed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, python = installed
+    report = run(python, "-W", "error", "-m", "stdeform", cwd=tmp_path)
+    assert "cpu tensor   native" in report
+    assert "self-check passed" in report
+    assert run(python, "-c", CALL, cwd=tmp_path) == ""
+
+
+def test_record_says_what_was_built(tree: Path, builder: Path) -> None:
+    run(builder, "setup.py", "build_ext", "--inplace", cwd=tree)
+    record = record_of(tree)
+    assert record["native"]["simd_levels"][0] == "portable"
+    assert re.search(r"\d+\.\d+", record["native"]["compiler"])
+    if not HAS_NVCC:
+        pytest.skip("the CUDA part needs nvcc")
+    assert record["cuda"]["architectures"] == ARCHS
+    assert re.fullmatch(r"\d+\.\d+", record["cuda"]["version"])
+
+
+def test_rebuild_compiles_only_what_changed(tree: Path, builder: Path) -> None:
+    build = (builder, "setup.py", "build_ext", "--inplace")
+    run(*build, cwd=tree)
+    assert "no work to do" in run(*build, cwd=tree)
+    (tree / "csrc" / "bindings.cpp").touch()
+    assert re.findall(r"compile (\S+)", run(*build, cwd=tree)) == ["csrc/bindings.cpp"]
+
+
+def test_editable_install_runs_the_checkout(tree: Path, builder: Path, tmp_path: Path) -> None:
+    pip(builder, "install", "--no-deps", "--no-build-isolation", "--editable", ".", cwd=tree)
+    code = "import stdeform, stdeform._C as core; print(stdeform.__file__, core.__file__)"
+    for path in run(builder, "-c", code, cwd=tmp_path).split():
+        assert Path(path).is_relative_to(tree)
+    assert record_of(tree)["native"]
+
+
+def test_without_a_compiler_the_install_succeeds_and_says_so(sources: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    python = make_environment(tmp_path / "environment")
+    pip(python, "install", "--no-deps", ".", cwd=sources, PATH=nowhere)
+    lend_torch(python)
+    warnings = run(python, "-c", CALL, cwd=tmp_path).splitlines()
+    assert len(warnings) == 1
+    assert "no C++ compiler (g++ or clang++) was found" in warnings[0]
+    report = run(python, "-W", "error", "-m", "stdeform", cwd=tmp_path)
+    assert "native core  none: no C++ compiler (g++ or clang++) was found" in report
+    assert "self-check passed" in report
+    (tag,) = (tmp_path / "environment").glob("lib/python*/site-packages/stdeform-*/WHEEL")
+    assert "Tag: py3-none-any" in tag.read_text()
+
+
+def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> None:
+    with (tree / "csrc" / "bindings.cpp").open("a") as source:
+        source.write("#error planted by the test\n")
+    told = pip(builder, *BUILD_WHEEL, cwd=tree, fails=True)
+    assert "planted by the test" in told
+    assert "STDEFORM_NATIVE=0 installs without it" in told
+    assert not list(tree.glob("*.whl"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"CXX": "no-such-c++"}, "CXX is 'no-such-c++', which was not found"),
+        ({"STDEFORM_NATIVE": "yes"}, "STDEFORM_NATIVE must be 0, 1 or unset, got 'yes'"),
+        ({"STDEFORM_NATIVE": "1", "PATH": "nowhere"}, "STDEFORM_NATIVE=1, but there is no native"),
+        ({"STDEFORM_CUDA": "1", "PATH": "nowhere"}, "STDEFORM_CUDA=1, but there is no native core"),
+        ({"STDEFORM_CUDA": "1", "CUDA_HOME": "nowhere"}, "STDEFORM_CUDA=1, but no CUDA compiler"),
+        pytest.param(
+            {"STDEFORM_CUDA_ARCHS": "75;12"},
+            "STDEFORM_CUDA_ARCHS names 12, but nvcc knows",
+            marks=pytest.mark.skipif(not HAS_NVCC, reason="asks nvcc"),
+        ),
+    ],
+    ids=lambda case: (
+        " ".join(f"{k}={v}" for k, v in case.items()) if isinstance(case, dict) else ""
+    ),
+)
+def test_what_cannot_be_had_is_refused(
+    settings: dict[str, str], message: str, sources: Path, builder: Path
+) -> None:
+    told = pip(builder, *BUILD_WHEEL, cwd=sources, fails=True, **settings)
+    assert message in told
+    assert not list(sources.glob("*.whl"))
+
+
+@pytest.mark.parametrize("switch", ["STDEFORM_NATIVE", "STDEFORM_CUDA"])
+@pytest.mark.parametrize("command", ["build_ext", "build", "egg_info"])
+def test_no_command_passes_over_a_core_that_must_be_built(
+    switch: str, command: str, sources: Path, builder: Path
+) -> None:
+    settings = {switch: "1", "PATH": "nowhere"}
+    told = run(builder, "setup.py", "-q", command, cwd=sources, fails=True, **settings)
+    assert f"{switch}=1, but there is no native core: no C++ compiler" in told
+
+
+@pytest.mark.skipif(not HAS_NVCC, reason="needs nvcc")
+def test_the_cuda_sources_compile_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-Werror all-warnings")
+    source = tmp_path / "unused.cu"
+    source.write_text("__global__ void kernel() { int unused; }\n")
+    with pytest.raises(RuntimeError, match="never referenced"):
+        machine_code.compile_source(source, tmp_path)
+    machine_code.compile_source(ROOT / "csrc" / "cuda" / "inst_f64.cu", tmp_path)
+
+
+def test_without_nvcc_the_rest_is_built(tree: Path, builder: Path) -> None:
+    build = (builder, "setup.py", "build_ext", "--inplace")
+    run(*build, cwd=tree, CUDA_HOME=str(tree / "nowhere"))
+    assert record_of(tree)["native"]
+    assert record_of(tree)["cuda"] is None
+    assert record_of(tree)["no_cuda"] == "no CUDA compiler (nvcc) was found in CUDA_HOME"
+    run(*build, cwd=tree, STDEFORM_CUDA="0")
+    assert record_of(tree)["no_cuda"] == "CUDA was left out by STDEFORM_CUDA=0"
+
+
+@pytest.mark.skipif(not HAS_NVCC, reason="needs nvcc")
+def test_cuda_part_imports_without_a_driver(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    code = "import torch, stdeform._C as core; print(*core.cuda_devices())"
+    count, _, reason = run(installed[1], "-c", code, cwd=tmp_path).strip().partition(" ")
+    assert (int(count) > 0) == (reason == "")
+    if not Path("/proc/driver/nvidia").exists():
+        assert (count, reason) == ("0", "no usable CUDA driver was found")

@@ -1,0 +1,148 @@
+"""What the tests run over, and how: backends, dtypes, forms; operator, composite, oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import stdeform
+from stdeform import _native
+from stdeform.testing import Problem, assert_close, composite, composite_from_offsets, make_problem
+from tests.support import backends, oracle
+
+# A bare "native" is skipped with the reason why there is no kernel.
+NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]
+# All kernels: the CPU's; the CUDA sources, emulated on arrays; the library's CUDA branch, on a GPU
+# or on what stands in for it.
+KERNELS = [*NATIVE, "emulated", "cuda"]
+BACKENDS = ["reference", *KERNELS]
+
+FORMS = ("locations", "points", "boxes")
+VIDEO: tuple[tuple[int, ...], ...] = ((4, 6, 5), (2, 3, 3))
+IMAGE: tuple[tuple[int, ...], ...] = ((6, 5), (3, 3))
+AXES = {"video": VIDEO, "image": IMAGE}
+
+_SHORT = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+# Value's dtype and that of all other inputs.
+DTYPES = {
+    name: (_SHORT[name.split("-")[0]], _SHORT[name.split("-")[-1]])
+    for name in ("f64", "f64-f32", "f32", "f16", "f16-f32", "bf16", "bf16-f32")
+}
+
+Operator = Callable[..., Tensor]
+
+
+def draw(form: str, spatial_shapes: Sequence[Sequence[int]] = VIDEO, **settings: Any) -> Problem:
+    """A small problem of one of `FORMS`, its points off the kinks."""
+    settings = {"kink_margin": 0.1, "boxes": form == "boxes", **settings}
+    return make_problem(spatial_shapes, **settings)
+
+
+def arguments(problem: Problem, form: str) -> tuple[Any, ...]:
+    """The arguments of the operator of this form."""
+    return problem.attention if form == "locations" else problem.from_offsets
+
+
+def operator(form: str, backend: str = "auto") -> Operator:
+    """The operator of this form; "composite", "emulated" and "cuda" are backends too."""
+    if backend == "composite":
+        return composite if form == "locations" else composite_from_offsets
+    if backend == "emulated":
+        return backends.on_emulator(form)
+    if backend == "cuda":
+        return backends.on_gpu(form)
+    function: Operator = (
+        stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
+    )
+    return lambda *args: function(*args, backend=backend)  # type: ignore[arg-type]
+
+
+def names(form: str) -> tuple[str, ...]:
+    """The names of the tensors of this form, in their order."""
+    if form == "locations":
+        return "value", "sampling_locations", "attention_weights"
+    return "value", "reference_points", "sampling_offsets", "attention_logits"
+
+
+def tensors(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments."""
+    return [arg for arg in args if isinstance(arg, Tensor)]
+
+
+def forward(problem: Problem, form: str, backend: str) -> Tensor:
+    """The operator's result without gradients."""
+    with torch.no_grad():
+        return operator(form, backend)(*arguments(problem, form))
+
+
+def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
+    """The gradients of all tensors of the form, for `problem.grad_out`."""
+    args = [
+        arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
+        for arg in arguments(problem, form)
+    ]
+    out = operator(form, backend)(*args)
+    return torch.autograd.grad(out, tensors(args), problem.grad_out)
+
+
+def check_against_composite(problem: Problem, form: str, backend: str) -> None:
+    """Holds result and gradients against the composite in float64."""
+    args = [
+        arg.requires_grad_() if isinstance(arg, Tensor) else arg
+        for arg in arguments(problem.to(torch.float64), form)
+    ]
+    expected = operator(form, "composite")(*args)
+    assert_close(forward(problem, form, backend), expected, "forward")
+    exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
+    assert_gradients_close(gradients(problem, form, backend), exact, form)
+
+
+def oracle_forward(problem: Problem, form: str) -> Tensor:
+    """The scalar loop's result in float64."""
+    function = oracle.st_deform_attn if form == "locations" else oracle.st_deform_attn_from_offsets
+    return torch.from_numpy(function(*_arrays(arguments(problem, form))))
+
+
+def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
+    """The scalar loop's gradients in float64."""
+    function: Callable[..., Any] = (
+        oracle.st_deform_attn_grads
+        if form == "locations"
+        else oracle.st_deform_attn_from_offsets_grads
+    )
+    grad_out = problem.grad_out.double().numpy()
+    grads = function(grad_out, *_arrays(arguments(problem, form)))
+    return tuple(torch.from_numpy(grad) for grad in grads)
+
+
+def assert_gradients_close(actual: Sequence[Tensor], expected: Sequence[Tensor], form: str) -> None:
+    """Holds each gradient against its float64 oracle."""
+    for name, got, want in zip(names(form), actual, expected, strict=True):
+        assert_close(got, want, "gradient", f"gradient of {name}")
+
+
+def _arrays(args: Sequence[Any]) -> list[Any]:
+    return [arg.detach().double().numpy() if isinstance(arg, Tensor) else arg for arg in args]
+
+
+def asking(args: Sequence[Any], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """Copies of an operator's arguments, of which the wanted tensors ask for gradients."""
+    asks = iter(wanted)
+    return tuple(
+        arg.detach().clone().requires_grad_(next(asks)) if isinstance(arg, Tensor) else arg
+        for arg in args
+    )
+
+
+def subsets(count: int) -> list[tuple[bool, ...]]:
+    """None, each alone, all but each, all: of `count` inputs."""
+    each = [tuple(i == j for j in range(count)) for i in range(count)]
+    return [(False,) * count, *each, *(tuple(not x for x in one) for one in each), (True,) * count]
