@@ -35,7 +35,7 @@ def measure(
         call: What is run, once.
         parts: Modules by the name of their part; none holds another.
     """
-    from defvis.memory import LiveStorages
+    from defvis.training.memory import LiveStorages
 
     peak, found = 0, dict.fromkeys(parts, PartMemory())
     before: list[int] = []

@@ -103,9 +103,9 @@ def prepare_parts(
         WrongAnswerError: A layer with our operator computes something else than its reference.
     """
     from defvis.data.clips import collate, make_clip
-    from defvis.distributed import Processes
-    from defvis.model import DefVIS
-    from defvis.stages import JointStage
+    from defvis.models.model import DefVIS
+    from defvis.training.distributed import Processes
+    from defvis.training.stages import JointStage
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -187,8 +187,8 @@ def _moving_squares(
 
 def _results(model: nn.Module, config: Any, video: Video) -> list[dict[str, Any]]:
     from defvis.data.clips import FrameCache
-    from defvis.predict import predict_videos
-    from defvis.tracks import to_results
+    from defvis.evaluation.predict import predict_videos
+    from defvis.evaluation.tracks import to_results
 
     (tracks,) = predict_videos(model, [video], config.data, FrameCache(0))
     categories = range(1, config.model.num_classes + 1)

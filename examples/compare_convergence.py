@@ -29,7 +29,7 @@ from pathlib import Path
 from defvis.config import Config, override
 from defvis.presets import PRESETS, preset
 
-WARM_UP = 2  # steps before those that are measured, as in defvis.profiling, which is not light
+WARM_UP = 2  # steps not measured, as in defvis.training.profiling, whose import is not light
 _DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
 _DEFAULT = [["deformable"], ["dense", *_DENSE]]
 
@@ -62,8 +62,8 @@ def main(words: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from defvis.comparison import Variant, draw, measure, read_curve, to_dict, to_table
     from defvis.data.ytvis import DataError, find_files, load
+    from defvis.training.comparison import Variant, draw, measure, read_curve, to_dict, to_table
 
     try:
         train, val = (load(*find_files(options.data / split)) for split in ("train", "val"))

@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts if asked to, scores, prints."""
     options = _parser().parse_args(arguments)
     # Only now: --help must answer at once.
-    from defvis.checkpoint import CheckpointError
     from defvis.data.ytvis import DataError, find_files, load
-    from defvis.evaluate import evaluate
-    from defvis.identity import measure_identity
-    from defvis.results import ResultError, load_results
+    from defvis.evaluation.evaluate import evaluate
+    from defvis.evaluation.identity import measure_identity
+    from defvis.evaluation.results import ResultError, load_results
+    from defvis.training.checkpoint import CheckpointError
 
     try:
         data = load(*find_files(options.data))
@@ -90,9 +90,9 @@ def _predict(options: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, An
     import torch
 
     from defvis.data.clips import FrameCache
-    from defvis.predict import predict_videos
-    from defvis.tracks import to_results
-    from defvis.trained import load_trained
+    from defvis.evaluation.predict import predict_videos
+    from defvis.evaluation.tracks import to_results
+    from defvis.training.trained import load_trained
 
     trained = load_trained(options.run)
     if trained.category_ids != data.category_ids:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from defvis.data.ytvis import Frames
-    from defvis.tracks import SlotTrack
-    from defvis.trained import Trained
+    from defvis.evaluation.tracks import SlotTrack
+    from defvis.training.trained import Trained
 
 _KINDS = ("results", "webp", "sheet", "video")
 # Small frames are enlarged to about this width; frames on the contact sheet; its columns.
@@ -44,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only now: --help must answer at once.
     import torch
 
-    from defvis.checkpoint import CheckpointError
     from defvis.data.clips import FrameCache
     from defvis.data.sources import open_source
     from defvis.data.ytvis import DataError
-    from defvis.predict import predict_videos
-    from defvis.tracks import to_results
-    from defvis.trained import load_trained
+    from defvis.evaluation.predict import predict_videos
+    from defvis.evaluation.tracks import to_results
+    from defvis.training.checkpoint import CheckpointError
+    from defvis.training.trained import load_trained
 
     try:
         trained = load_trained(options.run)
@@ -133,7 +133,13 @@ def _parser() -> argparse.ArgumentParser:
 def _draw(
     options: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
 ) -> None:
-    from defvis.visualise import Overlay, draw_overlay, save_animation, save_sheet, save_video
+    from defvis.evaluation.visualise import (
+        Overlay,
+        draw_overlay,
+        save_animation,
+        save_sheet,
+        save_video,
+    )
 
     overlays = [
         Overlay(track.identity, f"{names[track.label]} {track.score:.2f}", track.masks)
@@ -164,7 +170,7 @@ def _draw_points(
     import numpy as np
 
     from defvis.data.views import network_size, scale_frames
-    from defvis.sampling_figure import decoder_points, draw_points, encoder_points
+    from defvis.evaluation.sampling_figure import decoder_points, draw_points, encoder_points
 
     kind, *words = options.points.split(":")
     if not all(word.isdigit() for word in words) or (kind, len(words)) not in (

@@ -35,7 +35,7 @@ from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
-    from defvis.distributed import Processes
+    from defvis.training.distributed import Processes
 
 _DIGITS = Path("runs/digits-data")
 # Without annotated validation videos, every n-th training video is held out.
@@ -59,8 +59,8 @@ def main(words: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.data.ytvis import DataError
-    from defvis.distributed import join
-    from defvis.train import Run
+    from defvis.training.distributed import join
+    from defvis.training.train import Run
 
     try:
         torch.device(arguments.device or "cpu")

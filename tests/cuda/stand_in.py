@@ -112,7 +112,7 @@ class StandIn:
 
     def reset_peak_memory_stats(self) -> None:
         """Counts the bytes of living tensors from here to `max_memory_allocated`."""
-        from defvis.memory import LiveStorages
+        from defvis.training.memory import LiveStorages
 
         self._live = self._modes.enter_context(LiveStorages())
 

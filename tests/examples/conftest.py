@@ -71,8 +71,8 @@ def program() -> Callable[[str], Callable[[list[str]], None]]:
 @pytest.fixture(scope="session")
 def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of a few steps on `digits`."""
-    from defvis.model import DefVIS
-    from defvis.train import Run
+    from defvis.models.model import DefVIS
+    from defvis.training.train import Run
 
     torch.manual_seed(0)
     model = dataclasses.replace(tiny_model(), num_classes=10)
@@ -147,7 +147,7 @@ def square(visible: list[bool], size: int = 32, left: int = 4, side: int = 12) -
 @pytest.fixture
 def make_targets():  # type: ignore[no-untyped-def]
     """A function that builds targets from labels and masks, as the loader does."""
-    from defvis.boxes import boxes_of_masks
+    from defvis.data.boxes import boxes_of_masks
 
     def make(labels: list[int], masks: list[torch.Tensor], frames: int = 4) -> Targets:
         stacked = torch.stack(masks) if masks else torch.zeros(0, frames, 32, 32, dtype=torch.bool)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from defvis.boxes import boxes_of_masks
 from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
+from defvis.data.boxes import boxes_of_masks
 from defvis.data.views import Size, View, draw_view, scale_frames, varies
 from defvis.data.ytvis import Frames, Video, YouTubeVIS
 

@@ -15,7 +15,7 @@ import stdeform
 from benchmarks import live_memory, model, report
 from benchmarks.__main__ import main
 from benchmarks.whole_models import prepare_parts
-from defvis.model import DefVIS
+from defvis.models.model import DefVIS
 from defvis.presets import preset
 
 PARTS = {

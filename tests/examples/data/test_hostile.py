@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from defvis import log
 from defvis.config import Config, DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.writing import SplitWriter
 from defvis.data.ytvis import DataError, find_files, load
-from defvis.model import DefVIS
-from defvis.predict import predict_videos
-from defvis.train import Run
+from defvis.evaluation.predict import predict_videos
+from defvis.models.model import DefVIS
+from defvis.training import log
+from defvis.training.train import Run
 
 Main = Callable[[list[str]], None]
 # Frames, height, width, and the side of a square that moves through them (0 for none).

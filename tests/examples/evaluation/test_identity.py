@@ -12,7 +12,7 @@ import pytest
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
-from defvis.identity import measure_identity
+from defvis.evaluation.identity import measure_identity
 
 
 def _block(left: int, width: int = 4) -> RLE:

@@ -13,9 +13,9 @@ import torch
 from defvis.config import Config, DataConfig
 from defvis.data import rle
 from defvis.data.clips import FrameCache
-from defvis.model import DefVIS
-from defvis.predict import clip_starts, predict_videos
-from defvis.tracks import SlotTrack, TrackBuilder, to_results
+from defvis.evaluation.predict import clip_starts, predict_videos
+from defvis.evaluation.tracks import SlotTrack, TrackBuilder, to_results
+from defvis.models.model import DefVIS
 
 SIZE = 24
 

@@ -12,8 +12,13 @@ from PIL import Image
 
 from defvis.config import Config
 from defvis.data.clips import normalise
-from defvis.model import DefVIS
-from defvis.sampling_figure import SamplingPoints, decoder_points, draw_points, encoder_points
+from defvis.evaluation.sampling_figure import (
+    SamplingPoints,
+    decoder_points,
+    draw_points,
+    encoder_points,
+)
+from defvis.models.model import DefVIS
 from stdeform import STDeformAttn
 from stdeform.functional import st_deform_attn
 

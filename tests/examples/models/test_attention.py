@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from defvis.attention import ATTENTIONS, DeformableAttention, FramesAttention, Volume
 from defvis.config import Config, ModelConfig
-from defvis.decoder import Decoder
-from defvis.encoder import Encoder
-from defvis.layers import xavier_
-from defvis.position import sine_position_3d
-from defvis.queries import FreeQueries
+from defvis.models.attention import ATTENTIONS, DeformableAttention, FramesAttention, Volume
+from defvis.models.decoder import Decoder
+from defvis.models.encoder import Encoder
+from defvis.models.layers import xavier_
+from defvis.models.position_encoding import sine_position_3d
+from defvis.models.queries import FreeQueries
 from stdeform import MSDeformAttn, shapes
 
 T, H, W, C = 5, 3, 4, 24

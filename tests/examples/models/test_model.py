@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from defvis.attention import Volume
-from defvis.backbone import Backbone, FrozenBatchNorm2d
 from defvis.config import BackboneConfig, Config
-from defvis.decoder import Decoder
-from defvis.heads import ClassHead, class_probabilities
-from defvis.mask_head import DynamicMaskHead
-from defvis.model import DefVIS
-from defvis.position import sine_position_3d
+from defvis.models.attention import Volume
+from defvis.models.backbone import Backbone, FrozenBatchNorm2d
+from defvis.models.decoder import Decoder
+from defvis.models.heads import ClassHead, class_probabilities
+from defvis.models.mask_head import DynamicMaskHead
+from defvis.models.model import DefVIS
+from defvis.models.position_encoding import sine_position_3d
 from stdeform import shapes
 
 

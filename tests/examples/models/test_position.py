@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from defvis.boxes import boxes_of_masks, generalised_iou
-from defvis.layers import inverse_sigmoid
-from defvis.position import sine_embedding, sine_position_3d
+from defvis.data.boxes import boxes_of_masks, generalised_iou
+from defvis.models.layers import inverse_sigmoid
+from defvis.models.position_encoding import sine_embedding, sine_position_3d
 
 
 def test_sine_position_is_the_definition() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from defvis.config import Config, ModelConfig
-from defvis.deform_conv import DeformConv2d
-from defvis.model import DefVIS
-from defvis.vistr_masks import FrameFeatures, SequenceMaskHead, SequenceNorm
+from defvis.models.deform_conv import DeformConv2d
+from defvis.models.model import DefVIS
+from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead, SequenceNorm
 
 B, J, T, C, M = 2, 3, 4, 32, 4
 LATERALS = (6, 10)  # channels, fine to coarse

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from defvis.attention import first_offsets
 from defvis.config import BackboneConfig, Config, ModelConfig
-from defvis.model import DefVIS
+from defvis.models.attention import first_offsets
+from defvis.models.model import DefVIS
 from defvis.presets import preset
-from defvis.weights import load_weights, read_state, warn_of_random_frozen_parts
+from defvis.pretrained.weights import load_weights, read_state, warn_of_random_frozen_parts
 
 C, HEADS, SLOTS, FRAMES, CLASSES = 48, 4, 3, 4, 5
 BACKBONE = BackboneConfig(

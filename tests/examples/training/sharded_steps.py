@@ -21,10 +21,10 @@ from torch import Tensor
 from defvis.config import Config, override
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
-from defvis.distributed import Processes, join
-from defvis.model import DefVIS
-from defvis.sharding import in_step, local, whole
-from defvis.stages import JointStage
+from defvis.models.model import DefVIS
+from defvis.training.distributed import Processes, join
+from defvis.training.sharding import in_step, local, whole
+from defvis.training.stages import JointStage
 
 VARIANTS = {
     "accumulation": ["accumulation=2"],

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis import checkpoint
-from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.config import Config, override
 from defvis.presets import PRESETS, preset
+from defvis.training import checkpoint
+from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:

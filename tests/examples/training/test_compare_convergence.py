@@ -9,8 +9,8 @@ from pathlib import Path
 import compare_convergence
 import pytest
 
-from defvis import profiling
-from defvis.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
+from defvis.training import profiling
+from defvis.training.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
 
 SETTINGS = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_slots=3", "model.feedforward_dim=32",

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from defvis import log
-from defvis.checkpoint import load_checkpoint, previous
 from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS, find_files, load
-from defvis.train import Run
-from defvis.trained import load_trained
+from defvis.training import log
+from defvis.training.checkpoint import load_checkpoint, previous
+from defvis.training.train import Run
+from defvis.training.trained import load_trained
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
 pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")

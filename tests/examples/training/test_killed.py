@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis import log
-from defvis.checkpoint import load_checkpoint, previous
 from defvis.config import Config
 from defvis.data.ytvis import find_files, load
-from defvis.train import Run
+from defvis.training import log
+from defvis.training.checkpoint import load_checkpoint, previous
+from defvis.training.train import Run
 
 STEPS = 40
 

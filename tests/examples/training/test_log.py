@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from defvis import log
+from defvis.training import log
 
 
 def test_later_lines_count_and_half_lines_do_not(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis import losses as losses_module
 from defvis.config import Config, LossConfig
 from defvis.data.clips import Batch, Targets
-from defvis.losses import (
+from defvis.models.model import DefVIS
+from defvis.training import losses as losses_module
+from defvis.training.losses import (
     box_losses,
     cell_classes,
     class_loss,
@@ -24,8 +25,7 @@ from defvis.losses import (
     no_object_class_loss,
     no_object_weights,
 )
-from defvis.matcher import Match
-from defvis.model import DefVIS
+from defvis.training.matcher import Match
 
 Make = Callable[..., Targets]
 Square = Callable[..., torch.Tensor]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
+from defvis.data.boxes import generalised_iou
 from defvis.data.clips import Targets
-from defvis.matcher import match
-from defvis.model import Outputs
+from defvis.models.model import Outputs
+from defvis.training.matcher import match
 
 
 def outputs(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from defvis.config import Config, OptimConfig
-from defvis.model import DefVIS
-from defvis.optim import WeightAverage, build_optimizer, build_schedule
+from defvis.models.model import DefVIS
+from defvis.training.optim import WeightAverage, build_optimizer, build_schedule
 
 
 def test_groups(config: Config) -> None:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from defvis import memory
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
 from defvis.data.views import draw_view
-from defvis.losses import compute_losses
-from defvis.model import DefVIS
-from defvis.optim import build_optimizer
+from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
+from defvis.training import memory
+from defvis.training.losses import compute_losses
+from defvis.training.optim import build_optimizer
 
 Make = Callable[..., Targets]
 Square = Callable[..., torch.Tensor]

@@ -11,10 +11,10 @@ import torch
 from defvis.config import Config
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.ytvis import find_files, load
-from defvis.distributed import Processes
-from defvis.model import DefVIS
-from defvis.profiling import profile
-from defvis.stages import JointStage
+from defvis.models.model import DefVIS
+from defvis.training.distributed import Processes
+from defvis.training.profiling import profile
+from defvis.training.stages import JointStage
 
 
 def test_parts_add_up(digits: Path) -> None:

@@ -13,9 +13,9 @@ import torch
 from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
-from defvis.distributed import Processes
-from defvis.model import DefVIS
-from defvis.stages import BackboneStage, JointStage, planned_stages
+from defvis.models.model import DefVIS
+from defvis.training.distributed import Processes
+from defvis.training.stages import BackboneStage, JointStage, planned_stages
 
 
 @pytest.fixture

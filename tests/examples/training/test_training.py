@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from defvis import log
-from defvis.checkpoint import load_checkpoint
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS, find_files, load
-from defvis.evaluate import evaluate
-from defvis.stages import JointStage
-from defvis.train import Run
+from defvis.evaluation.evaluate import evaluate
+from defvis.training import log
+from defvis.training.checkpoint import load_checkpoint
+from defvis.training.stages import JointStage
+from defvis.training.train import Run
 
 TINY = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_points=5", "model.feedforward_dim=32",

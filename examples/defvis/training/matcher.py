@@ -10,11 +10,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
+from defvis.data.boxes import generalised_iou
 from defvis.data.clips import Targets
-from defvis.heads import class_probabilities
-from defvis.model import Outputs
+from defvis.models.heads import class_probabilities
+from defvis.models.model import Outputs
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from defvis.model import DefVIS
-from defvis.sharding import shard
+from defvis.models.model import DefVIS
+from defvis.training.sharding import shard
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from defvis.config import DataConfig
 from defvis.data.clips import FrameCache, collate, make_clip
 from defvis.data.views import network_size
 from defvis.data.ytvis import Frames
-from defvis.heads import class_probabilities
-from defvis.model import DefVIS
-from defvis.precision import autocast
-from defvis.tracks import SlotTrack, TrackBuilder
+from defvis.evaluation.tracks import SlotTrack, TrackBuilder
+from defvis.models.heads import class_probabilities
+from defvis.models.model import DefVIS
+from defvis.models.precision import autocast
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defvis.config import ModelConfig
-from defvis.layers import MLP, inverse_sigmoid
+from defvis.models.layers import MLP, inverse_sigmoid
 
 
 class ClassHead(nn.Module):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from defvis.checkpoint import load_checkpoint, previous
 from defvis.config import Config
-from defvis.model import DefVIS
+from defvis.models.model import DefVIS
+from defvis.training.checkpoint import load_checkpoint, previous
 
 
 @dataclass(frozen=True)

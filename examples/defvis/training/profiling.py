@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from defvis.data.clips import Batch
-from defvis.stages import Stage
+from defvis.training.stages import Stage
 
 # Steps before the measured ones: memory is allocated, kernels are chosen.
 WARM_UP = 2

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from defvis.model import DefVIS
+from defvis.models.model import DefVIS
 
 # Side of the frame that processes without work compute along on; no backbone is too coarse for it.
 _IDLE_SIDE = 64

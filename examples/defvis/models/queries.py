@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from defvis.config import ModelConfig
-from defvis.layers import MLP, inverse_sigmoid
-from defvis.position import sine_embedding
+from defvis.models.layers import MLP, inverse_sigmoid
+from defvis.models.position_encoding import sine_embedding
 
 
 class ReferenceBoxes(nn.Module):

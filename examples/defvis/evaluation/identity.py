@@ -12,7 +12,7 @@ import numpy as np
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import YouTubeVIS
-from defvis.results import check_results
+from defvis.evaluation.results import check_results
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from defvis.attention import ATTENTIONS, Volume
 from defvis.config import ModelConfig
-from defvis.layers import FeedForward, run_layer, xavier_
+from defvis.models.attention import ATTENTIONS, Volume
+from defvis.models.layers import FeedForward, run_layer, xavier_
 from stdeform import shapes
 
 

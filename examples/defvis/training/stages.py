@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from defvis.config import Config
 from defvis.data.clips import Batch
-from defvis.distributed import Processes
-from defvis.losses import compute_losses, dense_loss
-from defvis.model import DefVIS, Outputs
-from defvis.optim import WeightAverage, build_optimizer, build_schedule
-from defvis.precision import autocast
-from defvis.sharding import load_whole_optimizer
+from defvis.models.model import DefVIS, Outputs
+from defvis.models.precision import autocast
+from defvis.training.distributed import Processes
+from defvis.training.losses import compute_losses, dense_loss
+from defvis.training.optim import WeightAverage, build_optimizer, build_schedule
+from defvis.training.sharding import load_whole_optimizer
 
 
 class Stage:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defvis.attention import Volume
-from defvis.backbone import Backbone
 from defvis.config import ModelConfig
-from defvis.decoder import Decoder
-from defvis.encoder import Encoder
-from defvis.heads import DenseClassHead, class_probabilities
-from defvis.mask_head import DynamicMaskHead, MaskFeatures
-from defvis.position import sine_position_3d
-from defvis.queries import ReferenceBoxes, ReferencePoints
-from defvis.vistr_masks import FrameFeatures, SequenceMaskHead
+from defvis.models.attention import Volume
+from defvis.models.backbone import Backbone
+from defvis.models.decoder import Decoder
+from defvis.models.encoder import Encoder
+from defvis.models.heads import DenseClassHead, class_probabilities
+from defvis.models.mask_head import DynamicMaskHead, MaskFeatures
+from defvis.models.position_encoding import sine_position_3d
+from defvis.models.queries import ReferenceBoxes, ReferencePoints
+from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead
 from stdeform import MSDeformAttn, STDeformAttn, shapes
 
 

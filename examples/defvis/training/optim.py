@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from defvis.config import OptimConfig
-from defvis.model import DefVIS
-from defvis.sharding import copy_of, load_whole, local
+from defvis.models.model import DefVIS
+from defvis.training.sharding import copy_of, load_whole, local
 
 
 def build_optimizer(model: DefVIS, config: OptimConfig) -> torch.optim.AdamW:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from defvis.attention import ATTENTIONS, Volume
 from defvis.config import ModelConfig
-from defvis.heads import BoxHead, ClassHead, Reference
-from defvis.layers import FeedForward, run_layer, xavier_
-from defvis.queries import FreeQueries, SlotQueries
+from defvis.models.attention import ATTENTIONS, Volume
+from defvis.models.heads import BoxHead, ClassHead, Reference
+from defvis.models.layers import FeedForward, run_layer, xavier_
+from defvis.models.queries import FreeQueries, SlotQueries
 
 
 class DecoderLayer(nn.Module):

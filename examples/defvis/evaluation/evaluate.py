@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Video, YouTubeVIS
-from defvis.results import Detection, check_results
+from defvis.evaluation.results import Detection, check_results
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)

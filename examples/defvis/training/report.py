@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from defvis import log
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
-from defvis.distributed import Processes
-from defvis.evaluate import VideoAP, evaluate
-from defvis.model import DefVIS
-from defvis.predict import predict_videos
-from defvis.sharding import in_step
-from defvis.tracks import SlotTrack, to_results
-from defvis.visualise import Overlay, draw_overlays, save_animation, save_strip
+from defvis.evaluation.evaluate import VideoAP, evaluate
+from defvis.evaluation.predict import predict_videos
+from defvis.evaluation.tracks import SlotTrack, to_results
+from defvis.evaluation.visualise import Overlay, draw_overlays, save_animation, save_strip
+from defvis.models.model import DefVIS
+from defvis.training import log
+from defvis.training.distributed import Processes
+from defvis.training.sharding import in_step
 
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
 _PICTURES, _DRAW_SCORE, _DRAW_WIDTH = 8, 0.3, 192

@@ -1,6 +1,6 @@
 """What a training step of a config would take, without computing it.
 
-    cd examples && python -m defvis.memory --preset paper --instances 5
+    cd examples && python -m defvis.training.memory --preset paper --instances 5
 
 The step runs on fake tensors, which have shapes but no values, while every storage that it
 allocates is counted until it is freed. So the figure is the sum of live tensors at the worst
@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
-from defvis.losses import losses_of_matches
-from defvis.matcher import Match
-from defvis.model import DefVIS
+from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
+from defvis.training.losses import losses_of_matches
+from defvis.training.matcher import Match
 
 
 @dataclass(frozen=True)

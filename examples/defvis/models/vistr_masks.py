@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defvis.config import ModelConfig
-from defvis.deform_conv import DeformConv2d
-from defvis.layers import run_layer
+from defvis.models.deform_conv import DeformConv2d
+from defvis.models.layers import run_layer
 
 
 class FrameFeatures(nn.Module):

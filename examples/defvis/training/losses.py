@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defvis.boxes import generalised_iou
 from defvis.config import LossConfig
+from defvis.data.boxes import generalised_iou
 from defvis.data.clips import Batch, Targets
-from defvis.layers import run_layer
-from defvis.matcher import Match, largest, match
-from defvis.model import Outputs
+from defvis.models.layers import run_layer
+from defvis.models.model import Outputs
+from defvis.training.matcher import Match, largest, match
 
 PredictMasks = Callable[[Outputs, Tensor, Tensor | None], Tensor]
 

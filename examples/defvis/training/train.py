@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from defvis.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS
-from defvis.distributed import Processes
-from defvis.evaluate import VideoAP
-from defvis.log import Log
-from defvis.model import DefVIS
-from defvis.profiling import Profile, profile
-from defvis.report import Validation, validate, write_report
-from defvis.sharding import load_whole, whole
-from defvis.stages import JointStage, Stage, planned_stages
-from defvis.weights import LoadReport, load_weights, warn_of_random_frozen_parts
+from defvis.evaluation.evaluate import VideoAP
+from defvis.models.model import DefVIS
+from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
+from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
+from defvis.training.distributed import Processes
+from defvis.training.log import Log
+from defvis.training.profiling import Profile, profile
+from defvis.training.report import Validation, validate, write_report
+from defvis.training.sharding import load_whole, whole
+from defvis.training.stages import JointStage, Stage, planned_stages
 
 
 class Run:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from defvis.config import BackboneConfig
-from defvis.conversion import Converter, recognise
-from defvis.model import DefVIS
+from defvis.models.model import DefVIS
+from defvis.pretrained.conversion import Converter, recognise
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from defvis import log
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS
-from defvis.train import Run
+from defvis.training import log
+from defvis.training.train import Run
 
 FIGURES = ("AP", "AP50", "AP75")
 # Not worth a point each: losses are drawn as means over so many lines of the log.

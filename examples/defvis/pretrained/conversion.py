@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defvis.attention import DeformableAttention, FramesAttention, first_offsets
-from defvis.model import DefVIS
-from defvis.queries import FreeQueries
+from defvis.models.attention import DeformableAttention, FramesAttention, first_offsets
+from defvis.models.model import DefVIS
+from defvis.models.queries import FreeQueries
 
 Entries = dict[str, Tensor]
 

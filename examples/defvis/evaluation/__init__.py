@@ -1,0 +1,1 @@
+"""From outputs to tracks, average precision and pictures."""

@@ -1,0 +1,1 @@
+"""Training: losses, matching, optimiser, checkpoints, the loop."""
