@@ -6,22 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import (
-    additions,
-    cache_order,
-    complexity,
-    gpu_check,
-    gpu_rows,
-    host_time,
-    layers,
-    model,
-    operator,
-    prebuilt,
-    report,
-    suite,
-    tune,
-)
-from .answers import WrongAnswerError
+from benchmarks.commands import complexity, layers, model, operator, suite
+from benchmarks.costs import additions, cache_order
+from benchmarks.gpu import gpu_check, prebuilt, tune
+from benchmarks.measure import host_time
+from benchmarks.report.report import gpu_rows, report
+from benchmarks.subjects.answers import WrongAnswerError
 
 _COMMANDS = {
     "all": suite,

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from benchmarks import bars, timing
-from benchmarks.prepared import ALL_MODES
+from benchmarks.measure import timing
+from benchmarks.report.report import bars
+from benchmarks.subjects.prepared import ALL_MODES
 
 _COMMON = {
     "schema", "suite", "device", "capability", "multiprocessors", "memory_bytes",

@@ -11,17 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import (
-    bars,
-    compiled,
-    environment,
-    gpu_rows,
-    report,
-    timing,
-    variants,
-)
 from benchmarks.__main__ import main
-from benchmarks.prepared import ALL_MODES
+from benchmarks.measure import compiled, environment, timing
+from benchmarks.report.report import bars, gpu_rows, report
+from benchmarks.subjects import variants
+from benchmarks.subjects.prepared import ALL_MODES
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
 from tests.support.gpu_results import assert_gpu_schema

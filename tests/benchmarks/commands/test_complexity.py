@@ -12,13 +12,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bars, blocks, complexity, dense_wins, fit, growth, report
 from benchmarks.__main__ import main
-from benchmarks.blocks import BLOCKS
-from benchmarks.counts import multiply_adds, operand_bytes
-from benchmarks.prepared import MODES
-from benchmarks.timing import ratios, spread
-from benchmarks.variants import VARIANTS
+from benchmarks.commands import complexity
+from benchmarks.costs.counts import multiply_adds, operand_bytes
+from benchmarks.measure.timing import ratios, spread
+from benchmarks.report.report import bars, dense_wins, fit, growth, report
+from benchmarks.subjects import blocks
+from benchmarks.subjects.blocks import BLOCKS
+from benchmarks.subjects.prepared import MODES
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
 TINY = WORKLOADS["tiny"]

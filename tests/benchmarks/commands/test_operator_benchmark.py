@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
-from benchmarks import operator, prepared
 from benchmarks.__main__ import main
-from benchmarks.measurements import MEASUREMENTS, Job
-from benchmarks.prepared import ALL_MODES, MODES
-from benchmarks.variants import VARIANTS
+from benchmarks.commands import operator
+from benchmarks.measure.measurements import MEASUREMENTS, Job
+from benchmarks.subjects import prepared
+from benchmarks.subjects.prepared import ALL_MODES, MODES
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import DTYPES, WORKLOADS
 
 SECONDS = 24.0

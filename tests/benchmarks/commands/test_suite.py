@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import benchmarks.__main__ as program
-from benchmarks import suite
 from benchmarks.__main__ import main
+from benchmarks.commands import suite
 
 MEASURING = ["operator", "layers", "complexity", "model"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import additions
 from benchmarks.__main__ import main
+from benchmarks.costs import additions
 from benchmarks.workloads import WORKLOADS, make_inputs
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cache_order, compiled
 from benchmarks.__main__ import main
-from benchmarks.cache_order import (
+from benchmarks.costs import cache_order
+from benchmarks.costs.cache_order import (
     ORDERS,
     Order,
     miss_rate,
@@ -18,7 +18,8 @@ from benchmarks.cache_order import (
     rows_of_heads,
     weigh_packing,
 )
-from benchmarks.traffic import corner_table
+from benchmarks.costs.traffic import corner_table
+from benchmarks.measure import compiled
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")

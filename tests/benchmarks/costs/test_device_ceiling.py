@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compiled, device_ceiling
+from benchmarks.costs import device_ceiling
+from benchmarks.measure import compiled
 from tests.cuda.emulator import build
 from tests.cuda.emulator.emulator import Emulator
 from tests.cuda.machine_code import machine_code

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import (
-    ceiling,
-    compiled,
-    traffic,
-)
+from benchmarks.costs import ceiling, traffic
+from benchmarks.measure import compiled
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 
 TINY = WORKLOADS["tiny"]

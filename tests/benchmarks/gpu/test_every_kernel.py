@@ -1,4 +1,4 @@
-"""The problems of `benchmarks.every_kernel` reach every kernel, and see one that is wrong."""
+"""The problems of `benchmarks.gpu.every_kernel` reach every kernel, and see one that is wrong."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import stdeform
-from benchmarks import every_kernel
-from benchmarks.gpu_record import Record
+from benchmarks.gpu import every_kernel
+from benchmarks.gpu.gpu_record import Record
 from stdeform import _native
 from tests.cuda.emulator import build, emulated
 from tests.support import cases

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import device_timing, gpu_benchmark, gpu_page, gpu_plan
-from benchmarks.device_timing import time_calls
-from benchmarks.gpu_job import Job, LostDeviceError
-from benchmarks.peer_check import Finding
-from benchmarks.peers import PEERS
-from benchmarks.prepared import Prepared
-from benchmarks.variants import VARIANTS
+from benchmarks.gpu import gpu_benchmark, gpu_plan
+from benchmarks.gpu.gpu_job import Job, LostDeviceError
+from benchmarks.measure import device_timing
+from benchmarks.measure.device_timing import time_calls
+from benchmarks.report.report import gpu_page
+from benchmarks.subjects.peer_check import Finding
+from benchmarks.subjects.peers import PEERS
+from benchmarks.subjects.prepared import Prepared
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.gpu.test_gpu_tests import job
 

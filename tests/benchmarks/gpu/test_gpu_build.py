@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_build, prebuilt
 from benchmarks.__main__ import main
-from benchmarks.gpu_job import Job
+from benchmarks.gpu import gpu_build, prebuilt
+from benchmarks.gpu.gpu_job import Job
 from tests.benchmarks.gpu.test_gpu_tests import job
 
 ROOT = Path(__file__).parents[3]

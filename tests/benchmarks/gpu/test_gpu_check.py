@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import additions, gpu_check, gpu_record, processes
 from benchmarks.__main__ import main
-from benchmarks.gpu_job import Job, LostDeviceError
-from benchmarks.peers import PEERS
+from benchmarks.costs import additions
+from benchmarks.gpu import gpu_check, gpu_record
+from benchmarks.gpu.gpu_job import Job, LostDeviceError
+from benchmarks.measure import processes
+from benchmarks.subjects.peers import PEERS
 from benchmarks.workloads import WORKLOADS, make_inputs
 from stdeform import _native
 
@@ -133,7 +135,7 @@ def _stage(
     """Runs a stage whose function is made of `body`, in a process of its own as always."""
     (tmp_path / "planted.py").write_text(
         "import os, sys, time\nfrom benchmarks import gpu_check\n"
-        "from benchmarks.gpu_job import LostDeviceError\nfrom benchmarks.__main__ import main\n"
+        "from benchmarks.gpu.gpu_job import LostDeviceError\nfrom benchmarks.__main__ import main\n"
         f"def stage(job):\n    {body.replace(chr(10), chr(10) + '    ')}\n"
         f"gpu_check._STAGES[{name!r}] = stage\nsys.exit(main(sys.argv[1:]))\n"
     )
@@ -164,7 +166,7 @@ def test_a_stage_that_is_stopped_keeps_what_it_wrote(
 ) -> None:
     def planted(_: list[str], *rest: object) -> int | None:
         script = (
-            "import time; from pathlib import Path; from benchmarks.gpu_record import Record\n"
+            "import time; from pathlib import Path; from benchmarks.gpu.gpu_record import Record\n"
             f"Record(Path({str(tmp_path)!r}), 'kernels').row(dict(a=1)); time.sleep(100)"
         )
         return RUN([sys.executable, "-c", script], *rest)  # type: ignore[arg-type]

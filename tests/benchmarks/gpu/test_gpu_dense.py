@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import attention_backend
-from benchmarks.attention_backend import backend_of
-from benchmarks.variants import VARIANTS
+from benchmarks.subjects import attention_backend
+from benchmarks.subjects.attention_backend import backend_of
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
 _ENABLED = ("flash", "mem_efficient", "math", "cudnn")

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from benchmarks import gpu_plan
-from benchmarks.device_timing import time_calls
-from benchmarks.traffic import corner_bytes
+from benchmarks.costs.traffic import corner_bytes
+from benchmarks.gpu import gpu_plan
+from benchmarks.measure.device_timing import time_calls
 from benchmarks.workloads import WORKLOADS, make_inputs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import gpu_record
-from benchmarks.gpu_record import Record
+from benchmarks.gpu import gpu_record
+from benchmarks.gpu.gpu_record import Record
 
 
 def test_a_stage_reads_as_it_was_written(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_tests
-from benchmarks.gpu_job import Job
-from benchmarks.gpu_record import Record
+from benchmarks.gpu import gpu_tests
+from benchmarks.gpu.gpu_job import Job
+from benchmarks.gpu.gpu_record import Record
 
 ROOT = Path(__file__).parents[3]
 SANITIZER = """#!/bin/sh
@@ -88,7 +88,7 @@ def test_sanitizers_see_every_allocation_and_our_kernels(
         said[check] = (tmp_path / f"{check}.log").read_text()
         assert f"--tool {check}" in said[check]
         assert "caching: 1" in said[check]
-        assert "-m benchmarks.every_kernel cpu" in said[check]
+        assert "-m benchmarks.gpu.every_kernel cpu" in said[check]
     assert "--report-api-errors no --padding 256 --kernel-name kns=stdeform" in said["memcheck"]
     assert "--kernel-name kns=stdeform" in said["racecheck"]
     # PyTorch's kernels write what ours read.

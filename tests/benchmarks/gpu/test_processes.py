@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import processes
+from benchmarks.measure import processes
 
 # What a program leaves behind: a child that writes a file later, as its own group or not.
 CHILD = """

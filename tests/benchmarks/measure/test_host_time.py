@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import stdeform
-from benchmarks import host_time
 from benchmarks.__main__ import main
+from benchmarks.measure import host_time
 from stdeform import _native
 from tests.support.cases import draw
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.__main__ import main
-from benchmarks.prepared import ALL_MODES, BackwardOnceError, Prepared
-from benchmarks.variants import VARIANTS
+from benchmarks.subjects.prepared import ALL_MODES, BackwardOnceError, Prepared
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload
 from stdeform import _native
 

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import (
-    memory,
-    timing,
-)
-from benchmarks.variants import VARIANTS
+from benchmarks.measure import memory, timing
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 
 TINY = WORKLOADS["tiny"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.answers import WrongAnswerError, check_answers
-from benchmarks.prepared import Prepared, Variant
-from benchmarks.variants import VARIANTS
+from benchmarks.subjects.answers import WrongAnswerError, check_answers
+from benchmarks.subjects.prepared import Prepared, Variant
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload
 from stdeform import _native
 

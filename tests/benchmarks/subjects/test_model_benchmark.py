@@ -12,9 +12,11 @@ import torch
 pytest.importorskip("transformers", reason="the model's backbone comes with the examples")
 
 import stdeform
-from benchmarks import live_memory, model, report
 from benchmarks.__main__ import main
-from benchmarks.whole_models import prepare_parts
+from benchmarks.commands import model
+from benchmarks.measure import live_memory
+from benchmarks.report.report import report
+from benchmarks.subjects.whole_models import prepare_parts
 from defvis.models.model import DefVIS
 from defvis.presets import preset
 

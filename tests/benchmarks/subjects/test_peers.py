@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import peer_check, peers
 from benchmarks.__main__ import main
-from benchmarks.answers import check_answers
-from benchmarks.operator import _default_variants
-from benchmarks.prepared import Prepared, Variant
-from benchmarks.variants import VARIANTS
+from benchmarks.commands.operator import _default_variants
+from benchmarks.subjects import peer_check, peers
+from benchmarks.subjects.answers import check_answers
+from benchmarks.subjects.prepared import Prepared, Variant
+from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import DTYPES, WORKLOADS, make_inputs
 
 pytestmark = pytest.mark.usefixtures("needs_native")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import additions
+from benchmarks.costs import additions
 from benchmarks.workloads import WORKLOADS, Workload
 from tests.cuda.emulator import build
 from tests.cuda.emulator.emulated import Machine

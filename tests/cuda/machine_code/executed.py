@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import additions
+from benchmarks.costs import additions
 from benchmarks.workloads import WORKLOADS, make_inputs
 from tests.cuda.emulator import emulated, emulator
 from tests.cuda.machine_code import machine_code, sass

@@ -1,0 +1,1 @@
+"""What a call should cost: multiply-adds, bytes, cache misses, rooflines."""

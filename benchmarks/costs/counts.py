@@ -1,0 +1,47 @@
+"""What attention costs by its shapes alone: multiply-adds, bytes of what it reads and writes."""
+
+from __future__ import annotations
+
+from benchmarks.workloads import Workload
+
+
+def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
+    """Multiply-adds of the forward pass, from the shapes alone.
+
+    Deformable: one per corner, sample and channel. Dense: one per query, cell and channel for the
+    scores, and one for the sum. Projections: C x C of every cell to its value and of every query's
+    result; for dense attention also of every cell to its key and of every query; for deformable
+    those of every query to offsets and logits.
+    """
+    queries, cells = workload.batch * workload.num_queries, workload.num_cells
+    width = workload.num_heads * workload.head_dim
+    squares = (queries + workload.batch * cells) * width * width
+    axes = len(workload.spatial_shapes[0])
+    samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
+    if kind.startswith("dense"):
+        attention, projections = 2 * queries * cells * width, 2 * squares
+    else:
+        attention = queries * samples * 2**axes * width
+        predicted = (axes + 1) * workload.num_heads * samples
+        projections = squares + queries * width * predicted
+    return attention + projections * with_projections
+
+
+def operand_bytes(workload: Workload, kind: str) -> int:
+    """Bytes of what the attention of a forward pass reads and writes in memory, each tensor once.
+
+    Deformable: value, reference points, offsets, logits, result. Dense: query, key, value, result.
+    Naive: also the scores, written and read for the softmax, and its result likewise. In
+    float32; projections are left out.
+    """
+    queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
+    width = workload.num_heads * workload.head_dim
+    if kind == "deformable":
+        axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
+        samples = workload.num_heads * levels * workload.num_points  # of a query
+        numbers = cells * width + queries * (levels * axes + (axes + 1) * samples + width)
+    else:
+        numbers = 2 * (queries + cells) * width
+        if kind == "dense, naive":
+            numbers += 4 * workload.num_heads * queries * workload.num_cells
+    return 4 * numbers

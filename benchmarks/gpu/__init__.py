@@ -1,0 +1,1 @@
+"""`gpu-check`: everything that needs a GPU, in four commands."""

@@ -1,0 +1,90 @@
+"""Rows of results as they are measured: printed, kept, written as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import environment
+from benchmarks.report.report.bars import Row
+
+_BUSY = 0.25  # load average per core from which a run says that it is not alone
+SCHEMA = 1  # of a row; raised when a field changes its meaning
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+    """Declares the options that every command which measures has."""
+    parser.add_argument(
+        "--threads", type=count, default=torch.get_num_threads(), help="by default torch's"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help=f"for the timed rounds of one comparison; default {seconds:g}",
+    )
+    parser.add_argument("--rounds", type=count, help="exactly so many rounds instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs; default 0")
+    parser.add_argument(
+        "--output", type=Path, help="write the rows here as JSON lines, each as it is measured"
+    )
+
+
+def add_slow_rounds(parser: argparse.ArgumentParser, *, default: int | None) -> None:
+    """Declares the option of commands that time calls of many seconds beside short ones."""
+    known = "no limit" if default is None else default
+    parser.add_argument(
+        "--slow-rounds",
+        type=count,
+        default=default,
+        help="what takes half of --seconds for itself is left out from then on, but not before it "
+        f"had so many rounds; default {known}",
+    )
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, of the command line."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+class Recorder:
+    """Takes the rows of a run.
+
+    Args:
+        suite: Name of the command.
+        options: With those of `add_arguments`.
+        arguments: As on the command line.
+
+    Attributes:
+        rows: All so far, each with where and how it was measured.
+    """
+
+    def __init__(self, suite: str, options: argparse.Namespace, arguments: list[str]) -> None:
+        self._about: dict[str, Any] = {
+            "schema": SCHEMA,
+            "suite": suite,
+            **environment.describe(arguments),
+        }
+        self._output: Path | None = options.output
+        self.rows: list[Row] = []
+        if self._output:
+            self._output.parent.mkdir(parents=True, exist_ok=True)
+            self._output.write_text("")
+        if self._about["load_average_at_start"] > _BUSY * self._about["cores"]:
+            print("-- this machine is busy with other work: the figures will be off", flush=True)
+
+    def add(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """Passes rows on, completed, as soon as each is there."""
+        for row in rows:
+            self.rows.append({**self._about, **row})
+            if self._output:
+                with self._output.open("a") as file:
+                    file.write(json.dumps(self.rows[-1]) + "\n")
+            yield self.rows[-1]

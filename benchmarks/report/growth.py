@@ -1,0 +1,64 @@
+"""What rows say about growth: exponents, and the size from which on deformable is cheaper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from benchmarks.measure.timing import shared
+from benchmarks.report.report import fit
+from benchmarks.report.report.bars import Row
+from benchmarks.subjects.prepared import MODES
+
+
+def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> Iterator[Row]:
+    """Exponents by mode and kind, of the times and of the multiply-adds.
+
+    Args:
+        rows: Of one subject; those of a mode and kind differ in their size.
+        size: Which field of a row is its size.
+        smallest: Size from which on rows are fitted.
+    """
+    for about, own in _by_mode_and_kind(rows):
+        fitted = [row for row in own if row[size] >= smallest]
+        sizes = [row[size] for row in fitted]
+        rounds = shared(*(row["rounds"] for row in fitted))
+        yield {
+            **about,
+            "measurement": "exponent",
+            "exponent": dataclasses.asdict(fit.exponent(dict(zip(sizes, rounds, strict=True)))),
+            "counted": fit.slope({row[size]: row["multiply_adds"] for row in fitted}),
+            "sizes": sizes,
+            "fitted_rounds": len(rounds[0]),
+        }
+
+
+def crossovers(rows: Sequence[Row]) -> Iterator[Row]:
+    """By mode and dense kind, the cells from which on deformable attention is cheaper.
+
+    What is compared are the medians of the ratios within each round.
+
+    Args:
+        rows: As for `exponents`, by cells.
+    """
+    for about, own in _by_mode_and_kind(rows):
+        kind = about["variant"]
+        if kind == "deformable":
+            continue
+        gains = {row["cells"]: row["ratio"]["median"] for row in own}
+        yield {
+            **about,
+            "measurement": "crossover",
+            "variant": f"than {kind}",
+            "cells": fit.crossover(gains),
+            "smallest": min(gains),
+        }
+
+
+def _by_mode_and_kind(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
+    about = ("subject", "threads", "variant", "mode")
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: MODES.index(row["mode"])):
+        groups.setdefault(tuple(row[name] for name in about), []).append(row)
+    for key, own in groups.items():
+        yield dict(zip(about, key, strict=True)), own

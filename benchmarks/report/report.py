@@ -1,0 +1,207 @@
+"""Rows of results as lines, tables and verdicts; `python -m benchmarks report` updates the docs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.measure.recording import Recorder
+from benchmarks.report.markdown import table
+from benchmarks.report.plots import draw_growth
+from benchmarks.report.report import dense_wins, gpu_rows
+from benchmarks.report.report.bars import Row, judge, machine
+from benchmarks.subjects.prepared import ALL_MODES
+
+BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
+END = "<!-- results: end -->"
+_DOCS = Path("docs/benchmarks.md")
+_PICTURE = "complexity.svg"  # beside the page
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this command."""
+    parser.add_argument("results", nargs="+", type=Path, help="JSON-lines files of real runs")
+    parser.add_argument(
+        "--docs", type=Path, default=_DOCS, help=f"the page to update; by default {_DOCS}"
+    )
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Replaces the results section of the page by tables of the given rows."""
+    rows = [json.loads(text) for path in options.results for text in path.read_text().splitlines()]
+    before, _, rest = options.docs.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{options.docs} has no lines {BEGIN} and {END}")
+    shown = tables(rows)
+    drawn = [row for row in rows if row["measurement"] == "complexity"]
+    if drawn:
+        draw_growth(rows, options.docs.with_name(_PICTURE))
+        machines = " and ".join(dict.fromkeys(map(machine, drawn)))
+        shown = f"![Time against the number of cells, on {machines}]({_PICTURE})\n\n{shown}"
+    options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
+    return 0
+
+
+def show(recorder: Recorder, rows: Iterable[Row]) -> None:
+    """Records the rows of a run, prints each as soon as it is measured, and all as tables."""
+    for row in recorder.add(rows):
+        print(line(row), flush=True)
+    print("\n" + tables(recorder.rows))
+
+
+def line(row: Row) -> str:
+    """One row for the terminal, while the run goes on."""
+    figures = "  ".join(_cells(row))
+    if "rounds" in row:
+        figures += f"  best {_time(min(row['rounds']))} of {len(row['rounds'])}"
+    threads = f"{row['threads']} threads" if row["threads"] > 1 else "1 thread"
+    return f"   {row['measurement']:10} {row['variant']:18} {row['mode']:17} {threads:10} {figures}"
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown: the verdicts, tables by measurement and machine, and the runs; then GPUs."""
+    on_gpu = [row for row in rows if row["suite"] == gpu_rows.SUITE]
+    on_cpu = [row for row in rows if row["suite"] != gpu_rows.SUITE]
+    parts = [_verdicts(on_cpu)]
+    for measurement, (title, headings) in _TABLES.items():
+        chosen = [row for row in on_cpu if row["measurement"] == measurement]
+        if chosen:
+            parts.append(f"### {title}\n\n{_by_machine(chosen, headings)}")
+    if lost := dense_wins.paragraph(on_cpu):
+        parts.append(f"### {dense_wins.TITLE}\n\n{lost}")
+    if on_cpu:
+        parts.append(_runs(on_cpu))
+    if on_gpu:
+        parts.append(gpu_rows.sections(on_gpu))
+    return "\n\n".join(parts) + "\n"
+
+
+_TIMES = ["time [quartiles]", "times the first"]
+_COUNTS = ["multiply-adds of the forward", "operands"]
+_TABLES = {
+    "latency": ("Latency", _TIMES),
+    "memory": ("Peak extra memory", ["peak", "times the first"]),
+    "bandwidth": (
+        "Gather bandwidth",
+        ["achieved", "reading the same rows", "L1", "L2", "L3", "DRAM"],
+    ),
+    "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
+    "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
+    "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
+    "attention block": ("Attention with its projections", _TIMES),
+    "encoder layer": ("Encoder layers", _TIMES),
+    "model": ("Whole models", [*_TIMES, "frames per second"]),
+    "memory of models": ("Peak of live tensors in whole models", ["peak", "times the first"]),
+    "memory of modules": (
+        "Peak of live tensors by module",
+        ["peak", "times the first", "alive after it"],
+    ),
+    "complexity": ("More and more frames", [*_TIMES, *_COUNTS]),
+    "exponent": ("Exponents of T * H * W, K, C and Q", ["measured [95 % interval]", "counted"]),
+    "crossover": ("Deformable is cheaper", ["from so many cells on"]),
+    "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
+    "sweep of num_points": ("More and more points K", [*_TIMES, *_COUNTS]),
+    "sweep of head_dim": ("More and more channels C / M", [*_TIMES, *_COUNTS]),
+    "sweep of num_object_queries": ("More and more queries, a decoder's", [*_TIMES, *_COUNTS]),
+}
+
+
+def _by_machine(rows: Sequence[Row], headings: Sequence[str]) -> str:
+    """A table per machine, under its name: times of two machines say nothing side by side."""
+    machines: dict[str, dict[tuple[str, ...], Row]] = {}
+    for row in rows:  # of two about the same the last counts
+        machines.setdefault(machine(row), {})[(*_key(row), row["mode"])] = row
+    return "\n\n".join(
+        f"On {name}:\n\n{_measured(list(own.values()), headings)}" for name, own in machines.items()
+    )
+
+
+def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
+    """One line per workload, variant and thread count; its modes side by side."""
+    lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for row in rows:
+        lines.setdefault(_key(row), {})[row["mode"]] = _cells(row)
+    modes = [mode for mode in ALL_MODES if any(mode in cells for cells in lines.values())]
+    absent = ["-"] * len(headings)
+    body = [
+        [*key, *(cell for mode in modes for cell in cells.get(mode, absent))]
+        for key, cells in lines.items()
+    ]
+    heads = [f"{mode}: {heading}" for mode in modes for heading in headings]
+    return table(["workload", "variant", "threads", *heads], body)
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return (_label(row), row["variant"], str(row["threads"]))
+
+
+def _label(row: Row) -> str:
+    """What a line is about; sweeps of one workload differ in a size."""
+    about = f"{row['subject']}, " if row["measurement"] == "complexity" else ""
+    return f"{about}{row['label']}" + (f", {row['size']}" if "size" in row else "")
+
+
+def _cells(row: Row) -> list[str]:
+    if row["measurement"] == "exponent":
+        median, low, high = (row["exponent"][name] for name in ("median", "low", "high"))
+        between = "once" if row.get("fitted_rounds") == 1 else f"[{low:.3f}, {high:.3f}]"
+        return [f"{median:.3f} {between}", f"{row['counted']:.3f}"]
+    if row["measurement"] == "crossover":
+        cells = row["cells"]
+        if cells is None:
+            return ["not in these sizes"]
+        return [f"all sizes, {cells:.0f}" if cells == row["smallest"] else f"{cells:.0f}"]
+    if row["measurement"] == "bandwidth":
+        achieved = row["bytes_per_second"]["median"]
+        limits = [row["ceiling"].get(name) for name in ("same rows", "L1", "L2", "L3", "DRAM")]
+        return [f"{achieved / 1e9:.1f} GB/s", *(_share(achieved, limit) for limit in limits)]
+    ratio = row["ratio"]["median"]
+    times = "-" if ratio is None else f"{ratio:.2f}x"
+    if row["measurement"].startswith("memory"):
+        sizes = [row[name] for name in ("extra_bytes", "kept_bytes") if name in row]
+        peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
+        return [peak, times, *kept]
+    median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
+    between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
+    cells = [f"{median} {between}", times]
+    if "multiply_adds" in row:
+        cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
+        cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
+    if row["measurement"] == "model":
+        cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
+    return cells
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _share(achieved: float, limit: float | None) -> str:
+    return "-" if limit is None else f"{limit / 1e9:.0f} GB/s ({achieved / limit:.0%} reached)"
+
+
+def _verdicts(rows: Sequence[Row]) -> str:
+    body = []
+    for verdict in judge(rows):
+        bar = verdict.bar
+        measured = "-" if verdict.value is None else bar.show(verdict.value)
+        where = "-" if verdict.row is None else machine(verdict.row)
+        body.append([bar.label, bar.says, bar.mode, bar.limit, measured, verdict.word, where])
+    heads = ["workload", "promise", "mode", "bar", "measured", "verdict", "on"]
+    return f"### Bars\n\n{table(heads, body)}"
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    """One line per run: which machine gave which file, with what, and how busy it was."""
+    fields = ("system", "python", "torch", "stdeform", "commit", "time", "load_average_at_start")
+    runs = dict.fromkeys(
+        (machine(row), *(str(row[field]) for field in (*fields, "command"))) for row in rows
+    )
+    heads = [field.replace("_", " ").replace("time", "started") for field in fields]
+    return f"### Where\n\n{table(['machine', *heads, 'command'], runs)}"

@@ -1,0 +1,1 @@
+"""What is timed: the operator, its baselines, blocks and whole models."""

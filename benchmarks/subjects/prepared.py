@@ -1,0 +1,135 @@
+"""What it takes to be measured: a way to attend, made ready for one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure.compiled import compiler
+from benchmarks.workloads import DTYPES, Workload, make_inputs
+
+
+def poison(like: Iterable[Tensor]) -> None:
+    """Leaves NaN where results of these shapes will likely lie: what is not written is seen.
+
+    Without it they lie where those of the call before lay, which were right.
+    """
+    filled = [torch.full_like(tensor, torch.nan) for tensor in like]
+    filled.clear()
+
+
+class Prepared(NamedTuple):
+    """A variant on one problem.
+
+    Attributes:
+        function: Called with `inputs`.
+        inputs: Everything differentiable, asking for gradients.
+        grad_out: Dense and random, in the shape and dtype of the result.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    grad_out: Tensor
+
+    def forward(self) -> Tensor:
+        """The result alone, nothing recorded."""
+        with torch.no_grad():
+            return self.function(*self.inputs)
+
+    def forward_backward(self) -> tuple[Tensor, ...]:
+        """The result and the gradients of all inputs."""
+        out = self.function(*self.inputs)
+        return (out, *torch.autograd.grad(out, self.inputs, self.grad_out))
+
+    def to(self, device: str) -> Prepared:
+        """The same problem on another device."""
+        inputs = differentiable(tensor.to(device) for tensor in self.inputs)
+        return Prepared(self.function, inputs, self.grad_out.to(device))
+
+    def call(self, mode: str) -> Callable[[], object]:
+        """What is timed.
+
+        Args:
+            mode: Of `ALL_MODES`. The backward alone runs on the graph of a forward that is run
+                here, again and again.
+
+        Raises:
+            BackwardOnceError: This backward runs on a graph only once.
+        """
+        if mode == "forward":
+            return self.forward
+        if mode == "forward+backward":
+            return self.forward_backward
+        out = self.function(*self.inputs)
+
+        def backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(out, self.inputs, self.grad_out, retain_graph=True)
+
+        try:
+            backward()
+        except RuntimeError as error:
+            if "retain_graph" not in str(error):
+                raise
+            raise BackwardOnceError(str(error).partition("\n")[0]) from error
+        return backward
+
+
+class BackwardOnceError(RuntimeError):
+    """A backward uses up its graph: a compiled one may write into what was kept for it."""
+
+
+MODES = ("forward", "forward+backward")  # of a call
+ALL_MODES = ("forward", "backward", "forward+backward")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to attend.
+
+    Attributes:
+        name: What it is called on the command line and in the results.
+        is_operator: Whether its answers must be those of our operator. Dense attention, on the
+            same tokens, is another function.
+        prepare: Builds it for a workload and a seed.
+        is_compiled: Whether the first call on a workload compiles for it.
+        axes: How many a volume may have.
+        dtypes: What a workload may be in, of `DTYPES`.
+        gradients_in: The dtype that gradients of offsets and logits pass through where it is
+            narrower than theirs: then its tolerance is theirs.
+        on_cpu: Whether it runs there.
+    """
+
+    name: str
+    is_operator: bool
+    prepare: Callable[[Workload, int], Prepared]
+    is_compiled: bool = False
+    axes: tuple[int, ...] = (2, 3)
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    gradients_in: torch.dtype | None = None
+    on_cpu: bool = True
+
+    def refusal(self, workload: Workload) -> str:
+        """Why a workload is not its business; "" if it is."""
+        axes = len(workload.spatial_shapes[0])
+        if axes not in self.axes:
+            return f"it has no operator for {axes} axes"
+        if workload.dtype not in self.dtypes:
+            return f"it has no operator for {workload.dtype}"
+        if self.is_compiled and compiler() is None:
+            return "it needs a C++ compiler"
+        return ""
+
+
+def on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Prepared:
+    """A function with the arguments of `st_deform_attn_from_offsets`, on a workload's tensors."""
+    *inputs, grad_out = make_inputs(workload, seed)
+    return Prepared(function, differentiable(inputs), grad_out)
+
+
+def differentiable(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Leaves that ask for gradients."""
+    return tuple(tensor.detach().requires_grad_() for tensor in inputs)
