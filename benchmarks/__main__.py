@@ -10,7 +10,7 @@ from benchmarks.commands import complexity, layers, model, operator, suite
 from benchmarks.costs import additions, cache_order
 from benchmarks.gpu import gpu_check, prebuilt, tune
 from benchmarks.measure import host_time
-from benchmarks.report.report import gpu_rows, report
+from benchmarks.report import gpu_rows, report
 from benchmarks.subjects.answers import WrongAnswerError
 
 _COMMANDS = {

@@ -18,9 +18,9 @@ from benchmarks.costs.counts import multiply_adds, operand_bytes
 from benchmarks.measure import environment, recording
 from benchmarks.measure.memory import measure_peak
 from benchmarks.measure.timing import Task, interleave, ratios, shared, spread
+from benchmarks.report import report
+from benchmarks.report.bars import Row
 from benchmarks.report.growth import crossovers, exponents
-from benchmarks.report.report import report
-from benchmarks.report.report.bars import Row
 from benchmarks.subjects.answers import check_answers
 from benchmarks.subjects.blocks import BLOCKS, check_block
 from benchmarks.subjects.prepared import MODES, Prepared

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from benchmarks.measure import environment, recording
 from benchmarks.measure.measurements import compare
 from benchmarks.measure.timing import Task
-from benchmarks.report.report import report
-from benchmarks.report.report.bars import Row
+from benchmarks.report import report
+from benchmarks.report.bars import Row
 from benchmarks.subjects.blocks import BLOCKS, check_block
 from benchmarks.subjects.prepared import MODES
 from benchmarks.workloads import WORKLOADS, Workload

@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.measure import environment, live_memory, recording
 from benchmarks.measure.measurements import compare
 from benchmarks.measure.timing import Task
-from benchmarks.report.report import report
-from benchmarks.report.report.bars import Row
+from benchmarks.report import report
+from benchmarks.report.bars import Row
 from benchmarks.subjects.whole_models import PARTS, WholeModel, prepare_parts
 
 # Whose modules are looked at one by one.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from benchmarks.measure import recording
 from benchmarks.measure.measurements import CALL, MEASUREMENTS, Job, measure
-from benchmarks.report.report import report
+from benchmarks.report import report
 from benchmarks.subjects.peers import PEERS, is_installed
 from benchmarks.subjects.prepared import MODES
 from benchmarks.subjects.variants import VARIANTS

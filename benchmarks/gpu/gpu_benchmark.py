@@ -11,7 +11,7 @@ from benchmarks.gpu import gpu_plan
 from benchmarks.gpu.gpu_job import Job, LostDeviceError, first_line
 from benchmarks.measure import kernel_times
 from benchmarks.measure.comparison import compare, describe
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 from benchmarks.subjects.answers import find_errors
 from benchmarks.subjects.attention_backend import backend_of
 from benchmarks.subjects.peer_check import Finding, check_peer

@@ -28,7 +28,7 @@ from benchmarks.gpu.gpu_job import Job, LostDeviceError, first_line
 from benchmarks.gpu.gpu_record import Record
 from benchmarks.measure import processes
 from benchmarks.measure.processes import ROOT
-from benchmarks.report.report import gpu_page
+from benchmarks.report import gpu_page
 
 _STAGES: dict[str, Callable[[Job], bool]] = {
     "build": gpu_build.build,

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from benchmarks.report.bars import Row, telling
 from benchmarks.report.markdown import table
-from benchmarks.report.report.bars import Row, telling
 from benchmarks.subjects.prepared import ALL_MODES
 from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload

@@ -25,8 +25,8 @@ from benchmarks.gpu.gpu_record import Record
 from benchmarks.measure import graph_timing
 from benchmarks.measure.processes import ROOT
 from benchmarks.measure.timing import ratios, spread
+from benchmarks.report.bars import Row
 from benchmarks.report.markdown import table
-from benchmarks.report.report.bars import Row
 from benchmarks.subjects.prepared import Prepared, poison
 from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload

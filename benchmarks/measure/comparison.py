@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.measure.device_timing import time_calls
 from benchmarks.measure.timing import ratios, spread
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 from benchmarks.subjects.prepared import Prepared
 from benchmarks.workloads import Workload
 

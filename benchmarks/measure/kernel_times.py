@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS
 

@@ -10,7 +10,7 @@ from benchmarks.costs import ceiling, traffic
 from benchmarks.measure import compiled, environment
 from benchmarks.measure.memory import measure_peak
 from benchmarks.measure.timing import Task, interleave, ratios, shared, spread
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 from benchmarks.subjects.answers import check_answers
 from benchmarks.subjects.prepared import ALL_MODES, MODES, BackwardOnceError, Prepared
 from benchmarks.subjects.variants import VARIANTS

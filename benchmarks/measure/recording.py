@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import environment
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 
 _BUSY = 0.25  # load average per core from which a run says that it is not alone
 SCHEMA = 1  # of a row; raised when a field changes its meaning

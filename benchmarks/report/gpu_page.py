@@ -9,8 +9,8 @@ from benchmarks.costs import device_ceiling
 from benchmarks.gpu import gpu_plan, tune
 from benchmarks.gpu.gpu_record import Stage, facts
 from benchmarks.measure import kernel_times
+from benchmarks.report.bars import Row
 from benchmarks.report.markdown import table
-from benchmarks.report.report.bars import Row
 from benchmarks.workloads import DTYPES
 
 _STATES = {True: "passed", False: "FAILED"}

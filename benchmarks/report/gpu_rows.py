@@ -12,9 +12,9 @@ from pathlib import Path
 
 from benchmarks.gpu import gpu_plan, gpu_record
 from benchmarks.measure.recording import SCHEMA
+from benchmarks.report import gpu_page
+from benchmarks.report.bars import Row
 from benchmarks.report.markdown import table
-from benchmarks.report.report import gpu_page
-from benchmarks.report.report.bars import Row
 
 SUITE = "gpu-check"
 _RESULTS = Path("benchmarks/results/gpu.jsonl")

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from benchmarks.measure.timing import shared
-from benchmarks.report.report import fit
-from benchmarks.report.report.bars import Row
+from benchmarks.report import fit
+from benchmarks.report.bars import Row
 from benchmarks.subjects.prepared import MODES
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.measure.recording import Recorder
+from benchmarks.report import dense_wins, gpu_rows
+from benchmarks.report.bars import Row, judge, machine
 from benchmarks.report.markdown import table
 from benchmarks.report.plots import draw_growth
-from benchmarks.report.report import dense_wins, gpu_rows
-from benchmarks.report.report.bars import Row, judge, machine
 from benchmarks.subjects.prepared import ALL_MODES
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"

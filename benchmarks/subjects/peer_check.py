@@ -16,7 +16,7 @@ from typing import TypedDict
 from benchmarks.gpu.gpu_job import first_line
 from benchmarks.measure import processes
 from benchmarks.measure.comparison import compare
-from benchmarks.report.report.bars import Row
+from benchmarks.report.bars import Row
 from benchmarks.subjects.answers import check_answers
 from benchmarks.subjects.peers import PEERS, bring, is_installed, place_of
 from benchmarks.subjects.prepared import ALL_MODES

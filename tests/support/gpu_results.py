@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from benchmarks.measure import timing
-from benchmarks.report.report import bars
+from benchmarks.report import bars
 from benchmarks.subjects.prepared import ALL_MODES
 
 _COMMON = {

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.measure import compiled, environment, timing
-from benchmarks.report.report import bars, gpu_rows, report
+from benchmarks.report import bars, gpu_rows, report
 from benchmarks.subjects import variants
 from benchmarks.subjects.prepared import ALL_MODES
 from benchmarks.workloads import WORKLOADS

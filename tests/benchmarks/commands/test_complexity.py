@@ -16,7 +16,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands import complexity
 from benchmarks.costs.counts import multiply_adds, operand_bytes
 from benchmarks.measure.timing import ratios, spread
-from benchmarks.report.report import bars, dense_wins, fit, growth, report
+from benchmarks.report import bars, dense_wins, fit, growth, report
 from benchmarks.subjects import blocks
 from benchmarks.subjects.blocks import BLOCKS
 from benchmarks.subjects.prepared import MODES

@@ -13,7 +13,7 @@ from benchmarks.gpu import gpu_benchmark, gpu_plan
 from benchmarks.gpu.gpu_job import Job, LostDeviceError
 from benchmarks.measure import device_timing
 from benchmarks.measure.device_timing import time_calls
-from benchmarks.report.report import gpu_page
+from benchmarks.report import gpu_page
 from benchmarks.subjects.peer_check import Finding
 from benchmarks.subjects.peers import PEERS
 from benchmarks.subjects.prepared import Prepared

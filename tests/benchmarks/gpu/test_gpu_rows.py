@@ -15,7 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.costs.device_ceiling import addition_name, copy_name, gather_name
 from benchmarks.gpu.gpu_record import NAME, Record, Stage, read
 from benchmarks.measure.timing import spread
-from benchmarks.report.report import gpu_page, gpu_rows, report
+from benchmarks.report import gpu_page, gpu_rows, report
 from benchmarks.workloads import WORKLOADS
 from tests.support.gpu_results import assert_gpu_schema
 

@@ -15,7 +15,7 @@ import stdeform
 from benchmarks.__main__ import main
 from benchmarks.commands import model
 from benchmarks.measure import live_memory
-from benchmarks.report.report import report
+from benchmarks.report import report
 from benchmarks.subjects.whole_models import prepare_parts
 from defvis.models.model import DefVIS
 from defvis.presets import preset
