@@ -1,10 +1,14 @@
-"""Rows of results as they are measured: printed, kept, written as JSON lines."""
+"""Rows of results as they are measured: printed, kept, written as JSON lines, and read again.
+
+The first line of a run is its header: where and with what it was measured. It holds for all rows
+until the next header, so that files of several runs can be put together.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from benchmarks.measure import environment
 from benchmarks.report.bars import Row
 
 _BUSY = 0.25  # load average per core from which a run says that it is not alone
-SCHEMA = 1  # of a row; raised when a field changes its meaning
+SCHEMA = 2  # of header and rows; raised when a field changes its meaning
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
@@ -54,6 +58,37 @@ def count(text: str) -> int:
     return int(text)
 
 
+def without_rounds(row: Row) -> Row:
+    """A row as it is recorded: instead of the time of every round their number."""
+    recorded = dict(row)
+    if "rounds" in recorded:
+        recorded["num_rounds"] = len(recorded.pop("rounds"))
+    return recorded
+
+
+def load_rows(paths: Iterable[Path]) -> list[Row]:
+    """Rows of recorded runs, each with the fields of its run's header.
+
+    Args:
+        paths: Files of JSON lines.
+
+    Raises:
+        SystemExit: A file does not begin with a header of this schema.
+    """
+    rows: list[Row] = []
+    for path in paths:
+        header: Row = {}
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            if "schema" in line:
+                header = line
+            else:
+                rows.append({**header, **line})
+            if header.get("schema") != SCHEMA:
+                raise SystemExit(f"{path} has no header of schema {SCHEMA}")
+    return rows
+
+
 class Recorder:
     """Takes the rows of a run.
 
@@ -63,7 +98,7 @@ class Recorder:
         arguments: As on the command line.
 
     Attributes:
-        rows: All so far, each with where and how it was measured.
+        rows: All so far as `load_rows` gives them: with the header, without raw rounds.
     """
 
     def __init__(self, suite: str, options: argparse.Namespace, arguments: list[str]) -> None:
@@ -76,15 +111,20 @@ class Recorder:
         self.rows: list[Row] = []
         if self._output:
             self._output.parent.mkdir(parents=True, exist_ok=True)
-            self._output.write_text("")
+            self._output.unlink(missing_ok=True)
+            self._write(self._about)
         if self._about["load_average_at_start"] > _BUSY * self._about["cores"]:
             print("-- this machine is busy with other work: the figures will be off", flush=True)
 
-    def add(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Passes rows on, completed, as soon as each is there."""
+    def add(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Passes rows on, completed and with their raw rounds, as soon as each is there."""
         for row in rows:
-            self.rows.append({**self._about, **row})
-            if self._output:
-                with self._output.open("a") as file:
-                    file.write(json.dumps(self.rows[-1]) + "\n")
-            yield self.rows[-1]
+            recorded = without_rounds(row)
+            self.rows.append({**self._about, **recorded})
+            self._write(recorded)
+            yield {**self.rows[-1], **row}
+
+    def _write(self, line: Row) -> None:
+        if self._output:
+            with self._output.open("a") as file:
+                file.write(json.dumps(line) + "\n")

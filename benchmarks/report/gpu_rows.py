@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gpu import gpu_plan, gpu_record
-from benchmarks.measure.recording import SCHEMA
+from benchmarks.measure.recording import SCHEMA, without_rounds
 from benchmarks.report import gpu_page
 from benchmarks.report.bars import Row
 from benchmarks.report.markdown import table
@@ -40,17 +40,17 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     Raises:
         SystemExit: They would not say what was measured where.
     """
-    made: list[Row] = []
+    made: list[Row] = []  # a header and its rows for each
     for path in options.check:
         stages = gpu_record.read(path)
         if complaint := _complaint(stages):
             raise SystemExit(f"{path}: {complaint}")
-        made += rows(stages)
+        made += [_header(stages), *_figures(stages)]
         if wrong := sum("wrong" in row for row in gpu_page.timed_rows(stages)):
             print(f"{path}: {wrong} rows are left out, their answers were wrong")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("".join(json.dumps(row) + "\n" for row in made))
-    print(f"{len(made)} rows in {options.output}")
+    options.output.write_text("".join(json.dumps(without_rounds(row)) + "\n" for row in made))
+    print(f"{len(made) - len(options.check)} rows in {options.output}")
     return 0
 
 
@@ -60,14 +60,21 @@ def rows(stages: Mapping[str, gpu_record.Stage]) -> Iterator[Row]:
     Args:
         stages: What `gpu_record.read` has found, with the environment.
     """
-    about = {"schema": SCHEMA, "suite": SUITE, **gpu_record.facts(stages)}
+    return ({**_header(stages), **row} for row in _figures(stages))
+
+
+def _header(stages: Mapping[str, gpu_record.Stage]) -> Row:
+    return {"schema": SCHEMA, "suite": SUITE, **gpu_record.facts(stages)}
+
+
+def _figures(stages: Mapping[str, gpu_record.Stage]) -> Iterator[Row]:
     timed = [("device time", row) for row in gpu_page.timed_rows(stages) if "wrong" not in row]
     timed += [("device time of peers", row) for row in gpu_page.peer_rows(stages)]
     for measurement, row in timed:
         told = {key: figure for key, figure in row.items() if key != "key"}
-        yield {**about, "measurement": measurement, "subject": row["ratio"]["to"], **told}
+        yield {"measurement": measurement, "subject": row["ratio"]["to"], **told}
     for name, rate in gpu_page.ceiling_rates(stages).items():
-        yield {**about, "measurement": "device ceiling", "label": name, "per_second": rate}
+        yield {"measurement": "device ceiling", "label": name, "per_second": rate}
 
 
 def sections(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from benchmarks.report.bars import Row
 from benchmarks.subjects.prepared import MODES
 
 _COLUMNS = 2  # of panels: more of them are small on a page
+_DPI, _COLORS = 100, 32
 
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:
@@ -16,11 +18,11 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
 
     Args:
         rows: Of `python -m benchmarks complexity`, others are passed over.
-        path: SVG to write.
+        path: PNG to write.
     """
     # Not every command draws, and not every machine has it.
-    import matplotlib as mpl
     from matplotlib.figure import Figure
+    from PIL import Image
 
     chosen = [row for row in rows if row["measurement"] == "complexity" and row["axis"] == "T"]
     subjects = list(dict.fromkeys(row["subject"] for row in chosen))
@@ -51,7 +53,8 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
                 axes.axvline(row["cells"], color=meeting, alpha=0.5, linestyle=style, linewidth=1)
         axes.set(xscale="log", yscale="log", title=subject, xlabel="cells T * H * W", ylabel="ms")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    # The same file for the same rows.
-    with mpl.rc_context({"svg.hashsalt": "stdeform"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        axes.legend(fontsize=8, loc="upper left")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI)
+    # A quarter of the bytes: lines and letters have few colours.
+    Image.open(drawn).convert("RGB").quantize(_COLORS).save(path, "PNG", optimize=True)

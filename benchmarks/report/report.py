@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.measure.recording import Recorder
+from benchmarks.measure.recording import Recorder, load_rows
 from benchmarks.report import dense_wins, gpu_rows
 from benchmarks.report.bars import Row, judge, machine
 from benchmarks.report.markdown import table
@@ -17,7 +16,7 @@ from benchmarks.subjects.prepared import ALL_MODES
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
 _DOCS = Path("docs/benchmarks.md")
-_PICTURE = "complexity.svg"  # beside the page
+_PICTURE = "complexity.png"  # beside the page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Replaces the results section of the page by tables of the given rows."""
-    rows = [json.loads(text) for path in options.results for text in path.read_text().splitlines()]
+    rows = load_rows(options.results)
     before, _, rest = options.docs.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
@@ -165,7 +164,7 @@ def _cells(row: Row) -> list[str]:
         peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
         return [peak, times, *kept]
     median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
-    between = "once" if len(row["rounds"]) == 1 else f"[{q1}, {q3}]"
+    between = "once" if row["num_rounds"] == 1 else f"[{q1}, {q3}]"
     cells = [f"{median} {between}", times]
     if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.measure import compiled, environment, timing
+from benchmarks.measure.measurements import compare
+from benchmarks.measure.recording import load_rows
 from benchmarks.report import bars, gpu_rows, report
 from benchmarks.subjects import variants
 from benchmarks.subjects.prepared import ALL_MODES
@@ -28,7 +32,7 @@ COMMON = {
     "commit", "command", "load_average_at_start", "time",
     "measurement", "workload", "label", "subject", "threads", "load_average", "variant", "mode",
 }  # fmt: skip
-TIMED = COMMON | {"seconds", "rounds", "ratio"}
+TIMED = COMMON | {"seconds", "num_rounds", "ratio"}
 FITTED = COMMON - {"workload", "load_average"}
 FIELDS = {
     "latency": TIMED,
@@ -57,13 +61,13 @@ FIELDS = {
 
 def _assert_schema(row: bars.Row) -> None:
     assert set(row) == FIELDS[row["measurement"]]
-    assert row["schema"] == 1
+    assert row["schema"] == 2
     assert row["mode"] in ALL_MODES
     assert row["command"].startswith(f"python -m benchmarks {row['suite']} ")
     assert row["threads"] >= 1
-    if "rounds" in row:
-        expected = dataclasses.asdict(timing.spread(row["rounds"]))
-        assert row["seconds"] == pytest.approx(expected)
+    if "num_rounds" in row:
+        assert row["num_rounds"] >= 1
+        assert row["seconds"]["q1"] <= row["seconds"]["median"] <= row["seconds"]["q3"]
         assert row["ratio"]["to"]
 
 
@@ -79,7 +83,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "_BLOCK_SECONDS", 0.01)
         assert main(arguments) == 0
-    return arguments, [json.loads(text) for text in output.read_text().splitlines()]
+    return arguments, load_rows([output])
 
 
 def test_rows_say_what_where_and_how(tiny_run: tuple[list[str], list[bars.Row]]) -> None:
@@ -94,16 +98,31 @@ def test_rows_say_what_where_and_how(tiny_run: tuple[list[str], list[bars.Row]])
     assert set(expected) < timed
 
 
-def test_ratios_in_the_rows_are_those_of_their_rounds(
-    tiny_run: tuple[list[str], list[bars.Row]],
+def test_figures_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_BLOCK_SECONDS", 0.01)
+    tasks = [timing.Task(name, functools.partial(time.sleep, 1e-4), 1) for name in ("a", "b")]
+    (_, ours), (_, theirs) = compare(tasks, seconds=0, rounds=3)
+    for row in (ours, theirs):
+        assert row["seconds"] == dataclasses.asdict(timing.spread(row["rounds"]))
+    pairs = zip(theirs["rounds"], ours["rounds"], strict=True)
+    assert theirs["ratio"]["median"] == sorted(other / own for other, own in pairs)[1]
+
+
+def test_a_run_is_recorded_as_a_header_and_rows_of_their_own(
+    tiny_run: tuple[list[str], list[bars.Row]], tmp_path: Path
 ) -> None:
-    rows = [row for row in tiny_run[1] if row["measurement"] == "latency"]
-    for mode in ALL_MODES:
-        ours, *others = (row for row in rows if row["mode"] == mode)
-        for row in others:
-            pairs = zip(row["rounds"], ours["rounds"], strict=True)
-            middle = sorted(theirs / own for theirs, own in pairs)[1]
-            assert row["ratio"]["median"] == pytest.approx(middle)
+    output = Path(tiny_run[0][-1])
+    header, *rows = (json.loads(text) for text in output.read_text().splitlines())
+    assert len(header) == 14
+    assert all(header.keys().isdisjoint(row) for row in rows)
+    assert [{**header, **row} for row in rows] == tiny_run[1]
+    two = tmp_path / "two.jsonl"
+    other = json.dumps({**header, "cpu": "another"}) + "\n" + json.dumps(rows[0]) + "\n"
+    two.write_text(output.read_text() + other)
+    assert load_rows([two]) == [*tiny_run[1], {**tiny_run[1][0], "cpu": "another"}]
+    two.write_text(json.dumps({**header, "schema": 1, **rows[0]}) + "\n")
+    with pytest.raises(SystemExit, match=r"two\.jsonl has no header of schema 2"):
+        load_rows([two])
 
 
 @pytest.mark.parametrize("measurement", ["scaling", "growth", "overhead"])
@@ -214,12 +233,11 @@ def test_the_last_row_of_each_machine_counts() -> None:
 def test_report_replaces_the_results_of_the_page(
     tiny_run: tuple[list[str], list[bars.Row]], tmp_path: Path
 ) -> None:
-    results, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
-    results.write_text("".join(json.dumps(row) + "\n" for row in tiny_run[1]))
+    results, page = tiny_run[0][-1], tmp_path / "page.md"
     page.write_text((ROOT / "docs/benchmarks.md").read_text())
-    assert main(["report", str(results), "--docs", str(page)]) == 0
+    assert main(["report", results, "--docs", str(page)]) == 0
     once = page.read_text()
-    assert main(["report", str(results), "--docs", str(page)]) == 0
+    assert main(["report", results, "--docs", str(page)]) == 0
     assert page.read_text() == once
     before = (ROOT / "docs/benchmarks.md").read_text().split(report.BEGIN)[0]
     assert once.startswith(before)
@@ -292,11 +310,9 @@ def test_page_shows_the_committed_results_and_nothing_else(tmp_path: Path) -> No
     results = sorted((ROOT / "benchmarks/results").glob("*.jsonl"))
     if not results:
         pytest.skip("no results committed yet")
-    for path in results:
-        for text in path.read_text().splitlines():
-            row = json.loads(text)
-            (assert_gpu_schema if row["suite"] == gpu_rows.SUITE else _assert_schema)(row)
-            assert not row["commit"].endswith("-dirty")
+    for row in load_rows(results):
+        (assert_gpu_schema if row["suite"] == gpu_rows.SUITE else _assert_schema)(row)
+        assert not row["commit"].endswith("-dirty")
     page, copy = ROOT / "docs/benchmarks.md", tmp_path / "page.md"
     copy.write_text(page.read_text())
     assert main(["report", *map(str, results), "--docs", str(copy)]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.costs.device_ceiling import addition_name, copy_name, gather_name
 from benchmarks.gpu.gpu_record import NAME, Record, Stage, read
+from benchmarks.measure.recording import load_rows
 from benchmarks.measure.timing import spread
 from benchmarks.report import gpu_page, gpu_rows, report
 from benchmarks.workloads import WORKLOADS
@@ -111,7 +111,7 @@ def test_rows_say_what_where_and_how(tmp_path: Path) -> None:
     output = tmp_path / "results" / "gpu.jsonl"
     check = _write(tmp_path, CHECK)
     assert main(["gpu-rows", str(check), "--output", str(output)]) == 0
-    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    rows = load_rows([output])
     assert [row["measurement"] for row in rows] == [
         *["device time"] * 2,
         "device time of peers",
@@ -214,7 +214,7 @@ def test_rows_of_several_commands_are_put_together(tmp_path: Path) -> None:
         paths.append(str(_write(tmp_path / name, parts)))
     output = tmp_path / "gpu.jsonl"
     assert main(["gpu-rows", *paths, "--output", str(output)]) == 0
-    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    rows = load_rows([output])
     assert [row["measurement"] for row in rows] == ["device time"] * 2 + ["device ceiling"] * 5
 
 
@@ -224,5 +224,5 @@ def test_a_wrong_answer_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixtu
     output = tmp_path / "gpu.jsonl"
     assert main(["gpu-rows", str(_write(tmp_path, check)), "--output", str(output)]) == 0
     assert "1 rows are left out, their answers were wrong" in capsys.readouterr().out
-    timed = [json.loads(text) for text in output.read_text().splitlines()][:1]
+    timed = load_rows([output])
     assert (timed[0]["measurement"], timed[0]["mode"]) == ("device time", "backward")

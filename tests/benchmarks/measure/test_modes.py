@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.__main__ import main
+from benchmarks.measure.recording import load_rows
 from benchmarks.subjects.prepared import ALL_MODES, BackwardOnceError, Prepared
 from benchmarks.subjects.variants import VARIANTS
 from benchmarks.workloads import WORKLOADS, Workload
@@ -66,7 +66,7 @@ def _run(variants: list[str], folder: Path) -> set[tuple[str, str]]:
     output = folder / "rows.jsonl"
     chosen = ["--variants", *variants, "--measure", "latency", "--rounds", "1"]
     assert main(["operator", "tiny", *chosen, "--output", str(output)]) == 0
-    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    rows = load_rows([output])
     return {(row["variant"], row["mode"]) for row in rows}
 
 
@@ -121,7 +121,7 @@ def test_a_compiled_backward_is_timed_or_named(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    rows = load_rows([output])
     timed = {(row["variant"], row["mode"]) for row in rows}
     assert {("composite-compiled", "forward"), ("composite-compiled", "forward+backward")} < timed
     is_named = "backward of composite-compiled is left out: " in done.stdout

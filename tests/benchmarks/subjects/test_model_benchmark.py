@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import stdeform
 from benchmarks.__main__ import main
 from benchmarks.commands import model
 from benchmarks.measure import live_memory
+from benchmarks.measure.recording import load_rows
 from benchmarks.report import report
 from benchmarks.subjects.whole_models import prepare_parts
 from defvis.models.model import DefVIS
@@ -35,7 +35,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "rows.jsonl"
     words = ["model", "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
     assert main(words) == 0
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    rows = load_rows([output])
     assert report.tables(rows) in capsys.readouterr().out
     for measurement in ("model", "memory of models"):
         chosen = [row for row in rows if row["measurement"] == measurement]
@@ -69,7 +69,7 @@ def test_chosen_parts(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     words = ["--quick", "--rounds", "1", "--output", str(output), "--parts", "decoder layer"]
     assert main(["model", *words]) == 0
-    labels = {json.loads(line)["label"] for line in output.read_text().splitlines()}
+    labels = {row["label"] for row in load_rows([output])}
     assert labels == {"decoder layer, 6 x 64 x 96"}
     assert {part for part, _ in PARTS} == set(model.PARTS)
 
