@@ -40,6 +40,17 @@ using Compute = typename ComputeType<T>::type;
 // sets, and the linker must never merge their copies.
 namespace {
 
+// Calls f with a zero of the dtype's type.
+template <class F>
+inline void visit_dtype(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f64: return f(double());
+    case DType::f32: return f(float());
+    case DType::f16: return f(Half());
+    case DType::bf16: return f(BFloat16());
+  }
+}
+
 template <class To, class From>
 STDEFORM_HOST_DEVICE inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");

@@ -69,8 +69,7 @@ class Backward {
 
  private:
   void will_write(const Array& to, int64_t numbers) {
-    visit_dtype(to.dtype,
-                [&](auto* type) { results_.add(to.data, size_t(numbers) * sizeof(*type)); });
+    results_.add(to.data, size_t(numbers) * size_of(to.dtype));
   }
 
   void run_rest(Scratch& scratch) {

@@ -12,28 +12,24 @@
 namespace stdeform {
 namespace {
 
-// Calls run(value type, number of axes as a constant).
+// Calls run(zero of the value's type, number of axes as a constant).
 template <class F>
 void dispatch(const Problem& p, F run) {
-  visit_dtype(p.value.dtype, [&](auto* type) {
+  visit_dtype(p.value.dtype, [&](auto zero) {
     if (p.N == 3) {
-      run(type, std::integral_constant<int, 3>{});
+      run(zero, std::integral_constant<int, 3>{});
     } else {
-      run(type, std::integral_constant<int, 2>{});
+      run(zero, std::integral_constant<int, 2>{});
     }
   });
 }
 
 void forward(const Problem& p) {
-  dispatch(p, [&](auto* type, auto axes) {
-    run_forward<std::remove_pointer_t<decltype(type)>, axes>(p);
-  });
+  dispatch(p, [&](auto zero, auto axes) { run_forward<decltype(zero), axes>(p); });
 }
 
 void backward(const Problem& p) {
-  dispatch(p, [&](auto* type, auto axes) {
-    Backward<std::remove_pointer_t<decltype(type)>, axes>(p).run();
-  });
+  dispatch(p, [&](auto zero, auto axes) { Backward<decltype(zero), axes>(p).run(); });
 }
 
 }  // namespace

@@ -76,8 +76,8 @@ class SampleGrads {
 
   // Writes `n` numbers from element `at` of a contiguous array.
   static void write_row(const Array& to, int64_t at, const Real* from, int64_t n) {
-    visit_dtype(to.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
+    visit_dtype(to.dtype, [&](auto zero) {
+      using T = decltype(zero);
       store_row(from, n, static_cast<T*>(to.data) + at);
     });
   }
@@ -85,8 +85,8 @@ class SampleGrads {
  private:
   static void prefetch_row(const Array& to, int64_t at, int64_t n) {
     if (!to.data) return;
-    visit_dtype(to.dtype, [&](auto* type) {
-      stdeform::prefetch<true>(static_cast<decltype(type)>(to.data) + at, n);
+    visit_dtype(to.dtype, [&](auto zero) {
+      stdeform::prefetch<true>(static_cast<decltype(zero)*>(to.data) + at, n);
     });
   }
 

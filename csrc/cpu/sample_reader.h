@@ -18,17 +18,6 @@ namespace {
 constexpr int kPrefetch = 4;  // queries ahead
 constexpr int kChunk = 64;    // samples; a multiple of every level's lanes
 
-// Calls f with a typed null pointer that stands for the dtype.
-template <class F>
-inline void visit_dtype(DType dtype, F f) {
-  switch (dtype) {
-    case DType::f64: return f(static_cast<double*>(nullptr));
-    case DType::f32: return f(static_cast<float*>(nullptr));
-    case DType::f16: return f(static_cast<Half*>(nullptr));
-    case DType::bf16: return f(static_cast<BFloat16*>(nullptr));
-  }
-}
-
 // What is the same for every query: the level of each sample. Axes count from x.
 template <class Real, int N>
 class SampleTable {
@@ -121,8 +110,8 @@ class SampleReader {
   // Reads what the samples of a query share. Returns the attention weights of all of them,
   // softmaxed here if scores are logits.
   const Real* begin(int64_t b, int64_t q, int64_t m) {
-    visit_dtype(p_.scores.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
+    visit_dtype(p_.scores.dtype, [&](auto zero) {
+      using T = decltype(zero);
       const int64_t* s = p_.scores.stride;
       const T* from = static_cast<const T*>(p_.scores.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
@@ -153,8 +142,8 @@ class SampleReader {
  private:
   void read_reference(int64_t b, int64_t q) const {
     const int width = p_.boxes ? 2 * N : N;
-    visit_dtype(p_.reference.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
+    visit_dtype(p_.reference.dtype, [&](auto zero) {
+      using T = decltype(zero);
       const int64_t* s = p_.reference.stride;
       const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
       for (int64_t l = 0; l < p_.L; ++l)
@@ -164,8 +153,8 @@ class SampleReader {
   }
 
   static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
-    visit_dtype(a.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
+    visit_dtype(a.dtype, [&](auto zero) {
+      using T = decltype(zero);
       const T* from = static_cast<const T*>(a.data);
       stdeform::prefetch<false>(from + b * a.stride[0] + q * a.stride[1] + m * a.stride[2],
                                 numbers);
@@ -176,8 +165,8 @@ class SampleReader {
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                       Chunk<Real, N, Rows>& chunk) const {
     alignas(64) Real records[kChunk * N];
-    visit_dtype(p_.positions.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
+    visit_dtype(p_.positions.dtype, [&](auto zero) {
+      using T = decltype(zero);
       const int64_t* s = p_.positions.stride;
       const T* from = static_cast<const T*>(p_.positions.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
