@@ -41,8 +41,8 @@ AVX512_FLAGS = shlex.split(
     "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
     " -Wno-uninitialized"  # GCC 12 suspects its own intrinsics
 )
-# Further flags of csrc/cpu/isa_<name>.cpp, slowest first; which level runs is chosen at run time.
-LEVEL_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
+# Further flags of csrc/cpu/isa_<name>.cpp, slowest first; which one runs is chosen at run time.
+ISA_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
 NVCC_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -207,8 +207,8 @@ class BuildNative(build_ext):
         import pybind11
 
         openmp = self.accepted(["-fopenmp"])
-        levels = [level for level, flags in LEVEL_FLAGS.items() if self.accepted(flags)]
-        flags = CXX_FLAGS + [f"-DSTDEFORM_LEVEL_{level.upper()}=1" for level in levels]
+        isas = [isa for isa, flags in ISA_FLAGS.items() if self.accepted(flags)]
+        flags = CXX_FLAGS + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         flags += ["-fopenmp"] * openmp
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
         # Only the bindings know Python and CUDA; for other ones only they are compiled anew.
@@ -220,13 +220,13 @@ class BuildNative(build_ext):
                 self.steps.compile(source, self.cxx, flags)
         # Last and from slow to fast: of an inline function that several objects hold, the linker
         # keeps the first, and that one must run on every processor.
-        for level in levels:
-            self.steps.compile(f"csrc/cpu/isa_{level}.cpp", self.cxx, flags + LEVEL_FLAGS[level])
+        for isa in isas:
+            self.steps.compile(f"csrc/cpu/isa_{isa}.cpp", self.cxx, flags + ISA_FLAGS[isa])
         return {
             "compiler": ask(*self.cxx, "--version").splitlines()[0],
             "openmp": openmp,
-            "simd_levels": levels,
-            "simd_levels_refused": [level for level in LEVEL_FLAGS if level not in levels],
+            "isas": isas,
+            "isas_refused": [isa for isa in ISA_FLAGS if isa not in isas],
         }
 
     def add_cuda(self, nvcc: str) -> dict[str, object]:

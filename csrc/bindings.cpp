@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/problem.h"
-#include "cpu/dispatch.h"
+#include "cpu/isa.h"
 #include "dlpack.h"
 #ifdef STDEFORM_WITH_CUDA
 #include "cuda/api.h"
@@ -106,7 +106,7 @@ void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_v
   p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
 }
 
-void cpu_forward(const std::string& level, int num_threads, bool exact_threads,
+void cpu_forward(const std::string& isa, int num_threads, bool exact_threads,
                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                  const py::capsule& positions, const py::capsule& scores,
                  const py::object& reference, const py::capsule& out) {
@@ -114,12 +114,12 @@ void cpu_forward(const std::string& level, int num_threads, bool exact_threads,
   p.num_threads = num_threads;
   p.exact_threads = exact_threads;
   p.out = to_rows(out, p, "out");
-  const Level& chosen = choose_level(level);
+  const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
 }
 
-void cpu_backward(const std::string& level, int num_threads, bool exact_threads,
+void cpu_backward(const std::string& isa, int num_threads, bool exact_threads,
                   const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                   const py::capsule& positions, const py::capsule& scores,
                   const py::object& reference, const py::capsule& grad_out,
@@ -129,7 +129,7 @@ void cpu_backward(const std::string& level, int num_threads, bool exact_threads,
   p.num_threads = num_threads;
   p.exact_threads = exact_threads;
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, false);
-  const Level& chosen = choose_level(level);
+  const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;
   chosen.backward(p);
 }
@@ -184,7 +184,7 @@ void cuda_enqueue(const cuda::Backward& backward, int device, std::uintptr_t str
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of stdeform: kernels on plain addresses.";
-  m.def("simd_levels", &stdeform::usable_levels);
+  m.def("usable_isas", &stdeform::usable_isas);
   m.def("cpu_forward", &stdeform::cpu_forward);
   m.def("cpu_backward", &stdeform::cpu_backward);
 #ifdef STDEFORM_WITH_CUDA

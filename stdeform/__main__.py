@@ -59,11 +59,10 @@ def _build(record: BuildRecord) -> dict[str, str]:
     native, cuda = record.native, record.cuda
     if native is None:
         return {"native core": f"none: {record.no_native}"}
-    refused = ", ".join(native.simd_levels_refused)
+    refused = ", ".join(native.isas_refused)
     return {
         "compiler": native.compiler,
-        "SIMD levels": ", ".join(native.simd_levels)
-        + f" (compiler refused {refused})" * bool(refused),
+        "ISAs": ", ".join(native.isas) + f" (compiler refused {refused})" * bool(refused),
         "OpenMP": "yes" if native.openmp else "no: the kernels run on one thread",
         "CUDA": f"{cuda.version} for {', '.join(cuda.architectures)}, PTX of {cuda.ptx}"
         if cuda
@@ -76,8 +75,8 @@ def _backends() -> dict[str, str]:
     for device_type in ("cpu", "cuda"):
         missing = _native.missing(device_type)
         chosen[f"{device_type} tensor"] = f"reference: {missing}" if missing else "native"
-    if levels := _native.simd_levels():
-        chosen["cpu tensor"] += f", SIMD level {levels[0]}, threads {torch.get_num_threads()}"
+    if isas := _native.usable_isas():
+        chosen["cpu tensor"] += f", ISA {isas[0]}, threads {torch.get_num_threads()}"
     if not torch.cuda.is_available():
         chosen["cuda tensor"] += " (and torch sees no CUDA device here)"
     return chosen

@@ -16,14 +16,14 @@ class NativeBuild:
     Attributes:
         compiler: Its name and version.
         openmp: Whether the kernels can use more than one thread.
-        simd_levels: The levels that were compiled, slowest first.
-        simd_levels_refused: The levels whose flags the compiler does not accept.
+        isas: The instruction sets (ISAs) that were compiled, slowest first.
+        isas_refused: The instruction sets with flags that the compiler does not accept.
     """
 
     compiler: str
     openmp: bool
-    simd_levels: list[str]
-    simd_levels_refused: list[str]
+    isas: list[str]
+    isas_refused: list[str]
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,13 @@ class Options:
     """What tests may force; None leaves the choice to the kernel.
 
     Attributes:
-        simd_level: One of `simd_levels()`.
+        isa: The instruction set, one of `usable_isas()`.
         num_threads: Instead of `torch.get_num_threads()`, and even where there is less work than
             is worth waking so many threads.
         cuda_tuning: Fields of `Tuning` in csrc/cuda/tuning.h.
     """
 
-    simd_level: str | None = None
+    isa: str | None = None
     num_threads: int | None = None
     cuda_tuning: Mapping[str, int] = MappingProxyType({})
 
@@ -75,9 +75,9 @@ def _missing_cuda() -> str | None:
     return reason or None
 
 
-def simd_levels() -> list[str]:
-    """The SIMD levels that were compiled and that this processor has, best first."""
-    return [] if _C is None else list(_C.simd_levels())
+def usable_isas() -> list[str]:
+    """The instruction sets that were compiled and that this processor has, fastest first."""
+    return [] if _C is None else list(_C.usable_isas())
 
 
 def forward(
@@ -203,7 +203,7 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
         run = _C.cpu_forward if name == "forward" else _C.cpu_backward
         threads = options.num_threads
         exact = threads is not None
-        run(options.simd_level or "", threads or torch.get_num_threads(), exact, *arguments)
+        run(options.isa or "", threads or torch.get_num_threads(), exact, *arguments)
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:

@@ -67,15 +67,15 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[StandIn | None]:
 
 
 def _force(request: pytest.FixtureRequest) -> str:
-    """Gets ready what a backend needs, and returns its name without a SIMD level."""
+    """Gets ready what a backend needs, and returns its name without an instruction set."""
     needed = {"emulated": "needs_emulator", "cuda": "gpu"}
     if request.param in needed:
         request.getfixturevalue(needed[request.param])
-    backend, _, level = request.param.partition("-")
+    backend, _, isa = request.param.partition("-")
     if backend == "native":
-        if not level:
+        if not isa:
             pytest.skip(f"no native kernel: {_native.missing('cpu')}")
-        _native.options.simd_level = level
+        _native.options.isa = isa
     return backend
 
 
@@ -87,7 +87,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest) -> str:
-    """Every kernel: the CPU's at each SIMD level, and CUDA's, on arrays and behind PyTorch."""
+    """Every kernel: the CPU's, one for each ISA, and CUDA's, on arrays and behind PyTorch."""
     return _force(request)
 
 
@@ -99,7 +99,7 @@ def on_cpu(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=NATIVE)
 def native(request: pytest.FixtureRequest) -> str:
-    """The CPU's kernel at each SIMD level that this machine has."""
+    """The CPU's kernel for each instruction set that this machine has."""
     return _force(request)
 
 

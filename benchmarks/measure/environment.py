@@ -25,12 +25,12 @@ def describe(arguments: list[str]) -> dict[str, Any]:
     Args:
         arguments: What stood after `python -m benchmarks`.
     """
-    levels = _native.simd_levels()
+    isas = _native.usable_isas()
     return {
         "device": "cpu",
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "simd": levels[0] if levels else None,
+        "simd": isas[0] if isas else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

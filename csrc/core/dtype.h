@@ -36,8 +36,8 @@ struct ComputeType<double> {
 template <class T>
 using Compute = typename ComputeType<T>::type;
 
-// Internal linkage throughout: the SIMD levels compile this header with different instruction
-// sets, and the linker must never merge their copies.
+// Internal linkage throughout: isa_*.cpp compile this header for different instruction sets, and
+// the linker must never merge their copies.
 namespace {
 
 // Calls f with a zero of the dtype's type.

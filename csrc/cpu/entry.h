@@ -1,4 +1,4 @@
-// Forward and backward of one SIMD level: who works on what, in which order.
+// Forward and backward of one instruction set: who works on what, in which order.
 //
 // A unit is one batch row and head. Whole units go to one thread each, which keeps a packed copy
 // of the unit's value in its cache; the units left over, fewer than the threads, are worked on by

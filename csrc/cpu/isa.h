@@ -1,17 +1,29 @@
-// The SIMD levels: the same kernels compiled for several instruction sets, chosen at run time.
+// Instruction sets: the same kernels are compiled for several of them, and one is chosen at run
+// time.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "core/problem.h"
 
 namespace stdeform {
 
-struct Level {
+struct Isa {
   const char* name;
-  bool (*usable)();  // does this processor have the instructions?
+  bool (*is_usable)();  // whether this processor has the instructions
   void (*forward)(const Problem&);
   void (*backward)(const Problem&);
 };
 
-extern const Level kPortable, kAvx2, kAvx512;  // of those, the ones that were compiled
+// isa_<name>.cpp defines each; those not compiled have no definition.
+extern const Isa kPortable, kAvx2, kAvx512;
+
+// Names of the instruction sets that were compiled and that this processor has, fastest first.
+std::vector<std::string> usable_isas();
+
+// The named instruction set; the fastest for an empty name. Throws std::invalid_argument if it is
+// not usable.
+const Isa& choose_isa(const std::string& name);
 
 }  // namespace stdeform

@@ -4,9 +4,9 @@
 #include "cpu/isa.h"
 
 namespace stdeform {
-static bool usable() {
+static bool is_usable() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
-const Level kAvx2 = {"avx2", usable, forward, backward};
+const Isa kAvx2 = {"avx2", is_usable, forward, backward};
 }  // namespace stdeform

@@ -4,10 +4,10 @@
 #include "cpu/isa.h"
 
 namespace stdeform {
-static bool usable() {
+static bool is_usable() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-const Level kAvx512 = {"avx512", usable, forward, backward};
+const Isa kAvx512 = {"avx512", is_usable, forward, backward};
 }  // namespace stdeform

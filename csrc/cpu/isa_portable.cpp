@@ -4,6 +4,6 @@
 #include "cpu/isa.h"
 
 namespace stdeform {
-static bool usable() { return true; }
-const Level kPortable = {"portable", usable, forward, backward};
+static bool is_usable() { return true; }
+const Isa kPortable = {"portable", is_usable, forward, backward};
 }  // namespace stdeform

@@ -16,7 +16,7 @@ namespace stdeform {
 namespace {
 
 constexpr int kPrefetch = 4;  // queries ahead
-constexpr int kChunk = 64;    // samples; a multiple of every level's lanes
+constexpr int kChunk = 64;    // samples; a multiple of every instruction set's lanes
 
 // What is the same for every query: the level of each sample. Axes count from x.
 template <class Real, int N>

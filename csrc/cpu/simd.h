@@ -1,7 +1,8 @@
-// Vectors of the SIMD level being compiled: loads from every element type, corner-sum reduction.
+// Vectors of the instruction set being compiled for: loads from every element type, corner-sum
+// reduction.
 //
-// Included once per level (isa_*.cpp), with STDEFORM_VECTOR_BYTES set. Everything here has
-// internal linkage: see dtype.h.
+// Included once per instruction set (isa_*.cpp), with STDEFORM_VECTOR_BYTES set. Everything here
+// has internal linkage: see dtype.h.
 #pragma once
 
 #include <cstdint>

@@ -225,14 +225,14 @@ def _asked_by_stdeform(tensor: Tensor) -> bool:
 def _emulated_core() -> types.ModuleType:
     """`stdeform._C` with CUDA, as setup.py builds it, but for the emulator."""
     source = build.ROOT / "csrc"
-    host = ("bindings.cpp", "cpu/dispatch.cpp", "cpu/isa_portable.cpp", "cuda/device.cu")
+    host = ("bindings.cpp", "cpu/isa.cpp", "cpu/isa_portable.cpp", "cuda/device.cu")
     pybind11 = Path(torch.__file__).parent / "include"  # PyTorch brings its headers along
     path = build.extension(
         emulated.sources(),
         [source / name for name in host],
         [
             *("-isystem", sysconfig.get_path("include"), "-isystem", str(pybind11)),
-            *("-DSTDEFORM_WITH_CUDA=1", "-DSTDEFORM_LEVEL_PORTABLE=1"),
+            *("-DSTDEFORM_WITH_CUDA=1", "-DSTDEFORM_ISA_PORTABLE=1"),
             "-D__CUDA_ARCH_LIST__=900",  # of the emulated device
         ],
     )

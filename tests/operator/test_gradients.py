@@ -316,7 +316,7 @@ def test_on_a_kink_the_gradient_is_one_sided(backend: str, cell: float) -> None:
 # -- second derivatives ------------------------------------------------------------------------
 
 
-# The second derivative is one and the same for every SIMD level: the best one stands for all.
+# The second derivative is one and the same for every instruction set: the best one stands for all.
 _DIFFERENTIABLE_TWICE = ["reference", NATIVE[0], "cuda"]
 
 

@@ -15,8 +15,8 @@ from stdeform import _build, _native, functional, testing
 NATIVE = {
     "compiler": "c++ 1.2.3",
     "openmp": False,
-    "simd_levels": ["portable", "avx2"],
-    "simd_levels_refused": ["avx512"],
+    "isas": ["portable", "avx2"],
+    "isas_refused": ["avx512"],
 }
 CUDA = {"version": "13.0", "architectures": ["80", "90"], "ptx": "90"}
 
@@ -66,17 +66,17 @@ def test_record_of_a_whole_build(record: Path, capsys: pytest.CaptureFixture[str
     record.write_text(json.dumps({"native": NATIVE, "no_native": "", "cuda": CUDA, "no_cuda": ""}))
     report.main()
     told = capsys.readouterr().out
-    assert "compiler     c++ 1.2.3\n" in told
-    assert "SIMD levels  portable, avx2 (compiler refused avx512)\n" in told
-    assert "OpenMP       no: the kernels run on one thread\n" in told
-    assert "CUDA         13.0 for 80, 90, PTX of 90\n" in told
+    assert "compiler  c++ 1.2.3\n" in told
+    assert "ISAs      portable, avx2 (compiler refused avx512)\n" in told
+    assert "OpenMP    no: the kernels run on one thread\n" in told
+    assert "CUDA      13.0 for 80, 90, PTX of 90\n" in told
 
 
 def test_record_without_cuda(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"native": NATIVE, "no_native": "", "cuda": None, "no_cuda": "no nvcc"}
     record.write_text(json.dumps(facts))
     report.main()
-    assert "CUDA         none: no nvcc\n" in capsys.readouterr().out
+    assert "CUDA      none: no nvcc\n" in capsys.readouterr().out
 
 
 def test_no_record_is_an_unbuilt_source_tree(record: Path) -> None:

@@ -218,7 +218,7 @@ def test_isolated_install_imports_and_computes(
 def test_record_says_what_was_built(tree: Path, builder: Path) -> None:
     run(builder, "setup.py", "build_ext", "--inplace", cwd=tree)
     record = record_of(tree)
-    assert record["native"]["simd_levels"][0] == "portable"
+    assert record["native"]["isas"][0] == "portable"
     assert re.search(r"\d+\.\d+", record["native"]["compiler"])
     if not HAS_NVCC:
         pytest.skip("the CUDA part needs nvcc")

@@ -14,7 +14,7 @@ from stdeform.testing import Problem, assert_close, composite, composite_from_of
 from tests.support import backends, oracle
 
 # A bare "native" is skipped with the reason why there is no kernel.
-NATIVE = [f"native-{level}" for level in _native.simd_levels()] or ["native"]
+NATIVE = [f"native-{isa}" for isa in _native.usable_isas()] or ["native"]
 # All kernels: the CPU's; the CUDA sources, emulated on arrays; the library's CUDA branch, on a GPU
 # or on what stands in for it.
 KERNELS = [*NATIVE, "emulated", "cuda"]

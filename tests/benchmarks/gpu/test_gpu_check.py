@@ -45,7 +45,7 @@ def test_a_dry_run_shows_what_every_stage_has_found(
     found = _read(tmp_path)
     assert list(found) == stages
     assert all(stage["passed"] for stage in found.values())
-    assert gpu_record.facts(found)["simd"] == _native.simd_levels()[0]
+    assert gpu_record.facts(found)["simd"] == _native.usable_isas()[0]
     assert all(row["outcome"] == "passed" for row in found["result-tests"]["rows"])
     assert all(row["error"] <= 1 for row in found["every-kernel"]["rows"])
     for name in ("result-tests", "every-kernel", "kernels", "sweep"):
