@@ -106,20 +106,20 @@ void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_v
   p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
 }
 
-void cpu_forward(const std::string& isa, int num_threads, bool exact_threads,
+void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                  const py::capsule& positions, const py::capsule& scores,
                  const py::object& reference, const py::capsule& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
-  p.exact_threads = exact_threads;
+  p.use_all_threads = use_all_threads;
   p.out = to_rows(out, p, "out");
   const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
 }
 
-void cpu_backward(const std::string& isa, int num_threads, bool exact_threads,
+void cpu_backward(const std::string& isa, int num_threads, bool use_all_threads,
                   const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                   const py::capsule& positions, const py::capsule& scores,
                   const py::object& reference, const py::capsule& grad_out,
@@ -127,7 +127,7 @@ void cpu_backward(const std::string& isa, int num_threads, bool exact_threads,
                   const py::object& grad_positions, const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
-  p.exact_threads = exact_threads;
+  p.use_all_threads = use_all_threads;
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, false);
   const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;

@@ -40,8 +40,8 @@ struct Problem {
   Array grad_scores;     // [B, Q, M, L, K]
 
   // CPU only.
-  int num_threads = 1;         // at most
-  bool exact_threads = false;  // all of them, however little there is to do
+  int num_threads = 1;           // at most
+  bool use_all_threads = false;  // even where there is too little work for them
 
   // CUDA only, backward.
   bool deterministic = false;  // the same bits in every run

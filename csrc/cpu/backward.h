@@ -1,4 +1,4 @@
-// The backward kernel. Whole units take one pass over their samples; a unit that is shared takes
+// The backward kernel. Whole units take one pass over their samples; a head that is shared takes
 // one for what is read (dots), shared out by queries, and one for what is written (scatter), shared
 // out by rows, so that no two threads add to one row.
 #pragma once
@@ -32,7 +32,7 @@ class Backward {
  public:
   explicit Backward(const Problem& p)
       : p_(p),
-        team_(p),
+        partition_(p),
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         layout_{IntOf<Real>(vectors_), IntOf<Real>(p.S * vectors_)},
@@ -40,29 +40,29 @@ class Backward {
         wants_value_(p.grad_value.data),
         head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
                                               : nullptr),
-        values_(wants_samples_ ? team_.num_slices() : 0, p.S, p.D, vectors_),
-        grad_values_(wants_value_ ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+        values_(wants_samples_ ? partition_.num_copies() : 0, p.S, p.D, vectors_),
+        grad_values_(wants_value_ ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
     will_write(p.grad_value, p.B * p.S * p.M * p.D);
     will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
     will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
   }
 
   void run() {
-    team_.run([this] {
+    partition_.run([this] {
       results_.fetch();
       Scratch scratch(*this);
-      team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
-        load(unit, slice, 0, p_.S);
+      partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
+        load(head, copy, 0, p_.S);
         if (!wants_value_) {
-          visit<true, Scatter::none>(scratch, unit, slice, 0, p_.Q);
+          visit<true, Scatter::none>(scratch, head, copy, 0, p_.Q);
         } else if (!wants_samples_) {
-          visit<false, Scatter::all>(scratch, unit, slice, 0, p_.Q);
+          visit<false, Scatter::all>(scratch, head, copy, 0, p_.Q);
         } else {
-          visit<true, Scatter::all>(scratch, unit, slice, 0, p_.Q);
+          visit<true, Scatter::all>(scratch, head, copy, 0, p_.Q);
         }
-        save(unit, slice, 0, p_.S);
+        save(head, copy, 0, p_.S);
       });
-      if (team_.rest()) run_rest(scratch);
+      if (partition_.num_shared()) run_shared_heads(scratch);
       if (head_reference_) sum_heads();
     });
   }
@@ -72,48 +72,46 @@ class Backward {
     results_.add(to.data, size_t(numbers) * size_of(to.dtype));
   }
 
-  void run_rest(Scratch& scratch) {
-    const int64_t parts = team_.parts(1);
-    team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { load(part...); });
+  void run_shared_heads(Scratch& scratch) {
+    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { load(range...); });
     if (wants_samples_) {
-      team_.for_each_part_of_rest(p_.Q, team_.parts(4), [&](auto... part) {
-        visit<true, Scatter::none>(scratch, part...);
-      });
+      partition_.for_each_shared_range(
+          p_.Q, 4, [&](auto... range) { visit<true, Scatter::none>(scratch, range...); });
     }
     if (wants_value_) {
-      team_.for_each_part_of_rest(
-          p_.S, parts, [&](int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+      partition_.for_each_shared_range(
+          p_.S, 1, [&](int64_t head, int64_t copy, int64_t begin, int64_t end) {
             const Slab slab = {begin * vectors_, end * vectors_};
-            visit<false, Scatter::slab>(scratch, unit, slice, 0, p_.Q, slab);
+            visit<false, Scatter::slab>(scratch, head, copy, 0, p_.Q, slab);
           });
     }
-    team_.for_each_part_of_rest(p_.S, parts, [&](auto... part) { save(part...); });
+    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { save(range...); });
   }
 
-  void load(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+  void load(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     if (wants_samples_) {
       const int64_t* s = p_.value.stride;
       const T* from =
-          static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
-      values_.pack(slice, from, s[1], begin, end);
+          static_cast<const T*>(p_.value.data) + head / p_.M * s[0] + head % p_.M * s[2];
+      values_.pack(copy, from, s[1], begin, end);
     }
-    if (wants_value_) grad_values_.zero(slice, begin, end);
+    if (wants_value_) grad_values_.zero(copy, begin, end);
   }
 
-  void save(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
+  void save(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     if (!wants_value_) return;
     T* to = static_cast<T*>(p_.grad_value.data);
-    to += unit / p_.M * p_.S * p_.M * p_.D + unit % p_.M * p_.D;
-    grad_values_.unpack(slice, to, p_.M * p_.D, begin, end);
+    to += head / p_.M * p_.S * p_.M * p_.D + head % p_.M * p_.D;
+    grad_values_.unpack(copy, to, p_.M * p_.D, begin, end);
   }
 
-  // One pass over the samples of queries [begin, end) of a unit.
+  // One pass over the samples of queries [begin, end) of a head.
   template <bool wants_dots, Scatter to>
-  void visit(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end,
+  void visit(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
              Slab slab = {}) {
-    const int64_t b = unit / p_.M, m = unit % p_.M;
-    const T* rows = wants_dots ? values_[slice] : nullptr;
-    Real* grad_rows = to == Scatter::none ? nullptr : grad_values_[slice];
+    const int64_t b = head / p_.M, m = head % p_.M;
+    const T* rows = wants_dots ? values_[copy] : nullptr;
+    Real* grad_rows = to == Scatter::none ? nullptr : grad_values_[copy];
     const int64_t* s = p_.out.stride;
     const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
     for (int64_t q = begin; q < end; ++q) {
@@ -152,7 +150,7 @@ class Backward {
   }
 
   const Problem& p_;
-  const Team team_;
+  const ThreadPartition partition_;
   const SampleTable<Real, N> table_;
   const int64_t vectors_;  // per row, the last one padded
   const Rows layout_;

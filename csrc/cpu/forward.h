@@ -27,36 +27,35 @@ class Forward {
  public:
   explicit Forward(const Problem& p)
       : p_(p),
-        team_(p),
+        partition_(p),
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         zeros_(packed ? nullptr : new T[p.D]()),
-        values_(packed ? team_.num_slices() : 0, p.S, p.D, vectors_) {
+        values_(packed ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
     results_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
   }
 
   void run() {
-    team_.run([this] {
+    partition_.run([this] {
       results_.fetch();
       Scratch scratch(*this);
-      team_.for_each_whole_unit([&](int64_t unit, int64_t slice) {
-        pack(unit, slice, 0, p_.S);
-        attend(scratch, unit, slice, 0, p_.Q);
+      partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
+        pack(head, copy, 0, p_.S);
+        attend(scratch, head, copy, 0, p_.Q);
       });
-      team_.for_each_part_of_rest(p_.S, team_.parts(1), [&](auto... part) { pack(part...); });
-      team_.for_each_part_of_rest(p_.Q, team_.parts(4),
-                                  [&](auto... part) { attend(scratch, part...); });
+      partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
+      partition_.for_each_shared_range(p_.Q, 4, [&](auto... range) { attend(scratch, range...); });
     });
   }
 
  private:
-  const T* unit_value(int64_t unit) const {
+  const T* head_value(int64_t head) const {
     const int64_t* s = p_.value.stride;
-    return static_cast<const T*>(p_.value.data) + unit / p_.M * s[0] + unit % p_.M * s[2];
+    return static_cast<const T*>(p_.value.data) + head / p_.M * s[0] + head % p_.M * s[2];
   }
 
-  void pack(int64_t unit, int64_t slice, int64_t begin, int64_t end) {
-    if (packed) values_.pack(slice, unit_value(unit), p_.value.stride[1], begin, end);
+  void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
+    if (packed) values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
   }
 
   Rows layout(const T* rows) const {
@@ -67,9 +66,9 @@ class Forward {
             typename Rows::Offset(bytes / intptr_t(sizeof(T)))};
   }
 
-  void attend(Scratch& scratch, int64_t unit, int64_t slice, int64_t begin, int64_t end) {
-    const int64_t b = unit / p_.M, m = unit % p_.M;
-    const T* rows = packed ? values_[slice] : unit_value(unit);
+  void attend(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
+    const int64_t b = head / p_.M, m = head % p_.M;
+    const T* rows = packed ? values_[copy] : head_value(head);
     const Rows where = layout(rows);
     const int64_t* s = p_.out.stride;
     T* out = static_cast<T*>(p_.out.data) + b * s[0] + m * s[2];
@@ -90,7 +89,7 @@ class Forward {
   }
 
   const Problem& p_;
-  const Team team_;
+  const ThreadPartition partition_;
   const SampleTable<Real, N> table_;
   const int64_t vectors_;             // per row, the last one padded
   const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed

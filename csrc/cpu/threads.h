@@ -1,7 +1,8 @@
-// How units of work, one per batch row and head, are shared out among threads.
+// Which thread works on which head.
 //
-// Whole units go to one thread each, as long as every thread gets as many; the rest, fewer units
-// than threads, are worked on by all threads together, a part of a unit at a time.
+// Here and in the kernels, a head is one head of one batch element, numbered b * M + m. Each thread
+// gets the same number of whole heads. The remaining heads, fewer than threads, are shared: all
+// threads work on each of them, on one range of it at a time.
 #pragma once
 
 #ifdef _OPENMP
@@ -15,69 +16,67 @@
 namespace stdeform {
 namespace {
 
-class Team {
+class ThreadPartition {
  public:
-  explicit Team(const Problem& p) : units_(p.B * p.M) {
-    // A thread must find about 20 us of work to be worth waking.
-    const double work = double(units_) * double(p.Q * p.L * p.K << p.N) * double(p.D);
-    const double useful = p.exact_threads ? p.num_threads : 1 + work / 2e5;
-    threads_ = kParallel ? int(std::min(double(p.num_threads), useful)) : 1;
-    whole_ = units_ - units_ % threads_;
+  explicit ThreadPartition(const Problem& p) : num_heads_(p.B * p.M) {
+    // Waking a thread pays off from about 20 us of work for it.
+    const double work = double(num_heads_) * double(p.Q * p.L * p.K << p.N) * double(p.D);
+    const double useful_threads = p.use_all_threads ? p.num_threads : 1 + work / 2e5;
+    num_threads_ = kHasOpenMP ? int(std::min(double(p.num_threads), useful_threads)) : 1;
+    num_whole_ = num_heads_ - num_heads_ % num_threads_;
   }
 
-  int threads() const { return threads_; }
-  int64_t rest() const { return units_ - whole_; }
-  // Slices of scratch that are in use at a time.
-  int64_t num_slices() const { return std::min<int64_t>(units_, threads_); }
+  int64_t num_shared() const { return num_heads_ - num_whole_; }
+  // Packed copies of heads that are in use at the same time.
+  int64_t num_copies() const { return std::min<int64_t>(num_heads_, num_threads_); }
 
-  // Every thread calls f. A thread alone does so without a parallel region, each of whose barriers
-  // would be a system call, unless its caller is in one, whose team must not take part in f.
+  // Calls f on every thread. A single thread needs no parallel region, in which each barrier would
+  // be a system call. It opens one only if the caller is inside another region, so that the loops
+  // in f are not distributed over the threads of that region.
   template <class F>
   void run(F f) const {
-    if (threads_ == 1 && !in_parallel()) return f();
-#pragma omp parallel num_threads(threads_)
+    if (num_threads_ == 1 && !in_parallel()) return f();
+#pragma omp parallel num_threads(num_threads_)
     f();
   }
 
-  // The following are called by every thread inside `run`, in the same order. Each ends with a
-  // barrier.
+  // Inside `run`, every thread must call the following in the same order. Each ends with a barrier.
 
-  // f(unit, slice)
+  // f(head, copy): `copy` is the packed copy that the thread may use for this head.
   template <class F>
-  void for_each_whole_unit(F f) const {
+  void for_each_whole_head(F f) const {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < whole_; ++unit) f(unit, this_thread());
+    for (int64_t head = 0; head < num_whole_; ++head) f(head, this_thread());
   }
 
-  // f(unit, slice, begin, end) over [0, length) of every unit left over, in parts of about
-  // length / parts.
+  // f(head, copy, begin, end): splits [0, length), cells or queries, of every shared head into
+  // ranges, about `ranges_per_thread` for each thread.
   template <class F>
-  void for_each_part_of_rest(int64_t length, int64_t parts, F f) const {
-    const int64_t step = std::max<int64_t>(1, (length + parts - 1) / parts);
+  void for_each_shared_range(int64_t length, int64_t ranges_per_thread, F f) const {
+    if (!num_shared()) return;
+    const int64_t num_ranges = (ranges_per_thread * num_threads_ + num_shared() - 1) / num_shared();
+    const int64_t step = std::max<int64_t>(1, (length + num_ranges - 1) / num_ranges);
     const int64_t steps = (length + step - 1) / step;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < rest() * steps; ++i) {
+    for (int64_t i = 0; i < num_shared() * steps; ++i) {
       const int64_t begin = i % steps * step;
-      f(whole_ + i / steps, i / steps, begin, std::min(begin + step, length));
+      f(num_whole_ + i / steps, i / steps, begin, std::min(begin + step, length));
     }
   }
 
-  // Enough parts per unit left over for every thread to get `each`.
-  int64_t parts(int64_t each) const { return rest() ? (each * threads_ + rest() - 1) / rest() : 1; }
-
  private:
 #ifdef _OPENMP
-  static constexpr bool kParallel = true;
+  static constexpr bool kHasOpenMP = true;
   static int this_thread() { return omp_get_thread_num(); }
   static bool in_parallel() { return omp_in_parallel(); }
 #else
-  static constexpr bool kParallel = false;
+  static constexpr bool kHasOpenMP = false;
   static int this_thread() { return 0; }
   static bool in_parallel() { return false; }
 #endif
 
-  int64_t units_, whole_;
-  int threads_;
+  int64_t num_heads_, num_whole_;
+  int num_threads_;
 };
 
 }  // namespace
