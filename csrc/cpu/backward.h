@@ -156,8 +156,8 @@ class Backward {
   const Rows layout_;
   const bool wants_samples_, wants_value_;
   const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
-  Slices<T> values_;
-  Slices<Real> grad_values_;
+  PackedHeads<T> values_;
+  PackedHeads<Real> grad_values_;
   Pages results_;
 };
 

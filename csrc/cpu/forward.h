@@ -93,7 +93,7 @@ class Forward {
   const SampleTable<Real, N> table_;
   const int64_t vectors_;             // per row, the last one padded
   const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
-  Slices<T> values_;
+  PackedHeads<T> values_;
   Pages results_;
 };
 
