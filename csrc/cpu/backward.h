@@ -81,8 +81,8 @@ class Backward {
     if (wants_value_) {
       partition_.for_each_shared_range(
           p_.S, 1, [&](int64_t head, int64_t copy, int64_t begin, int64_t end) {
-            const Slab slab = {begin * vectors_, end * vectors_};
-            visit<false, Scatter::slab>(scratch, head, copy, 0, p_.Q, slab);
+            const RowRange range = {begin * vectors_, end * vectors_};
+            visit<false, Scatter::range>(scratch, head, copy, 0, p_.Q, range);
           });
     }
     partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { save(range...); });
@@ -108,7 +108,7 @@ class Backward {
   // One pass over the samples of queries [begin, end) of a head.
   template <bool wants_dots, Scatter to>
   void visit(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
-             Slab slab = {}) {
+             RowRange range = {}) {
     const int64_t b = head / p_.M, m = head % p_.M;
     const T* rows = wants_dots ? values_[copy] : nullptr;
     Real* grad_rows = to == Scatter::none ? nullptr : grad_values_[copy];
@@ -126,7 +126,7 @@ class Backward {
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, layout_, scratch.chunk);
         differentiate<wants_dots, to>(rows, grad_rows, vectors_, scratch.grad_out.get(),
-                                      scratch.chunk, slab, scratch.dots);
+                                      scratch.chunk, range, scratch.dots);
         if (wants_dots) scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
       }
       if (wants_dots) scratch.grads.finish_query(b, q, m, attention);

@@ -72,19 +72,19 @@ struct Dots {
 };
 
 // Which rows of the value's gradient the caller owns, as offsets [begin, end).
-struct Slab {
+struct RowRange {
   int64_t begin, end;
 };
 
 // What a pass over the samples does: dots (dots = row of grad_out with rows of the value), and
-// scatter (rows of the value's gradient += weight * row of grad_out) to all rows or to a slab. Rows
-// are added to in the order of samples and corners, whatever else the pass does.
-enum class Scatter { none, all, slab };
+// scatter (rows of the value's gradient += weight * row of grad_out) to all rows or to a range.
+// Rows are added to in the order of samples and corners, whatever else the pass does.
+enum class Scatter { none, all, range };
 
 template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
 STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const Real* grad_out,
-                                         const Chunk<Real, N, Rows>& chunk, Slab slab, bool first,
-                                         Dots<Real, N>& dots) {
+                                         const Chunk<Real, N, Rows>& chunk, RowRange range,
+                                         bool first, Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
@@ -101,7 +101,7 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
       if (to == Scatter::all ||
-          (to == Scatter::slab && offset >= slab.begin && offset < slab.end)) {
+          (to == Scatter::range && offset >= range.begin && offset < range.end)) {
         Real* row = grad_rows + offset * Rows::unit;
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
@@ -122,11 +122,11 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
 
 template <bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
 inline void differentiate(const T* rows, Real* grad_rows, int64_t vectors, const Real* grad_out,
-                          const Chunk<Real, N, Rows>& chunk, Slab slab, Dots<Real, N>& dots) {
+                          const Chunk<Real, N, Rows>& chunk, RowRange range, Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     differentiate_block<width, wants_dots, to>(rows + channel, grad_rows + channel,
-                                               grad_out + channel, chunk, slab, first == 0, dots);
+                                               grad_out + channel, chunk, range, first == 0, dots);
   });
 }
 
