@@ -49,7 +49,7 @@ class Backward {
 
   void run() {
     partition_.run([this] {
-      results_.fetch();
+      prefault_.run();
       Scratch scratch(*this);
       partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
         load(head, copy, 0, p_.S);
@@ -69,7 +69,7 @@ class Backward {
 
  private:
   void will_write(const Array& to, int64_t numbers) {
-    results_.add(to.data, size_t(numbers) * size_of(to.dtype));
+    prefault_.add(to.data, size_t(numbers) * size_of(to.dtype));
   }
 
   void run_shared_heads(Scratch& scratch) {
@@ -158,7 +158,7 @@ class Backward {
   const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
   PackedHeads<T> values_;
   PackedHeads<Real> grad_values_;
-  Pages results_;
+  Prefault prefault_;
 };
 
 }  // namespace

@@ -32,12 +32,12 @@ class Forward {
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         zeros_(packed ? nullptr : new T[p.D]()),
         values_(packed ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
-    results_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
+    prefault_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
   }
 
   void run() {
     partition_.run([this] {
-      results_.fetch();
+      prefault_.run();
       Scratch scratch(*this);
       partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
         pack(head, copy, 0, p_.S);
@@ -94,7 +94,7 @@ class Forward {
   const int64_t vectors_;             // per row, the last one padded
   const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
   PackedHeads<T> values_;
-  Pages results_;
+  Prefault prefault_;
 };
 
 template <class T, int N>

@@ -1,12 +1,12 @@
-// Large results, whose pages the threads of a team fetch from the system before they write there.
+// Pre-faulting of large results: the threads populate the pages before they write to them.
 //
-// Such memory usually has just been mapped by the allocator, and the system zeroes a page when it
-// is first touched. Heads are interleaved in a result, so threads that work on different heads come
-// to the same page at about the same time, and each pays for it: up to twice the page faults, in
-// the middle of the work. Asking for blocks ahead of it, each by one thread, costs a fraction. It
-// is advice: refused or unknown, pages come as ever. Huge pages would cost less still, but ten
-// times as much on virtual machines that hand free memory back to their host when calls are seconds
-// apart.
+// The allocator usually has just mapped such memory, and the system zeroes a page at the first
+// access to it. The heads of a result are interleaved, so threads that work on different heads
+// touch the same page at about the same time, and each takes a page fault: up to twice as many
+// faults, in the middle of the work. Populating whole blocks beforehand, each by one thread, is
+// much cheaper. The request is only advice: if the system refuses it or does not know it, the pages
+// are faulted in as usual. Huge pages would be cheaper still; but on virtual machines that return
+// free memory to their host they cost ten times as much when calls are seconds apart.
 #pragma once
 
 #include <algorithm>
@@ -25,12 +25,12 @@
 namespace stdeform {
 namespace {
 
-class Pages {
+class Prefault {
   static constexpr size_t kBlock = size_t(2) << 20;
-  static constexpr size_t kLarge = 2 * kBlock;  // smaller arrays are not worth a question
+  static constexpr size_t kLarge = 2 * kBlock;  // smaller arrays do not repay the system call
 
  public:
-  // An array that will be written in full.
+  // Adds an array that will be written in full.
   void add(const void* data, size_t bytes) {
     if (!data || bytes < kLarge) return;
     const auto begin = reinterpret_cast<uintptr_t>(data), end = begin + bytes;
@@ -41,8 +41,8 @@ class Pages {
     }
   }
 
-  // Called by every thread of a parallel region; a thread does not wait for the others.
-  void fetch() const {
+  // Every thread of the parallel region must call this. No thread waits for the others.
+  void run() const {
 #pragma omp for schedule(dynamic, 1) nowait
     for (size_t i = 0; i < blocks_.size(); ++i) populate(blocks_[i].begin, blocks_[i].end);
   }
@@ -59,11 +59,11 @@ class Pages {
     return size;
   }
 
-  // Memory that was used before is there already; one page stands for the block.
+  // Memory that was in use before needs nothing; the page in the middle tells for the block.
   static void populate(uintptr_t begin, uintptr_t end) {
-    unsigned char present = 0;
+    unsigned char residency = 0;
     const uintptr_t middle = page_of(begin + (end - begin) / 2);
-    if (mincore(reinterpret_cast<void*>(middle), page_size(), &present) == 0 && (present & 1))
+    if (mincore(reinterpret_cast<void*>(middle), page_size(), &residency) == 0 && (residency & 1))
       return;
     const uintptr_t first = page_of(begin);
     (void)madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_WRITE);
