@@ -60,12 +60,12 @@ Array optional_array(const py::object& from, int rank, const char* name) {
   return from.is_none() ? Array() : to_array(from.cast<py::capsule>(), rank, name).array;
 }
 
-// [B, Q, M * D] as [B, Q, M, D].
-Array to_rows(const py::capsule& from, const Problem& p, const char* name) {
-  Array rows = to_array(from, 3, name).array;
-  rows.stride[3] = rows.stride[2];
-  rows.stride[2] *= p.D;
-  return rows;
+// Views [B, Q, M * D] as [B, Q, M, D].
+Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
+  Array heads = to_array(from, 3, name).array;
+  heads.stride[3] = heads.stride[2];
+  heads.stride[2] *= p.D;
+  return heads;
 }
 
 Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
@@ -80,7 +80,8 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   // Cells are counted in 32 bits, and a head's rows in vectors of at least four numbers.
   if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument(
-        "value must have fewer than 2^31 vectors of four channels per batch row and head, got " +
+        "value must have fewer than 2^31 vectors of four channels per batch element and head, "
+        "got " +
         std::to_string(p.S) + " cells of " + std::to_string(p.D) + " channels");
   }
   p.value = v.array;
@@ -98,7 +99,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
 void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
                const py::object& grad_scores, bool head_reference) {
-  p.out = to_rows(grad_out, p, "grad_out");
+  p.out = split_heads(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference =
       optional_array(grad_reference, head_reference ? 5 : 4, "grad_reference_points");
@@ -113,7 +114,7 @@ void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
-  p.out = to_rows(out, p, "out");
+  p.out = split_heads(out, p, "out");
   const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;
   chosen.forward(p);
@@ -152,7 +153,7 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
                   const py::capsule& positions, const py::capsule& scores,
                   const py::object& reference, const py::capsule& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
-  p.out = to_rows(out, p, "out");
+  p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
   cuda::forward(p, to_queue(device, stream), tuning);

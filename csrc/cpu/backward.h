@@ -120,7 +120,7 @@ class Backward {
         prefetch<false>(grad_out + (q + kPrefetch) * s[1], p_.D);
         if (wants_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
       }
-      load_row(grad_out + q * s[1], p_.D, scratch.grad_out.get());
+      load_numbers(grad_out + q * s[1], p_.D, scratch.grad_out.get());
       const Real* attention = scratch.reader.begin(b, q, m);
       if (wants_dots) scratch.grads.begin_query();
       for (int64_t first = 0; first < table_.count; first += kChunk) {
@@ -144,7 +144,7 @@ class Backward {
       for (int64_t r = 0; r < width; ++r) {
         Real sum = 0;
         for (int64_t m = 0; m < p_.M; ++m) sum += first[m * p_.Q * width + r];
-        SampleGrads<Real, N>::write_row(p_.grad_reference, i * width + r, &sum, 1);
+        SampleGrads<Real, N>::write_numbers(p_.grad_reference, i * width + r, &sum, 1);
       }
     }
   }

@@ -84,7 +84,7 @@ class Forward {
         scratch.reader.read(b, q, m, first, where, scratch.chunk);
         gather(rows, vectors_, scratch.chunk, sum);
       }
-      store_row(sum, p_.D, out + q * s[1]);
+      store_numbers(sum, p_.D, out + q * s[1]);
     }
   }
 

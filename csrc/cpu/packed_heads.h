@@ -52,7 +52,7 @@ class PackedHeads {
     const T* from = (*this)[copy];
     for (int64_t r = begin; r < end; ++r) {
       if (r + kPrefetch < end) prefetch<true>(to + (r + kPrefetch) * to_stride, channels_);
-      store_row(from + r * row_stride_, channels_, to + r * to_stride);
+      store_numbers(from + r * row_stride_, channels_, to + r * to_stride);
     }
   }
 

@@ -27,8 +27,8 @@ class SampleGrads {
   // As SampleReader::prefetch, for what a later query of the same head will write.
   void prefetch(int64_t b, int64_t q, int64_t m) const {
     const int64_t first = ((b * p_.Q + q) * p_.M + m) * table_.count;
-    prefetch_row(p_.grad_positions, first * N, table_.count * N);
-    prefetch_row(p_.grad_scores, first, table_.count);
+    prefetch_numbers(p_.grad_positions, first * N, table_.count * N);
+    prefetch_numbers(p_.grad_scores, first, table_.count);
   }
 
   void begin_query() {
@@ -64,8 +64,8 @@ class SampleGrads {
   void finish_query(int64_t b, int64_t q, int64_t m, const Real* attention) {
     if (p_.grad_scores.data) {
       if (p_.reference.data) differentiate_softmax(attention);
-      write_row(p_.grad_scores, ((b * p_.Q + q) * p_.M + m) * table_.count, attention_.get(),
-                table_.count);
+      write_numbers(p_.grad_scores, ((b * p_.Q + q) * p_.M + m) * table_.count, attention_.get(),
+                    table_.count);
     }
     if (head_reference_) {
       const int64_t width = p_.L * (p_.boxes ? 2 * N : N);
@@ -75,15 +75,15 @@ class SampleGrads {
   }
 
   // Writes `n` numbers from element `at` of a contiguous array.
-  static void write_row(const Array& to, int64_t at, const Real* from, int64_t n) {
+  static void write_numbers(const Array& to, int64_t at, const Real* from, int64_t n) {
     visit_dtype(to.dtype, [&](auto zero) {
       using T = decltype(zero);
-      store_row(from, n, static_cast<T*>(to.data) + at);
+      store_numbers(from, n, static_cast<T*>(to.data) + at);
     });
   }
 
  private:
-  static void prefetch_row(const Array& to, int64_t at, int64_t n) {
+  static void prefetch_numbers(const Array& to, int64_t at, int64_t n) {
     if (!to.data) return;
     visit_dtype(to.dtype, [&](auto zero) {
       stdeform::prefetch<true>(static_cast<decltype(zero)*>(to.data) + at, n);
@@ -101,7 +101,7 @@ class SampleGrads {
         grad[i * N + n] = g == Real(0) ? Real(0) : g * chunk.scale[n][i];
       }
     const int64_t sample = ((b * p_.Q + q) * p_.M + m) * table_.count + first;
-    write_row(p_.grad_positions, sample * N, grad, chunk.count * N);
+    write_numbers(p_.grad_positions, sample * N, grad, chunk.count * N);
   }
 
   template <class Rows>

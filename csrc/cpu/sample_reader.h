@@ -103,8 +103,8 @@ class SampleReader {
   // Starts to fetch what a later query of the same head will read. Queries of a head lie a stride
   // apart that hardware does not foresee.
   void prefetch(int64_t b, int64_t q, int64_t m) const {
-    prefetch_row(p_.positions, b, q, m, table_.count * N);
-    prefetch_row(p_.scores, b, q, m, table_.count);
+    prefetch_numbers(p_.positions, b, q, m, table_.count * N);
+    prefetch_numbers(p_.scores, b, q, m, table_.count);
   }
 
   // Reads what the samples of a query share. Returns the attention weights of all of them,
@@ -115,7 +115,7 @@ class SampleReader {
       const int64_t* s = p_.scores.stride;
       const T* from = static_cast<const T*>(p_.scores.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
-        load_row(from, table_.count, attention_.get());
+        load_numbers(from, table_.count, attention_.get());
       } else {
         for (int64_t l = 0, i = 0; l < p_.L; ++l)
           for (int64_t k = 0; k < p_.K; ++k, ++i)
@@ -152,7 +152,7 @@ class SampleReader {
     });
   }
 
-  static void prefetch_row(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
+  static void prefetch_numbers(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
     visit_dtype(a.dtype, [&](auto zero) {
       using T = decltype(zero);
       const T* from = static_cast<const T*>(a.data);
@@ -170,7 +170,7 @@ class SampleReader {
       const int64_t* s = p_.positions.stride;
       const T* from = static_cast<const T*>(p_.positions.data) + b * s[0] + q * s[1] + m * s[2];
       if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
-        load_row(from + first * N, chunk.count * N, records);
+        load_numbers(from + first * N, chunk.count * N, records);
       } else {
         for (int i = 0; i < chunk.count; ++i) {
           const T* point = from + (first + i) / p_.K * s[3] + (first + i) % p_.K * s[4];

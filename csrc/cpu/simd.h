@@ -73,8 +73,8 @@ STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) {
 
 // Starts to fetch a row that will be read, or written, a little later.
 template <bool to_write, class T>
-STDEFORM_INLINE void prefetch(const T* row, int64_t n) {
-  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, to_write);
+STDEFORM_INLINE void prefetch(const T* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, to_write);
 }
 
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
@@ -139,14 +139,14 @@ STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
 
 // Rows of `n` numbers between a storage type and a compute type, vectors where the two go together.
 template <class T, class Real>
-inline void load_row(const T* from, int64_t n, Real* to) {
+inline void load_numbers(const T* from, int64_t n, Real* to) {
   int64_t i = 0;
   if constexpr (std::is_same_v<Compute<T>, Real>)
     for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
   for (; i < n; ++i) to[i] = Real(to_real(from[i]));
 }
 template <class Real, class T>
-inline void store_row(const Real* from, int64_t n, T* to) {
+inline void store_numbers(const Real* from, int64_t n, T* to) {
   int64_t i = 0;
   if constexpr (std::is_same_v<Compute<T>, Real>)
     for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
