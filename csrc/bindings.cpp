@@ -1,5 +1,5 @@
-// The Python module stdeform._C: the only file that knows Python. Arrays come in as capsules of
-// DLPack; errors go out as exceptions.
+// The Python module stdeform._C. The only file that knows Python: arrays arrive as DLPack capsules,
+// errors leave as exceptions.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,7 +22,7 @@ namespace py = pybind11;
 namespace stdeform {
 namespace {
 
-struct Shaped {
+struct ShapedArray {
   Array array;
   int64_t size[kMaxRank];
 };
@@ -35,8 +35,8 @@ DType to_dtype(const dlpack::DataType& from, const char* name) {
   throw std::invalid_argument(std::string(name) + " must hold floating-point numbers");
 }
 
-// The capsule keeps the memory alive, and its maker has to outlive the kernel.
-Shaped to_array(const py::capsule& from, int rank, const char* name) {
+// The capsule keeps the memory alive; the caller holds the capsule until the kernel has returned.
+ShapedArray to_array(const py::capsule& from, int rank, const char* name) {
   const auto* tensor =
       static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(from.ptr(), dlpack::kCapsule));
   if (!tensor) throw py::error_already_set();
@@ -48,7 +48,7 @@ Shaped to_array(const py::capsule& from, int rank, const char* name) {
     throw std::invalid_argument(std::string(name) +
                                 " has no memory: a fake or meta tensor reached the native core");
   }
-  Shaped shaped;
+  ShapedArray shaped;
   shaped.array.data = static_cast<char*>(tensor->data) + tensor->byte_offset;
   shaped.array.dtype = to_dtype(tensor->dtype, name);
   std::copy_n(tensor->shape, rank, shaped.size);
@@ -72,12 +72,12 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
                    const py::capsule& positions, const py::capsule& scores,
                    const py::object& reference) {
   Problem p;
-  const Shaped v = to_array(value, 4, "value");
-  const Shaped s = to_array(positions, 6, "positions");
+  const ShapedArray v = to_array(value, 4, "value");
+  const ShapedArray s = to_array(positions, 6, "positions");
   p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
   p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
   p.spatial_shapes = spatial_shapes.data();
-  // Cells are counted in 32 bits, and a head's rows in vectors of at least four numbers.
+  // Offsets into the packed copy of a head are 32-bit and count vectors of at least four numbers.
   if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument(
         "value must have fewer than 2^31 vectors of four channels per batch element and head, "
@@ -88,21 +88,21 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   p.positions = s.array;
   p.scores = to_array(scores, 5, "scores").array;
   if (!reference.is_none()) {
-    const Shaped r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
+    const ShapedArray r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
   }
   return p;
 }
 
-// `head_reference`: whether the gradient of the reference points comes per head, [B, Q, M, L, ..].
+// `is_per_head`: the gradient of the reference points is [B, Q, M, L, N or 2N] instead of
+// [B, Q, L, N or 2N].
 void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
-               const py::object& grad_scores, bool head_reference) {
+               const py::object& grad_scores, bool is_per_head) {
   p.out = split_heads(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
-  p.grad_reference =
-      optional_array(grad_reference, head_reference ? 5 : 4, "grad_reference_points");
+  p.grad_reference = optional_array(grad_reference, is_per_head ? 5 : 4, "grad_reference_points");
   p.grad_positions = optional_array(grad_positions, 6, "grad_positions");
   p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
 }

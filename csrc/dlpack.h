@@ -1,6 +1,6 @@
-// What DLPack puts into a capsule named "dltensor": the layout of a tensor for other libraries, as
-// fixed by its version 0 (https://dmlc.github.io/dlpack/latest/c_api.html). Whoever only looks,
-// and leaves the capsule's name alone, leaves the tensor to the capsule.
+// The struct in a DLPack capsule named "dltensor", version 0 of its ABI
+// (https://dmlc.github.io/dlpack/latest/c_api.html). We read the struct and do not rename the
+// capsule, so the capsule keeps the ownership of the tensor.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace stdeform::dlpack {
 
 constexpr const char* kCapsule = "dltensor";
-constexpr uint8_t kFloat = 2, kBfloat = 4;  // codes
+constexpr uint8_t kFloat = 2, kBfloat = 4;  // type codes
 
 struct DataType {
   uint8_t code, bits;
@@ -25,7 +25,7 @@ struct Tensor {
   int32_t ndim;
   DataType dtype;
   const int64_t* shape;
-  const int64_t* strides;  // in elements; PyTorch always gives them
+  const int64_t* strides;  // in elements; PyTorch always sets them
   uint64_t byte_offset;
 };
 

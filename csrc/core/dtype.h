@@ -1,4 +1,4 @@
-// Element types as they lie in memory, and scalar conversion to and from them.
+// Element types in memory, and scalar conversion to and from them.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The type in which coordinates, softmax and sums are computed for a value type.
+// The type in which coordinates, softmax and sums are computed, for each type of value.
 template <class T>
 struct ComputeType {
   using type = float;
@@ -40,7 +40,7 @@ using Compute = typename ComputeType<T>::type;
 // the linker must never merge their copies.
 namespace {
 
-// Calls f with a zero of the dtype's type.
+// Calls f with a zero of the dtype's C++ type, so that f can take it from decltype.
 template <class F>
 inline void visit_dtype(DType dtype, F f) {
   switch (dtype) {
@@ -70,14 +70,14 @@ STDEFORM_HOST_DEVICE inline float to_real(Half x) {
 #else
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
   const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
-  // Rebias the exponent by a multiplication, which makes subnormals right as well.
+  // The multiplication rebiases the exponent, and is right for subnormals too.
   const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
   const uint32_t special = magnitude | 0x7f800000u;  // infinity and NaN
   return bit_cast<float>(sign | ((x.bits & 0x7c00) == 0x7c00 ? special : finite));
 #endif
 }
 
-// Rounding to nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 STDEFORM_HOST_DEVICE inline void from_real(double x, double& out) { out = x; }
 STDEFORM_HOST_DEVICE inline void from_real(double x, float& out) { out = float(x); }
 STDEFORM_HOST_DEVICE inline void from_real(float x, float& out) { out = x; }
@@ -93,7 +93,7 @@ STDEFORM_HOST_DEVICE inline void from_real(float x, Half& out) {
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t sign = (bits >> 16) & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
-  // Below 2^-14 the sum aligns the value so that its last bit is a half's subnormal unit.
+  // Below 2^-14: adding 0.5 aligns the value, so that its last bit is the smallest subnormal half.
   const uint32_t subnormal =
       bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
   const uint32_t normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;

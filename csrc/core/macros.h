@@ -1,6 +1,5 @@
-// How code is marked that both compilers see: functions that must become part of their caller,
-// because kernels live from it, functions that a GPU may call too, and loops of a few steps that
-// must be unrolled for arrays to stay in registers.
+// Macros for code that both g++ and nvcc compile: forced inlining, functions for host and device,
+// and unrolling of short loops, without which small arrays do not stay in registers.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,29 +1,44 @@
-// One call of the operator, as plain addresses, sizes and strides. Knows no framework.
+// One call of the operator as plain addresses, sizes and strides. Knows no framework.
 #pragma once
 
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/macros.h"
 
 namespace stdeform {
 
 constexpr int kMaxAxes = 3;  // x, y, t
 constexpr int kMaxRank = 6;
 
-// A strided array; strides count elements. `data` is null where there is no array.
+// A strided array; strides count elements. `data` is null if there is no array.
 struct Array {
   void* data = nullptr;
   DType dtype = DType::f32;
   int64_t stride[kMaxRank] = {};
 };
 
-// Letters as in docs/conventions.md. Without `reference`, positions are sampling locations and
-// scores attention weights; with it, positions are sampling offsets and scores attention logits.
+namespace {
+
+// The first element of [b, i, m] in an array whose first axes are those of the value (i a cell) or
+// of the result (i a query).
+template <class T>
+STDEFORM_INLINE T* at(const Array& a, int64_t b, int64_t i, int64_t m) {
+  return static_cast<T*>(a.data) + b * a.stride[0] + i * a.stride[1] + m * a.stride[2];
+}
+
+}  // namespace
+
+// The letters are those of docs/conventions.md. The operator has two forms, and the kernels tell
+// them apart by `reference`:
+//              without reference points    with reference points
+//   positions  sampling locations          sampling offsets
+//   scores     attention weights           attention logits, before softmax
 struct Problem {
   int N = 0;  // axes of a level: 2 or 3
   int64_t B = 0, S = 0, M = 0, D = 0, Q = 0, L = 0, K = 0;
   const int64_t* spatial_shapes = nullptr;  // [L, N], outermost axis first
-  bool boxes = false;                       // reference holds centre and size
+  bool boxes = false;                       // reference points are boxes: centre, then size
 
   Array value;      // [B, S, M, D], last stride 1
   Array reference;  // [B, Q, L, N or 2N]
@@ -32,8 +47,8 @@ struct Problem {
 
   Array out;  // [B, Q, M, D]; forward: the result; backward: its gradient, last stride 1
 
-  // Backward only; contiguous, null where nobody asked. The CPU kernels write all of them in full,
-  // each in the dtype of its tensor; for those of CUDA see cuda/api.h.
+  // Backward only; contiguous, null if not requested. The CPU kernels write every element, in the
+  // dtype of the tensor; for CUDA see cuda/api.h.
   Array grad_value;      // [B, S, M, D]
   Array grad_reference;  // [B, Q, L, N or 2N]
   Array grad_positions;  // [B, Q, M, L, K, N]
@@ -41,7 +56,7 @@ struct Problem {
 
   // CPU only.
   int num_threads = 1;           // at most
-  bool use_all_threads = false;  // even where there is too little work for them
+  bool use_all_threads = false;  // even if there is too little work for them
 
   // CUDA only, backward.
   bool deterministic = false;  // the same bits in every run

@@ -1,5 +1,5 @@
-// Linear interpolation along one axis: which two cells a coordinate lies between, and how much
-// of each it reads. Shared by the CPU and the CUDA kernels.
+// The arithmetic of one sample: which two cells a coordinate lies between on each axis, the weights
+// of both, and linear interpolation. Shared by the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ STDEFORM_INLINE int64_t truncate(double x) { return int64_t(x); }
 STDEFORM_INLINE float to_float(int32_t x) { return float(x); }
 STDEFORM_INLINE double to_float(int64_t x) { return double(x); }
 
-// The cell at or before p, and how far behind it p lies.
+// cell = floor(p), fraction = p - cell.
 template <class Real, class Int>
 STDEFORM_INLINE void split(Real p, Int& cell, Real& fraction) {
   const Int toward_zero = truncate(p);
@@ -22,7 +22,7 @@ STDEFORM_INLINE void split(Real p, Int& cell, Real& fraction) {
   fraction = p - to_float(cell);
 }
 #ifdef __CUDA_ARCH__
-// The same with fewer instructions.
+// The same in fewer instructions.
 __device__ __forceinline__ void split(float p, int32_t& cell, float& fraction) {
   const float before = floorf(p);
   cell = int32_t(before);
@@ -30,41 +30,42 @@ __device__ __forceinline__ void split(float p, int32_t& cell, float& fraction) {
 }
 #endif
 
-// Cells `low` and `high` = `low` + 1, with weight and slope (the weight's derivative by the
-// coordinate) zero where the cell does not exist. Such a cell's number is that of the other one, or
-// 0 where neither exists, so that its address is always valid.
+// The cells `low` and `high` = `low` + 1 around a coordinate, with their weights and slopes (the
+// derivatives of the weights by the coordinate). A cell outside the volume has weight and slope
+// zero, and the index of the other cell, or 0 if both are outside, so that every index is valid.
 template <class Real, class Int>
 struct AxisSample {
   Int low, high;
   Real low_weight, high_weight;
   Real low_slope, high_slope;
   using Mask = decltype(Int() >= Int());
-  Mask has_low, has_high, has_any;  // whether the cell exists, or one of them
+  Mask has_low, has_high, has_any;  // whether the cell is inside, or either of them
 };
 
-// `pixel` = location * size - 0.5, so that cell i has its centre at i. A coordinate at which no
-// cell exists, NaN and infinity among them, reads nothing; `inside` says that there is none.
+// `pixel` = location * size - 0.5: the centre of cell i is at i. A coordinate with neither cell
+// inside reads nothing; that includes NaN and infinity. `is_inside` promises that every coordinate
+// has one.
 //
-// Real and Int are numbers, or vectors of as many of them; truncate and to_float convert between
-// the two.
+// Real and Int are numbers, or vectors with the same number of lanes; truncate and to_float convert
+// between them.
 template <class Real, class Int>
 STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cells,
-                                                  bool inside = false) {
+                                                  bool is_inside = false) {
   const Real zero = {}, one = zero + 1;
   const Int none = {};
   using Mask = typename AxisSample<Real, Int>::Mask;
-  const auto has_any = inside ? Mask(none >= none) : Mask((pixel >= -one) & (pixel < size));
-  const Real p = inside ? pixel : has_any ? pixel : zero - 2;
+  const auto has_any = is_inside ? Mask(none >= none) : Mask((pixel >= -one) & (pixel < size));
+  const Real p = is_inside ? pixel : has_any ? pixel : zero - 2;
   Int low;
   Real fraction;
   split(p, low, fraction);
   const Int high = low + 1;
   const auto has_low = Mask(p >= zero);
-  const Int existing_low = has_low ? low : none;
+  const Int inside_low = has_low ? low : none;
   const auto has_high = Mask((high >= none) & (high < cells));
   return {
-      existing_low,
-      has_high ? high : existing_low,
+      inside_low,
+      has_high ? high : inside_low,
       has_low ? one - fraction : zero,
       has_high ? fraction : zero,
       has_low ? -one : zero,
@@ -75,9 +76,9 @@ STDEFORM_INLINE AxisSample<Real, Int> sample_axis(Real pixel, Real size, Int cel
   };
 }
 
-// Interpolates the 2^N numbers at a sample's corners (bit n of a corner: the higher cell along axis
-// n), in place: `at[0]` becomes what the sample reads, `slope[n]` its derivative by the pixel
-// coordinate of axis n. Axis after axis; what is left after x are 2^(N-1) numbers, and so on.
+// Interpolates the 2^N numbers at the corners of a sample (bit n of a corner: the higher cell on
+// axis n), in place: at[0] becomes the interpolated number, slope[n] its derivative by the pixel
+// coordinate of axis n. Each axis halves the number of values that are left.
 template <int N, class Real, class Axes>
 STDEFORM_INLINE void interpolate(const Axes& axes, Real* at, Real* slope) {
   constexpr int kHalf = 1 << (N - 1);
