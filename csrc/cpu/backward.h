@@ -1,6 +1,23 @@
-// The backward kernel. Whole units take one pass over their samples; a head that is shared takes
-// one for what is read (dots), shared out by queries, and one for what is written (scatter), shared
-// out by rows, so that no two threads add to one row.
+// Backward kernel. ThreadPartition (threads.h) says which thread works on which head.
+//
+//   1 prefault       populate the pages of large results             Prefault       prefault.h
+//   For each head, which is one head of one batch element:
+//   2 pack           copy its value, and zero its gradient           PackedHeads    packed_heads.h
+//   For each query of the head:
+//   3 begin          scores -> attention weights                     SampleReader   sample_reader.h
+//   4 read           positions -> corner rows, for a chunk           SampleReader   sampling.h
+//   5 differentiate  dots: grad_out . row of each corner             differentiate  gather.h
+//                    scatter: row of grad_value += weight * grad_out
+//   6 add            dots -> gradients of positions and weights      SampleGrads    sample_grads.h
+//   7 finish         through the softmax, to the gradient of scores  SampleGrads    sample_grads.h
+//   For each head:
+//   8 unpack         round the gradient of its value once            PackedHeads    packed_heads.h
+//   For all heads:
+//   9 sum heads      add their gradients of reference points         sum_heads
+//
+// A whole head takes one pass over its samples. A shared head takes two: one for the dots, split by
+// queries, and one for the scatter, split by rows of grad_value, so that only one thread adds to
+// any row.
 #pragma once
 
 #include "cpu/packed_heads.h"
@@ -12,36 +29,37 @@ namespace stdeform {
 namespace {
 
 template <class T, int N>
-class Backward {
+class BackwardKernel {
   using Real = Compute<T>;
   using Rows = PackedRows<Real>;
 
-  // What one thread works with.
+  // The working memory of one thread.
   struct Scratch {
-    explicit Scratch(const Backward& f)
-        : reader(f.p_, f.table_),
-          grads(f.p_, f.table_, f.head_reference_.get()),
-          grad_out(new Real[f.vectors_ * kLanes<Real>]()) {}
+    explicit Scratch(const BackwardKernel& kernel)
+        : reader(kernel.p_, kernel.table_),
+          grads(kernel.p_, kernel.table_, kernel.head_reference_.get()),
+          grad_out(new Real[kernel.vectors_ * kLanes<Real>]()) {}
     SampleReader<Real, N> reader;
     SampleGrads<Real, N> grads;
     Chunk<Real, N, Rows> chunk;
     Dots<Real, N> dots;
-    std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros
+    std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros to whole vectors
   };
 
  public:
-  explicit Backward(const Problem& p)
+  explicit BackwardKernel(const Problem& p)
       : p_(p),
         partition_(p),
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
-        layout_{IntOf<Real>(vectors_), IntOf<Real>(p.S * vectors_)},
-        wants_samples_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
-        wants_value_(p.grad_value.data),
-        head_reference_(p.grad_reference.data ? new Real[p.B * p.M * p.Q * reference_width()]
-                                              : nullptr),
-        values_(wants_samples_ ? partition_.num_copies() : 0, p.S, p.D, vectors_),
-        grad_values_(wants_value_ ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
+        rows_{IntOf<Real>(vectors_), IntOf<Real>(p.S * vectors_)},
+        needs_dots_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
+        needs_scatter_(p.grad_value.data),
+        head_reference_(p.grad_reference.data
+                            ? new Real[p.B * p.M * p.Q * p.L * table_.reference_width]
+                            : nullptr),
+        values_(needs_dots_ ? partition_.num_copies() : 0, p.S, p.D, vectors_),
+        grad_values_(needs_scatter_ ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
     will_write(p.grad_value, p.B * p.S * p.M * p.D);
     will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
     will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
@@ -49,20 +67,10 @@ class Backward {
 
   void run() {
     partition_.run([this] {
-      prefault_.run();
+      prefault_.run();  // 1 prefault
       Scratch scratch(*this);
-      partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
-        load(head, copy, 0, p_.S);
-        if (!wants_value_) {
-          visit<true, Scatter::none>(scratch, head, copy, 0, p_.Q);
-        } else if (!wants_samples_) {
-          visit<false, Scatter::all>(scratch, head, copy, 0, p_.Q);
-        } else {
-          visit<true, Scatter::all>(scratch, head, copy, 0, p_.Q);
-        }
-        save(head, copy, 0, p_.S);
-      });
-      if (partition_.num_shared()) run_shared_heads(scratch);
+      run_whole_heads(scratch);
+      run_shared_heads(scratch);
       if (head_reference_) sum_heads();
     });
   }
@@ -72,72 +80,83 @@ class Backward {
     prefault_.add(to.data, size_t(numbers) * size_of(to.dtype));
   }
 
+  void run_whole_heads(Scratch& scratch) {
+    partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
+      pack(head, copy, 0, p_.S);
+      if (!needs_scatter_) {
+        run_queries<true, Scatter::none>(scratch, head, copy, 0, p_.Q);
+      } else if (!needs_dots_) {
+        run_queries<false, Scatter::all>(scratch, head, copy, 0, p_.Q);
+      } else {
+        run_queries<true, Scatter::all>(scratch, head, copy, 0, p_.Q);
+      }
+      unpack(head, copy, 0, p_.S);
+    });
+  }
+
   void run_shared_heads(Scratch& scratch) {
-    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { load(range...); });
-    if (wants_samples_) {
+    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
+    if (needs_dots_) {
       partition_.for_each_shared_range(
-          p_.Q, 4, [&](auto... range) { visit<true, Scatter::none>(scratch, range...); });
+          p_.Q, 4, [&](auto... range) { run_queries<true, Scatter::none>(scratch, range...); });
     }
-    if (wants_value_) {
+    if (needs_scatter_) {
       partition_.for_each_shared_range(
           p_.S, 1, [&](int64_t head, int64_t copy, int64_t begin, int64_t end) {
             const RowRange range = {begin * vectors_, end * vectors_};
-            visit<false, Scatter::range>(scratch, head, copy, 0, p_.Q, range);
+            run_queries<false, Scatter::range>(scratch, head, copy, 0, p_.Q, range);
           });
     }
-    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { save(range...); });
+    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { unpack(range...); });
   }
 
-  void load(int64_t head, int64_t copy, int64_t begin, int64_t end) {
-    if (wants_samples_) {
-      const int64_t* s = p_.value.stride;
-      const T* from =
-          static_cast<const T*>(p_.value.data) + head / p_.M * s[0] + head % p_.M * s[2];
-      values_.pack(copy, from, s[1], begin, end);
+  // 2 pack: cells [begin, end) of a head.
+  void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
+    if (needs_dots_) {
+      const T* value = at<T>(p_.value, head / p_.M, 0, head % p_.M);
+      values_.pack(copy, value, p_.value.stride[1], begin, end);
     }
-    if (wants_value_) grad_values_.zero(copy, begin, end);
+    if (needs_scatter_) grad_values_.zero(copy, begin, end);
   }
 
-  void save(int64_t head, int64_t copy, int64_t begin, int64_t end) {
-    if (!wants_value_) return;
-    T* to = static_cast<T*>(p_.grad_value.data);
-    to += head / p_.M * p_.S * p_.M * p_.D + head % p_.M * p_.D;
-    grad_values_.unpack(copy, to, p_.M * p_.D, begin, end);
+  // 8 unpack: cells [begin, end) of a head.
+  void unpack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
+    if (!needs_scatter_) return;
+    T* grad_value = at<T>(p_.grad_value, head / p_.M, 0, head % p_.M);
+    grad_values_.unpack(copy, grad_value, p_.grad_value.stride[1], begin, end);
   }
 
   // One pass over the samples of queries [begin, end) of a head.
-  template <bool wants_dots, Scatter to>
-  void visit(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
-             RowRange range = {}) {
+  template <bool with_dots, Scatter scatter>
+  void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
+                   RowRange range = {}) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* rows = wants_dots ? values_[copy] : nullptr;
-    Real* grad_rows = to == Scatter::none ? nullptr : grad_values_[copy];
-    const int64_t* s = p_.out.stride;
-    const T* grad_out = static_cast<const T*>(p_.out.data) + b * s[0] + m * s[2];
+    const T* grad_out = at<T>(p_.out, b, 0, m);                                  // [Q, D]
+    const T* value = with_dots ? values_[copy] : nullptr;                        // [S + 1, D]
+    Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];  // [S + 1, D]
+    const int64_t grad_out_stride = p_.out.stride[1];
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) {
         scratch.reader.prefetch(b, q + kPrefetch, m);
-        prefetch<false>(grad_out + (q + kPrefetch) * s[1], p_.D);
-        if (wants_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
+        prefetch<false>(grad_out + (q + kPrefetch) * grad_out_stride, p_.D);
+        if (with_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
       }
-      load_numbers(grad_out + q * s[1], p_.D, scratch.grad_out.get());
-      const Real* attention = scratch.reader.begin(b, q, m);
-      if (wants_dots) scratch.grads.begin_query();
+      load_numbers(grad_out + q * grad_out_stride, p_.D, scratch.grad_out.get());
+      const Real* attention = scratch.reader.begin(b, q, m);  // 3 begin
+      if (with_dots) scratch.grads.begin_query();
       for (int64_t first = 0; first < table_.count; first += kChunk) {
-        scratch.reader.read(b, q, m, first, layout_, scratch.chunk);
-        differentiate<wants_dots, to>(rows, grad_rows, vectors_, scratch.grad_out.get(),
-                                      scratch.chunk, range, scratch.dots);
-        if (wants_dots) scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);
+        scratch.reader.read(b, q, m, first, rows_, scratch.chunk);  // 4 read
+        differentiate<with_dots, scatter>(value, grad_value, vectors_, scratch.grad_out.get(),
+                                          scratch.chunk, range, scratch.dots);  // 5 differentiate
+        if (with_dots) scratch.grads.add(b, q, m, first, scratch.chunk, scratch.dots);  // 6 add
       }
-      if (wants_dots) scratch.grads.finish_query(b, q, m, attention);
+      if (with_dots) scratch.grads.finish_query(b, q, m, attention);  // 7 finish
     }
   }
 
-  int64_t reference_width() const { return p_.L * (p_.boxes ? 2 * N : N); }
-
-  // The heads share their reference points; their gradients are added in the order of heads.
+  // 9 sum heads: they share their reference points. Added in the order of the heads.
   void sum_heads() const {
-    const int64_t width = reference_width();
+    const int64_t width = p_.L * table_.reference_width;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < p_.B * p_.Q; ++i) {
       const Real* first = head_reference_.get() + (i / p_.Q * p_.M * p_.Q + i % p_.Q) * width;
@@ -153,9 +172,9 @@ class Backward {
   const ThreadPartition partition_;
   const SampleTable<Real, N> table_;
   const int64_t vectors_;  // per row, the last one padded
-  const Rows layout_;
-  const bool wants_samples_, wants_value_;
-  const std::unique_ptr<Real[]> head_reference_;  // [B, M, Q, L, N or 2N]
+  const Rows rows_;
+  const bool needs_dots_, needs_scatter_;
+  const std::unique_ptr<Real[]> head_reference_;  // per head: [B, M, Q, L, N or 2N]
   PackedHeads<T> values_;
   PackedHeads<Real> grad_values_;
   Prefault prefault_;

@@ -1,9 +1,6 @@
-// Forward and backward of one instruction set: who works on what, in which order.
+// The kernels of one instruction set: a call goes to the kernel for its dtype and number of axes.
 //
-// A unit is one batch row and head. Whole units go to one thread each, which keeps a packed copy
-// of the unit's value in its cache; the units left over, fewer than the threads, are worked on by
-// all threads together, split by queries (forward, dots) or by rows of the gradient (scatter).
-// Each sum is formed in the same order either way, so results do not depend on the threads.
+// Every sum is formed in the same order for any number of threads, so results do not depend on it.
 #pragma once
 
 #include "cpu/backward.h"
@@ -14,7 +11,7 @@ namespace {
 
 // Calls run(zero of the value's type, number of axes as a constant).
 template <class F>
-void dispatch(const Problem& p, F run) {
+void visit_dtype_and_axes(const Problem& p, F run) {
   visit_dtype(p.value.dtype, [&](auto zero) {
     if (p.N == 3) {
       run(zero, std::integral_constant<int, 3>{});
@@ -24,12 +21,14 @@ void dispatch(const Problem& p, F run) {
   });
 }
 
-void forward(const Problem& p) {
-  dispatch(p, [&](auto zero, auto axes) { run_forward<decltype(zero), axes>(p); });
+void isa_forward(const Problem& p) {
+  visit_dtype_and_axes(p,
+                       [&](auto zero, auto axes) { run_forward_kernel<decltype(zero), axes>(p); });
 }
 
-void backward(const Problem& p) {
-  dispatch(p, [&](auto zero, auto axes) { Backward<decltype(zero), axes>(p).run(); });
+void isa_backward(const Problem& p) {
+  visit_dtype_and_axes(
+      p, [&](auto zero, auto axes) { BackwardKernel<decltype(zero), axes>(p).run(); });
 }
 
 }  // namespace

@@ -1,4 +1,14 @@
-// The forward kernel.
+// Forward kernel. ThreadPartition (threads.h) says which thread works on which head.
+//
+//   1 prefault  populate the pages of a large result                 Prefault       prefault.h
+//   For each head, which is one head of one batch element:
+//   2 pack      copy its value, unless it is read by few samples     PackedHeads    packed_heads.h
+//   For each query of the head:
+//   3 begin     scores -> attention weights, with softmax of logits  SampleReader   sample_reader.h
+//   4 read      positions -> pixel coordinates -> 2^N corner rows    SampleReader   sampling.h
+//               and their weights, for a chunk of samples
+//   5 gather    sum += weight * row, over samples and corners        gather         gather.h
+//   6 store     round the sum once, to the value's dtype             store_numbers  simd.h
 #pragma once
 
 #include "cpu/gather.h"
@@ -9,82 +19,84 @@
 namespace stdeform {
 namespace {
 
-// Reads the values of a head from a packed copy (PackedRows) or where they are (StridedRows).
+// Rows says where a head's value is read: from a packed copy (PackedRows) or from the caller's
+// array (StridedRows).
 template <class T, int N, class Rows>
-class Forward {
+class ForwardKernel {
   using Real = Compute<T>;
-  static constexpr bool packed = std::is_same_v<Rows, PackedRows<Real>>;
+  static constexpr bool kIsPacked = std::is_same_v<Rows, PackedRows<Real>>;
 
-  // What one thread works with.
+  // The working memory of one thread.
   struct Scratch {
-    explicit Scratch(const Forward& f)
-        : reader(f.p_, f.table_), sum(new Real[f.vectors_ * kLanes<Real>]) {}
+    explicit Scratch(const ForwardKernel& kernel)
+        : reader(kernel.p_, kernel.table_), sum(new Real[kernel.vectors_ * kLanes<Real>]) {}
     SampleReader<Real, N> reader;
     Chunk<Real, N, Rows> chunk;
-    std::unique_ptr<Real[]> sum;  // [D], padded
+    std::unique_ptr<Real[]> sum;  // [D], padded to whole vectors
   };
 
  public:
-  explicit Forward(const Problem& p)
+  explicit ForwardKernel(const Problem& p)
       : p_(p),
         partition_(p),
         table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
-        zeros_(packed ? nullptr : new T[p.D]()),
-        values_(packed ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
+        zeros_(kIsPacked ? nullptr : new T[p.D]()),
+        values_(kIsPacked ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
     prefault_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
   }
 
   void run() {
     partition_.run([this] {
-      prefault_.run();
+      prefault_.run();  // 1 prefault
       Scratch scratch(*this);
       partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
         pack(head, copy, 0, p_.S);
-        attend(scratch, head, copy, 0, p_.Q);
+        run_queries(scratch, head, copy, 0, p_.Q);
       });
       partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
-      partition_.for_each_shared_range(p_.Q, 4, [&](auto... range) { attend(scratch, range...); });
+      partition_.for_each_shared_range(p_.Q, 4,
+                                       [&](auto... range) { run_queries(scratch, range...); });
     });
   }
 
  private:
-  const T* head_value(int64_t head) const {
-    const int64_t* s = p_.value.stride;
-    return static_cast<const T*>(p_.value.data) + head / p_.M * s[0] + head % p_.M * s[2];
-  }
+  const T* head_value(int64_t head) const { return at<T>(p_.value, head / p_.M, 0, head % p_.M); }
 
+  // 2 pack: cells [begin, end) of a head.
   void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
-    if (packed) values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
+    if (kIsPacked) values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
   }
 
-  Rows layout(const T* rows) const {
-    if constexpr (packed) return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
-    // In elements, between arrays that are not one: both are aligned to their element.
-    const auto bytes = reinterpret_cast<intptr_t>(zeros_.get()) - reinterpret_cast<intptr_t>(rows);
+  // `value` is the first row of a head.
+  Rows rows_of(const T* value) const {
+    if constexpr (kIsPacked) return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
+    // From the value to the zeros, two separate arrays, in elements: both are aligned to those.
+    const auto bytes = reinterpret_cast<intptr_t>(zeros_.get()) - reinterpret_cast<intptr_t>(value);
     return {typename Rows::Offset(p_.value.stride[1]),
             typename Rows::Offset(bytes / intptr_t(sizeof(T)))};
   }
 
-  void attend(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
+  // Queries [begin, end) of a head.
+  void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* rows = packed ? values_[copy] : head_value(head);
-    const Rows where = layout(rows);
-    const int64_t* s = p_.out.stride;
-    T* out = static_cast<T*>(p_.out.data) + b * s[0] + m * s[2];
+    const T* value = kIsPacked ? values_[copy] : head_value(head);  // [S, D]
+    const Rows rows = rows_of(value);
+    const int64_t out_stride = p_.out.stride[1];
+    T* out = at<T>(p_.out, b, 0, m);  // [Q, D]
     Real* sum = scratch.sum.get();
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) {
         scratch.reader.prefetch(b, q + kPrefetch, m);
-        prefetch<true>(out + (q + kPrefetch) * s[1], p_.D);
+        prefetch<true>(out + (q + kPrefetch) * out_stride, p_.D);
       }
-      scratch.reader.begin(b, q, m);
+      scratch.reader.begin(b, q, m);  // 3 begin
       std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
-        scratch.reader.read(b, q, m, first, where, scratch.chunk);
-        gather(rows, vectors_, scratch.chunk, sum);
+        scratch.reader.read(b, q, m, first, rows, scratch.chunk);  // 4 read
+        gather(value, vectors_, scratch.chunk, sum);               // 5 gather
       }
-      store_numbers(sum, p_.D, out + q * s[1]);
+      store_numbers(sum, p_.D, out + q * out_stride);  // 6 store
     }
   }
 
@@ -92,21 +104,21 @@ class Forward {
   const ThreadPartition partition_;
   const SampleTable<Real, N> table_;
   const int64_t vectors_;             // per row, the last one padded
-  const std::unique_ptr<T[]> zeros_;  // what a corner that does not exist reads, if not packed
+  const std::unique_ptr<T[]> zeros_;  // [D], the row outside the volume, if not packed
   PackedHeads<T> values_;
   Prefault prefault_;
 };
 
 template <class T, int N>
-void run_forward(const Problem& p) {
+void run_forward_kernel(const Problem& p) {
   using Real = Compute<T>;
-  // With few samples, packing would cost more than the reads. These go to the value itself then,
-  // which needs rows of whole vectors.
-  const bool few = p.Q * p.L * p.K * (1 << N) <= 2 * p.S;
-  if (few && p.D % kLanes<Real> == 0) {
-    Forward<T, N, StridedRows>(p).run();
+  // With few samples, packing would cost more than the strided reads that it saves. Those need rows
+  // of whole vectors.
+  const bool has_few_samples = p.Q * p.L * p.K * (1 << N) <= 2 * p.S;
+  if (has_few_samples && p.D % kLanes<Real> == 0) {
+    ForwardKernel<T, N, StridedRows>(p).run();
   } else {
-    Forward<T, N, PackedRows<Real>>(p).run();
+    ForwardKernel<T, N, PackedRows<Real>>(p).run();
   }
 }
 

@@ -1,7 +1,9 @@
-// The inner loops: rows of channels read, weighted, dotted and accumulated, vector by vector.
+// The inner loops over samples, corners and channels: gather for the forward, dots and scatter for
+// the backward.
 //
-// A row of `vectors` vectors is worked on in blocks that fit the registers; every head_dim is a
-// sum of such blocks, so the usual ones (16, 32, 48, 64, 96, 128) and all others take one path.
+// A row, the D channels of one cell, is processed in blocks of a few vectors, which fit the
+// registers. Every head_dim is a sum of such blocks, the usual ones (16, 32, 48, 64, 96, 128) and
+// all others.
 #pragma once
 
 #include "cpu/sample_reader.h"
@@ -31,18 +33,18 @@ STDEFORM_INLINE void for_each_block(int64_t vectors, F f) {
   }
 }
 
-// sum += sum over samples and corners of weight * row, for one block of channels.
+// sum += weight * row over samples and corners, for one block of channels.
 template <int width, class T, class Real, int N, class Rows>
-STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Rows>& chunk, Real* sum) {
+STDEFORM_INLINE void gather_block(const T* value, const Chunk<Real, N, Rows>& chunk, Real* sum) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
-  // Several sums per channel, so that no addition waits for the one just before it.
+  // Several sums per channel, so that an addition does not wait for the one before it.
   constexpr int kSums = width <= 3 ? 4 : (width <= 6 ? 2 : 1);
   Vector<Real> sums[kSums][width] = {};
   for (int i = 0; i < chunk.count; ++i) {
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const T* row = rows + int64_t(chunk.offset[c][i]) * Rows::unit;
+      const T* row = value + int64_t(chunk.offset[c][i]) * Rows::kOffsetUnit;
       const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
       for (int v = 0; v < width; ++v) sums[c % kSums][v] += weight * load(row + v * W);
@@ -56,35 +58,36 @@ STDEFORM_INLINE void gather_block(const T* rows, const Chunk<Real, N, Rows>& chu
 }
 
 template <class T, class Real, int N, class Rows>
-STDEFORM_INLINE void gather(const T* rows, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
+STDEFORM_INLINE void gather(const T* value, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
                             Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
-    gather_block<width>(rows + channel, chunk, sum + channel);
+    gather_block<width>(value + channel, chunk, sum + channel);
   });
 }
 
-// Dot products of a row of grad_out with every corner's row, [sample][corner].
+// Dot products of grad_out with the row of each corner, [sample][corner].
 template <class Real, int N>
 struct Dots {
-  // Lane sums are written a vector at a time, past the last sample too.
+  // Padded: lane sums are written a vector at a time, also past the last sample.
   alignas(64) Real of[(kChunk << N) + kLanes<Real>];
 };
 
-// Which rows of the value's gradient the caller owns, as offsets [begin, end).
+// The rows of the value's gradient that the caller may add to, as offsets [begin, end).
 struct RowRange {
   int64_t begin, end;
 };
 
-// What a pass over the samples does: dots (dots = row of grad_out with rows of the value), and
-// scatter (rows of the value's gradient += weight * row of grad_out) to all rows or to a range.
-// Rows are added to in the order of samples and corners, whatever else the pass does.
+// A pass over the samples computes the dots, or scatters (gradient row += weight * grad_out) to all
+// rows or to a range of them, or both. A row is added to in the order of samples and corners, for
+// any combination.
 enum class Scatter { none, all, range };
 
-template <int width, bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
-STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const Real* grad_out,
+// `grad_out`, [D], and the rows are those of one block of channels.
+template <int width, bool with_dots, Scatter scatter, class T, class Real, int N, class Rows>
+STDEFORM_INLINE void differentiate_block(const T* value, Real* grad_value, const Real* grad_out,
                                          const Chunk<Real, N, Rows>& chunk, RowRange range,
-                                         bool first, Dots<Real, N>& dots) {
+                                         bool is_first_block, Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
@@ -94,22 +97,22 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
       const int64_t offset = chunk.offset[c][i];
-      if constexpr (wants_dots) {
-        const T* row = rows + offset * Rows::unit;
+      if constexpr (with_dots) {
+        const T* row = value + offset * Rows::kOffsetUnit;
         products[c] = grad[0] * load(row);
 #pragma GCC unroll 8
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
-      if (to == Scatter::all ||
-          (to == Scatter::range && offset >= range.begin && offset < range.end)) {
-        Real* row = grad_rows + offset * Rows::unit;
+      if (scatter == Scatter::all ||
+          (scatter == Scatter::range && offset >= range.begin && offset < range.end)) {
+        Real* row = grad_value + offset * Rows::kOffsetUnit;
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
         for (int v = 0; v < width; ++v) store(row + v * W, load(row + v * W) + weight * grad[v]);
       }
     }
-    if constexpr (wants_dots) {
-      if (first) {
+    if constexpr (with_dots) {
+      if (is_first_block) {
         store_lane_sums<Real, kCorners>(products, dots.of + i * kCorners);
       } else {
         alignas(64) Real sums[kCorners + W];
@@ -120,13 +123,13 @@ STDEFORM_INLINE void differentiate_block(const T* rows, Real* grad_rows, const R
   }
 }
 
-template <bool wants_dots, Scatter to, class T, class Real, int N, class Rows>
-inline void differentiate(const T* rows, Real* grad_rows, int64_t vectors, const Real* grad_out,
+template <bool with_dots, Scatter scatter, class T, class Real, int N, class Rows>
+inline void differentiate(const T* value, Real* grad_value, int64_t vectors, const Real* grad_out,
                           const Chunk<Real, N, Rows>& chunk, RowRange range, Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
-    differentiate_block<width, wants_dots, to>(rows + channel, grad_rows + channel,
-                                               grad_out + channel, chunk, range, first == 0, dots);
+    differentiate_block<width, with_dots, scatter>(
+        value + channel, grad_value + channel, grad_out + channel, chunk, range, first == 0, dots);
   });
 }
 

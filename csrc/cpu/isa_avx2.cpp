@@ -8,5 +8,5 @@ static bool is_usable() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
-const Isa kAvx2 = {"avx2", is_usable, forward, backward};
+const Isa kAvx2 = {"avx2", is_usable, isa_forward, isa_backward};
 }  // namespace stdeform

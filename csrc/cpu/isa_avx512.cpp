@@ -9,5 +9,5 @@ static bool is_usable() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-const Isa kAvx512 = {"avx512", is_usable, forward, backward};
+const Isa kAvx512 = {"avx512", is_usable, isa_forward, isa_backward};
 }  // namespace stdeform

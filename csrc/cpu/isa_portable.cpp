@@ -5,5 +5,5 @@
 
 namespace stdeform {
 static bool is_usable() { return true; }
-const Isa kPortable = {"portable", is_usable, forward, backward};
+const Isa kPortable = {"portable", is_usable, isa_forward, isa_backward};
 }  // namespace stdeform

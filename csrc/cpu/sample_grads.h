@@ -1,5 +1,6 @@
-// From the dot products of grad_out with every corner's row to the gradients of what the caller
-// passed per sample: positions, scores, reference points.
+// Gradients of positions, scores and reference points, from one dot product per corner: that of
+// grad_out with the corner's row. Interpolating these gives the gradient of the attention weight;
+// with the weights of one axis replaced by their slopes, that of the pixel coordinate.
 #pragma once
 
 #include "cpu/gather.h"
@@ -15,31 +16,32 @@ class SampleGrads {
   using Ints = IntVector<Real>;
 
  public:
-  // `head_reference`: room for the reference points' gradient per head, [B, M, Q, L, N or 2N];
-  // null where nobody asked.
+  // `head_reference` receives the reference points' gradient per head, [B, M, Q, L, N or 2N]; null
+  // if it is not requested.
   SampleGrads(const Problem& p, const SampleTable<Real, N>& table, Real* head_reference)
       : p_(p),
         table_(table),
         head_reference_(head_reference),
-        attention_(new Real[round_up(table.count, kChunk)]),
-        reference_(new Real[p.L * 2 * N * W]) {}
+        grad_attention_(new Real[round_up(table.count, kChunk)]),
+        grad_reference_(new Real[p.L * 2 * N * W]) {}
 
-  // As SampleReader::prefetch, for what a later query of the same head will write.
+  // Like SampleReader::prefetch, for what a later query of the same head will write.
   void prefetch(int64_t b, int64_t q, int64_t m) const {
-    const int64_t first = ((b * p_.Q + q) * p_.M + m) * table_.count;
+    const int64_t first = first_sample(b, q, m);
     prefetch_numbers(p_.grad_positions, first * N, table_.count * N);
     prefetch_numbers(p_.grad_scores, first, table_.count);
   }
 
   void begin_query() {
-    if (head_reference_) std::fill(&reference_[0], &reference_[p_.L * 2 * N * W], Real(0));
+    if (head_reference_)
+      std::fill(&grad_reference_[0], &grad_reference_[p_.L * 2 * N * W], Real(0));
   }
 
-  // Samples [first, first + chunk.count) of a query and head.
+  // Samples [first, first + chunk.count) of the query.
   template <class Rows>
   void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Rows>& chunk,
            const Dots<Real, N>& dots) {
-    alignas(64) Real pixel[N][kChunk];  // gradient of the pixel coordinate
+    alignas(64) Real grad_pixel[N][kChunk];  // of the pixel coordinates
     for (int i = 0; i < chunk.count; i += W) {
       struct {
         Reals low_weight, high_weight, low_slope, high_slope;
@@ -48,29 +50,28 @@ class SampleGrads {
         axes[n] = {load(&chunk.low_weight[n][i]), load(&chunk.high_weight[n][i]),
                    load(&chunk.low_slope[n][i]), load(&chunk.high_slope[n][i])};
       }
-      Reals read[kCorners], slope[N];
-      take_apart<kCorners>(dots.of + i * kCorners, read);
-      interpolate<N>(axes, read, slope);
-      store(&attention_[first + i], read[0]);
+      Reals corners[kCorners], slope[N];
+      deinterleave<kCorners>(dots.of + i * kCorners, corners);
+      interpolate<N>(axes, corners, slope);
+      store(&grad_attention_[first + i], corners[0]);
       for (int n = 0; n < N; ++n) {
-        store(&pixel[n][i], load(&chunk.attention[i]) * slope[n]);
+        store(&grad_pixel[n][i], load(&chunk.attention[i]) * slope[n]);
       }
     }
-    if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, pixel);
-    if (head_reference_) add_reference(first, chunk, pixel);
+    if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, grad_pixel);
+    if (head_reference_) add_reference(first, chunk, grad_pixel);
   }
 
-  // After the last chunk; `attention` are the weights of all samples.
+  // After the last chunk. `attention`: the query's attention weights, [L * K].
   void finish_query(int64_t b, int64_t q, int64_t m, const Real* attention) {
     if (p_.grad_scores.data) {
       if (p_.reference.data) differentiate_softmax(attention);
-      write_numbers(p_.grad_scores, ((b * p_.Q + q) * p_.M + m) * table_.count, attention_.get(),
-                    table_.count);
+      write_numbers(p_.grad_scores, first_sample(b, q, m), grad_attention_.get(), table_.count);
     }
     if (head_reference_) {
-      const int64_t width = p_.L * (p_.boxes ? 2 * N : N);
+      const int64_t width = p_.L * table_.reference_width;
       Real* to = head_reference_ + ((b * p_.M + m) * p_.Q + q) * width;
-      for (int64_t r = 0; r < width; ++r) to[r] = reduce<W>(load(&reference_[r * W]), plus);
+      for (int64_t r = 0; r < width; ++r) to[r] = reduce<W>(load(&grad_reference_[r * W]), plus);
     }
   }
 
@@ -83,6 +84,11 @@ class SampleGrads {
   }
 
  private:
+  // Of a query and head, in contiguous arrays [B, Q, M, L, K].
+  int64_t first_sample(int64_t b, int64_t q, int64_t m) const {
+    return ((b * p_.Q + q) * p_.M + m) * table_.count;
+  }
+
   static void prefetch_numbers(const Array& to, int64_t at, int64_t n) {
     if (!to.data) return;
     visit_dtype(to.dtype, [&](auto zero) {
@@ -92,45 +98,46 @@ class SampleGrads {
 
   template <class Rows>
   void write_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                       const Chunk<Real, N, Rows>& chunk, const Real (*pixel)[kChunk]) const {
+                       const Chunk<Real, N, Rows>& chunk, const Real (*grad_pixel)[kChunk]) const {
     alignas(64) Real grad[kChunk * N];
     for (int i = 0; i < chunk.count; ++i)
       for (int n = 0; n < N; ++n) {
-        // A coordinate that reads nothing passes nothing, whatever its scale.
-        const Real g = pixel[n][i];
+        // A coordinate that reads nothing has no gradient, even if its scale is infinite or NaN.
+        const Real g = grad_pixel[n][i];
         grad[i * N + n] = g == Real(0) ? Real(0) : g * chunk.scale[n][i];
       }
-    const int64_t sample = ((b * p_.Q + q) * p_.M + m) * table_.count + first;
+    const int64_t sample = first_sample(b, q, m) + first;
     write_numbers(p_.grad_positions, sample * N, grad, chunk.count * N);
   }
 
   template <class Rows>
   void add_reference(int64_t first, const Chunk<Real, N, Rows>& chunk,
-                     const Real (*pixel)[kChunk]) {
-    const int width = p_.boxes ? 2 * N : N;
-    const Real per_box = Real(0.5) / Real(p_.K);
+                     const Real (*grad_pixel)[kChunk]) {
+    const int width = table_.reference_width;
     for (int i = 0; i < chunk.count; i += W) {
       const Ints levels = load(&table_.level[first + i]);
       const int64_t last = std::min(first + i + W, table_.count) - 1;
       for (int n = 0; n < N; ++n) {
         const Reals size = to_float(load(&table_.cells[n][first + i]));
-        const Reals g = load(&pixel[n][i]);
+        const Reals g = load(&grad_pixel[n][i]);
         const Reals by_centre = g * size;
         // A coordinate that reads nothing may be infinite.
-        const Reals by_box =
-            g == Real(0) ? Reals{} : by_centre * load(&chunk.position[n][i]) * per_box;
+        const Reals by_box = g == Real(0)
+                                 ? Reals{}
+                                 : by_centre * load(&chunk.position[n][i]) * table_.half_per_point;
         for (int64_t l = table_.level[first + i]; l <= table_.level[last]; ++l) {
-          const auto here = (levels == Ints{} + IntOf<Real>(l)) & lanes_below(last + 1 - first - i);
-          Real* level = &reference_[l * width * W];
-          store(level + n * W, load(level + n * W) + (here ? by_centre : Reals{}));
+          const auto is_here =
+              (levels == Ints{} + IntOf<Real>(l)) & lanes_below(last + 1 - first - i);
+          Real* level = &grad_reference_[l * width * W];
+          store(level + n * W, load(level + n * W) + (is_here ? by_centre : Reals{}));
           if (!p_.boxes) continue;
-          store(level + (N + n) * W, load(level + (N + n) * W) + (here ? by_box : Reals{}));
+          store(level + (N + n) * W, load(level + (N + n) * W) + (is_here ? by_box : Reals{}));
         }
       }
     }
   }
 
-  // Lanes at and past `count` hold no sample.
+  // A mask of the first `count` lanes; the others hold no sample.
   static auto lanes_below(int64_t count) {
     Ints lane;
     for (int i = 0; i < W; ++i) lane[i] = i;
@@ -139,12 +146,12 @@ class SampleGrads {
 
   void differentiate_softmax(const Real* attention) {
     const int64_t padded = round_up(table_.count, W);
-    std::fill(&attention_[table_.count], &attention_[padded], Real(0));
+    std::fill(&grad_attention_[table_.count], &grad_attention_[padded], Real(0));
     Reals sums = {};
-    for (int64_t i = 0; i < padded; i += W) sums += load(attention + i) * load(&attention_[i]);
+    for (int64_t i = 0; i < padded; i += W) sums += load(attention + i) * load(&grad_attention_[i]);
     const Real sum = reduce<W>(sums, plus);
     for (int64_t i = 0; i < padded; i += W)
-      store(&attention_[i], load(attention + i) * (load(&attention_[i]) - sum));
+      store(&grad_attention_[i], load(attention + i) * (load(&grad_attention_[i]) - sum));
   }
 
   static constexpr auto plus = [](Reals a, Reals b) { return a + b; };
@@ -152,8 +159,9 @@ class SampleGrads {
   const Problem& p_;
   const SampleTable<Real, N>& table_;
   Real* head_reference_;
-  std::unique_ptr<Real[]> attention_;  // gradient of the attention weights, then of the scores
-  std::unique_ptr<Real[]> reference_;  // of this query and head, [L, N or 2N] vectors to add up
+  // Of the current query and head:
+  std::unique_ptr<Real[]> grad_attention_;  // [L * K], then the gradient of the scores
+  std::unique_ptr<Real[]> grad_reference_;  // [L, N or 2N, W], to be summed over the last axis
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
-// From what the caller passes for one query and head to where its samples read and how much.
+// Reads the samples of one query and head: where each of their corners lies in the value, and with
+// which weight it is read.
 //
-// Samples of a head are numbered i = l * K + k. They are worked on in chunks, as structures of
-// arrays, a vector of samples at a time.
+// The samples of a head are numbered i = l * K + k. They are processed in chunks, stored as
+// structures of arrays, one vector of samples per step. The length of a vector is W.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,7 @@
 
 #include "core/problem.h"
 #include "cpu/softmax.h"
-// After simd.h, whose truncate and to_float for vectors its templates must see.
+// After simd.h: its templates must see the truncate and to_float for vectors that simd.h declares.
 #include "core/sampling.h"
 
 namespace stdeform {
@@ -18,13 +19,18 @@ namespace {
 constexpr int kPrefetch = 4;  // queries ahead
 constexpr int kChunk = 64;    // samples; a multiple of every instruction set's lanes
 
-// What is the same for every query: the level of each sample. Axes count from x.
+// What all queries have in common: the level of each sample. Axis 0 is x.
 template <class Real, int N>
 class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  explicit SampleTable(const Problem& p) : count(p.L * p.K), level(padded()), first_cell(padded()) {
+  explicit SampleTable(const Problem& p)
+      : count(p.L * p.K),
+        reference_width(p.boxes ? 2 * N : N),
+        half_per_point(Real(0.5) / Real(p.K)),
+        level(padded()),
+        first_cell(padded()) {
     for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
     int64_t first = 0;
     for (int64_t l = 0; l < p.L; ++l) {
@@ -45,11 +51,14 @@ class SampleTable {
     }
   }
 
-  int64_t count;  // L * K
+  const int64_t count;        // L * K
+  const int reference_width;  // N for points, 2N for boxes: centre, then size
+  const Real half_per_point;  // 1 / 2K: an offset of 1 in a box is this fraction of its size
+  // Of each sample, [L * K] padded to whole chunks:
   std::unique_ptr<Int[]> level;
-  std::unique_ptr<Int[]> cells[N];        // of the sample's level along the axis
-  std::unique_ptr<Int[]> cell_stride[N];  // cells between neighbours along the axis
-  std::unique_ptr<Int[]> first_cell;      // of the level, in 0..S
+  std::unique_ptr<Int[]> cells[N];        // size of its level along the axis
+  std::unique_ptr<Int[]> cell_stride[N];  // distance of neighbours along the axis, in cells
+  std::unique_ptr<Int[]> first_cell;      // of its level, in 0..S
 
  private:
   std::unique_ptr<Int[]> padded() const {
@@ -57,17 +66,18 @@ class SampleTable {
   }
 };
 
-// How a cell's row of channels is found: `unit * offset` elements from the first row, where offset
-// is cell * stride, or `outside` for a corner that does not exist, where a row of zeros lies.
+// How the row of a cell, its D channels, is found: `kOffsetUnit * offset` elements from the first
+// row of the head. The offset is cell * stride, or `outside`, that of a row of zeros, for a corner
+// outside the volume.
 template <class Real>
 struct PackedRows {
   using Offset = IntOf<Real>;
-  static constexpr int unit = kLanes<Real>;  // a vector, so that 32 bits reach far
+  static constexpr int kOffsetUnit = kLanes<Real>;  // whole vectors, to reach further with 32 bits
   Offset stride, outside;
 };
 struct StridedRows {
   using Offset = int64_t;
-  static constexpr int unit = 1;
+  static constexpr int kOffsetUnit = 1;
   Offset stride, outside;
 };
 
@@ -77,16 +87,16 @@ struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
   alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
-  alignas(64) Real weight[kCorners][kChunk];  // interpolation weight times attention
-  // What the backward needs besides.
+  alignas(64) Real weight[kCorners][kChunk];  // interpolation weight * attention weight
+  // Only the backward needs these.
   alignas(64) Real attention[kChunk];
-  alignas(64) Real position[N][kChunk];  // as passed: location or offset
-  alignas(64) Real scale[N][kChunk];     // pixel coordinate by position
+  alignas(64) Real position[N][kChunk];  // as passed: see core/problem.h
+  alignas(64) Real scale[N][kChunk];     // derivative of the pixel coordinate by the position
   alignas(64) Real low_weight[N][kChunk], high_weight[N][kChunk];
   alignas(64) Real low_slope[N][kChunk], high_slope[N][kChunk];
 };
 
-// Reads the samples of one batch row and head, query by query.
+// Reads the samples of a head, query by query.
 template <class Real, int N>
 class SampleReader {
   static constexpr int W = kLanes<Real>;
@@ -100,20 +110,20 @@ class SampleReader {
         attention_(new Real[round_up(table.count, kChunk)]()),
         reference_(new Real[p.L * 2 * N]()) {}
 
-  // Starts to fetch what a later query of the same head will read. Queries of a head lie a stride
-  // apart that hardware does not foresee.
+  // Prefetches what a later query of the same head will read. The hardware does not predict the
+  // stride between the queries of a head.
   void prefetch(int64_t b, int64_t q, int64_t m) const {
     prefetch_numbers(p_.positions, b, q, m, table_.count * N);
     prefetch_numbers(p_.scores, b, q, m, table_.count);
   }
 
-  // Reads what the samples of a query share. Returns the attention weights of all of them,
-  // softmaxed here if scores are logits.
+  // Starts a query. Returns its attention weights, [L * K]: the scores, after softmax if they are
+  // logits.
   const Real* begin(int64_t b, int64_t q, int64_t m) {
     visit_dtype(p_.scores.dtype, [&](auto zero) {
       using T = decltype(zero);
       const int64_t* s = p_.scores.stride;
-      const T* from = static_cast<const T*>(p_.scores.data) + b * s[0] + q * s[1] + m * s[2];
+      const T* from = at<T>(p_.scores, b, q, m);  // [L, K]
       if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
         load_numbers(from, table_.count, attention_.get());
       } else {
@@ -129,7 +139,7 @@ class SampleReader {
     return attention_.get();
   }
 
-  // Samples [first, first + chunk.count) of the query that was begun last.
+  // Reads samples [first, first + chunk.count) of the query that was started last.
   template <class Rows>
   void read(int64_t b, int64_t q, int64_t m, int64_t first, Rows rows,
             Chunk<Real, N, Rows>& chunk) const {
@@ -141,54 +151,51 @@ class SampleReader {
 
  private:
   void read_reference(int64_t b, int64_t q) const {
-    const int width = p_.boxes ? 2 * N : N;
+    const int width = table_.reference_width;
     visit_dtype(p_.reference.dtype, [&](auto zero) {
       using T = decltype(zero);
       const int64_t* s = p_.reference.stride;
-      const T* from = static_cast<const T*>(p_.reference.data) + b * s[0] + q * s[1];
+      const T* from = at<T>(p_.reference, b, q, 0);  // [L, N or 2N]
       for (int64_t l = 0; l < p_.L; ++l)
         for (int r = 0; r < width; ++r)
           reference_[l * width + r] = Real(to_real(from[l * s[2] + r * s[3]]));
     });
   }
 
-  static void prefetch_numbers(const Array& a, int64_t b, int64_t q, int64_t m, int64_t numbers) {
-    visit_dtype(a.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const T* from = static_cast<const T*>(a.data);
-      stdeform::prefetch<false>(from + b * a.stride[0] + q * a.stride[1] + m * a.stride[2],
-                                numbers);
+  static void prefetch_numbers(const Array& from, int64_t b, int64_t q, int64_t m, int64_t n) {
+    visit_dtype(from.dtype, [&](auto zero) {
+      stdeform::prefetch<false>(at<decltype(zero)>(from, b, q, m), n);
     });
   }
 
   template <class Rows>
   void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
                       Chunk<Real, N, Rows>& chunk) const {
-    alignas(64) Real records[kChunk * N];
+    alignas(64) Real interleaved[kChunk * N];  // [sample][axis]
     visit_dtype(p_.positions.dtype, [&](auto zero) {
       using T = decltype(zero);
       const int64_t* s = p_.positions.stride;
-      const T* from = static_cast<const T*>(p_.positions.data) + b * s[0] + q * s[1] + m * s[2];
+      const T* from = at<T>(p_.positions, b, q, m);  // [L, K, N]
       if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
-        load_numbers(from + first * N, chunk.count * N, records);
+        load_numbers(from + first * N, chunk.count * N, interleaved);
       } else {
         for (int i = 0; i < chunk.count; ++i) {
           const T* point = from + (first + i) / p_.K * s[3] + (first + i) % p_.K * s[4];
-          for (int n = 0; n < N; ++n) records[i * N + n] = Real(to_real(point[n * s[5]]));
+          for (int n = 0; n < N; ++n) interleaved[i * N + n] = Real(to_real(point[n * s[5]]));
         }
       }
     });
     for (int i = 0; i < chunk.count; i += W) {
       Reals axes[N];
-      take_apart<N>(records + i * N, axes);
+      deinterleave<N>(interleaved + i * N, axes);
       for (int n = 0; n < N; ++n) store(&chunk.position[n][i], axes[n]);
     }
   }
 
-  // What turns the positions of one vector of samples, from sample i, into pixel coordinates:
-  //   locations  location * size - 0.5
-  //   points     offset + (reference * size - 0.5)
-  //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
+  // For the W samples from sample i: pixel coordinate = position * scale + shift, which is
+  //   locations           location * size - 0.5
+  //   offsets from point  offset + (reference * size - 0.5)
+  //   offsets from box    offset * (box * size / 2K) + (centre * size - 0.5)
   STDEFORM_INLINE void scale_and_shift(const Real* reference, int64_t i, Reals* scale,
                                        Reals* shift) const {
     for (int n = 0; n < N; ++n) {
@@ -196,11 +203,11 @@ class SampleReader {
       shift[n] = Reals{} - Real(0.5);
     }
     if (!reference) return;
-    // The levels of a vector come one after the other; each takes over the lanes from its first on.
+    // The levels ascend within a vector, so each overwrites the lanes from its first sample on.
     const Ints levels = load(&table_.level[i]);
     const int64_t first = table_.level[i];
     const int64_t last = table_.level[std::min(i + W, table_.count) - 1];
-    const int width = p_.boxes ? 2 * N : N;
+    const int width = table_.reference_width;
     for (int n = 0; n < N; ++n) {
       Reals centre = {}, box = {};
       for (int64_t l = first; l <= last; ++l) {
@@ -210,11 +217,11 @@ class SampleReader {
         if (p_.boxes) box = from_here ? Reals{} + level[N + n] : box;
       }
       shift[n] += centre * scale[n];
-      scale[n] = p_.boxes ? box * scale[n] * half_point_ : Reals{} + Real(1);
+      scale[n] = p_.boxes ? box * scale[n] * table_.half_per_point : Reals{} + Real(1);
     }
   }
 
-  // The corners of one vector of samples, from sample i of the chunk.
+  // Offsets and weights of the corners of W samples, from sample i of the chunk.
   template <class Rows>
   STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
                                     Chunk<Real, N, Rows>& chunk) const {
@@ -262,9 +269,8 @@ class SampleReader {
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
-  const std::unique_ptr<Real[]> attention_;
-  const std::unique_ptr<Real[]> reference_;         // [L, N or 2N]
-  const Real half_point_ = Real(0.5) / Real(p_.K);  // of a box's size, per point
+  const std::unique_ptr<Real[]> attention_;  // [L * K], padded to whole chunks
+  const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
 };
 
 }  // namespace

@@ -1,8 +1,7 @@
-// Vectors of the instruction set being compiled for: loads from every element type, corner-sum
-// reduction.
+// Vectors of one instruction set: loads and stores for every element type, shuffles, sums of lanes.
 //
-// Included once per instruction set (isa_*.cpp), with STDEFORM_VECTOR_BYTES set. Everything here
-// has internal linkage: see dtype.h.
+// isa_*.cpp include this with STDEFORM_VECTOR_BYTES set. Everything has internal linkage; dtype.h
+// says why.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +31,7 @@ using Vector = typename VectorOf<Real>::type;
 template <class Real>
 constexpr int kLanes = kVectorBytes / int(sizeof(Real));
 
-// Integers of the same width, so that a vector has as many of them.
+// Integers of the same size, so that a vector of them has the same number of lanes.
 template <class Real>
 using IntOf = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
 template <class Real>
@@ -71,7 +70,7 @@ STDEFORM_INLINE Vector<int64_t> load(const int64_t* from) {
   return load_bits<Vector<int64_t>>(from);
 }
 
-// Starts to fetch a row that will be read, or written, a little later.
+// Prefetches n numbers that will be read, or written, soon.
 template <bool to_write, class T>
 STDEFORM_INLINE void prefetch(const T* from, int64_t n) {
   for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, to_write);
@@ -80,7 +79,7 @@ STDEFORM_INLINE void prefetch(const T* from, int64_t n) {
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 
-// Zero extension; what GCC makes of __builtin_convertvector here takes three instructions for one.
+// Zero extension. For __builtin_convertvector, GCC emits three instructions instead of one.
 STDEFORM_INLINE Bits32 widen(const void* from) {
 #if STDEFORM_VECTOR_BYTES == 64
   return reinterpret_cast<Bits32>(_mm512_cvtepu16_epi32(load_bits<__m256i>(from)));
@@ -101,7 +100,7 @@ STDEFORM_INLINE Vector<float> load(const Half* from) {
 #elif STDEFORM_VECTOR_BYTES == 32
   return _mm256_cvtph_ps(load_bits<__m128i>(from));
 #else
-  // As to_real(Half) in dtype.h, a vector at a time.
+  // Like to_real(Half) in dtype.h, for a vector.
   const Bits32 bits = widen(from);
   const Bits32 magnitude = (bits & 0x7fff) << 13;
   const Vector<float> finite = reinterpret_cast<Vector<float>>(magnitude) * 0x1p112f;
@@ -137,7 +136,8 @@ STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
   std::memcpy(to, &result, sizeof result);
 }
 
-// Rows of `n` numbers between a storage type and a compute type, vectors where the two go together.
+// Both convert n numbers between a storage type and a compute type; vectorised if Real is the
+// storage type's own compute type.
 template <class T, class Real>
 inline void load_numbers(const T* from, int64_t n, Real* to) {
   int64_t i = 0;
@@ -153,10 +153,9 @@ inline void store_numbers(const Real* from, int64_t n, T* to) {
   for (; i < n; ++i) from_real(Compute<T>(from[i]), to[i]);
 }
 
-// Lanes of `a` and `b` (whose lanes count on from a's), as Order::lane(W, i) says for result lane
-// i.
+// Lane i of the result is lane Order::lane(W, i) of `a` followed by `b`, which have 2W lanes.
 template <class Order, class V, int... i>
-STDEFORM_INLINE V pick(V a, V b, std::integer_sequence<int, i...>) {
+STDEFORM_INLINE V shuffle(V a, V b, std::integer_sequence<int, i...>) {
   constexpr int W = int(sizeof...(i));
 #if defined(__clang__) || __GNUC__ >= 12
   return __builtin_shufflevector(a, b, Order::lane(W, i)...);
@@ -166,13 +165,13 @@ STDEFORM_INLINE V pick(V a, V b, std::integer_sequence<int, i...>) {
 #endif
 }
 template <class Order, class V>
-STDEFORM_INLINE V pick(V a, V b) {
+STDEFORM_INLINE V shuffle(V a, V b) {
   constexpr int W = int(sizeof(V) / sizeof(a[0]));
-  return pick<Order>(a, b, std::make_integer_sequence<int, W>{});
+  return shuffle<Order>(a, b, std::make_integer_sequence<int, W>{});
 }
 
-// Adding up the lanes of several vectors at once. A vector holds segments of `length` lanes that
-// belong to one sum each; one fold halves the segments of `a` and `b` and joins them, a's first.
+// Sums the lanes of several vectors at once. A vector holds segments of `length` lanes, one sum per
+// segment. A fold halves each segment of `a` and `b`, and returns the halves of a, then those of b.
 template <int length, int half>  // half 0 or 1 of each segment
 struct SegmentHalves {
   static constexpr int lane(int W, int i) {
@@ -183,22 +182,22 @@ struct SegmentHalves {
 };
 template <int length, class V>
 STDEFORM_INLINE V fold(V a, V b) {
-  return pick<SegmentHalves<length, 0>>(a, b) + pick<SegmentHalves<length, 1>>(a, b);
+  return shuffle<SegmentHalves<length, 0>>(a, b) + shuffle<SegmentHalves<length, 1>>(a, b);
 }
 
-// All lanes of a vector, combined in halves.
+// Combines the lanes of a vector to one number, halving the vector in each step.
 template <int length, class V, class F>
 STDEFORM_INLINE auto reduce(V v, F combine) {
   if constexpr (length == 1) {
     return v[0];
   } else {
     return reduce<length / 2>(
-        combine(pick<SegmentHalves<length, 0>>(v, v), pick<SegmentHalves<length, 1>>(v, v)),
+        combine(shuffle<SegmentHalves<length, 0>>(v, v), shuffle<SegmentHalves<length, 1>>(v, v)),
         combine);
   }
 }
 
-// Writes the lane sums of `v[0..count)` to `to[0..count)`; may write up to a vector's width.
+// to[i] = sum of the lanes of v[i], for i < count. Writes whole vectors, so `to` needs padding.
 template <class Real, int count, int length = kLanes<Real>>
 STDEFORM_INLINE void store_lane_sums(const Vector<Real>* v, Real* to) {
   if constexpr (length == 1) {
@@ -213,35 +212,34 @@ STDEFORM_INLINE void store_lane_sums(const Vector<Real>* v, Real* to) {
   }
 }
 
-// Takes records apart: from W records of `count` numbers, one after the other, to one vector per
-// number of the record.
-template <int step, int first>  // every step-th of the 2W lanes; lanes past the end are free
-struct Every {
+// Deinterleaves W records of `count` numbers into one vector for each number of the record.
+template <int step, int first>  // every step-th of the 2W lanes; past the end, any lane
+struct EveryNth {
   static constexpr int lane(int W, int i) {
     return step * i + first < 2 * W ? step * i + first : 0;
   }
 };
-template <int first>  // a's lanes as far as Every<3, first> went, then every third of b
+template <int first>  // the lanes that EveryNth<3, first> found, then every third of b
 struct ThenEveryThird {
   static constexpr int lane(int W, int i) {
     return 3 * i + first < 2 * W ? i : W + 3 * i + first - 2 * W;
   }
 };
 template <int count, class Real>
-STDEFORM_INLINE void take_apart(const Real* records, Vector<Real>* parts) {
+STDEFORM_INLINE void deinterleave(const Real* records, Vector<Real>* parts) {
   for (int i = 0; i < count; ++i) parts[i] = load(records + i * kLanes<Real>);
   if constexpr (count == 3) {
     const Vector<Real> a = parts[0], b = parts[1], c = parts[2];
-    parts[0] = pick<ThenEveryThird<0>>(pick<Every<3, 0>>(a, b), c);
-    parts[1] = pick<ThenEveryThird<1>>(pick<Every<3, 1>>(a, b), c);
-    parts[2] = pick<ThenEveryThird<2>>(pick<Every<3, 2>>(a, b), c);
+    parts[0] = shuffle<ThenEveryThird<0>>(shuffle<EveryNth<3, 0>>(a, b), c);
+    parts[1] = shuffle<ThenEveryThird<1>>(shuffle<EveryNth<3, 1>>(a, b), c);
+    parts[2] = shuffle<ThenEveryThird<2>>(shuffle<EveryNth<3, 2>>(a, b), c);
   } else {
-    // Each round moves the lowest bit of a number's place to the top: even ones first, then odd.
+    // Each round moves the lowest bit of a number's index to the top: even indices first, then odd.
     for (int left = count; left > 1; left /= 2) {
       Vector<Real> next[count];
       for (int i = 0; i < count / 2; ++i) {
-        next[i] = pick<Every<2, 0>>(parts[2 * i], parts[2 * i + 1]);
-        next[i + count / 2] = pick<Every<2, 1>>(parts[2 * i], parts[2 * i + 1]);
+        next[i] = shuffle<EveryNth<2, 0>>(parts[2 * i], parts[2 * i + 1]);
+        next[i + count / 2] = shuffle<EveryNth<2, 1>>(parts[2 * i], parts[2 * i + 1]);
       }
       for (int i = 0; i < count; ++i) parts[i] = next[i];
     }

@@ -1,4 +1,4 @@
-// Softmax over the L * K logits of one head, vectorised.
+// Vectorised softmax over the L * K logits of one query and head.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 namespace stdeform {
 namespace {
 
-// e^x for x <= 0, NaN for NaN. Results below 2^-126 become zero, as a softmax may have them.
+// e^x for x <= 0; NaN for NaN. Results below 2^-126 become zero, which a softmax can afford.
 inline Vector<float> exp_of_nonpositive(Vector<float> x) {
   typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
   const float log2_e = 1.44269504f;
@@ -16,7 +16,7 @@ inline Vector<float> exp_of_nonpositive(Vector<float> x) {
   const float round = 0x1.8p23f;  // adding and subtracting it rounds to an integer
   const Vector<float> n = (x * log2_e + round) - round;
   const Vector<float> r = (x - n * ln2_high) - n * ln2_low;  // |r| <= ln 2 / 2
-  // Taylor's series; its first dropped term, r^8 / 8!, is below 6e-9.
+  // Taylor series; the first term left out, r^8 / 8!, is below 6e-9.
   Vector<float> e = r * (1.0f / 5040) + 1.0f / 720;
   e = e * r + 1.0f / 120;
   e = e * r + 1.0f / 24;
@@ -34,15 +34,16 @@ inline Vector<double> exp_of_nonpositive(Vector<double> x) {
   return x;
 }
 
-// In place. `x` has room for n rounded up to whole vectors; the room past n is overwritten.
+// In place. `x` has n elements padded to whole vectors; the padding is overwritten.
 template <class Real>
 inline void softmax(Real* x, int64_t n) {
   const int64_t padded = round_up(n, kLanes<Real>);
   for (int64_t i = n; i < padded; ++i) x[i] = -Real(INFINITY);
   const auto larger = [](Vector<Real> a, Vector<Real> b) { return a > b ? a : b; };
-  Vector<Real> most = load(x);
-  for (int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>) most = larger(load(x + i), most);
-  const Real maximum = reduce<kLanes<Real>>(most, larger);
+  Vector<Real> maxima = load(x);
+  for (int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>)
+    maxima = larger(load(x + i), maxima);
+  const Real maximum = reduce<kLanes<Real>>(maxima, larger);
   Vector<Real> sums = {};
   for (int64_t i = 0; i < padded; i += kLanes<Real>) {
     const Vector<Real> e = exp_of_nonpositive(load(x + i) - maximum);
