@@ -1,15 +1,15 @@
-"""Builds `stdeform._C`, the native core, with ninja. Torch is not needed for it and not used.
+"""Builds `stdeform._C`, the native core, with ninja and without torch.
 
-One rule: what is missing is left out and written down, what is there and fails stops the build.
-So an install without a C++ compiler succeeds as pure Python, and one whose compiler fails does not.
-`_build.json` inside the package says what was built and why the rest was not.
+One rule: a missing tool is not an error, a failing tool is. Without a C++ compiler the install
+succeeds as pure Python; if the compiler fails, so does the install. `_build.json` inside the
+package records what was built, and why the rest was not.
 
 Environment:
-    STDEFORM_NATIVE, STDEFORM_CUDA  1: must be built; 0: left out; unset: built where the tools are.
+    STDEFORM_NATIVE, STDEFORM_CUDA  1: must be built; 0: left out; unset: built if the tools exist.
     STDEFORM_CUDA_ARCHS  CUDA architectures to build instead of all of them: "90" or "80;90".
     CXX, CXXFLAGS, LDFLAGS  the C++ compiler and further flags for it.
-    CUDA_HOME, CUDA_PATH  where CUDA lies; if one is set, no other place is searched.
-    MAX_JOBS  how many compilers run at once; unset: one per usable core.
+    CUDA_HOME, CUDA_PATH  where CUDA is installed; if one is set, no other place is searched.
+    MAX_JOBS  number of compilers that run at once; unset: one per usable core.
 """
 
 import json
@@ -30,8 +30,9 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 RECORD = "_build.json"
 
-# No debug information (Python's own flags would add megabytes); no errno and no floating-point
-# traps, which block vectorisation. NaN and infinity keep their meaning, so no -ffast-math.
+# No debug information, for which Python's own flags would add megabytes; no errno and no
+# floating-point traps, which block vectorisation. NaN and infinity keep their meaning, so no
+# -ffast-math.
 CXX_FLAGS = shlex.split(
     "-std=c++17 -O3 -DNDEBUG -g0 -fPIC -fvisibility=hidden -Wall -Wextra"
     " -ffp-contract=fast -fno-math-errno -fno-trapping-math -Icsrc"
@@ -39,7 +40,7 @@ CXX_FLAGS = shlex.split(
 AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
 AVX512_FLAGS = shlex.split(
     "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
-    " -Wno-uninitialized"  # GCC 12 suspects its own intrinsics
+    " -Wno-uninitialized"  # GCC 12 warns about its own intrinsics
 )
 # Further flags of csrc/cpu/isa_<name>.cpp, slowest first; which one runs is chosen at run time.
 ISA_FLAGS = {"portable": [], "avx2": AVX2_FLAGS, "avx512": AVX2_FLAGS + AVX512_FLAGS}
@@ -47,7 +48,7 @@ NVCC_FLAGS = [
     "-std=c++17",
     "-O3",
     "-DNDEBUG",
-    # The host's compiler does not know #pragma unroll, which is meant for the device's.
+    # #pragma unroll is for the device compiler; the host compiler does not know it.
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas",
     "-Icsrc",
 ]
@@ -65,16 +66,16 @@ rule link
 """
 
 
-def wanted(switch: str) -> bool | None:
-    """Reads a switch of the environment: 1 is True, 0 is False, unset is None."""
-    value = os.environ.get(switch, "")
+def read_switch(name: str) -> bool | None:
+    """Reads an environment variable: 1 is True, 0 is False, unset is None."""
+    value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
-        raise SystemExit(f"error: {switch} must be 0, 1 or unset, got {value!r}")
+        raise SystemExit(f"error: {name} must be 0, 1 or unset, got {value!r}")
     return value == "1" if value else None
 
 
-def ask(tool: str, *options: str) -> str:
-    """Returns what a tool says of itself, on both streams."""
+def output_of(tool: str, *options: str) -> str:
+    """Runs a tool and returns its standard output, then its standard error."""
     done = subprocess.run([tool, *options], text=True, capture_output=True, check=False)
     if done.returncode:
         raise CompileError(f"{tool} {' '.join(options)} failed:\n{done.stdout}{done.stderr}")
@@ -82,8 +83,8 @@ def ask(tool: str, *options: str) -> str:
 
 
 def find_compiler() -> tuple[list[str], str]:
-    """Finds the C++ compiler: its command and "", or [] and why there is none to use."""
-    if wanted("STDEFORM_NATIVE") is False:
+    """Finds the C++ compiler. Returns its command and "", or [] and why there is none."""
+    if read_switch("STDEFORM_NATIVE") is False:
         return [], "it was left out by STDEFORM_NATIVE=0"
     if sys.platform != "linux":
         return [], f"it is built on Linux only so far, and this is {sys.platform}"
@@ -100,8 +101,8 @@ def find_compiler() -> tuple[list[str], str]:
 
 
 def find_nvcc() -> tuple[str, str]:
-    """Finds the CUDA compiler: its path and "", or "" and why there is none to use."""
-    if wanted("STDEFORM_CUDA") is False:
+    """Finds the CUDA compiler. Returns its path and "", or "" and why there is none."""
+    if read_switch("STDEFORM_CUDA") is False:
         return "", "CUDA was left out by STDEFORM_CUDA=0"
     homes = [name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     places = [os.path.join(os.environ[name], "bin") for name in homes]
@@ -113,9 +114,9 @@ def find_nvcc() -> tuple[str, str]:
 
 def cuda_archs(nvcc: str) -> list[str]:
     """Chooses the architectures to build for, oldest first."""
-    known = re.findall(r"sm_(\d+)\b", ask(nvcc, "--list-gpu-code"))
-    asked = os.environ.get("STDEFORM_CUDA_ARCHS", "").replace(".", "")
-    archs = re.findall(r"[^\s;,]+", asked) or [arch for arch in CUDA_ARCHS if arch in known]
+    known = re.findall(r"sm_(\d+)\b", output_of(nvcc, "--list-gpu-code"))
+    requested = os.environ.get("STDEFORM_CUDA_ARCHS", "").replace(".", "")
+    archs = re.findall(r"[^\s;,]+", requested) or [arch for arch in CUDA_ARCHS if arch in known]
     if unknown := [arch for arch in archs if arch not in known]:
         raise CompileError(
             f"STDEFORM_CUDA_ARCHS names {', '.join(unknown)}, but nvcc knows {', '.join(known)}"
@@ -124,9 +125,9 @@ def cuda_archs(nvcc: str) -> list[str]:
 
 
 def static_cudart(nvcc: str) -> str:
-    """Finds the static CUDA runtime in the toolkit that nvcc itself names as its own."""
-    told = ask(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused")
-    top = Path(re.findall(r"TOP=(.*)", told)[0].strip())
+    """Finds the static CUDA runtime of the toolkit that nvcc belongs to, as nvcc prints it."""
+    commands = output_of(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused")
+    top = Path(re.findall(r"TOP=(.*)", commands)[0].strip())
     for folder in ("lib64", "lib", "targets/*/lib"):
         for library in top.glob(f"{folder}/libcudart_static.a"):
             return str(library.resolve())
@@ -134,12 +135,12 @@ def static_cudart(nvcc: str) -> str:
 
 
 def write_record(package: str | Path, **facts: object) -> None:
-    """Writes what `stdeform._build` reads: versions and choices, never a place on this machine."""
+    """Writes what `stdeform._build` reads: versions and choices, never a path of this machine."""
     Path(package, RECORD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 class NinjaBuild:
-    """One build.ninja, run in the checkout; the objects stay, so a rebuild compiles little."""
+    """A build.ninja, run in the checkout. Objects are kept, so a rebuild compiles only changes."""
 
     def __init__(self, folder: str) -> None:
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ class NinjaBuild:
         self._step("compile", source, self.objects[-1], tool, flags)
 
     def link(self, tool: list[str], flags: list[str]) -> Path:
-        """Adds the last step, runs them all and returns the shared object."""
+        """Adds the link step, runs all steps and returns the shared object."""
         import ninja
 
         output = f"{self.folder}/_C.so"
@@ -163,9 +164,9 @@ class NinjaBuild:
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), "-j", jobs]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             raise CompileError(
-                "the native core could not be built; the compiler's messages stand above.\n"
+                "the native core could not be built; see the compiler's messages above.\n"
                 "STDEFORM_CUDA=0 builds it without CUDA. STDEFORM_NATIVE=0 installs without it:"
-                " the operators then run on the slow reference"
+                " the operators then use the slow reference"
             )
         return ROOT / output
 
@@ -178,18 +179,18 @@ class NinjaBuild:
 
 
 def sources(pattern: str) -> list[str]:
-    """Lists files of csrc/, relative to the checkout."""
+    """Lists the files of csrc/ that match, relative to the checkout."""
     return sorted(str(path.relative_to(ROOT)) for path in Path(ROOT, "csrc").glob(pattern))
 
 
 class BuildNative(build_ext):
-    """Builds `stdeform._C` and writes down what it is made of."""
+    """Builds `stdeform._C` and the record of how it was built."""
 
     def build_extension(self, ext: Extension) -> None:
         self.cxx = COMPILER
         self.steps = NinjaBuild(f"build/native-{self.plat_name}-{sys.implementation.cache_tag}")
         nvcc, no_cuda = find_nvcc()
-        if wanted("STDEFORM_CUDA") and not nvcc:
+        if read_switch("STDEFORM_CUDA") and not nvcc:
             raise CompileError(f"STDEFORM_CUDA=1, but {no_cuda}")
         native = self.add_cpp(with_cuda=bool(nvcc))
         cuda = self.add_cuda(nvcc) if nvcc else None
@@ -203,51 +204,51 @@ class BuildNative(build_ext):
         write_record(output.parent, native=native, no_native="", cuda=cuda, no_cuda=no_cuda)
 
     def add_cpp(self, *, with_cuda: bool) -> dict[str, object]:
-        """Adds the C++ sources and returns what the record says of them."""
+        """Adds the C++ sources and returns their part of the record."""
         import pybind11
 
-        openmp = self.accepted(["-fopenmp"])
-        isas = [isa for isa, flags in ISA_FLAGS.items() if self.accepted(flags)]
+        openmp = self.accepts(["-fopenmp"])
+        isas = [isa for isa, flags in ISA_FLAGS.items() if self.accepts(flags)]
         flags = CXX_FLAGS + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         flags += ["-fopenmp"] * openmp
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-        # Only the bindings know Python and CUDA; for other ones only they are compiled anew.
+        # Only the bindings depend on Python and on CUDA; with others, only they are recompiled.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
         bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
         self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
         for source in sources("cpu/*.cpp"):
             if not Path(source).stem.startswith("isa_"):
                 self.steps.compile(source, self.cxx, flags)
-        # Last and from slow to fast: of an inline function that several objects hold, the linker
-        # keeps the first, and that one must run on every processor.
+        # Last, slowest first: of an inline function that is in several objects, the linker keeps
+        # the first, which must run on every processor.
         for isa in isas:
             self.steps.compile(f"csrc/cpu/isa_{isa}.cpp", self.cxx, flags + ISA_FLAGS[isa])
         return {
-            "compiler": ask(*self.cxx, "--version").splitlines()[0],
+            "compiler": output_of(*self.cxx, "--version").splitlines()[0],
             "openmp": openmp,
             "isas": isas,
             "isas_refused": [isa for isa in ISA_FLAGS if isa not in isas],
         }
 
     def add_cuda(self, nvcc: str) -> dict[str, object]:
-        """Adds the CUDA sources and returns what the record says of them."""
+        """Adds the CUDA sources and returns their part of the record."""
         archs = cuda_archs(nvcc)
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
         codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX
-        host = next((word for word in self.cxx if "++" in word), self.cxx[0])  # behind ccache, say
+        host = next((word for word in self.cxx if "++" in word), self.cxx[0])  # not ccache
         for source in sources("cuda/**/*.cu"):
             self.steps.compile(source, [nvcc, "-ccbin", host], NVCC_FLAGS + codes)
-        version = re.findall(r"release ([\d.]+)", ask(nvcc, "--version"))[0]
+        version = re.findall(r"release ([\d.]+)", output_of(nvcc, "--version"))[0]
         return {"version": version, "architectures": archs, "ptx": archs[-1]}
 
-    def accepted(self, flags: list[str]) -> bool:
-        """Says whether the compiler makes an empty shared object with these flags."""
+    def accepts(self, flags: list[str]) -> bool:
+        """Whether the compiler can build an empty shared object with these flags."""
         output = f"{self.steps.folder}/empty.so"
         command = [*self.cxx, *flags, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", output]
         return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
     def copy_extensions_to_source(self) -> None:
-        """In-place and editable builds: the record goes where the module goes."""
+        """In-place and editable builds: copies the record next to the module."""
         super().copy_extensions_to_source()
         for ext in self.extensions:
             built = Path(self.build_lib, *ext.name.split(".")[:-1], RECORD)
@@ -255,12 +256,12 @@ class BuildNative(build_ext):
 
 
 class BuildPython(build_py):
-    """Copies the modules; where no native core is built, writes down why."""
+    """Copies the modules; if no native core is built, records why."""
 
     def run(self) -> None:
         super().run()
         if not self.distribution.ext_modules:
-            print(f"stdeform: no native core: {NO_COMPILER}; the operators take the slow reference")
+            print(f"stdeform: no native core: {NO_COMPILER}; the operators use the slow reference")
             package = Path(ROOT if self.editable_mode else self.build_lib, "stdeform")
             write_record(
                 package, native=None, no_native=NO_COMPILER, cuda=None, no_cuda=NO_COMPILER
@@ -268,9 +269,9 @@ class BuildPython(build_py):
 
 
 COMPILER, NO_COMPILER = find_compiler()
-# Asked here, because without an extension a command like build_ext has nothing to do and succeeds.
+# Checked here: without an extension, a command like build_ext has nothing to do and succeeds.
 for switch in ("STDEFORM_NATIVE", "STDEFORM_CUDA"):
-    if wanted(switch) and not COMPILER:
+    if read_switch(switch) and not COMPILER:
         raise SystemExit(f"error: {switch}=1, but there is no native core: {NO_COMPILER}")
 
 setup(

@@ -1,4 +1,4 @@
-"""What this copy of stdeform was built with, as setup.py wrote it down."""
+"""Reads `_build.json`, in which setup.py records how this copy of stdeform was built."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class CudaBuild:
     """How the CUDA part of the native core was built.
 
     Attributes:
-        version: Of the CUDA toolkit.
-        architectures: Those with machine code, oldest first; "90" is compute capability 9.0.
-        ptx: The architecture that newer devices compile from.
+        version: Version of the CUDA toolkit.
+        architectures: Those that have machine code, oldest first; "90" is compute capability 9.0.
+        ptx: The architecture of the PTX code, which newer devices compile for themselves.
     """
 
     version: str
@@ -43,7 +43,7 @@ class CudaBuild:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """The parts of the native core, each with the reason if it is not there."""
+    """The parts of the native core; for a part that is missing, the reason."""
 
     native: NativeBuild | None
     no_native: str
