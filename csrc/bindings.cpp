@@ -35,7 +35,7 @@ DType to_dtype(const dlpack::DataType& from, const char* name) {
   throw std::invalid_argument(std::string(name) + " must hold floating-point numbers");
 }
 
-// The capsule keeps the memory alive; the caller holds the capsule until the kernel has returned.
+// An Array does not own its memory: the tensor behind the capsule must outlive the kernel.
 ShapedArray to_array(const py::capsule& from, int rank, const char* name) {
   const auto* tensor =
       static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(from.ptr(), dlpack::kCapsule));
@@ -77,7 +77,8 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
   p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
   p.spatial_shapes = spatial_shapes.data();
-  // Offsets into the packed copy of a head are 32-bit and count vectors of at least four numbers.
+  // Indices of cells are 32-bit. So are offsets into the CPU's packed copy of a head, which count
+  // vectors of at least four numbers.
   if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument(
         "value must have fewer than 2^31 vectors of four channels per batch element and head, "

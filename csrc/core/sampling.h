@@ -1,5 +1,5 @@
-// The arithmetic of one sample: which two cells a coordinate lies between on each axis, the weights
-// of both, and linear interpolation. Shared by the CPU and the CUDA kernels.
+// The arithmetic of one sample: the two cells around a coordinate on each axis, their weights,
+// and linear interpolation. Shared by the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>

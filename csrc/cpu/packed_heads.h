@@ -1,8 +1,8 @@
 // Packed copies of single heads, each [S + 1, D rounded up to whole vectors]; the last row is zero.
 //
 // A row is the D channels of one cell. In the caller's arrays the rows of a head are M * D elements
-// apart and compete for few cache sets. The packed copy of a head stays in the second-level cache
-// while all queries of that head read it.
+// apart and compete for few cache sets. The packed copy of a head stays in the L2 cache while all
+// queries of that head read it.
 #pragma once
 
 #include <algorithm>

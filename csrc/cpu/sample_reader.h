@@ -1,5 +1,5 @@
-// Reads the samples of one query and head: where each of their corners lies in the value, and with
-// which weight it is read.
+// Reads the samples of one query and head: where the corners are in the value, and with which
+// weights they are read.
 //
 // The samples of a head are numbered i = l * K + k. They are processed in chunks, stored as
 // structures of arrays, one vector of samples per step. The length of a vector is W.

@@ -1,8 +1,8 @@
 // Which thread works on which head.
 //
-// Here and in the kernels, a head is one head of one batch element, numbered b * M + m. Each thread
-// gets the same number of whole heads. The remaining heads, fewer than threads, are shared: all
-// threads work on each of them, on one range of it at a time.
+// Here and in the kernels, a head is one head of one batch element, numbered b * M + m. Whole heads
+// belong to one thread each; their number is a multiple of the number of threads. The remaining
+// heads, fewer than threads, are shared: all threads work on each, on one range of it at a time.
 #pragma once
 
 #ifdef _OPENMP
