@@ -225,7 +225,7 @@ class SampleReader {
   template <class Rows>
   STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
                                     Chunk<Real, N, Rows>& chunk) const {
-    Ints cell[N][2], exists[N][2];
+    Ints cell[N][2], is_inside[N][2];
     Reals weight[N][2], scale[N], shift[N];
     scale_and_shift(reference, first + i, scale, shift);
     for (int n = 0; n < N; ++n) {
@@ -235,7 +235,7 @@ class SampleReader {
       const Ints stride = load(&table_.cell_stride[n][first + i]);
       const auto s = sample_axis(pixel, to_float(cells), cells);
       cell[n][0] = s.low * stride, cell[n][1] = s.high * stride;
-      exists[n][0] = s.has_low, exists[n][1] = s.has_high;
+      is_inside[n][0] = s.has_low, is_inside[n][1] = s.has_high;
       weight[n][0] = s.low_weight, weight[n][1] = s.high_weight;
       store(&chunk.low_weight[n][i], s.low_weight);
       store(&chunk.high_weight[n][i], s.high_weight);
@@ -248,23 +248,23 @@ class SampleReader {
 #pragma GCC unroll 8
     for (int c = 0; c < (1 << N); ++c) {
       Reals corner_weight = attention;
-      Ints corner_cell = first_cell, corner_exists = ~Ints{};
+      Ints corner_cell = first_cell, corner_is_inside = ~Ints{};
 #pragma GCC unroll 3
       for (int n = 0; n < N; ++n) {
         corner_weight *= weight[n][c >> n & 1];
         corner_cell += cell[n][c >> n & 1];
-        corner_exists &= exists[n][c >> n & 1];
+        corner_is_inside &= is_inside[n][c >> n & 1];
       }
       store(&chunk.weight[c][i], corner_weight);
-      store_offsets(&chunk.offset[c][i], corner_cell, corner_exists, rows);
+      store_offsets(&chunk.offset[c][i], corner_cell, corner_is_inside, rows);
     }
   }
 
-  static void store_offsets(IntOf<Real>* to, Ints cell, Ints exists, PackedRows<Real> rows) {
-    store(to, (exists & (cell * rows.stride)) | (~exists & (Ints{} + rows.outside)));
+  static void store_offsets(IntOf<Real>* to, Ints cell, Ints is_inside, PackedRows<Real> rows) {
+    store(to, (is_inside & (cell * rows.stride)) | (~is_inside & (Ints{} + rows.outside)));
   }
-  static void store_offsets(int64_t* to, Ints cell, Ints exists, StridedRows rows) {
-    for (int i = 0; i < W; ++i) to[i] = exists[i] ? cell[i] * rows.stride : rows.outside;
+  static void store_offsets(int64_t* to, Ints cell, Ints is_inside, StridedRows rows) {
+    for (int i = 0; i < W; ++i) to[i] = is_inside[i] ? cell[i] * rows.stride : rows.outside;
   }
 
   const Problem& p_;

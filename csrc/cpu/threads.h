@@ -26,7 +26,6 @@ class ThreadPartition {
     num_whole_ = num_heads_ - num_heads_ % num_threads_;
   }
 
-  int64_t num_shared() const { return num_heads_ - num_whole_; }
   // Packed copies of heads that are in use at the same time.
   int64_t num_copies() const { return std::min<int64_t>(num_heads_, num_threads_); }
 
@@ -65,6 +64,8 @@ class ThreadPartition {
   }
 
  private:
+  int64_t num_shared() const { return num_heads_ - num_whole_; }
+
 #ifdef _OPENMP
   static constexpr bool kHasOpenMP = true;
   static int this_thread() { return omp_get_thread_num(); }
