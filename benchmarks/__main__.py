@@ -6,12 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, layers, model, operator, suite
-from benchmarks.costs import additions, cache_order
+from benchmarks.commands import complexity, costs, layers, model, operator, suite
 from benchmarks.gpu import gpu_check, prebuilt, tune
 from benchmarks.measure import host_time
 from benchmarks.report import gpu_rows, report
-from benchmarks.subjects.answers import WrongAnswerError
+from benchmarks.subjects.base import WrongAnswerError
 
 _COMMANDS = {
     "all": suite,
@@ -20,8 +19,7 @@ _COMMANDS = {
     "layers": layers,
     "model": model,
     "report": report,
-    "additions": additions,
-    "cache-order": cache_order,
+    "costs": costs,
     "gpu-check": gpu_check,
     "gpu-rows": gpu_rows,
     "host-time": host_time,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +63,11 @@ class Workload:
         return self.num_object_queries or self.num_cells
 
     @property
+    def width(self) -> int:
+        """C: channels of all heads."""
+        return self.num_heads * self.head_dim
+
+    @property
     def label(self) -> str:
         """Name, dtype, and batch, spread and locations where they are not the usual ones."""
         extras = [] if self.batch == 1 else [f"batch {self.batch}"]
@@ -91,14 +95,16 @@ class Workload:
         )
 
 
-_ENCODER = Workload(
-    # Deformable VisTR (Yarram et al., ICASSP 2022): 36 frames of 300 x 533 at stride 32,
-    # C = 384, M = 8, K = 32.
-    "paper-encoder",
-    ((36, 10, 17),),
+# Deformable VisTR (Yarram et al., ICASSP 2022): 36 frames of 300 x 533 at stride 32,
+# C = 384, M = 8, K = 32.
+_ENCODER = Workload("paper-encoder", ((36, 10, 17),), num_heads=8, head_dim=48, num_points=32)
+# Deformable DETR (Zhu et al., ICLR 2021): an 800 x 1066 image at strides 8 to 64.
+_IMAGE = Workload(
+    "detr-encoder",
+    ((100, 167), (50, 84), (25, 42), (13, 21)),
     num_heads=8,
-    head_dim=48,
-    num_points=32,
+    head_dim=32,
+    num_points=4,
 )
 WORKLOADS = {
     workload.name: workload
@@ -107,22 +113,14 @@ WORKLOADS = {
         dataclasses.replace(_ENCODER, name="paper-encoder-large", spatial_shapes=((36, 20, 34),)),
         # Ten object queries per frame.
         dataclasses.replace(_ENCODER, name="paper-decoder", num_object_queries=360),
-        # Deformable DETR (Zhu et al., ICLR 2021): an 800 x 1066 image at strides 8 to 64.
-        Workload(
-            "detr-encoder",
-            ((100, 167), (50, 84), (25, 42), (13, 21)),
-            num_heads=8,
-            head_dim=32,
-            num_points=4,
-        ),
-        Workload(
-            # Spatial cross-attention of BEVFormer (Li et al., ECCV 2022), one camera: images of
-            # 928 x 1600 at strides 8 to 64, K = 8. Of its 200 x 200 queries a camera sees some: a
-            # quarter, if each is seen by one or two of the six cameras.
-            "bev-cross",
-            ((116, 200), (58, 100), (29, 50), (15, 25)),
-            num_heads=8,
-            head_dim=32,
+        _IMAGE,
+        # Spatial cross-attention of BEVFormer (Li et al., ECCV 2022), one camera: images of
+        # 928 x 1600 at strides 8 to 64, K = 8. Of its 200 x 200 queries a camera sees some: a
+        # quarter, if each is seen by one or two of the six cameras.
+        dataclasses.replace(
+            _IMAGE,
+            name="bev-cross",
+            spatial_shapes=((116, 200), (58, 100), (29, 50), (15, 25)),
             num_points=8,
             num_object_queries=10_000,
         ),
@@ -171,35 +169,28 @@ def make_inputs(workload: Workload, seed: int) -> Inputs:
     else:
         points = torch.rand(1, queries, 1, axes, generator=generator, dtype=real)
     points = points.expand(batch, queries, levels, axes).contiguous()
+    # [L, 1, N], innermost axis first
+    sizes = points.new_tensor([list(shape)[::-1] for shape in shapes])[:, None]
     if workload.offset_spread is None:
-        sizes = _sizes(points, shapes)
         places = torch.rand((*samples, axes), generator=generator, dtype=real)
         offsets = (places - points[:, :, None, :, None]) * sizes
     else:
         offsets = normal(*samples, axes) * workload.offset_spread
     value = normal(batch, workload.num_cells, heads, dim).to(dtype)
-    offsets, logits = _keep_off_kinks(points, offsets, shapes), normal(*samples)
+    cells = points[:, :, None, :, None] * sizes - 0.5 + offsets
+    offsets = offsets + _KINK_MARGIN * (1 - 2 * (cells - cells.floor()))
+    logits = normal(*samples)
     if workload.exact_in:
         exact = DTYPES[workload.exact_in]
-        offsets, logits = (
-            _round_locations(points, offsets, shapes, exact),
-            logits.to(exact).to(real),
-        )
+        offsets = _round_locations(points, offsets, sizes, exact)
+        logits = logits.to(exact).to(real)
     grad_out = normal(batch, queries, heads * dim).to(dtype)
     return Inputs(value, points, offsets, logits, grad_out)
 
 
-def _keep_off_kinks(points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
-    cells = points[:, :, None, :, None] * _sizes(points, shapes) - 0.5 + offsets
-    fraction = cells - cells.floor()
-    return offsets + _KINK_MARGIN * (1 - 2 * fraction)
-
-
-def _round_locations(
-    points: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype
-) -> Tensor:
+def _round_locations(points: Tensor, offsets: Tensor, sizes: Tensor, dtype: torch.dtype) -> Tensor:
     """Offsets to the next locations that a 16-bit dtype has and that are no kinks."""
-    sizes = _sizes(points, shapes).double()
+    sizes = sizes.double()
     start = points[:, :, None, :, None].double()
     rounded = (start + offsets / sizes).to(dtype)
     while True:
@@ -209,8 +200,3 @@ def _round_locations(
             return ((rounded.double() - start) * sizes).to(offsets.dtype)
         # The next number further from zero has the next number as its bits.
         rounded = (rounded.view(torch.int16) + is_kink).view(dtype)
-
-
-def _sizes(like: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
-    """[L, 1, N]: cells of every level, innermost axis first."""
-    return like.new_tensor([list(shape)[::-1] for shape in shapes])[:, None]

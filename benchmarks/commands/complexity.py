@@ -14,17 +14,17 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.costs.counts import multiply_adds, operand_bytes
+from benchmarks.costs.flops import multiply_adds, operand_bytes
 from benchmarks.measure import environment, recording
 from benchmarks.measure.memory import measure_peak
 from benchmarks.measure.timing import Task, interleave, ratios, shared, spread
 from benchmarks.report import report
 from benchmarks.report.bars import Row
 from benchmarks.report.growth import crossovers, exponents
-from benchmarks.subjects.answers import check_answers
+from benchmarks.subjects.base import MODES, Case
 from benchmarks.subjects.blocks import BLOCKS, check_block
-from benchmarks.subjects.prepared import MODES, Prepared
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.correctness import check_correctness
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 
 _ENCODER = WORKLOADS["paper-encoder"]
@@ -202,16 +202,14 @@ def _pace(options: argparse.Namespace, at_least: int, are_small: bool = False) -
     }
 
 
-def _prepare(
-    subject: str, workload: Workload, kinds: Sequence[str], seed: int
-) -> dict[str, Prepared]:
+def _prepare(subject: str, workload: Workload, kinds: Sequence[str], seed: int) -> dict[str, Case]:
     """Kinds of a subject, checked."""
     if subject in BLOCKS:
         check_block(workload, seed)
         return {kind: BLOCKS[subject][kind](workload, seed) for kind in kinds}
     names = [_VARIANTS[kind] for kind in kinds]
     _check(workload, names, seed)
-    return {kind: VARIANTS[_VARIANTS[kind]].prepare(workload, seed) for kind in kinds}
+    return {kind: IMPLEMENTATIONS[_VARIANTS[kind]].prepare(workload, seed) for kind in kinds}
 
 
 def _kinds(workload: Workload, kinds: Sequence[str]) -> list[str]:
@@ -224,7 +222,7 @@ def _check(workload: Workload, names: list[str], seed: int) -> None:
     """Checks variants on at most four frames of a workload: of more the oracle takes too long."""
     ((frames, height, width),) = workload.spatial_shapes
     short = dataclasses.replace(workload, spatial_shapes=((min(4, frames), height, width),))
-    check_answers(short, {name: VARIANTS[name].prepare(short, seed) for name in names})
+    check_correctness(short, {name: IMPLEMENTATIONS[name].prepare(short, seed) for name in names})
 
 
 def _about(workload: Workload, options: argparse.Namespace) -> Row:

@@ -14,8 +14,8 @@ from benchmarks.measure.measurements import compare
 from benchmarks.measure.timing import Task
 from benchmarks.report import report
 from benchmarks.report.bars import Row
+from benchmarks.subjects.base import MODES
 from benchmarks.subjects.blocks import BLOCKS, check_block
-from benchmarks.subjects.prepared import MODES
 from benchmarks.workloads import WORKLOADS, Workload
 
 _BLOCKS = ("attention block", "encoder layer")

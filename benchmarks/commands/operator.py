@@ -10,9 +10,9 @@ from collections.abc import Callable
 from benchmarks.measure import recording
 from benchmarks.measure.measurements import CALL, MEASUREMENTS, Job, measure
 from benchmarks.report import report
-from benchmarks.subjects.peers import PEERS, is_installed
-from benchmarks.subjects.prepared import MODES
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import MODES
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import DTYPES, WORKLOADS, Workload
 from stdeform.functional import resolve_backend
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=[variant.name for variant in VARIANTS.values() if variant.on_cpu],
+        choices=[variant.name for variant in IMPLEMENTATIONS.values() if variant.on_cpu],
         default=_default_variants(),
         help="what is timed in turn; ratios are to the first; by default native composite dense,"
         " and other libraries' operators that are installed; each only where it can",
@@ -98,7 +98,7 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
 
 
 def _default_variants() -> tuple[str, ...]:
-    others = (name for name, peer in PEERS.items() if peer.on_cpu and is_installed(name))
+    others = (each.name for each in THIRD_PARTY.values() if each.on_cpu and each.is_installed)
     return ("native", "composite", "dense", *others)
 
 
@@ -108,7 +108,7 @@ def _default_variants() -> tuple[str, ...]:
 def _plan(options: argparse.Namespace) -> list[Job]:
     wished = _jobs(options)
     refusals = {
-        (job.workload.label, name): VARIANTS[name].refusal(job.workload)
+        (job.workload.label, name): IMPLEMENTATIONS[name].refusal(job.workload)
         for job in wished
         for name in job.variants
     }
@@ -123,7 +123,7 @@ def _plan(options: argparse.Namespace) -> list[Job]:
         if not job.variants:
             names, label = " and ".join(options.variants), job.workload.label
             raise SystemExit(f"{names} cannot do {label}: {refusals[label, options.variants[0]]}")
-        refusal = VARIANTS[job.subject].refusal(CALL)
+        refusal = IMPLEMENTATIONS[job.subject].refusal(CALL)
         if "overhead" in job.measurements and refusal:
             raise SystemExit(f"--measure overhead: {job.subject} cannot do {CALL.label}: {refusal}")
     return jobs

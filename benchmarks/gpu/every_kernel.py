@@ -20,7 +20,7 @@ from torch import Tensor
 import stdeform
 from benchmarks.gpu.gpu_job import first_line
 from benchmarks.gpu.gpu_record import Record
-from benchmarks.subjects.prepared import poison
+from benchmarks.subjects.base import poison
 from stdeform import _native, reference
 from stdeform.testing import Problem, excess, make_problem
 

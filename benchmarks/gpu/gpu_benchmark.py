@@ -6,17 +6,17 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-from benchmarks.costs import additions, device_ceiling, traffic
+from benchmarks.costs import atomics, gpu_roofline, traffic
 from benchmarks.gpu import gpu_plan
 from benchmarks.gpu.gpu_job import Job, LostDeviceError, first_line
+from benchmarks.gpu.third_party_check import Finding, check_third_party
 from benchmarks.measure import kernel_times
 from benchmarks.measure.comparison import compare, describe
 from benchmarks.report.bars import Row
-from benchmarks.subjects.answers import find_errors
-from benchmarks.subjects.attention_backend import backend_of
-from benchmarks.subjects.peer_check import Finding, check_peer
-from benchmarks.subjects.peers import PEERS
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.correctness import find_errors
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.sdpa import backend_of
+from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import WORKLOADS, Inputs, Workload
 
 _CEILING_ROUNDS = 5
@@ -68,7 +68,8 @@ def _time_cases(job: Job, cases: Sequence[gpu_plan.Case]) -> bool:
 def _time_case(case: gpu_plan.Case, job: Job) -> None:
     """A row of every variant and mode. Of those that answer wrongly only ours are timed, marked."""
     variants = {
-        name: VARIANTS[name].prepare(case.workload, 0).to(job.device) for name in case.variants
+        name: IMPLEMENTATIONS[name].prepare(case.workload, 0).to(job.device)
+        for name in case.variants
     }
     errors = find_errors(case.workload, variants, gradients=case.modes != ("forward",))
     for name, error in errors.items():
@@ -100,9 +101,9 @@ def _work(workload: Workload, mode: str, inputs: Inputs) -> Row:
             "compulsory_bytes": traffic.compulsory_bytes(inputs),
         }
     if mode == "backward":
-        bins = additions.sort_into_bins(workload, inputs)
-        added = additions.count(bins, workload.head_dim)
-        by_bins = additions.takes_bins(workload)
+        bins = atomics.sort_into_bins(workload, inputs)
+        added = atomics.count(bins, workload.head_dim)
+        by_bins = atomics.takes_bins(workload)
         return {
             "added_numbers": added.by_bins if by_bins else added.direct,
             "added": "bin by bin" if by_bins else "one by one",
@@ -116,7 +117,7 @@ def kernels(job: Job) -> bool:
     for name, dtypes in chosen:
         for dtype in dtypes:
             workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
-            prepared = VARIANTS[gpu_plan.SUBJECT].prepare(workload, 0).to(job.device)
+            prepared = IMPLEMENTATIONS[gpu_plan.SUBJECT].prepare(workload, 0).to(job.device)
             for mode in _PROFILED_MODES:
                 for row in kernel_times.measure(prepared.call(mode), job.device):
                     job.record.row({"label": workload.label, "mode": mode, **row})
@@ -128,7 +129,7 @@ def ceilings(job: Job) -> bool:
     if job.device == "cpu":
         job.record.note("left out: it needs a GPU")
         return True
-    for name, rate in device_ceiling.measure(_CEILING_ROUNDS):
+    for name, rate in gpu_roofline.measure(_CEILING_ROUNDS):
         print(f"   {name}: {rate['median'] / 1e9:.0f} G/s", flush=True)
         job.record.row({"ceiling": name, "rate": rate})
     return True
@@ -137,11 +138,11 @@ def ceilings(job: Job) -> bool:
 def peers(job: Job) -> bool:
     """Other libraries' operators beside ours; one that cannot be timed is named with its reason."""
     rounds = 3 if job.quick else job.rounds
-    for name in PEERS:
+    for name in THIRD_PARTY:
         found = Finding(rows=[], reason="no time was left")
         if job.left > _LEAST:
-            found = check_peer(
-                name, job.peers, job.device, rounds=rounds, quick=job.quick, seconds=job.left
+            found = check_third_party(
+                name, job.device, rounds=rounds, quick=job.quick, seconds=job.left
             )
         job.record.row({"peer": name, **found})
         print(f"   {name}: {found['reason'] or 'timed'}", flush=True)

@@ -99,12 +99,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prebuilt", type=Path, help="a folder made by `prebuilt`, to take instead of building"
     )
-    parser.add_argument(
-        "--peers",
-        type=Path,
-        default=ROOT.parent / "peers",
-        help="a folder with checkouts of other libraries, built in there; default ../peers",
-    )
     parser.add_argument("--stage", help=argparse.SUPPRESS)  # runs it, in this process
     parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
 
@@ -208,7 +202,6 @@ def _in_this_process(options: argparse.Namespace) -> int:
         output=options.output,
         record=Record(options.output, options.stage),
         words=("gpu-check", *options.what, *flags),
-        peers=options.peers,
         prebuilt=options.prebuilt,
     )
     try:

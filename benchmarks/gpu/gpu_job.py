@@ -31,7 +31,6 @@ class Job:
         output: The folder for everything that is written.
         record: Where rows and notes go.
         words: The command line, without folders.
-        peers: A folder with checkouts of other libraries.
         prebuilt: A folder with a build to take; None for none.
     """
 
@@ -42,7 +41,6 @@ class Job:
     output: Path
     record: Record
     words: tuple[str, ...]
-    peers: Path
     prebuilt: Path | None
 
     @property

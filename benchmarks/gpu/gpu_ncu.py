@@ -9,7 +9,7 @@ from benchmarks.gpu import gpu_plan
 from benchmarks.gpu.gpu_build import find
 from benchmarks.gpu.gpu_job import Job
 from benchmarks.measure import kernel_times
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
 
 _KERNELS = 2
@@ -45,7 +45,7 @@ def run(job: Job) -> bool:
 def _hottest(name: str, dtype: str, job: Job) -> list[str]:
     """The functions of those kernels of ours that take longest, forward and backward together."""
     workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
-    prepared = VARIANTS[gpu_plan.SUBJECT].prepare(workload, 0).to(job.device)
+    prepared = IMPLEMENTATIONS[gpu_plan.SUBJECT].prepare(workload, 0).to(job.device)
     rows = kernel_times.measure(prepared.call("forward+backward"), job.device)
     for row in rows:
         job.record.row({"label": workload.label, "mode": "forward+backward", **row})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from benchmarks.report.bars import Row, telling
 from benchmarks.report.markdown import table
-from benchmarks.subjects.prepared import ALL_MODES
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import ALL_MODES
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 
 SUBJECT = "native"
@@ -24,7 +24,7 @@ class Case:
 
     Attributes:
         workload: What is run.
-        variants: Names in `VARIANTS`; ratios are to the first.
+        variants: Names in `IMPLEMENTATIONS`; ratios are to the first.
         modes: Of `ALL_MODES`.
         seconds: What it is expected to take, where that is more than the cases before it.
     """
@@ -37,7 +37,7 @@ class Case:
     @property
     def label(self) -> str:
         """The workload, and who is new on one that was there before."""
-        if any(VARIANTS[name].is_compiled for name in self.variants):
+        if any(IMPLEMENTATIONS[name].is_compiled for name in self.variants):
             return f"{self.workload.label} ({', '.join(self.variants[1:])})"
         return self.workload.label
 
@@ -194,7 +194,7 @@ _EXACT = ", locations in "
 # Whoever attends to volumes as we do.
 ANCHORS = tuple(
     variant.name
-    for variant in VARIANTS.values()
+    for variant in IMPLEMENTATIONS.values()
     if variant.is_operator and variant.name not in (SUBJECT, "reference") and 3 in variant.axes
 )
 _TIMES = {

@@ -27,8 +27,8 @@ from benchmarks.measure.processes import ROOT
 from benchmarks.measure.timing import ratios, spread
 from benchmarks.report.bars import Row
 from benchmarks.report.markdown import table
-from benchmarks.subjects.prepared import Prepared, poison
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import Case, poison
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 from stdeform import _native
 from stdeform.testing import excess
@@ -79,7 +79,6 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         output=options.output.absolute(),
         record=record,
         words=("tune",),
-        peers=ROOT,
         prebuilt=None,
     )
     passed = build_variants(job) and time_variants(job)
@@ -113,7 +112,7 @@ def time_variants(job: Job) -> bool:
     modules = load(_FOLDER)
     earlier = [row for row in job.record.read()["rows"] if "ratio" in row]
     for workload in workloads(job.quick):
-        prepared = VARIANTS["native"].prepare(workload, 0).to(job.device)
+        prepared = IMPLEMENTATIONS["native"].prepare(workload, 0).to(job.device)
         for mode in _MODES:
             if any((row["label"], row["mode"]) == (workload.label, mode) for row in earlier):
                 continue
@@ -185,7 +184,7 @@ def using(module: ModuleType, forced: Mapping[str, int]) -> Iterator[None]:
 
 def _compare(
     workload: Workload,
-    prepared: Prepared,
+    prepared: Case,
     mode: str,
     modules: Mapping[str, ModuleType],
     job: Job,
@@ -229,7 +228,7 @@ def _compare(
         }
 
 
-def _answers(prepared: Prepared, mode: str) -> list[Tensor]:
+def _answers(prepared: Case, mode: str) -> list[Tensor]:
     poison((prepared.grad_out, *prepared.inputs))
     if mode == kernel_variants.FORWARD:
         return [prepared.forward()]

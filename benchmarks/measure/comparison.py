@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from benchmarks.measure.device_timing import time_calls
 from benchmarks.measure.timing import ratios, spread
 from benchmarks.report.bars import Row
-from benchmarks.subjects.prepared import Prepared
+from benchmarks.subjects.base import Case
 from benchmarks.workloads import Workload
 
 
 def compare(
     workload: Workload,
-    variants: Mapping[str, Prepared],
+    variants: Mapping[str, Case],
     modes: Sequence[str],
     device: str,
     *,

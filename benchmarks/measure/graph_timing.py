@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from benchmarks.subjects.prepared import Prepared
+from benchmarks.subjects.base import Case
 
 Replay = Callable[[], object]
 
@@ -20,7 +20,7 @@ _FEW_CALLS = 3
 _MOST_CALLS = 100
 
 
-def capture(prepared: Prepared, mode: str, device: str) -> Replay:
+def capture(prepared: Case, mode: str, device: str) -> Replay:
     """A call as a graph; on the CPU the call itself.
 
     Args:

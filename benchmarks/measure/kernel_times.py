@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.report.bars import Row
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
 
 _OURS = r"stdeform::cuda::(?:\(anonymous namespace\)::)?(\w+)"
@@ -77,7 +77,7 @@ def function(kernel: str) -> str | None:
 def _main() -> None:
     device, name, dtype, calls = sys.argv[1:]
     workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
-    run = VARIANTS["native"].prepare(workload, 0).to(device).call("forward+backward")
+    run = IMPLEMENTATIONS["native"].prepare(workload, 0).to(device).call("forward+backward")
     for _ in range(int(calls)):
         run()
 

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.costs import ceiling, traffic
+from benchmarks.costs import cpu_roofline, traffic
 from benchmarks.measure import compiled, environment
 from benchmarks.measure.memory import measure_peak
 from benchmarks.measure.timing import Task, interleave, ratios, shared, spread
 from benchmarks.report.bars import Row
-from benchmarks.subjects.answers import check_answers
-from benchmarks.subjects.prepared import ALL_MODES, MODES, BackwardOnceError, Prepared
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import ALL_MODES, MODES, BackwardOnceError, Case
+from benchmarks.subjects.correctness import check_correctness
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 
 CALL = WORKLOADS["four-elements"]  # on which the cost of a call itself is measured
@@ -26,7 +26,7 @@ class Job:
     Attributes:
         workload: What is run.
         measurements: Names in `MEASUREMENTS`.
-        variants: Names in `VARIANTS`; ratios are to the first.
+        variants: Names in `IMPLEMENTATIONS`; ratios are to the first.
         threads: torch's threads.
         seconds: About how long the timed rounds of one mode take.
         rounds: Exactly so many rounds instead.
@@ -144,7 +144,7 @@ def _bandwidth(job: Job) -> Iterator[Row]:
     """Corner rows the subject's forward reads per second, and what caches and memory can give."""
     workload, threads = job.workload, job.threads
     prepared = _prepare(job, workload, (job.subject,))[job.subject]
-    if not VARIANTS[job.subject].is_operator or compiled.compiler() is None:
+    if not IMPLEMENTATIONS[job.subject].is_operator or compiled.compiler() is None:
         print("   bandwidth: left out, it needs our operator and a C++ compiler", flush=True)
         return
     task = Task(job.subject, prepared.forward, threads)
@@ -160,10 +160,10 @@ def _bandwidth(job: Job) -> Iterator[Row]:
         "corner_bytes": total,
         "bytes_per_second": dataclasses.asdict(spread([total / each for each in seconds])),
         "ceiling": {
-            "same rows": ceiling.rows_bandwidth(rows, workload.num_cells, row_bytes, threads),
-            **ceiling.stream_bandwidths(threads),
+            "same rows": cpu_roofline.rows_bandwidth(rows, workload.num_cells, row_bytes, threads),
+            **cpu_roofline.stream_bandwidths(threads),
         },
-        "ceiling_vector_bytes": ceiling.vector_bytes(),
+        "ceiling_vector_bytes": cpu_roofline.vector_bytes(),
     }
 
 
@@ -177,16 +177,16 @@ MEASUREMENTS: dict[str, Callable[[Job], Iterator[Row]]] = {
 }
 
 
-def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Prepared]:
+def _prepare(job: Job, workload: Workload, names: Sequence[str]) -> dict[str, Case]:
     """Builds variants, and checks those that have not been checked on this workload yet."""
-    variants = {name: VARIANTS[name].prepare(workload, job.seed) for name in names}
+    variants = {name: IMPLEMENTATIONS[name].prepare(workload, job.seed) for name in names}
     fresh = {name: each for name, each in variants.items() if (name, workload) not in job.checked}
-    check_answers(workload, fresh)
+    check_correctness(workload, fresh)
     job.checked.update((name, workload) for name in fresh)
     return variants
 
 
-def _tasks(prepared: Mapping[str, Prepared], mode: str, threads: int) -> list[Task]:
+def _tasks(prepared: Mapping[str, Case], mode: str, threads: int) -> list[Task]:
     """What is timed in turn.
 
     What has no such mode is left out and named, and everything with the first: the others'

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.subjects.base import Case
 from benchmarks.subjects.blocks import BLOCKS
-from benchmarks.subjects.prepared import Prepared
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import Workload
 
 _ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def measure_peak(
 
     Args:
         workload: What it is called on.
-        variant: Name in `VARIANTS`; of a block its kind.
+        variant: Name in `IMPLEMENTATIONS`; of a block its kind.
         mode: One of `MODES`.
         threads: torch's threads.
         seed: Of the inputs.
@@ -154,11 +154,11 @@ def _give_freed_memory_back() -> None:
         trim(0)
 
 
-def _subject(name: str, block: str | None) -> tuple[Callable[[Workload, int], Prepared], bool]:
+def _subject(name: str, block: str | None) -> tuple[Callable[[Workload, int], Case], bool]:
     """What prepares it, and whether its first call compiles."""
     if block is not None:
         return BLOCKS[block][name], False
-    return VARIANTS[name].prepare, VARIANTS[name].is_compiled
+    return IMPLEMENTATIONS[name].prepare, IMPLEMENTATIONS[name].is_compiled
 
 
 def _main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.report.bars import Row
-from benchmarks.subjects.prepared import MODES
+from benchmarks.subjects.base import MODES
 
 TITLE = "Where dense attention wins"
 

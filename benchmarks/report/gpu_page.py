@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.costs import device_ceiling
+from benchmarks.costs import gpu_roofline
 from benchmarks.gpu import gpu_plan, tune
 from benchmarks.gpu.gpu_record import Stage, facts
 from benchmarks.measure import kernel_times
@@ -136,7 +136,7 @@ def shares(rows: Sequence[Row], rates: Mapping[str, Mapping[str, float]]) -> lis
 
     Args:
         rows: Of the benchmark.
-        rates: What `device_ceiling.measure` has found, or nothing.
+        rates: What `gpu_roofline.measure` has found, or nothing.
 
     Returns:
         Parts of a page; "" for what was not measured.
@@ -154,14 +154,14 @@ def _achieved(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> 
         row_bytes = workload["head_dim"] * DTYPES[workload["dtype"]].itemsize
         gathered = row["gathered_bytes"] / row["seconds"]["median"]
         compulsory = row["compulsory_bytes"] / row["flushed"]["median"]
-        limits = [device_ceiling.gather_name(row_bytes, level) for level in ("L1", "L2")]
+        limits = [gpu_roofline.gather_name(row_bytes, level) for level in ("L1", "L2")]
         body.append(
             [
                 row["label"],
                 f"{gathered / 1e9:.0f}",
                 *(_share(gathered, rates.get(limit)) for limit in limits),
                 f"{compulsory / 1e9:.0f}",
-                _share(compulsory, rates.get(device_ceiling.copy_name("DRAM"))),
+                _share(compulsory, rates.get(gpu_roofline.copy_name("DRAM"))),
             ]
         )
     if not body:
@@ -178,8 +178,8 @@ def _achieved(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> 
 def _added(rows: Iterable[Row], rates: Mapping[str, Mapping[str, float]]) -> str:
     """What our backward adds a second to the value's gradient, likewise."""
     limits = {
-        numbers: rates.get(device_ceiling.addition_name(numbers, "spread"))
-        for numbers in device_ceiling.NUMBERS
+        numbers: rates.get(gpu_roofline.addition_name(numbers, "spread"))
+        for numbers in gpu_roofline.NUMBERS
     }
     body = []
     for row in rows:

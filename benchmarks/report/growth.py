@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.measure.timing import shared
 from benchmarks.report import fit
 from benchmarks.report.bars import Row
-from benchmarks.subjects.prepared import MODES
+from benchmarks.subjects.base import MODES
 
 
 def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report.bars import Row
-from benchmarks.subjects.prepared import MODES
+from benchmarks.subjects.base import MODES
 
 _COLUMNS = 2  # of panels: more of them are small on a page
 _DPI, _COLORS = 100, 32

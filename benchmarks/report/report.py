@@ -11,7 +11,7 @@ from benchmarks.report import dense_wins, gpu_rows
 from benchmarks.report.bars import Row, judge, machine
 from benchmarks.report.markdown import table
 from benchmarks.report.plots import draw_growth
-from benchmarks.subjects.prepared import ALL_MODES
+from benchmarks.subjects.base import ALL_MODES
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"

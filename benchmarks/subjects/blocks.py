@@ -1,6 +1,6 @@
 """Attention with its projections, of an encoder and a decoder, and whole encoder layers.
 
-Deformable and dense ones differ in the attention and what it projects alone: normalisation,
+Deformable and dense ones differ in the attention and its projections alone: normalisation,
 feed-forward network, input and gradient are the same.
 """
 
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import stdeform
-from benchmarks.subjects.answers import WrongAnswerError
-from benchmarks.subjects.prepared import Prepared, differentiable
-from benchmarks.subjects.variants import attend_naively
+from benchmarks.subjects.base import Case, WrongAnswerError, differentiable
+from benchmarks.subjects.sdpa import attend_naively
 from benchmarks.workloads import Workload
 from stdeform.testing import assert_close
 
@@ -30,27 +29,25 @@ class DeformableBlock(nn.Module):
     def __init__(self, workload: Workload) -> None:
         super().__init__()
         self._shapes = workload.spatial_shapes
+        levels = len(self._shapes)
         self.attention = stdeform.STDeformAttn(
-            workload.num_heads * workload.head_dim,
-            workload.num_heads,
-            len(workload.spatial_shapes),
-            workload.num_points,
-            backend="native",
+            workload.width, workload.num_heads, levels, workload.num_points, backend="native"
         )
         # Offsets that differ from cell to cell, around the layer's initial pattern.
         nn.init.normal_(self.attention.sampling_offsets.weight, std=0.01)
         if workload.num_object_queries is None:
-            points = stdeform.reference_grid(workload.spatial_shapes)
+            points = stdeform.reference_grid(self._shapes)
         else:
-            levels, axes = len(workload.spatial_shapes), len(workload.spatial_shapes[0])
-            points = torch.rand(1, workload.num_object_queries, 1, axes).repeat(1, 1, levels, 1)
+            points = torch.rand(1, workload.num_object_queries, 1, len(self._shapes[0]))
+            points = points.repeat(1, 1, levels, 1)
         self.points: Tensor
         self.register_buffer("points", points)
 
     def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
         """[B, S, C] to [B, S, C]; with queries [B, Q, C] to [B, Q, C]."""
-        asking = x if queries is None else queries
-        out: Tensor = self.attention(asking, self.points, x, self._shapes)
+        out: Tensor = self.attention(
+            x if queries is None else queries, self.points, x, self._shapes
+        )
         return out
 
 
@@ -59,12 +56,12 @@ class DenseBlock(nn.Module):
 
     def __init__(self, workload: Workload, attend: Callable[..., Tensor]) -> None:
         super().__init__()
-        width = workload.num_heads * workload.head_dim
+        width, is_encoder = workload.width, workload.num_object_queries is None
         self._heads, self._attend = workload.num_heads, attend
-        if workload.num_object_queries is not None:
+        if not is_encoder:
             self.query = nn.Linear(width, width)
         # Those of one input are one product, as in `nn.MultiheadAttention`.
-        self.inputs = nn.Linear(width, (3 if workload.num_object_queries is None else 2) * width)
+        self.inputs = nn.Linear(width, (3 if is_encoder else 2) * width)
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
@@ -73,10 +70,9 @@ class DenseBlock(nn.Module):
             parts = self.inputs(x).chunk(3, -1)
         else:
             parts = (self.query(queries), *self.inputs(x).chunk(2, -1))
-        query, key, value = (
-            part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts
+        attended = self._attend(
+            *(part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts)
         )
-        attended = self._attend(query, key, value)
         out: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -99,37 +95,31 @@ class Layer(nn.Module):
         return out
 
 
-def _prepare(
-    attention: Callable[[Workload], nn.Module], is_layer: bool, workload: Workload, seed: int
-) -> Prepared:
-    width = workload.num_heads * workload.head_dim
+def _prepare(kind: str, is_layer: bool, workload: Workload, seed: int) -> Case:
     torch.manual_seed(seed)
     inputs = _inputs(workload)
-    grad_out = torch.randn(workload.batch, workload.num_queries, width)
-    block = attention(workload)
-    module = Layer(block, width) if is_layer else block
+    grad_out = torch.randn(workload.batch, workload.num_queries, workload.width)
+    block = _ATTENTION[kind](workload)
+    module = Layer(block, workload.width) if is_layer else block
 
     def run(*tensors: Tensor) -> Tensor:
-        out: Tensor = module(*tensors[: len(inputs)])  # to which the weights after them belong
+        out: Tensor = module(*tensors[: len(inputs)])  # after them come the module's weights
         return out
 
-    return Prepared(run, (*differentiable(inputs), *module.parameters()), grad_out)
+    return Case(run, (*differentiable(inputs), *module.parameters()), grad_out)
 
 
 def _inputs(workload: Workload) -> tuple[Tensor, ...]:
     """The cells [B, S, C], and the queries [B, Q, C] of a decoder."""
-    width = workload.num_heads * workload.head_dim
-    cells = torch.randn(workload.batch, workload.num_cells, width)
-    if workload.num_object_queries is None:
-        return (cells,)
-    return cells, torch.randn(workload.batch, workload.num_object_queries, width)
+    counts = filter(None, (workload.num_cells, workload.num_object_queries))
+    return tuple(torch.randn(workload.batch, count, workload.width) for count in counts)
 
 
 def check_block(workload: Workload, seed: int) -> None:
-    """Holds the deformable block against its reference, on up to four frames of the workload.
+    """Compares the deformable block with its reference, on up to four frames of the workload.
 
     Raises:
-        WrongAnswerError: It computes something else.
+        WrongAnswerError: They differ.
     """
     shapes = tuple((min(4, shape[0]), *shape[1:]) for shape in workload.spatial_shapes)
     torch.manual_seed(seed)
@@ -152,11 +142,11 @@ _ATTENTION: dict[str, Callable[[Workload], nn.Module]] = {
 }
 
 
-def _by_kind(is_layer: bool, *kinds: str) -> dict[str, Callable[[Workload, int], Prepared]]:
-    return {kind: functools.partial(_prepare, _ATTENTION[kind], is_layer) for kind in kinds}
+def _by_kind(is_layer: bool, *kinds: str) -> dict[str, Callable[[Workload, int], Case]]:
+    return {kind: functools.partial(_prepare, kind, is_layer) for kind in kinds}
 
 
-# By what is compared and then by kind; each prepares itself for a workload and a seed.
+# By what is compared and then by kind; each makes a case of a workload and a seed.
 BLOCKS = {
     "attention block": _by_kind(False, *_ATTENTION),
     "decoder block": _by_kind(False, *_ATTENTION),

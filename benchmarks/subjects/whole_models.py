@@ -1,4 +1,4 @@
-"""A Deformable VisTR or VisTR of `examples/`, made ready to be timed part by part.
+"""A Deformable VisTR or VisTR of `examples/`, to be timed part by part.
 
 Weights are random and the video is noise: what a part costs does not depend on what it has learned,
 except that results are written for every slot whose mask is not empty.
@@ -7,6 +7,7 @@ except that results are written for every slot whose mask is not empty.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import stdeform
-from benchmarks.subjects.answers import WrongAnswerError
-from benchmarks.subjects.prepared import Prepared, differentiable
+from benchmarks.subjects.base import Case, WrongAnswerError, differentiable
 
 # The model is an example, not a part of the package.
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -31,36 +31,19 @@ _LEARNED = {"encoder layer": (0,), "decoder layer": (0, 1, 3)}
 _INSTANCES = 3  # objects in the clip that is trained on
 
 
-@dataclass(frozen=True)
-class Video:
-    """A video in memory, as prediction takes it.
+class _Noise:
+    """A video of random pixels in memory, as prediction takes it."""
 
-    Attributes:
-        pixels: RGB [T, H, W, 3].
-        id: Number that tells it from others.
-    """
+    id = 1
 
-    pixels: NDArray[np.uint8]
-    id: int = 1
-
-    @property
-    def length(self) -> int:
-        """Number of frames."""
-        return len(self.pixels)
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[2])
+    def __init__(self, length: int, height: int, width: int, seed: int) -> None:
+        self.length, self.height, self.width = length, height, width
+        random = np.random.default_rng(seed)
+        self._pixels = random.integers(0, 256, (length, height, width, 3), dtype=np.uint8)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """One frame, RGB [H, W, 3]."""
-        frame: NDArray[np.uint8] = self.pixels[index]
+        frame: NDArray[np.uint8] = self._pixels[index]
         return frame
 
 
@@ -87,7 +70,7 @@ def prepare_parts(
         height: Of the video, in pixels, before it is scaled as the config says.
         width: Likewise.
         seed: Of weights, video and gradients.
-        parts: Which of `PARTS` are asked for: the network runs no further than these need.
+        parts: Which of `PARTS` are needed: the network runs no further than these need.
 
     Returns:
         Calls by part and mode ("forward": as in inference, "forward+backward": as in training):
@@ -101,57 +84,45 @@ def prepare_parts(
     Raises:
         WrongAnswerError: A layer with our operator computes something else than its reference.
     """
-    from defvis.data.clips import collate, make_clip
+    from defvis.data.clips import FrameCache, collate, make_clip
+    from defvis.data.views import network_size
     from defvis.models.model import DefVIS
     from defvis.training.distributed import Processes
     from defvis.training.stages import JointStage
 
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
     model = DefVIS(config.model).eval()
-    frames = config.model.num_frames
-    video = Video(random.integers(0, 256, (frames, height, width, 3), dtype=np.uint8))
-    scaled = _scaled(video, config)
-    labels, masks = _moving_squares(*scaled.shape[:3])
-    batch = collate([make_clip(scaled, labels, masks)])
+    video = _Noise(config.model.num_frames, height, width, seed)
+    size = network_size(height, width, config.data)
+    scaled = FrameCache(0).frames(video, range(video.length), size)
+    batch = collate([make_clip(scaled, *_moving_squares(*scaled.shape[:3]))])
     every_slot = torch.arange(config.model.num_slots)[None]
     stage = JointStage(model, config, 1, Processes())
 
-    def inference(run: Callable[[], object]) -> Callable[[], object]:
-        def call() -> object:
-            model.eval()
-            with torch.no_grad():
-                return run()
-
-        return call
-
-    def training(run: Callable[[], object]) -> Callable[[], object]:
-        def call() -> object:
-            model.train()
-            return run()
-
-        return call
-
-    def network() -> Tensor:
-        masks: Tensor = model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
-        return masks
+    def network() -> object:
+        return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
 
     layers = {
         name: _prepare_layer(name, *met)
         for name, met in _first_layers(model, batch.frames, parts).items()
     }
-    calls = {
-        **{(name, "forward"): inference(layer.forward) for name, layer in layers.items()},
-        ("network", "forward"): inference(network),
-        ("video to results", "forward"): inference(lambda: _results(model, config, video)),
-        **{
-            (name, "forward+backward"): training(layer.forward_backward)
-            for name, layer in layers.items()
-        },
-        ("training step", "forward+backward"): training(lambda: stage.step(batch)),
+    inference: dict[str, Callable[[], object]] = {
+        **{name: layer.forward for name, layer in layers.items()},
+        "network": network,
+        "video to results": lambda: _results(model, config, video),
     }
+    training: dict[str, Callable[[], object]] = {
+        **{name: layer.forward_backward for name, layer in layers.items()},
+        "training step": lambda: stage.step(batch),
+    }
+    modes = (("forward", inference, False), ("forward+backward", training, True))
     return WholeModel(
-        calls={(part, mode): call for (part, mode), call in calls.items() if part in parts},
+        calls={
+            (part, mode): functools.partial(_run, model, run, is_training)
+            for mode, runs, is_training in modes
+            for part, run in runs.items()
+            if part in parts
+        },
         modules={
             "backbone": (model.backbone,),
             "encoder": (model.encoder,),
@@ -161,14 +132,10 @@ def prepare_parts(
     )
 
 
-def _scaled(video: Video, config: Any) -> NDArray[np.uint8]:
-    """All frames at the size that the network sees."""
-    from defvis.data.clips import FrameCache
-    from defvis.data.views import network_size
-
-    size = network_size(video.height, video.width, config.data)
-    scaled: NDArray[np.uint8] = FrameCache(0).frames(video, range(video.length), size)
-    return scaled
+def _run(model: nn.Module, run: Callable[[], object], is_training: bool) -> object:
+    model.train(is_training)
+    with torch.set_grad_enabled(is_training):
+        return run()
 
 
 def _moving_squares(
@@ -184,7 +151,7 @@ def _moving_squares(
     return np.arange(_INSTANCES), masks
 
 
-def _results(model: nn.Module, config: Any, video: Video) -> list[dict[str, Any]]:
+def _results(model: nn.Module, config: Any, video: _Noise) -> list[dict[str, Any]]:
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
@@ -195,7 +162,7 @@ def _results(model: nn.Module, config: Any, video: Video) -> list[dict[str, Any]
     return results
 
 
-def _prepare_layer(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> Prepared:
+def _prepare_layer(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> Case:
     """A checked layer on its arguments; differentiable in weights and in what other layers made."""
     places = _LEARNED[name]
 
@@ -210,19 +177,19 @@ def _prepare_layer(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> P
     with torch.no_grad():
         result = run(*leaves)
     # Random: of a gradient of ones the last normalisation would leave nothing but rounding.
-    prepared = Prepared(run, (*leaves, *layer.parameters()), torch.randn_like(result))
-    _check(name, layer, prepared)
-    return prepared
+    case = Case(run, (*leaves, *layer.parameters()), torch.randn_like(result))
+    _check(name, layer, case)
+    return case
 
 
-def _check(name: str, layer: nn.Module, prepared: Prepared) -> None:
-    """Holds a layer against the same one on the reference."""
-    found = prepared.forward()
+def _check(name: str, layer: nn.Module, case: Case) -> None:
+    """Compares a layer with the same one on the reference."""
+    found = case.forward()
     deformable = [m for m in layer.modules() if isinstance(m, stdeform.STDeformAttn)]
     backends = [module.backend for module in deformable]
     for module in deformable:
         module.backend = "reference"
-    expected = prepared.forward()
+    expected = case.forward()
     for module, backend in zip(deformable, backends, strict=True):
         module.backend = backend
     try:
@@ -233,32 +200,28 @@ def _check(name: str, layer: nn.Module, prepared: Prepared) -> None:
         raise WrongAnswerError(f"the {name}: {error}") from error
 
 
-class _AllMet(Exception):
+class _AllFoundError(Exception):
     """Ends a run of the network whose rest is not needed."""
 
 
 def _first_layers(
     model: Any, frames: Tensor, parts: Sequence[str]
 ) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
-    """The first layers of encoder and decoder, each with what reaches it when the model runs."""
+    """The first layers of encoder and decoder, each with its arguments when the model runs."""
     found: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
     layers = {"encoder layer": model.encoder.layers[0], "decoder layer": model.decoder.layers[0]}
-    wanted = {name: layer for name, layer in layers.items() if name in parts}
-    if not wanted:
-        return found
+    wanted = {layer: name for name, layer in layers.items() if name in parts}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            found[name] = (layer, arguments)
-            if len(found) == len(wanted):
-                raise _AllMet
+    def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        found[wanted[layer]] = (layer, arguments)
+        if len(found) == len(wanted):
+            raise _AllFoundError
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in wanted.items()]
+    handles = [layer.register_forward_pre_hook(keep) for layer in wanted]
     try:
-        with torch.no_grad(), contextlib.suppress(_AllMet):
-            model(frames)
+        if wanted:
+            with torch.no_grad(), contextlib.suppress(_AllFoundError):
+                model(frames)
     finally:
         for handle in handles:
             handle.remove()

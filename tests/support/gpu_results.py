@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.report import bars
-from benchmarks.subjects.prepared import ALL_MODES
+from benchmarks.subjects.base import ALL_MODES
 
 _COMMON = {
     "schema", "suite", "device", "capability", "multiprocessors", "memory_bytes",

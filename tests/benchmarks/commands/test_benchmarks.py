@@ -18,8 +18,8 @@ from benchmarks.measure import compiled, environment, timing
 from benchmarks.measure.measurements import compare
 from benchmarks.measure.recording import load_rows
 from benchmarks.report import bars, gpu_rows, report
-from benchmarks.subjects import variants
-from benchmarks.subjects.prepared import ALL_MODES
+from benchmarks.subjects import registry
+from benchmarks.subjects.base import ALL_MODES
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
 from tests.support.gpu_results import assert_gpu_schema
@@ -327,5 +327,5 @@ def test_environment_names_commit_and_command() -> None:
 
 def test_docs_name_every_workload_and_variant() -> None:
     page = (ROOT / "docs/benchmarks.md").read_text()
-    missing = [name for name in (*WORKLOADS, *variants.VARIANTS) if f"`{name}`" not in page]
+    missing = [name for name in (*WORKLOADS, *registry.IMPLEMENTATIONS) if f"`{name}`" not in page]
     assert missing == []

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import main
 from benchmarks.commands import complexity
-from benchmarks.costs.counts import multiply_adds, operand_bytes
+from benchmarks.costs.flops import multiply_adds, operand_bytes
 from benchmarks.measure.recording import load_rows, without_rounds
 from benchmarks.measure.timing import ratios, spread
 from benchmarks.report import bars, dense_wins, fit, growth, report
 from benchmarks.subjects import blocks
+from benchmarks.subjects.base import MODES
 from benchmarks.subjects.blocks import BLOCKS
-from benchmarks.subjects.prepared import MODES
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
 
 TINY = WORKLOADS["tiny"]
@@ -165,7 +165,9 @@ def test_where_dense_wins_is_told_from_rows() -> None:
 def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
     names = {"deformable": "native", "dense": "dense", "dense, naive": "dense-naive"}
     decoder = dataclasses.replace(TINY, num_object_queries=7)
-    cases = [(workload, VARIANTS[names[kind]].prepare, False) for workload in (TINY, decoder)]
+    cases = [
+        (workload, IMPLEMENTATIONS[names[kind]].prepare, False) for workload in (TINY, decoder)
+    ]
     cases.append((TINY, BLOCKS["attention block"][kind], True))
     cases.append((decoder, BLOCKS["decoder block"][kind], True))
     for workload, prepare, projections in cases:
@@ -181,7 +183,7 @@ def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
 def test_operands_are_those_of_the_call(queries: int | None) -> None:
     workload = dataclasses.replace(TINY, num_object_queries=queries)
     for kind, name in (("deformable", "reference"), ("dense", "dense")):
-        prepared = VARIANTS[name].prepare(workload, 0)
+        prepared = IMPLEMENTATIONS[name].prepare(workload, 0)
         tensors = (*prepared.inputs, prepared.forward())
         assert operand_bytes(workload, kind) == sum(tensor.nbytes for tensor in tensors)
     scores = workload.num_heads * workload.num_queries * workload.num_cells

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.commands import operator
 from benchmarks.measure.measurements import MEASUREMENTS, Job
-from benchmarks.subjects import prepared
-from benchmarks.subjects.prepared import ALL_MODES, MODES
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects import base
+from benchmarks.subjects.base import ALL_MODES, MODES
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import DTYPES, WORKLOADS
 
 SECONDS = 24.0
@@ -23,7 +23,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     planned: list[Job] = []
     monkeypatch.setattr(operator, "resolve_backend", lambda *asked: "native")
     monkeypatch.setattr(operator, "measure", lambda job: planned.append(job) or [])
-    monkeypatch.setattr(prepared, "compiler", lambda: "c++")
+    monkeypatch.setattr(base, "compiler", lambda: "c++")
     chosen = ["--all", "--variants", "native", "composite", "dense", "--seconds", str(SECONDS)]
     assert main(["operator", *chosen]) == 0
     return planned
@@ -102,12 +102,12 @@ def test_all_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str], jobs: l
 )
 def test_peers_do_what_they_can(workload: str, dtype: str, reason: str) -> None:
     asked = dataclasses.replace(WORKLOADS[workload], dtype=dtype)
-    assert VARIANTS["transformers"].refusal(asked) == reason
-    assert VARIANTS["native"].refusal(asked) == ""
+    assert IMPLEMENTATIONS["transformers"].refusal(asked) == reason
+    assert IMPLEMENTATIONS["native"].refusal(asked) == ""
 
 
 def test_compiled_variants_need_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "compiler", lambda: None)
-    refusal = VARIANTS["composite-compiled"].refusal(WORKLOADS["tiny"])
+    monkeypatch.setattr(base, "compiler", lambda: None)
+    refusal = IMPLEMENTATIONS["composite-compiled"].refusal(WORKLOADS["tiny"])
     assert refusal == "it needs a C++ compiler"
-    assert VARIANTS["composite"].refusal(WORKLOADS["tiny"]) == ""
+    assert IMPLEMENTATIONS["composite"].refusal(WORKLOADS["tiny"]) == ""

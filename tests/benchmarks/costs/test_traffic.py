@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.costs import ceiling, traffic
+from benchmarks.costs import cpu_roofline, traffic
 from benchmarks.measure import compiled
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 
@@ -57,13 +57,13 @@ def test_traffic_counts_the_corners_that_exist(shapes: tuple[tuple[int, ...], ..
 
 
 @pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
-def test_ceiling_reads_rows_of_every_usual_size() -> None:
+def test_the_roofline_reads_rows_of_every_usual_size() -> None:
     rows = torch.randint(50, (1 << 16,))
     for head_dim, element in itertools.product((16, 32, 48, 64, 96, 128, 256), (2, 4)):
-        speed = ceiling.rows_bandwidth(rows, 50, head_dim * element, threads=1)
+        speed = cpu_roofline.rows_bandwidth(rows, 50, head_dim * element, threads=1)
         assert speed is not None
         assert 1e8 < speed < 1e13
-    assert ceiling.rows_bandwidth(rows, 50, 20, threads=1) is None
+    assert cpu_roofline.rows_bandwidth(rows, 50, 20, threads=1) is None
 
 
 def _state_caches(folder: Path, *caches: tuple[str, str, str]) -> None:
@@ -78,21 +78,21 @@ def _state_caches(folder: Path, *caches: tuple[str, str, str]) -> None:
 def test_memory_is_streamed_beyond_the_last_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ceiling, "_CACHES", tmp_path)
+    monkeypatch.setattr(cpu_roofline, "_CACHES", tmp_path)
     usual = {"L1": 16 << 10, "L2": 1 << 19, "L3": 12 << 20, "DRAM": 256 << 20}
-    assert ceiling.stream_sizes() == usual
+    assert cpu_roofline.stream_sizes() == usual
     caches = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
     _state_caches(tmp_path, *caches)
-    assert ceiling.stream_sizes() == {**usual, "L1": 24 << 10, "L2": 1 << 20}
+    assert cpu_roofline.stream_sizes() == {**usual, "L1": 24 << 10, "L2": 1 << 20}
     third = tmp_path / "with a third level"
     third.mkdir()
     _state_caches(third, *caches, ("3", "Unified", "266240K"))
-    monkeypatch.setattr(ceiling, "_CACHES", third)
-    assert ceiling.stream_sizes()["DRAM"] == 4 * (260 << 20)
+    monkeypatch.setattr(cpu_roofline, "_CACHES", third)
+    assert cpu_roofline.stream_sizes()["DRAM"] == 4 * (260 << 20)
 
 
 @pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 def test_memory_is_slower_than_the_first_cache() -> None:
-    speeds = ceiling.stream_bandwidths(threads=1)
+    speeds = cpu_roofline.stream_bandwidths(threads=1)
     assert list(speeds) == ["L1", "L2", "L3", "DRAM"]
     assert 1e8 < speeds["DRAM"] < speeds["L1"] < 1e13

@@ -11,13 +11,13 @@ import torch
 
 from benchmarks.gpu import gpu_benchmark, gpu_plan
 from benchmarks.gpu.gpu_job import Job, LostDeviceError
+from benchmarks.gpu.third_party_check import Finding
 from benchmarks.measure import device_timing
 from benchmarks.measure.device_timing import time_calls
 from benchmarks.report import gpu_page
-from benchmarks.subjects.peer_check import Finding
-from benchmarks.subjects.peers import PEERS
-from benchmarks.subjects.prepared import Prepared
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import Case
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.gpu.test_gpu_tests import job
 
@@ -29,9 +29,9 @@ def _plant(
     monkeypatch: pytest.MonkeyPatch, name: str, change: float = 1.1, error: str = ""
 ) -> None:
     """Lets a variant answer wrongly, or not at all."""
-    right = VARIANTS[name]
+    right = IMPLEMENTATIONS[name]
 
-    def prepare(*how: object) -> Prepared:
+    def prepare(*how: object) -> Case:
         prepared = right.prepare(*how)  # type: ignore[arg-type]
 
         def attend(*inputs: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def _plant(
 
         return prepared._replace(function=attend)
 
-    monkeypatch.setitem(VARIANTS, name, dataclasses.replace(right, prepare=prepare))
+    monkeypatch.setitem(IMPLEMENTATIONS, name, dataclasses.replace(right, prepare=prepare))
 
 
 def _variants(found: dict[str, object]) -> list[str]:
@@ -175,11 +175,11 @@ def test_a_case_of_the_forward_alone_runs_nothing_backward(
         out.register_hook(lambda _: pytest.fail("run backward")) if out.requires_grad else None
         return out
 
-    right = VARIANTS["composite"].prepare(case.workload, 0)
+    right = IMPLEMENTATIONS["composite"].prepare(case.workload, 0)
     variant = dataclasses.replace(
-        VARIANTS["composite"], prepare=lambda *_: right._replace(function=composite)
+        IMPLEMENTATIONS["composite"], prepare=lambda *_: right._replace(function=composite)
     )
-    monkeypatch.setitem(VARIANTS, "composite", variant)
+    monkeypatch.setitem(IMPLEMENTATIONS, "composite", variant)
     this = job(tmp_path, "benchmark")
     gpu_benchmark._time_case(case, this)
     assert [row["mode"] for row in this.record.read()["rows"]] == ["forward"]
@@ -192,16 +192,16 @@ def test_peers_share_the_time_they_have(tmp_path: Path, monkeypatch: pytest.Monk
         given.append(seconds)
         return Finding(rows=[], reason="stopped")
 
-    monkeypatch.setattr(gpu_benchmark, "check_peer", check)
+    monkeypatch.setattr(gpu_benchmark, "check_third_party", check)
     left = iter((60, 60, 40, 40, 9, 8, 7, 6))
     monkeypatch.setattr(Job, "left", property(lambda _: next(left)))
     this = job(tmp_path, "peers")
     assert gpu_benchmark.peers(this)
     assert given == [60, 40]
     rows = this.record.read()["rows"]
-    assert [row["peer"] for row in rows] == list(PEERS)
+    assert [row["peer"] for row in rows] == list(THIRD_PARTY)
     reasons = [row["reason"] for row in rows]
-    assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(PEERS) - 2)
+    assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(THIRD_PARTY) - 2)
 
 
 # -- device times --------------------------------------------------------------------------------

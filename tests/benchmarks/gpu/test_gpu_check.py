@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.costs import additions
+from benchmarks.costs import atomics
 from benchmarks.gpu import gpu_check, gpu_record
 from benchmarks.gpu.gpu_job import Job, LostDeviceError
 from benchmarks.measure import processes
-from benchmarks.subjects.peers import PEERS
+from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import WORKLOADS, make_inputs
 from stdeform import _native
 
@@ -59,8 +59,8 @@ def test_a_dry_run_shows_what_every_stage_has_found(
         is_backward = (row["variant"], row["mode"]) == ("native", "backward")
         assert ("added_numbers" in row) == is_backward
         if is_backward:
-            bins = additions.sort_into_bins(WORKLOADS["tiny"], make_inputs(WORKLOADS["tiny"], 0))
-            counted = additions.count(bins, WORKLOADS["tiny"].head_dim)
+            bins = atomics.sort_into_bins(WORKLOADS["tiny"], make_inputs(WORKLOADS["tiny"], 0))
+            counted = atomics.count(bins, WORKLOADS["tiny"].head_dim)
             assert (row["added_numbers"], row["added"]) == (counted.direct, "one by one")
     page = (tmp_path / "gpu-check.md").read_text()
     beside = [row for peer in found["peers"]["rows"] for row in peer["rows"]]
@@ -69,7 +69,7 @@ def test_a_dry_run_shows_what_every_stage_has_found(
         name = f"{row['variant']} ({row['backend']})" if "backend" in row else row["variant"]
         assert f"| {row['label']} | {row['mode']} | {name} |" in lines
         assert row.get("backend") == ("flash for cpu" if row["variant"] == "dense" else None)
-    assert [row["peer"] for row in found["peers"]["rows"]] == list(PEERS)
+    assert [row["peer"] for row in found["peers"]["rows"]] == list(THIRD_PARTY)
     for row in found["peers"]["rows"]:
         assert f"- {row['peer']}: {row['reason'] or 'timed'}\n" in page
     printed = capfd.readouterr().out

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.subjects import attention_backend
-from benchmarks.subjects.attention_backend import backend_of
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects import sdpa
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.sdpa import backend_of
 from benchmarks.workloads import WORKLOADS
 
 _ENABLED = ("flash", "mem_efficient", "math", "cudnn")
@@ -26,19 +26,17 @@ def test_sixteen_bits_on_a_gpu_run_as_flash_attention_or_not_at_all(
     dtype: torch.dtype, is_cuda: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[str]] = []
-    monkeypatch.setattr(
-        attention_backend, "scaled_dot_product_attention", lambda *_: seen.append(_enabled())
-    )
+    monkeypatch.setattr(sdpa, "scaled_dot_product_attention", lambda *_: seen.append(_enabled()))
     before = _enabled()
     like = SimpleNamespace(dtype=dtype, is_cuda=is_cuda)
-    VARIANTS["dense"].prepare(WORKLOADS["tiny"], 0).function(like, like, like)
+    IMPLEMENTATIONS["dense"].prepare(WORKLOADS["tiny"], 0).function(like, like, like)
     assert seen == [{"flash"} if is_cuda and dtype != torch.float32 else before]
     assert _enabled() == before
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
 def test_the_backend_that_ran_is_seen(mode: str) -> None:
-    run = VARIANTS["dense"].prepare(WORKLOADS["tiny"], 0).call(mode)
+    run = IMPLEMENTATIONS["dense"].prepare(WORKLOADS["tiny"], 0).call(mode)
     assert backend_of(run) == "flash for cpu"
     with sdpa_kernel(SDPBackend.MATH):
         assert backend_of(run) == "math"
@@ -62,10 +60,10 @@ def test_the_backend_that_ran_is_seen(mode: str) -> None:
 def test_operators_of_a_gpu_are_told_apart(
     operators: list[str], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Names(attention_backend._Names):
-        def __enter__(self) -> attention_backend._Names:
+    class Names(sdpa._Names):
+        def __enter__(self) -> sdpa._Names:
             self.names = operators
             return super().__enter__()
 
-    monkeypatch.setattr(attention_backend, "_Names", Names)
+    monkeypatch.setattr(sdpa, "_Names", Names)
     assert backend_of(lambda: None) == backend

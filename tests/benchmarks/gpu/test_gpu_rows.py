@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.costs.device_ceiling import addition_name, copy_name, gather_name
+from benchmarks.costs.gpu_roofline import addition_name, copy_name, gather_name
 from benchmarks.gpu.gpu_record import NAME, Record, Stage, read
 from benchmarks.measure.recording import load_rows
 from benchmarks.measure.timing import spread
@@ -84,7 +84,7 @@ CHECK: dict[str, Any] = {
     ],
     "peers": [
         {"peer": "mmcv", "rows": [_row("detr-encoder", "mmcv", "forward", 70.0)], "reason": ""},
-        {"peer": "ops3d", "rows": [], "reason": "neither installed nor below peers/"},
+        {"peer": "ops3d", "rows": [], "reason": "not installed"},
     ],
 }
 
@@ -204,7 +204,7 @@ def test_the_page_holds_what_was_read_against_what_can_be(tmp_path: Path) -> Non
     assert "| paper-encoder, float32 | bin by bin | 100.0 | - | 25% |" in shown
     assert "| gather of 192 bytes, L1 | 8000 | 8000 | 8000 |" in shown
     assert "- mmcv: timed" in shown
-    assert "- ops3d: neither installed nor below peers/" in shown
+    assert "- ops3d: not installed" in shown
 
 
 def test_rows_of_several_commands_are_put_together(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ def job(folder: Path, stage: str, *, seconds: float = 120, device: str = "cpu") 
         output=folder,
         record=Record(folder, stage),
         words=("gpu-check", stage),
-        peers=folder,
         prebuilt=None,
     )
 

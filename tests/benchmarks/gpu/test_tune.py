@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu import kernel_variants, tune, variant_build
 from benchmarks.gpu.kernel_variants import BACKWARD, FORWARD, KNOBS, VARIANTS
 from benchmarks.measure import graph_timing, kernel_times
-from benchmarks.subjects.variants import VARIANTS as OPERATORS
+from benchmarks.subjects.registry import IMPLEMENTATIONS as OPERATORS
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
 from tests.benchmarks.gpu.test_gpu_tests import job

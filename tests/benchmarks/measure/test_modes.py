@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.__main__ import main
 from benchmarks.measure.recording import load_rows
-from benchmarks.subjects.prepared import ALL_MODES, BackwardOnceError, Prepared
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import ALL_MODES, BackwardOnceError, Case
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 from stdeform import _native
 
@@ -26,7 +26,7 @@ REFUSAL = "written over, which requires retain_graph=False.\nA page of advice"
 
 @pytest.mark.parametrize("name", [OURS, "reference", "composite", "dense", "dense-naive"])
 def test_backward_alone_gives_the_gradients_again_and_again(name: str) -> None:
-    prepared = VARIANTS[name].prepare(TINY, 0)
+    prepared = IMPLEMENTATIONS[name].prepare(TINY, 0)
     _, *expected = prepared.forward_backward()
     backward = prepared.call("backward")
     for _ in range(2):
@@ -34,7 +34,7 @@ def test_backward_alone_gives_the_gradients_again_and_again(name: str) -> None:
 
 
 def test_backward_alone_runs_no_forward() -> None:
-    prepared = VARIANTS["reference"].prepare(TINY, 0)
+    prepared = IMPLEMENTATIONS["reference"].prepare(TINY, 0)
     calls = []
 
     def attend(*inputs: Tensor) -> Tensor:
@@ -73,13 +73,15 @@ def _run(variants: list[str], folder: Path) -> set[tuple[str, str]]:
 def test_a_backward_that_runs_once_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    composite = VARIANTS["composite"]
+    composite = IMPLEMENTATIONS["composite"]
 
-    def prepare(workload: Workload, seed: int) -> Prepared:
+    def prepare(workload: Workload, seed: int) -> Case:
         prepared = composite.prepare(workload, seed)
         return prepared._replace(function=lambda *inputs: _Once.apply(prepared.function(*inputs)))
 
-    monkeypatch.setitem(VARIANTS, "composite", dataclasses.replace(composite, prepare=prepare))
+    monkeypatch.setitem(
+        IMPLEMENTATIONS, "composite", dataclasses.replace(composite, prepare=prepare)
+    )
     everything = {(name, mode) for name in (OURS, "composite") for mode in ALL_MODES}
     reason = "is left out: written over, which requires retain_graph=False.\n"
     assert _run([OURS, "composite"], tmp_path) == everything - {("composite", "backward")}
@@ -102,7 +104,7 @@ def test_a_backward_that_fails_for_another_reason_is_not_left_out() -> None:
         def backward(ctx, grad: Tensor) -> Tensor:
             raise RuntimeError("out of memory")
 
-    prepared = VARIANTS["reference"].prepare(TINY, 0)
+    prepared = IMPLEMENTATIONS["reference"].prepare(TINY, 0)
     broken = prepared._replace(function=lambda *inputs: Broken.apply(prepared.function(*inputs)))
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         broken.call("backward")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.measure import memory, timing
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
 
 TINY = WORKLOADS["tiny"]
@@ -118,7 +118,7 @@ def test_peak_sees_memory_that_is_freed_again(
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_peak_in_a_fresh_process_holds_result_and_gradients() -> None:
     workload = dataclasses.replace(TINY, batch=64, num_points=16)
-    prepared = VARIANTS["composite"].prepare(workload, 0)
+    prepared = IMPLEMENTATIONS["composite"].prepare(workload, 0)
     results = (prepared.grad_out, *prepared.inputs)
     floor = sum(tensor.numel() * tensor.element_size() for tensor in results)
     mode = "forward+backward"

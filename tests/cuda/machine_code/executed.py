@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.costs import additions
+from benchmarks.costs import atomics
 from benchmarks.workloads import WORKLOADS, make_inputs
 from tests.cuda.emulator import emulated, emulator
 from tests.cuda.machine_code import machine_code, sass
@@ -118,7 +118,7 @@ def count(
     workload = dataclasses.replace(PARTS[part], dtype=dtype)
     inputs = make_inputs(workload, seed=0)
     samples = inputs.attention_logits.numel()
-    reading = int(additions.sort_into_bins(workload, inputs).samples.sum())
+    reading = int(atomics.sort_into_bins(workload, inputs).samples.sum())
     runner = Runner(kernels)
     machine = emulated.Machine(multiprocessors=MULTIPROCESSORS, tuning={"backward_bins": int(bins)})
     arguments = [each.requires_grad_(backward) for each in inputs[:-1]]

@@ -1,6 +1,6 @@
 // What a GPU's caches and memory give to kernels that do nothing but read rows at random, or add to
 // them: the way csrc/cuda/ does it, 16 bytes a lane and load. Compiled and called by
-// device_ceiling.py.
+// gpu_roofline.py.
 #include "cuda/lanes/rows.cuh"
 
 namespace {
@@ -12,7 +12,7 @@ constexpr int kInFlight = 8;
 constexpr int kLaneBytes = 16;
 constexpr int kAddedRow = 32;  // numbers of a row that is added to
 
-// Row numbers below `rows`, the same for all lanes of a row; device_ceiling.py knows them too.
+// Row numbers below `rows`, the same for all lanes of a row; gpu_roofline.py knows them too.
 class RandomRows {
  public:
   __device__ RandomRows(uint32_t seed, uint32_t rows) : state_(seed * 2654435761u), rows_(rows) {}

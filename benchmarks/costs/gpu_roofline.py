@@ -1,19 +1,18 @@
-"""What this GPU's caches and memory can give, to hold the kernels against: bytes and additions.
+"""What this GPU's caches and memory can give, to compare the kernels with: bytes and additions.
 
 Rows are gathered at random from working sets that fit the L1 cache, the L2 cache and neither, 16
 bytes a load as in the forward; ones are added to rows at random, spread over many or hot on few, as
-in the backward. What the kernels of `device_ceiling.cu` leave is checked before they are timed.
+in the backward. The results of the kernels in `gpu_roofline.cu` are checked before they are timed.
 Copies are PyTorch's.
 """
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from benchmarks.measure import compiled
 from benchmarks.measure.device_timing import time_calls
 
-SOURCE = Path(__file__).with_name("device_ceiling.cu")
+SOURCE = Path(__file__).with_name("gpu_roofline.cu")
 ROW_BYTES = (64, 96, 128, 192)
 NUMBERS = (1, 4)  # added by one instruction
 _WARP = 32
@@ -34,13 +33,12 @@ _STEPS = 8  # of a check
 _CALL_STEPS = 512  # of a timed call
 
 
-class WrongCeilingError(RuntimeError):
+class WrongResultError(RuntimeError):
     """A microbenchmark did something else than it is timed for."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Ceiling:
-    """One microbenchmark.
+class Microbenchmark(NamedTuple):
+    """Work of a known amount.
 
     Attributes:
         name: As it is reported.
@@ -79,7 +77,7 @@ def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
         and quartiles.
 
     Raises:
-        WrongCeilingError: A kernel left something else than it should.
+        WrongResultError: A kernel's result was wrong.
         RuntimeError: There is no nvcc, or a launch failed.
     """
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -100,14 +98,14 @@ def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
     copies = (("L2", cache // 8), ("DRAM", memory // 2))
     makers += [functools.partial(machine.copy, level, size) for level, size in copies]
     for make in makers:
-        ceiling = make()
-        taken = time_calls({ceiling.name: ceiling.run}, "cuda", rounds=rounds)[ceiling.name].device
+        bench = make()
+        taken = time_calls({bench.name: bench.run}, "cuda", rounds=rounds)[bench.name].device
         yield (
-            ceiling.name,
+            bench.name,
             {
-                "median": ceiling.amount / taken.median,
-                "q1": ceiling.amount / taken.q3,
-                "q3": ceiling.amount / taken.q1,
+                "median": bench.amount / taken.median,
+                "q1": bench.amount / taken.q3,
+                "q3": bench.amount / taken.q1,
             },
         )
 
@@ -116,9 +114,9 @@ class Machine:
     """Makes microbenchmarks of a loaded library, each checked.
 
     Args:
-        library: What `device_ceiling.cu` compiles to.
+        library: What `gpu_roofline.cu` compiles to.
         blocks: Of a launch.
-        device: Where the tensors lie.
+        device: Of the tensors.
     """
 
     def __init__(self, library: ctypes.CDLL, blocks: int, device: str) -> None:
@@ -127,7 +125,7 @@ class Machine:
         self._device = device
         self._threads = blocks * int(library.threads_of_block())
 
-    def gather(self, row_bytes: int, level: str, table_bytes: int) -> Ceiling:
+    def gather(self, row_bytes: int, level: str, table_bytes: int) -> Microbenchmark:
         """Random rows of a table of about `table_bytes`."""
         rows = table_bytes // row_bytes
         words = row_bytes // 4
@@ -151,10 +149,10 @@ class Machine:
         expected = torch.zeros_like(left)
         expected[:, : slots * lanes] = by_lane
         if not torch.equal(left, expected):
-            raise WrongCeilingError(f"{name}: its sums are not those of the rows")
-        return Ceiling(name, run, len(seeds) * _CALL_STEPS * row_bytes)
+            raise WrongResultError(f"{name}: its sums are not those of the rows")
+        return Microbenchmark(name, run, len(seeds) * _CALL_STEPS * row_bytes)
 
-    def add(self, numbers: int, where: str, rows: int) -> Ceiling:
+    def add(self, numbers: int, where: str, rows: int) -> Microbenchmark:
         """Ones added to random rows of 32 numbers, `numbers` by one instruction."""
         table = torch.zeros(rows, _ADDED_ROW, device=self._device)
 
@@ -167,14 +165,14 @@ class Machine:
         count = random_rows(seeds, rows, _STEPS).flatten().bincount(minlength=rows)
         expected = count[:, None].expand(-1, _ADDED_ROW).to(table)
         if not torch.equal(table, expected):
-            raise WrongCeilingError(f"{name}: its sums are not as often as rows were added to")
-        return Ceiling(name, run, len(seeds) * _CALL_STEPS * _ADDED_ROW)
+            raise WrongResultError(f"{name}: its sums are not as often as rows were added to")
+        return Microbenchmark(name, run, len(seeds) * _CALL_STEPS * _ADDED_ROW)
 
-    def copy(self, level: str, size: int) -> Ceiling:
+    def copy(self, level: str, size: int) -> Microbenchmark:
         """A buffer of `size` bytes into another; both sides count."""
         source = torch.ones(size, dtype=torch.uint8, device=self._device)
         target = torch.empty_like(source)
-        return Ceiling(copy_name(level), lambda: target.copy_(source), 2 * size)
+        return Microbenchmark(copy_name(level), lambda: target.copy_(source), 2 * size)
 
     def _call(self, function: str, *arguments: Any) -> None:
         words = [
@@ -187,7 +185,7 @@ class Machine:
 
 
 def random_rows(seeds: Tensor, rows: int, steps: int) -> Tensor:
-    """[len(seeds), steps]: what `RandomRows` of device_ceiling.cu makes of each seed."""
+    """[len(seeds), steps]: what `RandomRows` of gpu_roofline.cu makes of each seed."""
     state = seeds * 2654435761 % 2**32
     numbers = []
     for _ in range(steps):

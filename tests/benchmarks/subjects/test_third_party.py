@@ -1,6 +1,6 @@
-"""Other libraries' operators beside ours: found, built, checked, timed; or named with the reason.
+"""Other libraries' operators beside ours: checked, timed, or named with the reason.
 
-None of them is needed: packages with their interfaces, made up here, stand in for them.
+None of them is needed: made-up packages with their interfaces are installed instead.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.commands.operator import _default_variants
-from benchmarks.subjects import peer_check, peers
-from benchmarks.subjects.answers import check_answers
-from benchmarks.subjects.prepared import Prepared, Variant
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.gpu import third_party_check
+from benchmarks.subjects.base import Case, Implementation, WrongAnswerError
+from benchmarks.subjects.correctness import check_correctness
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import DTYPES, WORKLOADS, make_inputs
 
 pytestmark = pytest.mark.usefixtures("needs_native")
@@ -84,162 +85,130 @@ class MultiScaleDeformableAttnFunction:
     def apply(value, sizes, starts, locations, weights, step):
         return attend(value, sizes, starts, locations, weights)
 """
-# Builds what nothing imports: beside it lies the module in Python.
-SETUP = """
-import pathlib, sys
-name = "{extension}"
-target = pathlib.Path(sys.argv[sys.argv.index("--build-lib") + 1], *name.split("."))
-target.parent.mkdir(parents=True)
-target.with_suffix(".made-up.so").touch()
-"""
 FILES = {
-    "deformable-detr": {
-        "detr/models/ops/setup.py": SETUP.format(extension="MultiScaleDeformableAttention"),
-        "detr/models/ops/MultiScaleDeformableAttention.py": DETR,
-    },
-    "mmcv": {
-        "mmcv/mmcv/__init__.py": "",
-        "mmcv/mmcv/ops/multi_scale_deform_attn.py": MMCV,
-    },
-    "msda-triton": {
-        "msda-triton/src/msda_triton/__init__.py": "",
-        "msda-triton/src/msda_triton/frontend.py": TRITON,
-    },
-    "dcnv4": {
-        "DCNv4/DCNv4_op/setup.py": SETUP.format(extension="DCNv4.ext"),
-        "DCNv4/DCNv4_op/DCNv4/functions/flash_deform_attn_func.py": PACKED.format(more=""),
-    },
-    "ops3d": {
-        "ops3d/setup.py": SETUP.format(extension="ops3d._C"),
-        "ops3d/ops3d/__init__.py": PACKED.format(more=", use_reg"),
-    },
+    "deformable-detr": ("MultiScaleDeformableAttention.py", DETR),
+    "mmcv": ("mmcv/ops/multi_scale_deform_attn.py", MMCV),
+    "msda-triton": ("msda_triton/frontend.py", TRITON),
+    "dcnv4": ("DCNv4/functions/flash_deform_attn_func.py", PACKED.format(more="")),
+    "ops3d": ("ops3d/__init__.py", PACKED.format(more=", use_reg")),
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of peers; what is imported from there is forgotten again."""
+    """A folder that packages are imported from; the modules are removed again."""
     (tmp_path / "core.py").write_text(CORE)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = {"core", *(each.module.partition(".")[0] for each in THIRD_PARTY.values())}
     before = set(sys.modules)
-    yield tmp_path / "peers"
+    yield tmp_path
     for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
+        if name.partition(".")[0] in made - {"transformers"}:
             del sys.modules[name]
-    for name in ("mmcv", "mmcv.ops", "DCNv4", "DCNv4.functions", "msda_triton", "ops3d"):
-        sys.modules.pop(name, None)
 
 
-def _write(name: str, folder: Path, change: tuple[str, str] = ("", "")) -> None:
-    for path, text in FILES[name].items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text.replace(*change) if change[0] else text)
+def _install(name: str, folder: Path, change: tuple[str, str] = ("", "")) -> None:
+    path, text = FILES[name]
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_text(text.replace(*change) if change[0] else text)
 
 
-def _find(name: str, folder: Path) -> peer_check.Finding:
-    return peer_check._find(name, folder, "cpu", 2, quick=True)
+def _find(name: str) -> third_party_check.Finding:
+    return third_party_check._find(name, "cpu", 2, quick=True)
+
+
+def _check(name: str, seconds: float) -> third_party_check.Finding:
+    return third_party_check.check_third_party(name, "cpu", rounds=2, quick=True, seconds=seconds)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_peer_beside_the_checkout_is_built_checked_and_timed(name: str, folder: Path) -> None:
-    _write(name, folder)
-    finding = _find(name, folder)
+def test_what_is_installed_is_checked_and_timed_beside_ours(name: str, folder: Path) -> None:
+    assert not THIRD_PARTY[name].is_installed
+    _install(name, folder)
+    assert THIRD_PARTY[name].is_installed
+    finding = _find(name)
     assert finding["reason"] == ""
     rows = [(row["variant"], row["mode"]) for row in finding["rows"]]
     modes = ("forward", "backward", "forward+backward")
     assert rows == [(variant, mode) for mode in modes for variant in ("native", name)]
-    dtype = peers.PEERS[name].workload.dtype
+    dtype = THIRD_PARTY[name].workload.dtype
     assert all(dtype in row["label"] for row in finding["rows"])
     assert all(row["ratio"]["to"] == "native" for row in finding["rows"])
-    built = [path.name for path in folder.rglob("*.made-up.so")]
-    assert bool(built) == bool(peers.PEERS[name].extension)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_peer_that_answers_wrongly_is_not_timed(name: str, folder: Path) -> None:
+def test_wrong_answers_are_not_timed(name: str, folder: Path) -> None:
     there = "out = attend" if name == "msda-triton" else "return attend"
-    _write(name, folder, (there, there.replace("attend", "1.1 * attend")))
-    finding = peer_check.check_peer(
-        name, folder, "cpu", rounds=2, quick=True, seconds=120
-    )  # in a process of its own
-    assert finding["rows"] == []
-    assert finding["reason"].startswith(f"WrongAnswerError: {name}: its result is ")
+    _install(name, folder, (there, there.replace("attend", "1.1 * attend")))
+    with pytest.raises(WrongAnswerError, match=f"{name}: its result is "):
+        _find(name)
 
 
-def test_a_peer_whose_gradients_are_wrong_is_timed_forward(folder: Path) -> None:
-    _write("deformable-detr", folder, ("return torch.autograd.grad(", "return (2 * g for g in "))
-    path = folder / "detr/models/ops/MultiScaleDeformableAttention.py"
-    path.write_text(
-        path.read_text().replace("(2 * g for g in out", "(2 * g for g in torch.autograd.grad(out")
-        + ")"
-    )
-    finding = _find("deformable-detr", folder)
+def test_wrong_gradients_leave_the_forward(folder: Path) -> None:
+    change = ("grad(out, leaves, grad_out)", "grad(out, leaves, 2 * grad_out)")
+    _install("deformable-detr", folder, change)
+    finding = _find("deformable-detr")
     assert finding["reason"].startswith("forward only: WrongAnswerError: deformable-detr: its grad")
     assert [row["mode"] for row in finding["rows"]] == ["forward", "forward"]
 
 
-def test_a_peer_that_does_not_build_is_named_with_what_the_build_said(folder: Path) -> None:
-    _write("dcnv4", folder)
-    setup = folder / "DCNv4/DCNv4_op/setup.py"
-    setup.write_text(f"# {setup.read_text()!r}\nraise SystemExit('x.cu(3): error: no such type')")
-    with pytest.raises(RuntimeError, match=r"does not build: x\.cu\(3\): error: no such type"):
-        peers.bring("dcnv4", folder)
+def test_what_its_own_process_finds_is_read(folder: Path) -> None:
+    _install("mmcv", folder, ("return attend", "return 1.1 * attend"))
+    finding = _check("mmcv", seconds=120)
+    assert finding["rows"] == []
+    assert finding["reason"].startswith("WrongAnswerError: mmcv: its result is ")
 
 
 @pytest.mark.slow
-def test_a_peer_that_crashes_or_hangs_is_a_reason_and_no_more(folder: Path) -> None:
-    _write("mmcv", folder, ("from core import attend", "import os; os.abort()"))
-    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=120)
+def test_a_crash_or_a_hang_is_a_reason_and_no_more(folder: Path) -> None:
+    _install("mmcv", folder, ("from core import attend", "import os; os.abort()"))
+    finding = _check("mmcv", seconds=120)
     assert finding["rows"] == []
     assert finding["reason"]
-    # As a build does, it waits for another process.
+    # It waits for another process, which is stopped too.
     slow = f"import subprocess; subprocess.run(['sh', '-c', 'sleep 6; touch {folder}/late'])"
-    _write("mmcv", folder, ("from core import attend", slow))
+    _install("mmcv", folder, ("from core import attend", slow))
     start = time.monotonic()
-    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=5)
-    assert finding == {"rows": [], "reason": "stopped after 5 s"}
+    assert _check("mmcv", seconds=5) == {"rows": [], "reason": "stopped after 5 s"}
     time.sleep(max(0, 13 - (time.monotonic() - start)))
     assert not (folder / "late").exists()
 
 
-def test_a_peer_that_is_stopped_keeps_its_rows(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _write("mmcv", folder)
+def test_what_is_stopped_keeps_its_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install("mmcv", folder)
 
     def run(command: list[str], seconds: float, log: Path) -> None:
-        log.write_text('chatter\npeer-check: {"rows": [{"mode": "forward"}]}\n')
+        log.write_text('chatter\nthird-party: {"rows": [{"mode": "forward"}]}\n')
 
-    monkeypatch.setattr(peer_check.processes, "run", run)
-    finding = peer_check.check_peer("mmcv", folder, "cpu", rounds=2, quick=True, seconds=9)
-    assert finding == {"rows": [{"mode": "forward"}], "reason": "stopped after 9 s"}
+    monkeypatch.setattr(third_party_check.processes, "run", run)
+    expected = {"rows": [{"mode": "forward"}], "reason": "stopped after 9 s"}
+    assert _check("mmcv", seconds=9) == expected
 
 
-def test_a_peer_that_is_nowhere_starts_no_process(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peer_check.processes, "run", None)
-    finding = peer_check.check_peer("ops3d", folder, "cpu", rounds=2, quick=True, seconds=9)
-    assert finding == {"rows": [], "reason": "neither installed nor below peers/"}
+def test_what_is_not_installed_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(third_party_check.processes, "run", None)
+    assert _check("ops3d", seconds=9) == {"rows": [], "reason": "not installed"}
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
 def test_transformers_own_function_answers_as_ours() -> None:
     workload = replace(WORKLOADS["detr-encoder"].shrunk(), batch=2)
-    check_answers(workload, {"transformers": VARIANTS["transformers"].prepare(workload, 0)})
+    check_correctness(
+        workload, {"transformers": IMPLEMENTATIONS["transformers"].prepare(workload, 0)}
+    )
     assert "transformers" in _default_variants()
 
 
-def test_commands_take_a_peer_only_where_it_can(
+def test_commands_take_a_baseline_only_where_it_can(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = VARIANTS["transformers"]
+    right = IMPLEMENTATIONS["transformers"]
 
-    def prepare(*_: object) -> Prepared:
+    def prepare(*_: object) -> Case:
         raise AssertionError("it is for images")
 
-    monkeypatch.setitem(VARIANTS, "transformers", replace(right, prepare=prepare))
+    monkeypatch.setitem(IMPLEMENTATIONS, "transformers", replace(right, prepare=prepare))
     chosen = ["--measure", "latency", "--rounds", "1", "--variants"]
     assert main(["operator", "tiny", *chosen, "native", "transformers"]) == 0
     said = capsys.readouterr().out
@@ -256,7 +225,7 @@ def test_commands_take_a_peer_only_where_it_can(
 
 @pytest.mark.parametrize("name", ["dcnv4", "ops3d"])
 def test_locations_that_a_narrow_dtype_has(name: str) -> None:
-    workload = replace(peers.PEERS[name].workload, num_object_queries=50)
+    workload = replace(THIRD_PARTY[name].workload, num_object_queries=50)
     assert workload.exact_in
     inputs, dtype = make_inputs(workload, 0), DTYPES[workload.exact_in]
     sizes = torch.tensor([shape[::-1] for shape in workload.spatial_shapes])[:, None]
@@ -279,8 +248,8 @@ def test_gradients_are_judged_in_the_dtype_they_pass_through(
 ) -> None:
     workload = replace(WORKLOADS["tiny"], dtype="bfloat16", exact_in="bfloat16")
 
-    def prepare(workload: object, seed: int) -> Prepared:
-        right = VARIANTS["composite"].prepare(workload, seed)  # type: ignore[arg-type]
+    def prepare(workload: object, seed: int) -> Case:
+        right = IMPLEMENTATIONS["composite"].prepare(workload, seed)  # type: ignore[arg-type]
 
         def attend(value, points, offsets, logits):
             return right.function(value, points, offsets, logits.to(value.dtype).float())
@@ -288,12 +257,12 @@ def test_gradients_are_judged_in_the_dtype_they_pass_through(
         return right._replace(function=attend)
 
     for dtype in (None, torch.bfloat16):
-        variant = Variant("narrow", True, prepare, gradients_in=dtype)
-        monkeypatch.setitem(VARIANTS, "narrow", variant)
-        prepared = {"narrow": prepare(workload, 0)}
-        check_answers(workload, prepared, gradients=False)
+        narrow = Implementation("narrow", prepare, gradients_in=dtype)
+        monkeypatch.setitem(IMPLEMENTATIONS, "narrow", narrow)
+        cases = {"narrow": prepare(workload, 0)}
+        check_correctness(workload, cases, gradients=False)
         if dtype:
-            check_answers(workload, prepared)
+            check_correctness(workload, cases)
         else:
             with pytest.raises(RuntimeError, match="gradient of attention_logits"):
-                check_answers(workload, prepared)
+                check_correctness(workload, cases)

@@ -1,4 +1,4 @@
-"""What it takes to be measured: a way to attend, made ready for one problem."""
+"""What is timed: a function with the tensors of one problem, and the implementation it is from."""
 
 from __future__ import annotations
 
@@ -12,22 +12,33 @@ from torch import Tensor
 from benchmarks.measure.compiled import compiler
 from benchmarks.workloads import DTYPES, Workload, make_inputs
 
+MODES = ("forward", "forward+backward")  # of a call
+ALL_MODES = ("forward", "backward", "forward+backward")
+
+
+class WrongAnswerError(RuntimeError):
+    """A result or gradient differs from the oracle's by more than rounding."""
+
+
+class BackwardOnceError(RuntimeError):
+    """A backward uses up its graph: a compiled one may write into what was kept for it."""
+
 
 def poison(like: Iterable[Tensor]) -> None:
-    """Leaves NaN where results of these shapes will likely lie: what is not written is seen.
+    """Leaves NaN where results of these shapes will likely lie, so that unwritten memory is seen.
 
-    Without it they lie where those of the call before lay, which were right.
+    Without it the right results of the call before may still lie there.
     """
     filled = [torch.full_like(tensor, torch.nan) for tensor in like]
     filled.clear()
 
 
-class Prepared(NamedTuple):
-    """A variant on one problem.
+class Case(NamedTuple):
+    """An implementation on one problem.
 
     Attributes:
         function: Called with `inputs`.
-        inputs: Everything differentiable, asking for gradients.
+        inputs: Everything differentiable, with `requires_grad`.
         grad_out: Dense and random, in the shape and dtype of the result.
     """
 
@@ -45,17 +56,17 @@ class Prepared(NamedTuple):
         out = self.function(*self.inputs)
         return (out, *torch.autograd.grad(out, self.inputs, self.grad_out))
 
-    def to(self, device: str) -> Prepared:
+    def to(self, device: str) -> Case:
         """The same problem on another device."""
         inputs = differentiable(tensor.to(device) for tensor in self.inputs)
-        return Prepared(self.function, inputs, self.grad_out.to(device))
+        return Case(self.function, inputs, self.grad_out.to(device))
 
     def call(self, mode: str) -> Callable[[], object]:
         """What is timed.
 
         Args:
-            mode: Of `ALL_MODES`. The backward alone runs on the graph of a forward that is run
-                here, again and again.
+            mode: Of `ALL_MODES`. The backward alone runs again and again on the graph of one
+                forward, which is run here.
 
         Raises:
             BackwardOnceError: This backward runs on a graph only once.
@@ -78,34 +89,26 @@ class Prepared(NamedTuple):
         return backward
 
 
-class BackwardOnceError(RuntimeError):
-    """A backward uses up its graph: a compiled one may write into what was kept for it."""
-
-
-MODES = ("forward", "forward+backward")  # of a call
-ALL_MODES = ("forward", "backward", "forward+backward")
-
-
 @dataclass(frozen=True)
-class Variant:
-    """A way to attend.
+class Implementation:
+    """Something that attends.
 
     Attributes:
-        name: What it is called on the command line and in the results.
+        name: On the command line and in the results.
+        prepare: Makes a case of a workload and a seed.
         is_operator: Whether its answers must be those of our operator. Dense attention, on the
             same tokens, is another function.
-        prepare: Builds it for a workload and a seed.
         is_compiled: Whether the first call on a workload compiles for it.
-        axes: How many a volume may have.
-        dtypes: What a workload may be in, of `DTYPES`.
+        axes: Numbers of axes that it supports.
+        dtypes: Dtypes that it supports, of `DTYPES`.
         gradients_in: The dtype that gradients of offsets and logits pass through where it is
-            narrower than theirs: then its tolerance is theirs.
+            narrower than theirs: then its tolerance applies.
         on_cpu: Whether it runs there.
     """
 
     name: str
-    is_operator: bool
-    prepare: Callable[[Workload, int], Prepared]
+    prepare: Callable[[Workload, int], Case]
+    is_operator: bool = True
     is_compiled: bool = False
     axes: tuple[int, ...] = (2, 3)
     dtypes: tuple[str, ...] = tuple(DTYPES)
@@ -113,7 +116,7 @@ class Variant:
     on_cpu: bool = True
 
     def refusal(self, workload: Workload) -> str:
-        """Why a workload is not its business; "" if it is."""
+        """Why it does not support a workload; "" if it does."""
         axes = len(workload.spatial_shapes[0])
         if axes not in self.axes:
             return f"it has no operator for {axes} axes"
@@ -124,12 +127,12 @@ class Variant:
         return ""
 
 
-def on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Prepared:
+def on_problem(function: Callable[..., Tensor], workload: Workload, seed: int) -> Case:
     """A function with the arguments of `st_deform_attn_from_offsets`, on a workload's tensors."""
     *inputs, grad_out = make_inputs(workload, seed)
-    return Prepared(function, differentiable(inputs), grad_out)
+    return Case(function, differentiable(inputs), grad_out)
 
 
 def differentiable(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Leaves that ask for gradients."""
+    """Leaves that require gradients."""
     return tuple(tensor.detach().requires_grad_() for tensor in inputs)

@@ -1,4 +1,4 @@
-"""Variants do the same work, and a wrong answer is never timed."""
+"""Implementations do the same work, and a wrong answer is never timed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.measure.recording import load_rows
-from benchmarks.subjects.answers import WrongAnswerError, check_answers
-from benchmarks.subjects.prepared import Prepared, Variant
-from benchmarks.subjects.variants import VARIANTS
+from benchmarks.subjects.base import Case, Implementation, WrongAnswerError
+from benchmarks.subjects.correctness import check_correctness
+from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 from stdeform import _native
 
@@ -20,10 +20,14 @@ TINY = WORKLOADS["tiny"]
 OURS = "reference" if _native.missing("cpu") else "native"
 
 
-def test_every_variant_does_the_same_work() -> None:
+def _cases(workload: Workload, *names: str) -> dict[str, Case]:
+    return {name: IMPLEMENTATIONS[name].prepare(workload, 0) for name in names}
+
+
+def test_every_implementation_does_the_same_work() -> None:
     """Gradients of everything differentiable, from one dense gradient of the result."""
     for name in (OURS, "composite"):
-        prepared = VARIANTS[name].prepare(TINY, 0)
+        prepared = IMPLEMENTATIONS[name].prepare(TINY, 0)
         out, *grads = prepared.forward_backward()
         assert [grad.shape for grad in grads] == [tensor.shape for tensor in prepared.inputs]
         assert out.shape == prepared.grad_out.shape
@@ -32,7 +36,7 @@ def test_every_variant_does_the_same_work() -> None:
 
 def test_dense_attention_sees_the_same_tokens() -> None:
     decoder = dataclasses.replace(TINY, num_object_queries=7, batch=2)
-    query, key, value = VARIANTS["dense"].prepare(decoder, 0).inputs
+    query, key, value = IMPLEMENTATIONS["dense"].prepare(decoder, 0).inputs
     assert list(query.shape) == [2, 2, 7, 16]
     assert list(key.shape) == list(value.shape) == [2, 2, 120, 16]
     assert all(tensor.is_contiguous() for tensor in (query, key, value))
@@ -42,47 +46,47 @@ def test_dense_attention_sees_the_same_tokens() -> None:
 def test_right_answers_pass(dtype: str) -> None:
     workload = dataclasses.replace(TINY, dtype=dtype)
     names = (OURS, "reference", "composite", "dense")
-    check_answers(workload, {name: VARIANTS[name].prepare(workload, 0) for name in names})
+    check_correctness(workload, _cases(workload, *names))
 
 
-def _shift_points(prepared: Prepared) -> Prepared:
+def _shift_points(case: Case) -> Case:
     """Half a cell to the right: align_corners mixed up."""
 
     def attend(value, points, offsets, logits):
-        return prepared.function(value, points, offsets + 0.5, logits)
+        return case.function(value, points, offsets + 0.5, logits)
 
-    return prepared._replace(function=attend)
+    return case._replace(function=attend)
 
 
-def _drop_last_query(prepared: Prepared) -> Prepared:
+def _drop_last_query(case: Case) -> Case:
     def attend(*inputs):
-        out = prepared.function(*inputs)
+        out = case.function(*inputs)
         return torch.cat([out[:, :-1], torch.zeros_like(out[:, -1:])], 1)
 
-    return prepared._replace(function=attend)
+    return case._replace(function=attend)
 
 
-def _lose_value_gradient_of_one_cell(prepared: Prepared) -> Prepared:
+def _lose_value_gradient_of_one_cell(case: Case) -> Case:
     def attend(value, *others):
         kept = torch.cat([value[:, :57], value[:, 57:58].detach(), value[:, 58:]], 1)
-        return prepared.function(kept, *others)
+        return case.function(kept, *others)
 
-    return prepared._replace(function=attend)
+    return case._replace(function=attend)
 
 
-def _wrong_only_without_gradients(prepared: Prepared) -> Prepared:
+def _wrong_only_without_gradients(case: Case) -> Case:
     def attend(*inputs):
-        out = prepared.function(*inputs)
+        out = case.function(*inputs)
         return out if torch.is_grad_enabled() else 1.01 * out
 
-    return prepared._replace(function=attend)
+    return case._replace(function=attend)
 
 
-def _forget_the_scale(prepared: Prepared) -> Prepared:
+def _forget_the_scale(case: Case) -> Case:
     def attend(query, key, value):
-        return prepared.function(query * query.shape[-1] ** 0.5, key, value)
+        return case.function(query * query.shape[-1] ** 0.5, key, value)
 
-    return prepared._replace(function=attend)
+    return case._replace(function=attend)
 
 
 BREAKAGES = [
@@ -97,21 +101,21 @@ BREAKAGES = [
 
 @pytest.fixture(params=BREAKAGES, ids=lambda case: f"{case[0]}{case[1].__name__}")
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a variant that now computes something else."""
+    """The name of an implementation that now computes something else."""
     name, breakage = request.param
-    right = VARIANTS[name]
+    right = IMPLEMENTATIONS[name]
 
-    def prepare(workload: Workload, seed: int) -> Prepared:
+    def prepare(workload: Workload, seed: int) -> Case:
         return breakage(right.prepare(workload, seed))
 
-    monkeypatch.setitem(VARIANTS, name, Variant(name, right.is_operator, prepare))
+    monkeypatch.setitem(IMPLEMENTATIONS, name, Implementation(name, prepare, right.is_operator))
     return name
 
 
 def test_wrong_answer_is_named(broken: str) -> None:
-    prepared = {name: VARIANTS[name].prepare(TINY, 0) for name in (OURS, "composite", "dense")}
+    cases = _cases(TINY, OURS, "composite", "dense")
     with pytest.raises(WrongAnswerError, match=rf"^{broken}: "):
-        check_answers(TINY, prepared)
+        check_correctness(TINY, cases)
 
 
 def test_wrong_answer_stops_the_command_before_any_time_is_taken(

@@ -1,7 +1,7 @@
-"""How fast caches and memory can be read: the ceiling the operator's gather is held against.
+"""How fast caches and memory can be read: the roofline that the operator's gather is compared with.
 
 A few lines of C++, compiled when they are needed, read memory with the widest vectors and do one
-addition per vector. torch's own reductions are no such ceiling: they do more than read.
+addition per vector. torch's own reductions do more than read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import compiled
 
-_SOURCE = Path(__file__).with_name("ceiling.cpp")
+_SOURCE = Path(__file__).with_name("cpu_roofline.cpp")
 _BURSTS = 60
 _BURST_BYTES = 1 << 27  # streamed per thread and burst: about a millisecond
 _DRAM_BURSTS = 10  # which take tens of milliseconds each
@@ -31,12 +31,12 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def stream_bandwidths(threads: int) -> dict[str, float]:
-    """Bytes per second of all threads together, by where the buffers they stream through lie."""
+    """Bytes per second of all threads together, by where the buffers are that they stream."""
     return {
         name: _library().stream_bandwidth(
-            size,
+            ctypes.c_int64(size),
             threads,
-            max(1, _BURST_BYTES // size),
+            ctypes.c_int64(max(1, _BURST_BYTES // size)),
             _DRAM_BURSTS if name == "DRAM" else _BURSTS,
         )
         for name, size in stream_sizes().items()
@@ -44,12 +44,12 @@ def stream_bandwidths(threads: int) -> dict[str, float]:
 
 
 def stream_sizes() -> dict[str, int]:
-    """Bytes of a thread's buffer, by where it lies."""
+    """Bytes of a thread's buffer, by where it is."""
     caches = _caches()
     l1, l2 = (
         int(caches.get(level, usual) * _CACHE_SHARE) for level, usual in _USUAL_CACHES.items()
     )
-    # Who states no third level may have one all the same.
+    # A system that states no third level may still have one.
     dram = _DRAM_SHARE * caches[3] if 3 in caches else _USUAL_DRAM_BYTES
     return {"L1": l1, "L2": l2, "L3": _L3_BYTES, "DRAM": dram}
 
@@ -58,7 +58,7 @@ def rows_bandwidth(rows: Tensor, table_rows: int, row_bytes: int, threads: int) 
     """Bytes per second of all threads together, each reading the same rows of its own table.
 
     Args:
-        rows: Row numbers in the order they are read, below 2^31.
+        rows: Numbers of the rows, in the order they are read; below 2^31.
         table_rows: Rows of the table.
         row_bytes: Bytes of a row.
         threads: How many read at once.
@@ -68,8 +68,9 @@ def rows_bandwidth(rows: Tensor, table_rows: int, row_bytes: int, threads: int) 
         widest that fit.
     """
     rows = rows.to(torch.int32).contiguous()
-    result = _library().rows_bandwidth(
-        rows.data_ptr(), rows.numel(), table_rows, row_bytes, threads, _BURSTS
+    sizes = map(ctypes.c_int64, (rows.numel(), table_rows, row_bytes))
+    result: float = _library().rows_bandwidth(
+        ctypes.c_void_p(rows.data_ptr()), *sizes, threads, _BURSTS
     )
     return result if result > 0 else None
 
@@ -82,22 +83,7 @@ def vector_bytes() -> int:
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = compiled.library(_SOURCE)
-    library.stream_bandwidth.restype = ctypes.c_double
-    library.stream_bandwidth.argtypes = (
-        ctypes.c_int64,
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_int,
-    )
-    library.rows_bandwidth.restype = ctypes.c_double
-    library.rows_bandwidth.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int,
-        ctypes.c_int,
-    )
+    library.stream_bandwidth.restype = library.rows_bandwidth.restype = ctypes.c_double
     return library
 
 

@@ -57,11 +57,10 @@ class Cache {
 }  // namespace
 
 struct Setting {
-  int64_t N, S, M, row_bytes, Q, L, samples;  // samples of a row, on all levels
-  const int64_t* spatial_shapes;              // [L, N]
-  const int32_t* rows;                        // [M, Q, samples, 2^N]; -1: no cell
-  int64_t packed;                             // rows of a head lie next to each other
-  int64_t brick[3];                           // x, y, t; 0: plain order
+  const int64_t* spatial_shapes;           // [L, N]
+  const int32_t* rows;                     // [M, Q, samples, 2^N]; -1: no cell
+  int64_t brick[3];                        // x, y, t; 0: plain order
+  int64_t N, M, row_bytes, Q, L, samples;  // samples of a row, on all levels
   // Warps of a block, rows of a tile, and how many blocks a multiprocessor has at a time. `dealt`:
   // block after block has the next tiles and goes to the next multiprocessor; otherwise each block
   // has a multiprocessor and a run of tiles.
@@ -128,8 +127,7 @@ extern "C" double miss_rate(const Setting* s) {
             const int32_t* rows = s->rows + ((head * s->Q + query) * s->samples + i) * corners;
             for (int c = 0; c < corners; ++c) {
               if (rows[c] < 0) continue;
-              const int64_t row = s->packed ? head * s->S + rows[c] : rows[c] * s->M + head;
-              cache.read(row * s->row_bytes, s->row_bytes);
+              cache.read((rows[c] * s->M + head) * s->row_bytes, s->row_bytes);
             }
           }
         }

@@ -1,9 +1,9 @@
 // Reads memory as fast as this machine can: streams through a buffer, or a given list of rows.
-// One addition per vector read and nothing else. Compiled and called by ceiling.py.
+// One addition per vector read and nothing else. Compiled and called by cpu_roofline.py.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -26,9 +26,16 @@ struct Vector {
   typedef int32_t type __attribute__((vector_size(Bytes), aligned(4), may_alias));
 };
 
-volatile int32_t sink;  // what is read ends here, so that reading it cannot be left out
+volatile int32_t sink;  // the sums end here, so that reading cannot be left out
 
-int32_t Stream(const char* data, int64_t bytes, int64_t passes) {
+template <class V, int N>
+int32_t total(const V (&sums)[N]) {
+  V sum = sums[0];
+  for (int i = 1; i < N; ++i) sum += sums[i];
+  return sum[0];
+}
+
+int32_t stream(const char* data, int64_t bytes, int64_t passes) {
   constexpr int kUnroll = 8;
   using V = Vector<kWidest>::type;
   V sums[kUnroll] = {};
@@ -40,12 +47,11 @@ int32_t Stream(const char* data, int64_t bytes, int64_t passes) {
     }
     asm volatile("" ::: "memory");  // a pass may not be merged with the one before
   }
-  for (int i = 1; i < kUnroll; ++i) sums[0] += sums[i];
-  return sums[0][0];
+  return total(sums);
 }
 
 template <int Bytes, int Vectors>
-int32_t Rows(const char* table, const int32_t* rows, int64_t count) {
+int32_t read_rows(const char* table, const int32_t* rows, int64_t count) {
   constexpr int kSums = Vectors < 8 ? Vectors : 8;  // more would not stay in registers
   using V = typename Vector<Bytes>::type;
   V sums[kSums] = {};
@@ -56,33 +62,25 @@ int32_t Rows(const char* table, const int32_t* rows, int64_t count) {
       sums[i % kSums] += *reinterpret_cast<const V*>(row + i * Bytes);
     }
   }
-  for (int i = 1; i < kSums; ++i) sums[0] += sums[i];
-  return sums[0][0];
+  return total(sums);
 }
 
 using RowReader = int32_t (*)(const char*, const int32_t*, int64_t);
 
-template <int Bytes, std::size_t... I>
-RowReader Pick(std::size_t vectors, std::index_sequence<I...>) {
-  constexpr RowReader readers[] = {Rows<Bytes, I + 1>...};
-  return vectors - 1 < sizeof...(I) ? readers[vectors - 1] : nullptr;
-}
-
-template <int Bytes>
-RowReader ReaderOf(int64_t vectors) {
-  return Pick<Bytes>(vectors, std::make_index_sequence<64>());
-}
-
-RowReader ReaderOfRow(int64_t row_bytes) {
-  if (kWidest >= 64 && row_bytes % 64 == 0) return ReaderOf<64>(row_bytes / 64);
-  if (kWidest >= 32 && row_bytes % 32 == 0) return ReaderOf<32>(row_bytes / 32);
-  if (row_bytes % 16 == 0) return ReaderOf<16>(row_bytes / 16);
+// The reader of rows of so many vectors, null above 64; with the widest vectors that fit.
+template <int Bytes, int... I>
+RowReader reader_of(int64_t row_bytes, std::integer_sequence<int, I...> all) {
+  constexpr RowReader readers[] = {read_rows<Bytes, I + 1>...};
+  if (row_bytes % Bytes == 0) {
+    return row_bytes / Bytes <= int64_t(sizeof...(I)) ? readers[row_bytes / Bytes - 1] : nullptr;
+  }
+  if constexpr (Bytes > 16) return reader_of<Bytes / 2>(row_bytes, all);
   return nullptr;
 }
 
 // Seconds that `num_threads` threads need for `read` on a buffer of their own each, at best.
 template <class Read>
-double BestSeconds(int64_t bytes, int num_threads, int bursts, Read read) {
+double best_seconds(int64_t bytes, int num_threads, int bursts, Read read) {
   using Clock = std::chrono::steady_clock;
   std::vector<char*> buffers(num_threads);
   for (char*& buffer : buffers) {
@@ -96,7 +94,7 @@ double BestSeconds(int64_t bytes, int num_threads, int bursts, Read read) {
     std::vector<std::thread> threads;
     for (int i = 0; i < num_threads; ++i) {
       threads.emplace_back([&, i] {
-        sink = Stream(buffers[i], bytes, 1);  // brings the buffer into the cache
+        sink = stream(buffers[i], bytes, 1);  // brings the buffer into the cache
         --waiting;
         while (waiting.load() > 0) std::this_thread::yield();
         starts[i] = Clock::now();
@@ -105,13 +103,9 @@ double BestSeconds(int64_t bytes, int num_threads, int bursts, Read read) {
       });
     }
     for (std::thread& thread : threads) thread.join();
-    Clock::time_point start = starts[0], end = ends[0];
-    for (int i = 1; i < num_threads; ++i) {
-      if (starts[i] < start) start = starts[i];
-      if (ends[i] > end) end = ends[i];
-    }
-    const double seconds = std::chrono::duration<double>(end - start).count();
-    if (seconds < best) best = seconds;
+    const auto start = *std::min_element(starts.begin(), starts.end());
+    const auto end = *std::max_element(ends.begin(), ends.end());
+    best = std::min(best, std::chrono::duration<double>(end - start).count());
   }
   for (char* buffer : buffers) std::free(buffer);
   return best;
@@ -125,9 +119,8 @@ int vector_bytes() { return kWidest; }
 
 // Bytes per second of all threads together, each streaming through `bytes` of its own.
 double stream_bandwidth(int64_t bytes, int num_threads, int64_t passes, int bursts) {
-  const double seconds = BestSeconds(bytes, num_threads, bursts, [=](const char* buffer) {
-    return Stream(buffer, bytes, passes);
-  });
+  const auto read = [=](const char* buffer) { return stream(buffer, bytes, passes); };
+  const double seconds = best_seconds(bytes, num_threads, bursts, read);
   return static_cast<double>(bytes) * passes * num_threads / seconds;
 }
 
@@ -135,10 +128,10 @@ double stream_bandwidth(int64_t bytes, int num_threads, int64_t passes, int burs
 // negative if a row is no whole number of vectors, or more than 64 of them.
 double rows_bandwidth(const int32_t* rows, int64_t count, int64_t table_rows, int64_t row_bytes,
                       int num_threads, int bursts) {
-  const RowReader read = ReaderOfRow(row_bytes);
-  if (read == nullptr) return -1.0;
-  const double seconds = BestSeconds(table_rows * row_bytes, num_threads, bursts,
-                                     [=](const char* buffer) { return read(buffer, rows, count); });
+  const RowReader reader = reader_of<kWidest>(row_bytes, std::make_integer_sequence<int, 64>());
+  if (reader == nullptr) return -1.0;
+  const auto read = [=](const char* buffer) { return reader(buffer, rows, count); };
+  const double seconds = best_seconds(table_rows * row_bytes, num_threads, bursts, read);
   return static_cast<double>(count) * row_bytes * num_threads / seconds;
 }
 

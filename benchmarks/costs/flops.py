@@ -14,7 +14,7 @@ def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
     those of every query to offsets and logits.
     """
     queries, cells = workload.batch * workload.num_queries, workload.num_cells
-    width = workload.num_heads * workload.head_dim
+    width = workload.width
     squares = (queries + workload.batch * cells) * width * width
     axes = len(workload.spatial_shapes[0])
     samples = len(workload.spatial_shapes) * workload.num_points  # of a query and head
@@ -35,7 +35,7 @@ def operand_bytes(workload: Workload, kind: str) -> int:
     float32; projections are left out.
     """
     queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
-    width = workload.num_heads * workload.head_dim
+    width = workload.width
     if kind == "deformable":
         axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
         samples = workload.num_heads * levels * workload.num_points  # of a query

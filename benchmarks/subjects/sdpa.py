@@ -1,4 +1,4 @@
-"""Which kernels PyTorch's fused attention runs: pinned where it matters, and observed."""
+"""Dense attention: PyTorch's fused one, its backend pinned and observed, and a naive one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return scaled_dot_product_attention(query, key, value)
     return scaled_dot_product_attention(query, key, value)
+
+
+def attend_naively(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every score is written to memory, as in code from before fused attention."""
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    out: Tensor = scores.softmax(-1) @ value
+    return out
 
 
 def backend_of(run: Callable[[], object]) -> str:

@@ -9,18 +9,16 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.costs import cache_order
-from benchmarks.costs.cache_order import (
+from benchmarks.costs.cache_sim import (
     ORDERS,
     Order,
     miss_rate,
     orders_for,
     rows_of_heads,
-    weigh_packing,
 )
 from benchmarks.costs.traffic import corner_table
 from benchmarks.measure import compiled
-from benchmarks.workloads import WORKLOADS, Workload, make_inputs
+from benchmarks.workloads import WORKLOADS, make_inputs
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 # Rows of 64 bytes: two sectors each.
@@ -102,49 +100,14 @@ def test_bricks_are_of_cells_that_ask() -> None:
     assert list(orders_for(WORKLOADS["paper-decoder"])) == ["dealt out", "runs"]
 
 
-def test_packing_is_weighed_against_the_pass_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Order, bool]] = []
-
-    def half_of_it(_: Workload, order: Order, __: torch.Tensor, *, packed: bool) -> float:
-        asked.append((order, packed))
-        return 0.25 if packed else 0.5
-
-    monkeypatch.setattr(cache_order, "miss_rate", half_of_it)
-    found = weigh_packing(TINY, ROWS)
-    assert asked == [(ORDERS["bricks 5x5x9"], False), (ORDERS["bricks 5x5x9"], True)]
-    assert found.read == int((ROWS >= 0).sum()) * 64
-    assert found.saved == 0.25 * found.read
-    assert found.moved == 2 * 120 * 2 * 64
-
-
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [("paper-encoder", "bricks 5x5x9"), ("detr-encoder", "bricks 16x16x1"), ("bev-cross", "runs")],
-)
-def test_packing_is_weighed_in_the_order_of_the_kernel(name: str, order: str) -> None:
-    assert cache_order._chosen_order(WORKLOADS[name]) == order
-
-
-def test_the_table_of_packing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "--packing"]) == 0
-    header, line, row = capsys.readouterr().out.splitlines()
-    assert header.count("|") == line.count("|") == row.count("|") == 9
-
-
-def test_packed_rows_cannot_be_packed_again(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["cache-order", "--packed", "--packing"])
-    assert "argument --packing: not allowed with argument --packed" in capsys.readouterr().err
-
-
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cache-order", "--workloads", "tiny", "--spreads", "2", "uniform"]) == 0
+    assert main(["costs", "l1-misses", "--workloads", "tiny", "--spreads", "2", "uniform"]) == 0
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert [row.count("|") for row in rows] == [header.count("|")] * 2 == [len(ORDERS) + 3] * 2
     assert rows[1].startswith("| tiny, float32 | uniform | ")
 
 
 def test_the_table_of_queries_that_are_no_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cache-order", "--workloads", "paper-decoder", "--spreads", "2"]) == 0
+    assert main(["costs", "l1-misses", "--workloads", "paper-decoder", "--spreads", "2"]) == 0
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.endswith("- | - | - | - |")
