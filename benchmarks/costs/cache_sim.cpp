@@ -34,16 +34,15 @@ class Cache {
     ++sectors;
     const int64_t line = number * kSector / kLine;
     const uint32_t bit = 1u << (number % (kLine / kSector));
-    const auto found = at_.find(line);
-    if (found != at_.end()) {
+    if (const auto found = at_.find(line); found != at_.end()) {
       order_.splice(order_.begin(), order_, found->second);
     } else {
-      if (int64_t(order_.size()) == lines_) {
+      order_.push_front({line, 0});
+      at_[line] = order_.begin();
+      if (int64_t(order_.size()) > lines_) {
         at_.erase(order_.back().number);
         order_.pop_back();
       }
-      order_.push_front({line, 0});
-      at_[line] = order_.begin();
     }
     missed += !(order_.front().sectors & bit);
     order_.front().sectors |= bit;
@@ -92,33 +91,22 @@ extern "C" double miss_rate(const Setting* s) {
   const int corners = 1 << s->N;
   int64_t sectors = 0, missed = 0;
   for (int64_t sm = 0; sm < s->multiprocessors; ++sm) {
-    // Turn after turn, the tiles that the warps of the multiprocessor work on at the same time.
-    std::vector<std::vector<int64_t>> turns;
+    std::vector<int64_t> own;  // tiles of the multiprocessor, in order
     if (s->dealt) {
-      std::vector<int64_t> mine;
       for (int64_t block = sm; block * s->warps < tiles; block += s->multiprocessors) {
-        mine.push_back(block);
-      }
-      for (std::size_t i = 0; i < mine.size(); i += s->resident) {
-        turns.emplace_back();
-        for (std::size_t j = i; j < std::min(mine.size(), i + std::size_t(s->resident)); ++j) {
-          for (int64_t w = 0; w < s->warps; ++w) turns.back().push_back(mine[j] * s->warps + w);
-        }
+        const int64_t end = std::min(tiles, (block + 1) * s->warps);
+        for (int64_t tile = block * s->warps; tile < end; ++tile) own.push_back(tile);
       }
     } else {
       const TileShares shares(tiles, s->multiprocessors);
-      const int64_t first = shares.first(sm), last = first + shares.number(sm);
-      for (int64_t tile = first; tile < last; tile += s->warps) {
-        turns.emplace_back();
-        for (int64_t w = 0; w < s->warps; ++w) turns.back().push_back(tile + w);
-        while (turns.back().back() >= last) turns.back().pop_back();
-      }
+      for (int64_t n = 0; n < shares.number(sm); ++n) own.push_back(shares.first(sm) + n);
     }
+    const int64_t count = own.size(), at_a_time = s->warps * s->resident;
     Cache cache(s->cache_bytes);
-    for (const auto& turn : turns) {
+    for (int64_t first = 0; first < count; first += at_a_time) {
       for (int64_t i = 0; i < s->samples; ++i) {
-        for (const int64_t tile : turn) {
-          if (tile >= tiles) continue;
+        for (int64_t n = first; n < std::min(count, first + at_a_time); ++n) {
+          const int64_t tile = own[n];
           const int64_t head = tile / of_head;
           for (int r = 0; r < rows_of_tile; ++r) {
             const int64_t place = tile % of_head * rows_of_tile + r;

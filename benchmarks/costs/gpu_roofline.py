@@ -9,7 +9,7 @@ Copies are PyTorch's.
 from __future__ import annotations
 
 import ctypes
-import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,29 +85,17 @@ def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
     machine = Machine(library, _BLOCKS * properties.multi_processor_count, "cuda")
     cache = properties.L2_cache_size
     memory = min(_MOST_MEMORY, 16 * cache)
-    makers = [
-        functools.partial(machine.gather, row_bytes, level, size)
-        for level, size in (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory))
-        for row_bytes in ROW_BYTES
-    ]
-    makers += [
-        functools.partial(machine.add, numbers, where, rows)
-        for where, rows in (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS))
-        for numbers in NUMBERS
-    ]
-    copies = (("L2", cache // 8), ("DRAM", memory // 2))
-    makers += [functools.partial(machine.copy, level, size) for level, size in copies]
-    for make in makers:
-        bench = make()
+    tables = (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory))
+    targets = (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS))
+    benches = itertools.chain(
+        (machine.gather(row_bytes, *table) for table in tables for row_bytes in ROW_BYTES),
+        (machine.add(numbers, *target) for target in targets for numbers in NUMBERS),
+        (machine.copy(*sizes) for sizes in (("L2", cache // 8), ("DRAM", memory // 2))),
+    )
+    for bench in benches:  # one at a time: the next one's memory is not there yet
         taken = time_calls({bench.name: bench.run}, "cuda", rounds=rounds)[bench.name].device
-        yield (
-            bench.name,
-            {
-                "median": bench.amount / taken.median,
-                "q1": bench.amount / taken.q3,
-                "q3": bench.amount / taken.q1,
-            },
-        )
+        seconds = {"median": taken.median, "q1": taken.q3, "q3": taken.q1}
+        yield bench.name, {name: bench.amount / each for name, each in seconds.items()}
 
 
 class Machine:
@@ -120,15 +108,12 @@ class Machine:
     """
 
     def __init__(self, library: ctypes.CDLL, blocks: int, device: str) -> None:
-        self._library = library
-        self._blocks = blocks
-        self._device = device
+        self._library, self._blocks, self._device = library, blocks, device
         self._threads = blocks * int(library.threads_of_block())
 
     def gather(self, row_bytes: int, level: str, table_bytes: int) -> Microbenchmark:
         """Random rows of a table of about `table_bytes`."""
-        rows = table_bytes // row_bytes
-        words = row_bytes // 4
+        rows, words = table_bytes // row_bytes, row_bytes // 4
         table = torch.arange(rows * words, dtype=torch.int32, device=self._device).view(rows, words)
         table *= -1640531535  # Knuth's, so that no sum is another's by chance
         out = torch.zeros(self._threads, dtype=torch.int32, device=self._device)
@@ -138,19 +123,17 @@ class Machine:
 
         lanes = words // 4 if row_bytes <= 96 else words // 8
         slots = _WARP // lanes  # rows that a warp reads at a time
-        name = gather_name(row_bytes, level)
         run(_STEPS)
         warps = torch.arange(0, self._threads, _WARP)
         seeds = (warps[:, None] + torch.arange(slots)).flatten()
         read = table[random_rows(seeds, rows, _STEPS).to(self._device)].long().sum(1)
         # [warp, slot, run, lane, word] to one number a lane
         by_lane = read.view(len(warps), slots, -1, lanes, 4).sum((2, 4)).flatten(1).int()
-        left = out.view(len(warps), _WARP)
-        expected = torch.zeros_like(left)
-        expected[:, : slots * lanes] = by_lane
-        if not torch.equal(left, expected):
-            raise WrongResultError(f"{name}: its sums are not those of the rows")
-        return Microbenchmark(name, run, len(seeds) * _CALL_STEPS * row_bytes)
+        expected = torch.nn.functional.pad(by_lane, (0, _WARP - slots * lanes))
+        return self._checked(
+            *(gather_name(row_bytes, level), run, len(seeds) * _CALL_STEPS * row_bytes),
+            torch.equal(out.view_as(expected), expected),
+        )
 
     def add(self, numbers: int, where: str, rows: int) -> Microbenchmark:
         """Ones added to random rows of 32 numbers, `numbers` by one instruction."""
@@ -159,20 +142,25 @@ class Machine:
         def run(steps: int = _CALL_STEPS) -> None:
             self._call("add_to_rows", table, rows, numbers, steps, self._blocks)
 
-        name = addition_name(numbers, where)
         run(_STEPS)
         seeds = torch.arange(self._threads * numbers // _ADDED_ROW)
         count = random_rows(seeds, rows, _STEPS).flatten().bincount(minlength=rows)
-        expected = count[:, None].expand(-1, _ADDED_ROW).to(table)
-        if not torch.equal(table, expected):
-            raise WrongResultError(f"{name}: its sums are not as often as rows were added to")
-        return Microbenchmark(name, run, len(seeds) * _CALL_STEPS * _ADDED_ROW)
+        return self._checked(
+            *(addition_name(numbers, where), run, len(seeds) * _CALL_STEPS * _ADDED_ROW),
+            torch.equal(table, count[:, None].expand(-1, _ADDED_ROW).to(table)),
+        )
 
     def copy(self, level: str, size: int) -> Microbenchmark:
         """A buffer of `size` bytes into another; both sides count."""
         source = torch.ones(size, dtype=torch.uint8, device=self._device)
         target = torch.empty_like(source)
         return Microbenchmark(copy_name(level), lambda: target.copy_(source), 2 * size)
+
+    @staticmethod
+    def _checked(name: str, run: Callable[[], None], amount: int, is_right: bool) -> Microbenchmark:
+        if not is_right:
+            raise WrongResultError(f"{name}: its sums are not those of the rows")
+        return Microbenchmark(name, run, amount)
 
     def _call(self, function: str, *arguments: Any) -> None:
         words = [
