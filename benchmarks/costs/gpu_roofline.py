@@ -9,7 +9,7 @@ Copies are PyTorch's.
 from __future__ import annotations
 
 import ctypes
-import itertools
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,17 +85,29 @@ def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
     machine = Machine(library, _BLOCKS * properties.multi_processor_count, "cuda")
     cache = properties.L2_cache_size
     memory = min(_MOST_MEMORY, 16 * cache)
-    tables = (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory))
-    targets = (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS))
-    benches = itertools.chain(
-        (machine.gather(row_bytes, *table) for table in tables for row_bytes in ROW_BYTES),
-        (machine.add(numbers, *target) for target in targets for numbers in NUMBERS),
-        (machine.copy(*sizes) for sizes in (("L2", cache // 8), ("DRAM", memory // 2))),
-    )
-    for bench in benches:  # one at a time: the next one's memory is not there yet
+    makers = [
+        functools.partial(machine.gather, row_bytes, level, size)
+        for level, size in (("L1", _L1_BYTES), ("L2", cache // 4), ("DRAM", memory))
+        for row_bytes in ROW_BYTES
+    ]
+    makers += [
+        functools.partial(machine.add, numbers, where, rows)
+        for where, rows in (("spread", cache // 4 // (4 * _ADDED_ROW)), ("hot", _HOT_ROWS))
+        for numbers in NUMBERS
+    ]
+    copies = (("L2", cache // 8), ("DRAM", memory // 2))
+    makers += [functools.partial(machine.copy, level, size) for level, size in copies]
+    for make in makers:
+        bench = make()
         taken = time_calls({bench.name: bench.run}, "cuda", rounds=rounds)[bench.name].device
-        seconds = {"median": taken.median, "q1": taken.q3, "q3": taken.q1}
-        yield bench.name, {name: bench.amount / each for name, each in seconds.items()}
+        yield (
+            bench.name,
+            {
+                "median": bench.amount / taken.median,
+                "q1": bench.amount / taken.q3,
+                "q3": bench.amount / taken.q1,
+            },
+        )
 
 
 class Machine:

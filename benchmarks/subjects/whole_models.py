@@ -186,12 +186,11 @@ def _check(name: str, layer: nn.Module, case: Case) -> None:
     """Compares a layer with the same one on the reference."""
     found = case.forward()
     deformable = [m for m in layer.modules() if isinstance(m, stdeform.STDeformAttn)]
-    backends = [module.backend for module in deformable]
-    for module in deformable:
-        module.backend = "reference"
-    expected = case.forward()
-    for module, backend in zip(deformable, backends, strict=True):
-        module.backend = backend
+    with contextlib.ExitStack() as restored:
+        for module in deformable:
+            restored.callback(setattr, module, "backend", module.backend)
+            module.backend = "reference"
+        expected = case.forward()
     try:
         # The layer ends in a normalisation, so values are about 1; rounding in float32 moves them
         # by about 1e-6.
