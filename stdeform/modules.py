@@ -23,13 +23,13 @@ class _DeformAttn(nn.Module):
     _padding_mask_name: ClassVar[str] = "padding_mask"
 
     def __init__(
-        self, embed_dim: int, num_heads: int, num_levels: int, num_points: int, backend: Backend
+        self, embed_dim: int, num_levels: int, num_heads: int, num_points: int, backend: Backend
     ) -> None:
         super().__init__()
         sizes = {
             "embed_dim": embed_dim,
-            "num_heads": num_heads,
             "num_levels": num_levels,
+            "num_heads": num_heads,
             "num_points": num_points,
         }
         for name, size in sizes.items():
@@ -44,8 +44,8 @@ class _DeformAttn(nn.Module):
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.embed_dim = embed_dim
-        self.num_heads = num_heads
         self.num_levels = num_levels
+        self.num_heads = num_heads
         self.num_points = num_points
         self.backend: Backend = backend
         samples = num_heads * num_levels * num_points
@@ -75,8 +75,8 @@ class _DeformAttn(nn.Module):
     def extra_repr(self) -> str:
         """The sizes and the backend, as the constructor takes them."""
         return (
-            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
-            f"num_levels={self.num_levels}, num_points={self.num_points}, "
+            f"embed_dim={self.embed_dim}, num_levels={self.num_levels}, "
+            f"num_heads={self.num_heads}, num_points={self.num_points}, "
             f"backend={self.backend!r}"
         )
 
@@ -184,8 +184,8 @@ class STDeformAttn(_DeformAttn):
 
     Args:
         embed_dim: Channels C of query, value and output.
-        num_heads: Attention heads M; divides `embed_dim`.
         num_levels: Feature levels L.
+        num_heads: Attention heads M; divides `embed_dim`.
         num_points: Sampling points K per head and level.
         backend: "auto", "native" or "reference", as in `st_deform_attn_from_offsets`.
 
@@ -207,13 +207,13 @@ class STDeformAttn(_DeformAttn):
     def __init__(
         self,
         embed_dim: int = 384,
-        num_heads: int = 8,
         num_levels: int = 1,
+        num_heads: int = 8,
         num_points: int = 32,
         *,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(embed_dim, num_heads, num_levels, num_points, backend)
+        super().__init__(embed_dim, num_levels, num_heads, num_points, backend)
 
     def forward(
         self,
@@ -290,7 +290,7 @@ class MSDeformAttn(_DeformAttn):
         *,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(embed_dim, num_heads, num_levels, num_points, backend)
+        super().__init__(embed_dim, num_levels, num_heads, num_points, backend)
 
     def forward(
         self,

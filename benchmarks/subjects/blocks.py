@@ -31,7 +31,7 @@ class DeformableBlock(nn.Module):
         self._shapes = workload.spatial_shapes
         levels = len(self._shapes)
         self.attention = stdeform.STDeformAttn(
-            workload.width, workload.num_heads, levels, workload.num_points, backend="native"
+            workload.width, levels, workload.num_heads, workload.num_points, backend="native"
         )
         # Offsets that differ from cell to cell, around the layer's initial pattern.
         nn.init.normal_(self.attention.sampling_offsets.weight, std=0.01)

@@ -302,7 +302,7 @@ class _Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = stdeform.STDeformAttn(32, num_heads=2, num_levels=2, num_points=3)
+        self.layer = stdeform.STDeformAttn(32, num_levels=2, num_heads=2, num_points=3)
 
     def forward(self, query: Tensor, points: Tensor, value: Tensor) -> Tensor:
         out: Tensor = self.layer(query, points, value, VIDEO)
@@ -344,7 +344,7 @@ def test_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
-    layer = stdeform.STDeformAttn(64, 4, num_points=4).to(DEVICE)
+    layer = stdeform.STDeformAttn(64, num_heads=4, num_points=4).to(DEVICE)
     shapes = [(3, 4, 5)]
     query = torch.randn(2, 60, 64, device=DEVICE, requires_grad=True)
     points = stdeform.reference_grid(shapes, device=DEVICE).expand(2, -1, -1, -1)
@@ -362,7 +362,7 @@ def test_autocast(dtype: torch.dtype) -> None:
 def test_layers_agree_with_the_reference_on_the_cpu(boxes: bool) -> None:
     torch.manual_seed(0)
     shapes = [(3, 4, 5), (2, 2, 3)]
-    layer = stdeform.STDeformAttn(64, 4, num_levels=2, num_points=4).double()
+    layer = stdeform.STDeformAttn(64, num_levels=2, num_heads=4, num_points=4).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.1)
     query, value = torch.randn(2, 7, 64).double(), torch.randn(2, 72, 64).double()

@@ -58,7 +58,7 @@ def test_directions_of_other_numbers_of_heads() -> None:
 def test_video_heads_spread_over_frames(
     num_points: int, steps: list[int], radii: list[int]
 ) -> None:
-    offsets = _initial(STDeformAttn(32, 8, 2, num_points), 3)
+    offsets = _initial(STDeformAttn(32, 2, 8, num_points), 3)
     compass = torch.tensor([[1, 0], [1, 1], [0, 1], [-1, 1], [-1, 0], [-1, -1], [0, -1], [1, -1]])
     expected = torch.cat(
         [
@@ -113,10 +113,15 @@ def test_at_the_start_one_head_reads_several_frames_on_both_sides() -> None:
 
 def test_defaults_are_the_papers() -> None:
     video = STDeformAttn()
-    assert (video.embed_dim, video.num_heads, video.num_levels, video.num_points) == (384, 8, 1, 32)
+    assert (video.embed_dim, video.num_levels, video.num_heads, video.num_points) == (384, 1, 8, 32)
     assert video.sampling_offsets.weight.shape == (768, 384)
     assert video.attention_weights.weight.shape == (256, 384)
     image = MSDeformAttn()
     assert (image.embed_dim, image.num_levels, image.num_heads, image.num_points) == (256, 4, 8, 4)
-    positional = MSDeformAttn(64, 3, 4, 2)
-    assert (positional.num_levels, positional.num_heads, positional.num_points) == (3, 4, 2)
+
+
+@pytest.mark.parametrize("layer", [STDeformAttn, MSDeformAttn])
+def test_sizes_by_position_mean_the_same_in_both_layers(layer: type[Layer]) -> None:
+    named = layer(embed_dim=64, num_levels=3, num_heads=4, num_points=2)
+    assert repr(layer(64, 3, 4, 2)) == repr(named)
+    assert "embed_dim=64, num_levels=3, num_heads=4, num_points=2" in repr(named)

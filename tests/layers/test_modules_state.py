@@ -89,10 +89,10 @@ def test_copies(copied: Callable[[Layer], Layer], axes: str) -> None:
 
 
 def test_repr_says_the_sizes() -> None:
-    assert repr(STDeformAttn(96, 6, 1, 12)).startswith(
-        "STDeformAttn(\n  embed_dim=96, num_heads=6, num_levels=1, num_points=12, backend='auto'\n"
+    assert repr(STDeformAttn(96, 1, 6, 12)).startswith(
+        "STDeformAttn(\n  embed_dim=96, num_levels=1, num_heads=6, num_points=12, backend='auto'\n"
     )
-    assert "num_levels=4, num_points=4, backend='reference'" in repr(
+    assert "num_heads=8, num_points=4, backend='reference'" in repr(
         MSDeformAttn(backend="reference")
     )
 

@@ -59,7 +59,7 @@ class _Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = stdeform.STDeformAttn(32, num_heads=2, num_levels=2, num_points=3)
+        self.layer = stdeform.STDeformAttn(32, num_levels=2, num_heads=2, num_points=3)
         nn.init.normal_(self.layer.sampling_offsets.weight, std=0.3)
         nn.init.normal_(self.layer.attention_weights.weight)
 

@@ -18,7 +18,7 @@ Layer = STDeformAttn | MSDeformAttn
 
 
 def video_layer(**settings: Any) -> STDeformAttn:
-    return STDeformAttn(32, num_heads=4, num_levels=2, num_points=6, **settings)
+    return STDeformAttn(32, num_levels=2, num_heads=4, num_points=6, **settings)
 
 
 def image_layer(**settings: Any) -> MSDeformAttn:
