@@ -1,7 +1,9 @@
-"""Every argument check of the operators, and its message."""
+"""Every argument check of the operators and layers, and its message."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +11,19 @@ from torch import Tensor
 
 VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 NUM_AXES = (2, 3)
-_TABLE_RULE = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)]"
+BACKENDS = ("auto", "native", "reference")
+_ROWS = {2: "(H, W)", 3: "(T, H, W)"}
 
-# What every call pays for: each attribute of a tensor is read once, shapes are compared whole,
-# and texts are made only for an error.
+# Every call pays for the checks: each attribute of a tensor is read once, shapes are compared as
+# a whole, and a message is made only for an error.
+
+
+def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of coordinates, softmax and accumulation for a value's dtype."""
+    return torch.float64 if value_dtype == torch.float64 else torch.float32
+
+
+# -- operators ---------------------------------------------------------------------------------
 
 
 def check_attention(
@@ -23,7 +34,10 @@ def check_attention(
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn`; returns the L * N sizes of the level table."""
     names = ("sampling_locations", "attention_weights")
-    return _check_samples(names, value, spatial_shapes, sampling_locations, attention_weights)[0]
+    sizes, _ = _check_either_form(
+        names, value, spatial_shapes, sampling_locations, attention_weights
+    )
+    return sizes
 
 
 def check_attention_from_offsets(
@@ -35,7 +49,7 @@ def check_attention_from_offsets(
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn_from_offsets`; returns the table's L * N sizes."""
     names = ("sampling_offsets", "attention_logits")
-    sizes, expected = _check_samples(
+    sizes, expected = _check_either_form(
         names, value, spatial_shapes, sampling_offsets, attention_logits
     )
     batch, num_queries, _, num_levels, _, num_axes = expected
@@ -51,50 +65,13 @@ def check_attention_from_offsets(
     return sizes
 
 
-def check_spatial_shapes(
-    spatial_shapes: Sequence[Sequence[int]], num_axes: int
-) -> tuple[int, list[int]]:
-    """Checks the level table; returns S, the number of cells of all levels, and all its sizes."""
-    if not _is_sequence(spatial_shapes):
-        if isinstance(spatial_shapes, Tensor):
-            raise TypeError(
-                f"{_TABLE_RULE}, got a Tensor; reading one from a device would stall it"
-            )
-        raise TypeError(f"{_TABLE_RULE}, got {spatial_shapes!r}")
-    if len(spatial_shapes) == 0:
-        raise ValueError("spatial_shapes must have at least one row, got none")
-    total = 0
-    sizes: list[int] = []
-    for row in spatial_shapes:
-        if not _is_sequence(row):
-            raise TypeError(f"{_TABLE_RULE}, got {spatial_shapes!r}")
-        if len(row) != num_axes:
-            raise ValueError(
-                f"spatial_shapes rows must have {num_axes} sizes to match the last axis of the "
-                f"samples, got {tuple(row)}"
-            )
-        cells = 1
-        for size in row:
-            if type(size) is not int and not _is_size(size):
-                raise TypeError(
-                    f"spatial_shapes must hold Python ints, got {type(size).__name__} in {row!r}"
-                )
-            if size < 1:
-                raise ValueError(f"spatial_shapes sizes must be at least 1, got {tuple(row)}")
-            cells *= size
-        total += cells
-        sizes += row
-    return total, sizes
+def check_backend(backend: str) -> None:
+    """Checks that it is one of `BACKENDS`."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def check_mask(name: str, mask: Tensor) -> None:
-    """Checks that a padding mask is a bool tensor."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool Tensor, True where there is padding, got {got}")
-
-
-def _check_samples(
+def _check_either_form(
     names: tuple[str, str],
     value: Tensor,
     spatial_shapes: Sequence[Sequence[int]],
@@ -102,14 +79,11 @@ def _check_samples(
     scores: Tensor,
 ) -> tuple[list[int], tuple[int, ...]]:
     """Checks what both forms have; returns the table's sizes and the shape of the positions."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"value must be a Tensor, got {type(value).__name__}")
+    _check_tensor("value", value)
     shape, dtype, device = value.shape, value.dtype, value.device
     if len(shape) != 4 or shape[2] < 1 or shape[3] < 1:
         raise ValueError(f"value must have shape [B, S, M, D] with M and D >= 1, got {list(shape)}")
-    if dtype not in VALUE_DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_DTYPES)
-        raise TypeError(f"value must be one of {known}, got {dtype}")
+    _check_value_dtype("value", dtype)
     name, score_name = names
     _check_companion(name, positions, dtype, device)
     found = positions.shape
@@ -120,7 +94,7 @@ def _check_samples(
         )
     batch, total, num_heads, _ = shape
     _, num_queries, _, _, num_points, num_axes = found
-    num_cells, sizes = check_spatial_shapes(spatial_shapes, num_axes)
+    num_cells, sizes = check_spatial_shapes(spatial_shapes, num_axes, beside=name)
     if num_cells != total:
         raise ValueError(
             f"value must have as many rows as spatial_shapes has cells, {num_cells}, "
@@ -143,18 +117,213 @@ def _check_samples(
     return sizes, expected
 
 
-def _check_companion(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-    """Checks what goes with a value of this dtype on this device."""
+# -- layers ------------------------------------------------------------------------------------
+
+
+def check_layer_sizes(**sizes: int) -> None:
+    """Checks the sizes that a layer is made of."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    embed_dim, num_heads = sizes["embed_dim"], sizes["num_heads"]
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim must be a multiple of num_heads, {num_heads}, got {embed_dim}")
+
+
+def check_layer_inputs(
+    names: tuple[str, str, str],  # of value, spatial_shapes and padding_mask
+    sizes: tuple[int, int, int],  # embed_dim, num_levels, N
+    query: Tensor,
+    reference_points: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
+    padding_mask: Tensor | None,
+    level_starts: Sequence[int] | Tensor | None = None,
+) -> list[int]:
+    """Checks the arguments of a layer's call; returns the table's L * N sizes."""
+    value_name, table_name, mask_name = names
+    embed_dim, num_levels, num_axes = sizes
+    for name, tensor in (("query", query), (value_name, value)):
+        _check_tensor(name, tensor)
+        shape = tensor.shape
+        if len(shape) != 3 or shape[2] != embed_dim:
+            raise ValueError(
+                f"{name} must have 3 axes, the last of embed_dim = {embed_dim} channels, "
+                f"got shape {list(shape)}"
+            )
+    num_cells, table = check_spatial_shapes(spatial_shapes, num_axes, table_name)
+    if len(spatial_shapes) != num_levels:
+        raise ValueError(
+            f"{table_name} must have num_levels = {num_levels} rows, got {len(spatial_shapes)}"
+        )
+    batch, num_queries, _ = query.shape
+    if value.shape[:2] != (batch, num_cells):
+        raise ValueError(
+            f"{value_name} must have shape {[batch, num_cells, embed_dim]} to match query and "
+            f"{table_name}, got {list(value.shape)}"
+        )
+    if padding_mask is not None:
+        check_mask(mask_name, padding_mask)
+        if padding_mask.shape != (batch, num_cells):
+            raise ValueError(
+                f"{mask_name} must have shape {[batch, num_cells]} to match {value_name}, "
+                f"got {list(padding_mask.shape)}"
+            )
+    if level_starts is not None:
+        _check_level_starts(level_starts, table, num_axes)
+    _check_tensor("reference_points", reference_points)
+    shape = reference_points.shape
+    if (
+        len(shape) not in (3, 4)
+        or shape[0] not in (1, batch)
+        or shape[1] != num_queries
+        or (len(shape) == 4 and shape[2] != num_levels)
+        or shape[-1] not in (num_axes, 2 * num_axes)
+    ):
+        raise ValueError(
+            f"reference_points must have shape [{batch}, {num_queries}, {num_levels}, "
+            f"{num_axes}] (points) or [..., {2 * num_axes}] (centre then size); the levels may be "
+            f"left out and the batch may be 1; got {list(shape)}"
+        )
+    return table
+
+
+def check_layer_dtypes(
+    value: Tensor, reference_points: Tensor, sampling_offsets: Tensor, attention_weights: Tensor
+) -> None:
+    """Checks dtypes and devices of what a layer gives to the operator, the value projected."""
+    dtype, device, name = value.dtype, value.device, "the projected value"
+    _check_value_dtype(name, dtype)
+    _check_companion("reference_points", reference_points, dtype, device, name)
+    _check_companion("sampling_offsets", sampling_offsets, dtype, device, name)
+    _check_companion("attention_weights", attention_weights, dtype, device, name)
+
+
+def _check_level_starts(starts: Sequence[int] | Tensor, table: list[int], num_axes: int) -> None:
+    """Checks `input_level_start_index` where reading it costs no device synchronisation."""
+    if isinstance(starts, Tensor):
+        if starts.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        starts = starts.tolist()
+    cells = [math.prod(table[i : i + num_axes]) for i in range(0, len(table), num_axes)]
+    expected = [0, *itertools.accumulate(cells[:-1])]
+    if list(starts) != expected:
+        raise ValueError(
+            f"input_level_start_index must be {expected} to match input_spatial_shapes, "
+            f"got {list(starts)}"
+        )
+
+
+# -- level tables and masks --------------------------------------------------------------------
+
+
+def check_spatial_shapes(
+    spatial_shapes: Sequence[Sequence[int]],
+    num_axes: int,
+    name: str = "spatial_shapes",
+    *,
+    beside: str = "",
+) -> tuple[int, list[int]]:
+    """Checks the level table.
+
+    Args:
+        spatial_shapes: L rows of N Python ints.
+        num_axes: N.
+        name: The name of the table in messages.
+        beside: The argument that N comes from, if one does.
+
+    Returns:
+        S, the number of cells of all levels, and all L * N sizes.
+    """
+    if not _is_sequence(spatial_shapes):
+        raise TypeError(_table_rule(spatial_shapes, num_axes, name))
+    if len(spatial_shapes) == 0:
+        raise ValueError(f"{name} must have at least one row, got none")
+    total = 0
+    sizes: list[int] = []
+    for row in spatial_shapes:
+        if not _is_sequence(row):
+            raise TypeError(_table_rule(spatial_shapes, num_axes, name))
+        if len(row) != num_axes:
+            why = f" to match the last axis of {beside}" if beside else ""
+            raise ValueError(f"{name} rows must be {_ROWS[num_axes]}{why}, got {tuple(row)}")
+        cells = 1
+        for size in row:
+            if type(size) is not int and not _is_size(size):
+                raise TypeError(
+                    f"{name} must hold Python ints, got {type(size).__name__} in {row!r}"
+                )
+            if size < 1:
+                raise ValueError(f"{name} sizes must be at least 1, got {tuple(row)}")
+            cells *= size
+        total += cells
+        sizes += row
+    return total, sizes
+
+
+def read_shape_tensor(name: str, spatial_shapes: Tensor) -> list[list[int]]:
+    """A level table in a tensor as Python ints; it is read only where that stalls no device."""
+    if spatial_shapes.device.type != "cpu":
+        raise TypeError(
+            f"{name} must be rows of Python ints or a CPU tensor, got a tensor on "
+            f"{spatial_shapes.device}; reading it would stall the device, so pass Python ints, "
+            "such as [(H, W), ...]"
+        )
+    if spatial_shapes.is_floating_point() or spatial_shapes.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integers, got {spatial_shapes.dtype}")
+    if spatial_shapes.dim() != 2:
+        raise ValueError(f"{name} must have shape [L, 2], got {list(spatial_shapes.shape)}")
+    rows: list[list[int]] = spatial_shapes.tolist()
+    return rows
+
+
+def check_mask(name: str, mask: Tensor) -> None:
+    """Checks that a padding mask is a bool tensor."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool Tensor, True where there is padding, got {got}")
+
+
+# -- parts -------------------------------------------------------------------------------------
+
+
+def _check_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+
+
+def _check_value_dtype(name: str, dtype: torch.dtype) -> None:
+    if dtype not in VALUE_DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_DTYPES)
+        raise TypeError(f"{name} must be one of {known}, got {dtype}")
+
+
+def _check_companion(
+    name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, value_name: str = "value"
+) -> None:
+    """Checks a tensor that is used together with a value of this dtype on this device."""
+    _check_tensor(name, tensor)
     if tensor.dtype != dtype and tensor.dtype != torch.float32:
-        raise TypeError(f"{name} must be float32 or of value's dtype, {dtype}, got {tensor.dtype}")
+        raise TypeError(
+            f"{name} must be float32 or of {value_name}'s dtype, {dtype}, got {tensor.dtype}"
+        )
     if tensor.device != device:
-        raise ValueError(f"{name} must be on value's device, {device}, got {tensor.device}")
+        raise ValueError(f"{name} must be on {value_name}'s device, {device}, got {tensor.device}")
+
+
+def _table_rule(spatial_shapes: object, num_axes: int, name: str) -> str:
+    got = repr(spatial_shapes)
+    if isinstance(spatial_shapes, Tensor):
+        got = "a Tensor; reading one from a device would stall it"
+    return (
+        f"{name} must be a sequence of rows of Python ints, such as [{_ROWS[num_axes]}], got {got}"
+    )
 
 
 def _is_sequence(rows: object) -> bool:
-    # Tuples and lists first: to ask the abstract class is slow.
+    # Tuples and lists first: the check against the abstract class is slow.
     return isinstance(rows, (tuple, list)) or (
         isinstance(rows, Sequence) and not isinstance(rows, str)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]  # a documented name
 
 from ._build import read_record
-from .reference import compute_dtype
+from ._checks import compute_dtype
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -188,8 +188,7 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
         raise RuntimeError(f"no native kernel for {value.device.type} tensors: {reason}")
     if is_cuda:
         index = value.get_device()
-        # The stream as a number; the public way makes an object of it first.
-        stream = torch._C._cuda_getCurrentRawStream(index)
+        stream = _current_stream(index)
         forced = dict(options.cuda_tuning)
         if name == "forward":
             _C.cuda_forward(index, stream, forced, *arguments)
@@ -204,6 +203,13 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
         threads = options.num_threads
         exact = threads is not None
         run(options.isa or "", threads or torch.get_num_threads(), exact, *arguments)
+
+
+def _current_stream(index: int) -> int:
+    """The current CUDA stream of a device as a number."""
+    # Private to PyTorch, whose own generated code calls it. The public way makes an object first.
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(raw(index) if raw else torch.cuda.current_stream(index).cuda_stream)
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:

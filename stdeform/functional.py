@@ -8,12 +8,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from . import _checks, _native, _ops, reference
+from . import _checks, _dispatch, _native, reference
 
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 Backend = Literal["auto", "native", "reference"]
-BACKENDS = ("auto", "native", "reference")
 _warned: set[str] = set()  # device types whose fallback has been told once
 
 
@@ -70,11 +69,7 @@ def st_deform_attn(
         torch.Size([1, 100, 128])
     """
     sizes = _checks.check_attention(value, spatial_shapes, sampling_locations, attention_weights)
-    if resolve_backend(_device_type(value), backend) == "reference":
-        return reference.st_deform_attn(
-            value, spatial_shapes, sampling_locations, attention_weights
-        )
-    return _ops.attend(value, sizes, None, sampling_locations, attention_weights)
+    return attend(value, sizes, None, sampling_locations, attention_weights, backend)
 
 
 def st_deform_attn_from_offsets(
@@ -123,11 +118,21 @@ def st_deform_attn_from_offsets(
     sizes = _checks.check_attention_from_offsets(
         value, spatial_shapes, reference_points, sampling_offsets, attention_logits
     )
+    return attend(value, sizes, reference_points, sampling_offsets, attention_logits, backend)
+
+
+def attend(
+    value: Tensor,  # [B, S, M, D]
+    sizes: Sequence[int],  # the L * N sizes of the level table
+    reference_points: Tensor | None,  # None: positions are locations, scores weights
+    positions: Tensor,  # [B, Q, M, L, K, N]
+    scores: Tensor,  # [B, Q, M, L, K]
+    backend: Backend,
+) -> Tensor:  # [B, Q, M * D]
+    """Either form on arguments that have been checked; the layers call it too."""
     if resolve_backend(_device_type(value), backend) == "reference":
-        return reference.st_deform_attn_from_offsets(
-            value, spatial_shapes, reference_points, sampling_offsets, attention_logits
-        )
-    return _ops.attend(value, sizes, reference_points, sampling_offsets, attention_logits)
+        return reference.attend(value, sizes, reference_points, positions, scores)
+    return _dispatch.attend(value, sizes, reference_points, positions, scores)
 
 
 def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:
@@ -142,18 +147,17 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
     if backend == "reference":
         return "reference"
     missing = _native.missing(device_type)
-    if missing is None and backend in BACKENDS:
+    if missing is None and backend in _checks.BACKENDS:
         return "native"
     if backend == "native":
         raise RuntimeError(f"no native kernel for {device_type} tensors: {missing}")
-    if backend != "auto":
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    _checks.check_backend(backend)
     if device_type not in _warned:
         _warned.add(device_type)
         warnings.warn(
             f"stdeform: {device_type} tensors take the slow reference: {missing}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return "reference"
 

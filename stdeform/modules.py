@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import _checks, shapes
-from .functional import BACKENDS, Backend, st_deform_attn_from_offsets
+from . import _checks, functional
+from .functional import Backend
 
 __all__ = ["MSDeformAttn", "STDeformAttn"]
 
@@ -19,30 +19,16 @@ class _DeformAttn(nn.Module):
     """What both layers share; they differ in N, in the order and names of their arguments."""
 
     _num_axes: ClassVar[int]
-    _value_name: ClassVar[str] = "value"
-    _padding_mask_name: ClassVar[str] = "padding_mask"
+    _names: ClassVar[tuple[str, str, str]]  # of value, spatial_shapes and padding_mask
 
     def __init__(
         self, embed_dim: int, num_levels: int, num_heads: int, num_points: int, backend: Backend
     ) -> None:
         super().__init__()
-        sizes = {
-            "embed_dim": embed_dim,
-            "num_levels": num_levels,
-            "num_heads": num_heads,
-            "num_points": num_points,
-        }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{name} must be an int, got {type(size).__name__}")
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if embed_dim % num_heads:
-            raise ValueError(
-                f"embed_dim must be a multiple of num_heads, {num_heads}, got {embed_dim}"
-            )
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        _checks.check_layer_sizes(
+            embed_dim=embed_dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points
+        )
+        _checks.check_backend(backend)
         self.embed_dim = embed_dim
         self.num_levels = num_levels
         self.num_heads = num_heads
@@ -87,83 +73,32 @@ class _DeformAttn(nn.Module):
         value: Tensor,  # [B, S, C]
         spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
         padding_mask: Tensor | None,  # [B, S]
+        level_starts: Sequence[int] | Tensor | None = None,  # [L]
     ) -> Tensor:  # [B, Q, C]
-        points = self._broadcast_points(reference_points, *query.shape[:2])
+        sizes = _checks.check_layer_inputs(
+            self._names,
+            (self.embed_dim, self.num_levels, self._num_axes),
+            *(query, reference_points, value, spatial_shapes, padding_mask, level_starts),
+        )
+        points = reference_points if reference_points.dim() == 4 else reference_points[:, :, None]
         samples = (self.num_heads, self.num_levels, self.num_points)
         projected = self.value_proj(value)
         if padding_mask is not None:
             # After the projection: its bias would make zeroed rows count again.
             projected = projected.masked_fill(padding_mask[..., None], 0.0)
-        out = st_deform_attn_from_offsets(
+        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
+        logits = self.attention_weights(query).unflatten(-1, samples)
+        _checks.check_layer_dtypes(projected, reference_points, offsets, logits)
+        out = functional.attend(
             projected.unflatten(-1, (self.num_heads, -1)),
-            spatial_shapes,
-            points,
-            self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes)),
-            self.attention_weights(query).unflatten(-1, samples),
-            backend=self.backend,
+            sizes,
+            points.expand(query.shape[0], -1, self.num_levels, -1),
+            offsets,
+            logits,
+            self.backend,
         )
         projected_out: Tensor = self.output_proj(out)
         return projected_out
-
-    def _check_inputs(
-        self,
-        query: Tensor,
-        value: Tensor,
-        spatial_shapes: Sequence[Sequence[int]],
-        padding_mask: Tensor | None,
-    ) -> None:
-        for name, tensor in (("query", query), (self._value_name, value)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-            if tensor.dim() != 3 or tensor.shape[-1] != self.embed_dim:
-                raise ValueError(
-                    f"{name} must have 3 axes, the last of embed_dim = {self.embed_dim} "
-                    f"channels, got shape {list(tensor.shape)}"
-                )
-        num_cells, _ = _checks.check_spatial_shapes(spatial_shapes, self._num_axes)
-        if len(spatial_shapes) != self.num_levels:
-            raise ValueError(
-                f"spatial_shapes must have num_levels = {self.num_levels} rows, "
-                f"got {len(spatial_shapes)}"
-            )
-        expected = (query.shape[0], num_cells)
-        if tuple(value.shape[:2]) != expected:
-            raise ValueError(
-                f"{self._value_name} must have shape {[*expected, self.embed_dim]} to match "
-                f"query and spatial_shapes, got {list(value.shape)}"
-            )
-        if padding_mask is None:
-            return
-        _checks.check_mask(self._padding_mask_name, padding_mask)
-        if tuple(padding_mask.shape) != expected:
-            raise ValueError(
-                f"{self._padding_mask_name} must have shape {list(expected)} to match "
-                f"{self._value_name}, got {list(padding_mask.shape)}"
-            )
-
-    def _broadcast_points(
-        self, reference_points: Tensor, batch: int, num_queries: int
-    ) -> Tensor:  # [B, Q, L, N or 2N]
-        if not isinstance(reference_points, Tensor):
-            raise TypeError(
-                f"reference_points must be a Tensor, got {type(reference_points).__name__}"
-            )
-        points = reference_points
-        if points.dim() == 3:
-            points = points[:, :, None].expand(-1, -1, self.num_levels, -1)
-        num_axes = self._num_axes
-        if (
-            points.dim() != 4
-            or points.shape[0] not in (1, batch)
-            or tuple(points.shape[1:3]) != (num_queries, self.num_levels)
-            or points.shape[3] not in (num_axes, 2 * num_axes)
-        ):
-            raise ValueError(
-                f"reference_points must have shape [{batch}, {num_queries}, {self.num_levels}, "
-                f"{num_axes}] (points) or [..., {2 * num_axes}] (centre then size); the levels "
-                f"may be left out and the batch may be 1; got {list(reference_points.shape)}"
-            )
-        return points.expand(batch, -1, -1, -1)
 
 
 class STDeformAttn(_DeformAttn):
@@ -203,6 +138,7 @@ class STDeformAttn(_DeformAttn):
     """
 
     _num_axes = 3
+    _names = ("value", "spatial_shapes", "padding_mask")
 
     def __init__(
         self,
@@ -243,7 +179,6 @@ class STDeformAttn(_DeformAttn):
             TypeError: An argument has the wrong type or dtype.
             ValueError: A shape, size or device breaks its rule.
         """
-        self._check_inputs(query, value, spatial_shapes, padding_mask)
         return self._attend(query, reference_points, value, spatial_shapes, padding_mask)
 
 
@@ -278,8 +213,7 @@ class MSDeformAttn(_DeformAttn):
     """
 
     _num_axes = 2
-    _value_name = "input_flatten"
-    _padding_mask_name = "input_padding_mask"
+    _names = ("input_flatten", "input_spatial_shapes", "input_padding_mask")
 
     def __init__(
         self,
@@ -327,46 +261,12 @@ class MSDeformAttn(_DeformAttn):
                 tensor on another device than the CPU.
             ValueError: A shape, size, level start or device breaks its rule.
         """
-        rows = _shape_rows(input_spatial_shapes)
-        self._check_inputs(query, input_flatten, rows, input_padding_mask)
-        _check_level_starts(input_level_start_index, rows)
-        return self._attend(query, reference_points, input_flatten, rows, input_padding_mask)
-
-
-def _shape_rows(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> Sequence[Sequence[int]]:
-    """The level table as Python ints; a tensor is read only where that stalls nothing."""
-    if not isinstance(spatial_shapes, Tensor):
-        return spatial_shapes
-    if spatial_shapes.device.type != "cpu":
-        raise TypeError(
-            "input_spatial_shapes must be rows of Python ints or a CPU tensor, got a tensor on "
-            f"{spatial_shapes.device}; reading it would stall the device, so pass Python ints, "
-            "such as [(H, W), ...]"
-        )
-    if spatial_shapes.is_floating_point() or spatial_shapes.dtype == torch.bool:
-        raise TypeError(f"input_spatial_shapes must hold integers, got {spatial_shapes.dtype}")
-    if spatial_shapes.dim() != 2:
-        raise ValueError(
-            f"input_spatial_shapes must have shape [L, 2], got {list(spatial_shapes.shape)}"
-        )
-    rows: list[list[int]] = spatial_shapes.tolist()
-    return rows
-
-
-def _check_level_starts(
-    starts: Sequence[int] | Tensor | None, spatial_shapes: Sequence[Sequence[int]]
-) -> None:
-    if starts is None:
-        return
-    if isinstance(starts, Tensor):
-        if starts.device.type != "cpu" or torch.compiler.is_compiling():
-            return
-        starts = starts.tolist()
-    expected = shapes.level_starts(spatial_shapes)
-    if list(starts) != expected:
-        raise ValueError(
-            f"input_level_start_index must be {expected} to match input_spatial_shapes, "
-            f"got {list(starts)}"
+        rows = input_spatial_shapes
+        if isinstance(rows, Tensor):
+            rows = _checks.read_shape_tensor("input_spatial_shapes", rows)
+        return self._attend(
+            *(query, reference_points, input_flatten, rows),
+            *(input_padding_mask, input_level_start_index),
         )
 
 

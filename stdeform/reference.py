@@ -13,9 +13,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._checks import compute_dtype
 from .shapes import num_cells
 
-__all__ = ["sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
+__all__ = ["attend", "sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
+
+
+def attend(
+    value: Tensor,  # [B, S, M, D]
+    sizes: Sequence[int],  # the L * N sizes of the level table
+    reference_points: Tensor | None,
+    positions: Tensor,  # [B, Q, M, L, K, N]
+    scores: Tensor,  # [B, Q, M, L, K]
+) -> Tensor:  # [B, Q, M * D]
+    """Either form, by the arguments of the registered operator; see `stdeform._ops`."""
+    num_axes = positions.shape[-1]
+    rows = [sizes[i : i + num_axes] for i in range(0, len(sizes), num_axes)]
+    if reference_points is None:
+        return st_deform_attn(value, rows, positions, scores)
+    return st_deform_attn_from_offsets(value, rows, reference_points, positions, scores)
 
 
 def st_deform_attn(
@@ -84,11 +100,6 @@ def sampling_locations(
         torch.where(finite, part, 0.0) for part in (centre, sampling_offsets, scale)
     )
     return torch.where(finite, centre + offsets * scale, torch.nan)
-
-
-def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
-    """The dtype of coordinates, softmax and accumulation for a value's dtype."""
-    return torch.float64 if value_dtype == torch.float64 else torch.float32
 
 
 def _attend_level(

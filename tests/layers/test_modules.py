@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stdeform import modules, reference_grid
+from stdeform import functional, reference_grid
 from tests.support.layers import (
     LAYERS,
     by_hand,
@@ -73,13 +73,13 @@ def test_gradients_of_broadcast_points_add_up() -> None:
 @pytest.mark.parametrize("axes", LAYERS)
 def test_the_backend_is_passed_on(axes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = modules.st_deform_attn_from_offsets
+    real = functional.attend
 
-    def watched(*args: Any, backend: Any) -> Tensor:
-        asked.append(backend)
-        return real(*args, backend=backend)
+    def watched(*args: Any) -> Tensor:
+        asked.append(args[-1])
+        return real(*args)
 
-    monkeypatch.setattr(modules, "st_deform_attn_from_offsets", watched)
+    monkeypatch.setattr(functional, "attend", watched)
     layer = LAYERS[axes][0](backend="reference")
     layer(*inputs(axes))
     layer.backend = "auto"
@@ -145,13 +145,13 @@ def test_autocast_keeps_coordinates_in_float32(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, torch.dtype] = {}
-    real = modules.st_deform_attn_from_offsets
+    real = functional.attend
 
-    def watched(value: Tensor, shapes: Any, points: Tensor, *rest: Any, **options: Any) -> Tensor:
+    def watched(value: Tensor, sizes: Any, points: Tensor, *rest: Any) -> Tensor:
         seen.update(value=value.dtype, points=points.dtype)
-        return real(value, shapes, points, *rest, **options)
+        return real(value, sizes, points, *rest)
 
-    monkeypatch.setattr(modules, "st_deform_attn_from_offsets", watched)
+    monkeypatch.setattr(functional, "attend", watched)
     layer = trained(video_layer())
     query, points, value, shapes = inputs("video")
     expected = layer(query, points, value, shapes)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from stdeform import MSDeformAttn, STDeformAttn
-from tests.support.layers import (
-    LAYERS,
-    VIDEO,
-    Layer,
-    inputs,
-)
+from stdeform import MSDeformAttn, STDeformAttn, _checks
+from tests.support.layers import LAYERS, VIDEO, Layer, inputs
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ CALLS: dict[str, tuple[str, dict[int, Any], type[Exception], str]] = {
         "image",
         {2: torch.zeros(2, 38, 32)},
         ValueError,
-        "input_flatten must have shape [2, 39, 32] to match query and spatial_shapes, "
+        "input_flatten must have shape [2, 39, 32] to match query and input_spatial_shapes, "
         "got [2, 38, 32]",
     ),
     "shapes a tensor": (
@@ -114,6 +110,49 @@ CALLS: dict[str, tuple[str, dict[int, Any], type[Exception], str]] = {
         {3: [(4, 3, 6)]},
         ValueError,
         "spatial_shapes must have num_levels = 2 rows, got 1",
+    ),
+    "shapes of an image": (
+        "video",
+        {3: [(4, 3), (2, 2)]},
+        ValueError,
+        "spatial_shapes rows must be (T, H, W), got (4, 3)",
+    ),
+    "no shapes": (
+        "image",
+        {3: None},
+        TypeError,
+        "input_spatial_shapes must be a sequence of rows of Python ints, such as [(H, W)], "
+        "got None",
+    ),
+    "no levels": (
+        "image",
+        {3: []},
+        ValueError,
+        "input_spatial_shapes must have at least one row, got none",
+    ),
+    "three levels": (
+        "image",
+        {3: [(6, 5), (3, 3), (1, 1)]},
+        ValueError,
+        "input_spatial_shapes must have num_levels = 2 rows, got 3",
+    ),
+    "shapes of a video": (
+        "image",
+        {3: torch.tensor(VIDEO)},
+        ValueError,
+        "input_spatial_shapes rows must be (H, W), got (4, 3, 5)",
+    ),
+    "a size no int": (
+        "image",
+        {3: [(6, 5.0), (3, 3)]},
+        TypeError,
+        "input_spatial_shapes must hold Python ints, got float in (6, 5.0)",
+    ),
+    "a size of zero": (
+        "image",
+        {3: [(6, 5), (0, 3)]},
+        ValueError,
+        "input_spatial_shapes sizes must be at least 1, got (0, 3)",
     ),
     "shapes of floats": (
         "image",
@@ -155,7 +194,8 @@ CALLS: dict[str, tuple[str, dict[int, Any], type[Exception], str]] = {
         "video",
         {1: torch.zeros(2, 7, 3, dtype=torch.float64)},
         TypeError,
-        "reference_points must be float32 or of value's dtype, torch.float32, got torch.float64",
+        "reference_points must be float32 or of the projected value's dtype, torch.float32, got "
+        "torch.float64",
     ),
 }
 
@@ -166,5 +206,35 @@ def test_call_errors(case: str) -> None:
     args: list[Any] = [*inputs(axes), None, None][: 5 if axes == "video" else 6]
     for position, changed in changes.items():
         args[position] = changed
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message)) as caught:
         LAYERS[axes][0]()(*args)
+    told = str(caught.value)
+    assert "sampl" not in told  # the layer's user has given none
+    if axes == "image":
+        assert not re.search(r"\b(value|spatial_shapes|padding_mask)\b", told)
+
+
+@pytest.mark.parametrize("axes", LAYERS)
+def test_the_table_is_checked_once(axes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Mock(wraps=_checks.check_spatial_shapes)
+    monkeypatch.setattr(_checks, "check_spatial_shapes", check)
+    LAYERS[axes][0]()(*inputs(axes))
+    check.assert_called_once()
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_a_layer_in_a_dtype_that_the_operator_lacks() -> None:
+    layer = LAYERS["video"][0]().to(torch.complex64)
+    query, points, value, shapes = inputs("video")
+    message = "the projected value must be one of float64, float32, float16, bfloat16, got torch.c"
+    with pytest.raises(TypeError, match=message):
+        layer(query.to(torch.complex64), points, value.to(torch.complex64), shapes)
+
+
+def test_a_layer_of_mixed_dtypes() -> None:
+    layer = LAYERS["video"][0]()
+    layer.attention_weights.double()
+    layer.attention_weights.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    message = "attention_weights must be float32 or of the projected value's dtype, torch.float32"
+    with pytest.raises(TypeError, match=message):
+        layer(*inputs("video"))

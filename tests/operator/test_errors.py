@@ -8,13 +8,14 @@ import enum
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 
 import stdeform
-from stdeform import _native, functional
+from stdeform import _checks, _native, functional
 from stdeform.testing import Problem
 from tests.support.cases import draw
 
@@ -77,11 +78,6 @@ EITHER_FORM: dict[str, Case] = {
         ValueError,
         "spatial_shapes must have at least one row, got none",
     ),
-    "shapes of an image": (
-        {"spatial_shapes": [(6, 23)]},
-        ValueError,
-        "spatial_shapes rows must have 3 sizes to match the last axis of the samples, got (6, 23)",
-    ),
     "a size no int": (
         {"spatial_shapes": [(4, 6, 5), (2, 3, 3.0)]},
         TypeError,
@@ -120,6 +116,11 @@ def _samples(name: str) -> dict[str, Case]:
             ValueError,
             f"{name} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), "
             "got [2, 7, 2, 2, 3, 4]",
+        ),
+        f"shapes of an image beside {name}": (
+            {"spatial_shapes": [(6, 23)]},
+            ValueError,
+            f"spatial_shapes rows must be (T, H, W) to match the last axis of {name}, got (6, 23)",
         ),
         f"{name} without points": (
             {name: torch.zeros(2, 7, 2, 2, 0, 3)},
@@ -260,6 +261,14 @@ def test_a_table_may_be_any_sequence_and_may_change_between_calls() -> None:
         _call("points", {"spatial_shapes": table})
 
 
+@pytest.mark.parametrize("form", ["locations", "points"])
+def test_the_table_is_checked_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Mock(wraps=_checks.check_spatial_shapes)
+    monkeypatch.setattr(_checks, "check_spatial_shapes", check)
+    _call(form, {})
+    check.assert_called_once()
+
+
 def test_the_same_text_compiled() -> None:
     problem = draw("locations")
     short = dataclasses.replace(problem, value=problem.value[:, 1:])
@@ -312,7 +321,7 @@ def test_auto_never_swallows_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(functional._ops, "attend", broken)
+    monkeypatch.setattr(functional._dispatch, "attend", broken)
     monkeypatch.setattr(_native, "missing", lambda device_type: None)
     with pytest.raises(RuntimeError, match="out of order"):
         stdeform.st_deform_attn(*draw("locations").attention)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from stdeform import _dispatch
 from stdeform.testing import assert_close
 from tests.support.cases import (
     FORMS,
@@ -22,7 +23,13 @@ from tests.support.cases import (
     tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("needs_native")
+pytestmark = pytest.mark.usefixtures("needs_native", "either_way")
+
+
+@pytest.fixture(params=[True, False], ids=["fast path", "public way"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the private symbols of PyTorch that `stdeform._dispatch` uses, and without."""
+    monkeypatch.setattr(_dispatch, "fast_path", request.param)
 
 
 def _stacked(form: str) -> tuple[list[Tensor], tuple[tuple[int, ...], ...]]:
