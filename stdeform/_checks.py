@@ -12,6 +12,7 @@ from torch import Tensor
 VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 NUM_AXES = (2, 3)
 BACKENDS = ("auto", "native", "reference")
+_TABLE_NAME = "spatial_shapes"
 _ROWS = {2: "(H, W)", 3: "(T, H, W)"}
 
 # Every call pays for the checks: each attribute of a tensor is read once, shapes are compared as
@@ -34,10 +35,9 @@ def check_attention(
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn`; returns the L * N sizes of the level table."""
     names = ("sampling_locations", "attention_weights")
-    sizes, _ = _check_either_form(
-        names, value, spatial_shapes, sampling_locations, attention_weights
-    )
-    return sizes
+    return _check_either_form(names, value, spatial_shapes, sampling_locations, attention_weights)[
+        0
+    ]
 
 
 def check_attention_from_offsets(
@@ -49,11 +49,11 @@ def check_attention_from_offsets(
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn_from_offsets`; returns the table's L * N sizes."""
     names = ("sampling_offsets", "attention_logits")
-    sizes, expected = _check_either_form(
+    sizes, expected, dtype, device = _check_either_form(
         names, value, spatial_shapes, sampling_offsets, attention_logits
     )
     batch, num_queries, _, num_levels, _, num_axes = expected
-    _check_companion("reference_points", reference_points, value.dtype, value.device)
+    _check_companion("reference_points", reference_points, dtype, device)
     shape = reference_points.shape
     points = (batch, num_queries, num_levels, num_axes)
     boxes = (batch, num_queries, num_levels, 2 * num_axes)
@@ -77,13 +77,19 @@ def _check_either_form(
     spatial_shapes: Sequence[Sequence[int]],
     positions: Tensor,
     scores: Tensor,
-) -> tuple[list[int], tuple[int, ...]]:
-    """Checks what both forms have; returns the table's sizes and the shape of the positions."""
-    _check_tensor("value", value)
+) -> tuple[list[int], tuple[int, ...], torch.dtype, torch.device]:
+    """Checks what both forms have.
+
+    Returns:
+        The table's sizes, the shape of the positions, and value's dtype and device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(_tensor_rule("value", value))
     shape, dtype, device = value.shape, value.dtype, value.device
     if len(shape) != 4 or shape[2] < 1 or shape[3] < 1:
         raise ValueError(f"value must have shape [B, S, M, D] with M and D >= 1, got {list(shape)}")
-    _check_value_dtype("value", dtype)
+    if dtype not in VALUE_DTYPES:
+        raise TypeError(_dtype_rule("value", dtype))
     name, score_name = names
     _check_companion(name, positions, dtype, device)
     found = positions.shape
@@ -94,7 +100,7 @@ def _check_either_form(
         )
     batch, total, num_heads, _ = shape
     _, num_queries, _, _, num_points, num_axes = found
-    num_cells, sizes = check_spatial_shapes(spatial_shapes, num_axes, beside=name)
+    num_cells, sizes = check_spatial_shapes(spatial_shapes, num_axes, _TABLE_NAME, name)
     if num_cells != total:
         raise ValueError(
             f"value must have as many rows as spatial_shapes has cells, {num_cells}, "
@@ -114,7 +120,7 @@ def _check_either_form(
             f"{score_name} must have shape {list(expected[:-1])} to match {name}, "
             f"got {list(scores.shape)}"
         )
-    return sizes, expected
+    return sizes, expected, dtype, device
 
 
 # -- layers ------------------------------------------------------------------------------------
@@ -146,7 +152,8 @@ def check_layer_inputs(
     value_name, table_name, mask_name = names
     embed_dim, num_levels, num_axes = sizes
     for name, tensor in (("query", query), (value_name, value)):
-        _check_tensor(name, tensor)
+        if not isinstance(tensor, Tensor):
+            raise TypeError(_tensor_rule(name, tensor))
         shape = tensor.shape
         if len(shape) != 3 or shape[2] != embed_dim:
             raise ValueError(
@@ -173,7 +180,8 @@ def check_layer_inputs(
             )
     if level_starts is not None:
         _check_level_starts(level_starts, table, num_axes)
-    _check_tensor("reference_points", reference_points)
+    if not isinstance(reference_points, Tensor):
+        raise TypeError(_tensor_rule("reference_points", reference_points))
     shape = reference_points.shape
     if (
         len(shape) not in (3, 4)
@@ -195,7 +203,8 @@ def check_layer_dtypes(
 ) -> None:
     """Checks dtypes and devices of what a layer gives to the operator, the value projected."""
     dtype, device, name = value.dtype, value.device, "the projected value"
-    _check_value_dtype(name, dtype)
+    if dtype not in VALUE_DTYPES:
+        raise TypeError(_dtype_rule(name, dtype))
     _check_companion("reference_points", reference_points, dtype, device, name)
     _check_companion("sampling_offsets", sampling_offsets, dtype, device, name)
     _check_companion("attention_weights", attention_weights, dtype, device, name)
@@ -222,8 +231,7 @@ def _check_level_starts(starts: Sequence[int] | Tensor, table: list[int], num_ax
 def check_spatial_shapes(
     spatial_shapes: Sequence[Sequence[int]],
     num_axes: int,
-    name: str = "spatial_shapes",
-    *,
+    name: str = _TABLE_NAME,
     beside: str = "",
 ) -> tuple[int, list[int]]:
     """Checks the level table.
@@ -289,28 +297,27 @@ def check_mask(name: str, mask: Tensor) -> None:
 # -- parts -------------------------------------------------------------------------------------
 
 
-def _check_tensor(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-
-
-def _check_value_dtype(name: str, dtype: torch.dtype) -> None:
-    if dtype not in VALUE_DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_DTYPES)
-        raise TypeError(f"{name} must be one of {known}, got {dtype}")
-
-
 def _check_companion(
     name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, value_name: str = "value"
 ) -> None:
     """Checks a tensor that is used together with a value of this dtype on this device."""
-    _check_tensor(name, tensor)
-    if tensor.dtype != dtype and tensor.dtype != torch.float32:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(_tensor_rule(name, tensor))
+    if tensor.dtype is not dtype and tensor.dtype is not torch.float32:
         raise TypeError(
             f"{name} must be float32 or of {value_name}'s dtype, {dtype}, got {tensor.dtype}"
         )
     if tensor.device != device:
         raise ValueError(f"{name} must be on {value_name}'s device, {device}, got {tensor.device}")
+
+
+def _tensor_rule(name: str, got: object) -> str:
+    return f"{name} must be a Tensor, got {type(got).__name__}"
+
+
+def _dtype_rule(name: str, got: torch.dtype) -> str:
+    known = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_DTYPES)
+    return f"{name} must be one of {known}, got {got}"
 
 
 def _table_rule(spatial_shapes: object, num_axes: int, name: str) -> str:

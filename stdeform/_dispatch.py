@@ -102,7 +102,8 @@ def attend(
 
 def _attend_publicly(*inputs: Any) -> Tensor:
     """The same without private symbols: slower, because it prepares for a transform every time."""
-    if torch.jit.is_tracing():  # it keeps operators, but not what an autograd.Function does
+    # A trace keeps operators, but not what an autograd.Function does.
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return _ops.st_deform_attn(*inputs)
     tensors = (tensor for tensor in inputs if isinstance(tensor, Tensor))
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):

@@ -207,9 +207,12 @@ def _run(name: str, value: Tensor, *arguments: object) -> None:
 
 def _current_stream(index: int) -> int:
     """The current CUDA stream of a device as a number."""
-    # Private to PyTorch, whose own generated code calls it. The public way makes an object first.
-    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-    return int(raw(index) if raw else torch.cuda.current_stream(index).cuda_stream)
+    try:
+        # Private to PyTorch, whose generated code calls it too; the public way makes an object.
+        stream: int = torch._C._cuda_getCurrentRawStream(index)
+    except AttributeError:
+        stream = torch.cuda.current_stream(index).cuda_stream
+    return stream
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from . import _checks, _dispatch, _native, reference
+from ._checks import BACKENDS
 
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
@@ -147,7 +148,7 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
     if backend == "reference":
         return "reference"
     missing = _native.missing(device_type)
-    if missing is None and backend in _checks.BACKENDS:
+    if missing is None and backend in BACKENDS:
         return "native"
     if backend == "native":
         raise RuntimeError(f"no native kernel for {device_type} tensors: {missing}")
