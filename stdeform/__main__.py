@@ -1,6 +1,7 @@
-"""`python -m stdeform`: what is installed, how it was built, who computes, and whether it is right.
+"""The command `stdeform`: versions, build, the backend of each device, and a self-check.
 
-Ends with status 1 if the self-check fails, so that a script can ask.
+Its exit status is 1 if the self-check fails, or if it would check the sources in the current folder
+instead of the stdeform that is installed.
 """
 
 from __future__ import annotations
@@ -9,20 +10,30 @@ import platform
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import __version__, _native, functional, reference, testing
-from ._build import BuildRecord, read_record
+from ._build import BuildRecord, find_hidden_install, read_record
 
+_FOLDER = Path(__file__).parent
 _FORMS = {"st_deform_attn": "attention", "st_deform_attn_from_offsets": "from_offsets"}
 _CHECKED_SHAPES = (((6, 5), (3, 4)), ((3, 6, 5), (2, 3, 4)))  # N = 2 and 3, two levels each
 
 
 def main() -> int:
     """Prints the report and returns the exit status."""
+    if hidden := find_hidden_install():
+        print(
+            f"Not checked: this is the source tree {_FOLDER}, which was never built.\n"
+            f"It hides the stdeform that is installed in {hidden}.\n"
+            "To check that one, type: stdeform\n"
+            "or, in another folder: python -m stdeform"
+        )
+        return 1
     _print_section("versions", _versions())
     _print_section("build", _build(read_record()))
     _print_section("backends", _backends())
@@ -49,6 +60,7 @@ def _versions() -> dict[str, str]:
         numpy = "not installed"
     return {
         "stdeform": __version__,
+        "folder": str(_FOLDER),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,27 @@ class BuildRecord:
     no_cuda: str
 
 
-def read_record() -> BuildRecord:
-    """Reads the record beside this file."""
-    if not _RECORD.is_file():
+def read_record(path: Path | None = None) -> BuildRecord:
+    """Reads the record at a path, by default the one beside this file."""
+    path = path or _RECORD
+    if not path.is_file():
         reason = "this is a source tree that was never built (run: pip install -e .)"
         return BuildRecord(native=None, no_native=reason, cuda=None, no_cuda=reason)
-    facts = json.loads(_RECORD.read_text(encoding="utf-8"))
+    facts = json.loads(path.read_text(encoding="utf-8"))
     return BuildRecord(
         native=NativeBuild(**facts["native"]) if facts["native"] else None,
         no_native=facts["no_native"],
         cuda=CudaBuild(**facts["cuda"]) if facts["cuda"] else None,
         no_cuda=facts["no_cuda"],
     )
+
+
+def find_hidden_install() -> Path | None:
+    """The folder of an installed stdeform with a native core that this unbuilt one hides."""
+    if _RECORD.is_file():
+        return None
+    for distribution in importlib.metadata.distributions(name="stdeform"):
+        record = Path(str(distribution.locate_file("stdeform/_build.json")))
+        if record.parent != Path(__file__).parent and read_record(record).native:
+            return record.parent
+    return None

@@ -1,4 +1,4 @@
-"""`python -m stdeform` and the build record."""
+"""The command `stdeform` and the build record."""
 
 from __future__ import annotations
 
@@ -85,3 +85,26 @@ def test_no_record_is_an_unbuilt_source_tree(record: Path) -> None:
     assert facts.native is None
     assert facts.cuda is None
     assert "never built" in facts.no_native
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_sources_do_not_pass_for_the_install_that_they_hide(
+    built: bool,
+    record: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {"native": NATIVE if built else None, "no_native": "", "cuda": None, "no_cuda": ""}
+    package = tmp_path / "site-packages" / "stdeform"
+    (package.with_name("stdeform-0.1.0.dist-info")).mkdir(parents=True)
+    (package.with_name("stdeform-0.1.0.dist-info") / "METADATA").write_text("Name: stdeform\n")
+    package.mkdir()
+    (package / "_build.json").write_text(json.dumps(facts))
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert report.main() == (1 if built else 0)
+    told = capsys.readouterr().out
+    assert (f"hides the stdeform that is installed in {package}" in told) == built
+    assert ("self-check" in told) != built
+    record.write_text(json.dumps({**facts, "native": NATIVE}))
+    assert report.main() == 0  # the sources were built: they are what runs

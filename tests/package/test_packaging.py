@@ -215,6 +215,17 @@ def test_isolated_install_imports_and_computes(
     assert run(python, "-c", CALL, cwd=tmp_path) == ""
 
 
+def test_the_check_in_the_checkout_is_of_what_was_installed(installed: tuple[Path, Path]) -> None:
+    """Right after `pip install .`, in the folder where it was typed."""
+    tree, python = installed
+    assert "cpu tensor   native" in run(python.with_name("stdeform"), cwd=tree)
+    told = run(python, "-m", "stdeform", cwd=tree, fails=True)
+    assert (
+        f"Not checked: this is the source tree {tree / 'stdeform'}, which was never built" in told
+    )
+    assert "type: stdeform\n" in told
+
+
 def test_record_says_what_was_built(tree: Path, builder: Path) -> None:
     run(builder, "setup.py", "build_ext", "--inplace", cwd=tree)
     record = record_of(tree)
