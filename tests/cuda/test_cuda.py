@@ -400,7 +400,7 @@ def _peak(run: Callable[[], Any]) -> int:
 
 
 @only_a_gpu_shows("what PyTorch's allocator holds")
-def test_peak_memory_against_the_composite() -> None:
+def test_peak_memory_against_the_baseline() -> None:
     # Everything grows with the cells, of which there is a query at each.
     shape = (12, 10, 17) if HAS_GPU else (3, 4, 5)
     queries = stdeform.num_cells(shape)

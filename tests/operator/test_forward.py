@@ -39,7 +39,7 @@ def _problem(form: str, axes: str, dtype: str) -> tuple[Problem, Tensor]:
 @functools.cache
 def _problem_of_head_dim(form: str, axes: str, dtype: str, head_dim: int) -> tuple[Problem, Tensor]:
     problem = draw(form, AXES[axes], head_dim=head_dim, dtype=DTYPES[dtype][0])
-    return problem, forward(problem.to(torch.float64), form, "composite")
+    return problem, forward(problem.to(torch.float64), form, "baseline")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,7 +82,7 @@ def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) ->
 def test_numbers_of_points(kernel: str, num_points: int) -> None:
     # Around and past the size of the kernel's chunk of samples, across levels too.
     problem = draw("points", num_points=num_points, num_queries=3, dtype=torch.float64)
-    expected = forward(problem, "points", "composite")
+    expected = forward(problem, "points", "baseline")
     assert_close(forward(problem, "points", kernel), expected, "forward")
 
 
@@ -95,7 +95,7 @@ def test_few_and_many_samples_per_cell(
     sizes = {"batch": batch, "num_heads": num_heads, "num_queries": num_queries}
     for head_dim in (16, 20):
         problem = draw("points", **sizes, head_dim=head_dim)
-        expected = forward(problem.to(torch.float64), "points", "composite")
+        expected = forward(problem.to(torch.float64), "points", "baseline")
         assert_close(forward(problem, "points", kernel), expected, "forward")
 
 
@@ -297,7 +297,7 @@ def test_half_values_keep_float32_coordinates(backend: str, dtype: str) -> None:
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw("points", [(2, 3, 3000)], dtype=value_dtype, side_dtype=side_dtype)
     exact = problem.to(torch.float64)
-    expected = forward(exact, "points", "composite")
+    expected = forward(exact, "points", "baseline")
     # A float32 coordinate near 3000 is exact to 2e-4 cells: a hundredth of a unit of half.
     error = (forward(problem, "points", backend).double() - expected).abs()
     allowed = torch.finfo(value_dtype).eps / 2 * expected.abs() + 1e-3

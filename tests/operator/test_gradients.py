@@ -42,7 +42,7 @@ def _problem_of_head_dim(
     form: str, axes: str, dtype: str, head_dim: int
 ) -> tuple[Problem, tuple[Tensor, ...]]:
     problem = draw(form, AXES[axes], head_dim=head_dim, dtype=DTYPES[dtype][0])
-    return problem, gradients(problem.to(torch.float64), form, "composite")
+    return problem, gradients(problem.to(torch.float64), form, "baseline")
 
 
 def _tiny(form: str, axes: str) -> tuple[list[Tensor], Any]:
@@ -121,14 +121,14 @@ def test_level_shapes(backend: str, form: str, shapes: list[tuple[int, ...]]) ->
 def test_numbers_of_points(kernel: str, num_points: int) -> None:
     for form in ("points", "boxes"):
         problem = draw(form, num_points=num_points, num_queries=3, dtype=torch.float64)
-        expected = gradients(problem, form, "composite")
+        expected = gradients(problem, form, "baseline")
         assert_gradients_close(gradients(problem, form, kernel), expected, form)
 
 
 def test_many_samples_per_cell(kernel: str) -> None:
     # float32 sums of some 600 terms each.
     problem = draw("points", num_queries=400, num_points=4)
-    expected = gradients(problem.to(torch.float64), "points", "composite")
+    expected = gradients(problem.to(torch.float64), "points", "baseline")
     assert_gradients_close(gradients(problem, "points", kernel), expected, "points")
 
 

@@ -31,7 +31,7 @@ from tests.support.cases import (
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("axes", AXES)
-@pytest.mark.parametrize("other", ["reference", "composite"])
+@pytest.mark.parametrize("other", ["reference", "baseline"])
 def test_oracles_agree(other: str, axes: str, form: str) -> None:
     problem = draw(form, AXES[axes], dtype=torch.float64)
     assert_close(forward(problem, form, other), oracle_forward(problem, form), "forward")
@@ -175,14 +175,14 @@ def test_a_tolerance_rejects_nan_infinity_and_anything_where_zero_is_right() -> 
         assert_close(torch.ones(3), torch.ones(1), "forward")
 
 
-def test_the_composite_runs_in_the_wider_dtype() -> None:
+def test_the_baseline_runs_in_the_wider_dtype() -> None:
     problem = make_problem(dtype=torch.bfloat16, side_dtype=torch.float32)
-    out = operator("locations", "composite")(*problem.attention)
+    out = operator("locations", "baseline")(*problem.attention)
     assert out.dtype == torch.bfloat16
     assert_close(out, oracle_forward(problem, "locations"), "forward")
 
 
-def test_the_composite_is_one_grid_sample_per_level(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_is_one_grid_sample_per_level(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def counted(*args: Any, **kwargs: Any) -> Tensor:
@@ -192,5 +192,5 @@ def test_the_composite_is_one_grid_sample_per_level(monkeypatch: pytest.MonkeyPa
     real = F.grid_sample
     monkeypatch.setattr(F, "grid_sample", counted)
     problem = draw("points")
-    operator("points", "composite")(*problem.from_offsets)
+    operator("points", "baseline")(*problem.from_offsets)
     assert len(calls) == 2

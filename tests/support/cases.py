@@ -1,4 +1,4 @@
-"""What the tests run over, and how: backends, dtypes, forms; operator, composite, oracle."""
+"""What the tests run over, and how: backends, dtypes, forms; operator, baseline, oracle."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def arguments(problem: Problem, form: str) -> tuple[Any, ...]:
 
 
 def operator(form: str, backend: str = "auto") -> Operator:
-    """The operator of this form; "composite", "emulated" and "cuda" are backends too."""
-    if backend == "composite":
+    """The operator of this form; "baseline", "emulated" and "cuda" are backends too."""
+    if backend == "baseline":
         return composite if form == "locations" else composite_from_offsets
     if backend == "emulated":
         return backends.on_emulator(form)
@@ -93,13 +93,13 @@ def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, tensors(args), problem.grad_out)
 
 
-def check_against_composite(problem: Problem, form: str, backend: str) -> None:
-    """Holds result and gradients against the composite in float64."""
+def check_against_baseline(problem: Problem, form: str, backend: str) -> None:
+    """Compares result and gradients with the grid_sample baseline in float64."""
     args = [
         arg.requires_grad_() if isinstance(arg, Tensor) else arg
         for arg in arguments(problem.to(torch.float64), form)
     ]
-    expected = operator(form, "composite")(*args)
+    expected = operator(form, "baseline")(*args)
     assert_close(forward(problem, form, backend), expected, "forward")
     exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
     assert_gradients_close(gradients(problem, form, backend), exact, form)
@@ -124,7 +124,7 @@ def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
 
 
 def assert_gradients_close(actual: Sequence[Tensor], expected: Sequence[Tensor], form: str) -> None:
-    """Holds each gradient against its float64 oracle."""
+    """Compares each gradient with its float64 oracle."""
     for name, got, want in zip(names(form), actual, expected, strict=True):
         assert_close(got, want, "gradient", f"gradient of {name}")
 

@@ -20,7 +20,7 @@ from tests.support.cases import (
     IMAGE,
     VIDEO,
     arguments,
-    check_against_composite,
+    check_against_baseline,
     draw,
     gradients,
     tensors,
@@ -60,7 +60,7 @@ def test_results(dtype: str, form: str, way: str) -> None:
     with on_machine(WAYS[way]):
         for axes, head_dim in itertools.product((VIDEO, IMAGE), head_dims):
             problem = draw(form, axes, head_dim=head_dim, dtype=value, side_dtype=side)
-            check_against_composite(problem, form, "emulated")
+            check_against_baseline(problem, form, "emulated")
 
 
 @pytest.mark.parametrize("variant", ["lifo", "random", "checked", "checked-start", "preempted"])
@@ -78,8 +78,8 @@ def test_machines(way: str, variant: str) -> None:
     with on_machine(machine):
         for head_dim, form in itertools.product((5, 48), FORMS):
             axes = IMAGE if form == "points" else VIDEO
-            check_against_composite(draw(form, axes, head_dim=head_dim), form, "emulated")
-        check_against_composite(in_one_bin(25), "points", "emulated")
+            check_against_baseline(draw(form, axes, head_dim=head_dim), form, "emulated")
+        check_against_baseline(in_one_bin(25), "points", "emulated")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,7 +87,7 @@ def test_machines(way: str, variant: str) -> None:
 def test_sizes_of_a_bin(num_queries: int, way: str) -> None:
     # With 3 points: around the 32 samples that a warp describes at a time, and the 128 of a run.
     with on_machine(WAYS[way]):
-        check_against_composite(in_one_bin(num_queries, head_dim=32), "points", "emulated")
+        check_against_baseline(in_one_bin(num_queries, head_dim=32), "points", "emulated")
 
 
 @pytest.mark.parametrize("way", WAYS)

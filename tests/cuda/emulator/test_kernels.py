@@ -21,7 +21,7 @@ from tests.support.cases import (
     FORMS,
     IMAGE,
     VIDEO,
-    check_against_composite,
+    check_against_baseline,
     draw,
     forward,
     gradients,
@@ -42,7 +42,7 @@ def test_machines(dtype: str, machine: str) -> None:
     with on_machine(MACHINES[machine]):
         for head_dim, form in itertools.product((5, 16, 48), FORMS):
             axes = IMAGE if form == "points" else VIDEO
-            check_against_composite(
+            check_against_baseline(
                 draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0]), form, "emulated"
             )
 
@@ -51,7 +51,7 @@ def test_machines(dtype: str, machine: str) -> None:
 def test_numbers_of_points(num_points: int) -> None:
     # Around the numbers that a warp reads at a time.
     for head_dim, form in itertools.product((16, 48, 7), ("points", "boxes")):
-        check_against_composite(
+        check_against_baseline(
             draw(form, num_points=num_points, num_queries=3, head_dim=head_dim), form, "emulated"
         )
 
@@ -60,7 +60,7 @@ def test_numbers_of_points(num_points: int) -> None:
 def test_numbers_of_queries(num_queries: int) -> None:
     # Around the rows of a warp and of a block.
     for head_dim in (16, 48, 7):
-        check_against_composite(
+        check_against_baseline(
             draw("points", IMAGE, num_queries=num_queries, head_dim=head_dim), "points", "emulated"
         )
 
@@ -133,7 +133,7 @@ def test_aligned_rows_are_read_in_vectors(
         problem = draw(form, head_dim=48, dtype=DTYPES[dtype][0]).laid_out(layout)
         machine.emulator.take_launches()
         with on_machine(machine):
-            check_against_composite(problem, form, "emulated")
+            check_against_baseline(problem, form, "emulated")
         launchers = [launch.launcher for launch in machine.emulator.take_launches()]
         found = {row for text in launchers for row in re.findall(r"RowLayout<([^<>]*)>", text)}
         expected = VECTORS[dtype] if vectors else ELEMENTS

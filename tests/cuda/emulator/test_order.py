@@ -17,7 +17,7 @@ from tests.cuda.emulator import build, emulated
 from tests.cuda.emulator.emulated import Machine
 from tests.cuda.emulator.emulator import LIFO, Schedule
 from tests.support.backends import on_machine
-from tests.support.cases import DTYPES, FORMS, check_against_composite, draw, forward, gradients
+from tests.support.cases import DTYPES, FORMS, check_against_baseline, draw, forward, gradients
 
 # Levels that no brick divides.
 VIDEO = ((5, 7, 6), (2, 3, 4))
@@ -37,9 +37,9 @@ def on(machine: Machine, problem: Problem, form: str) -> Tensor:
 
 
 def check(problem: Problem, form: str, machine: Machine) -> Tensor:
-    """Holds the result against the composite in float64."""
+    """Compares the result with the grid_sample baseline in float64."""
     out = on(machine, problem, form)
-    assert_close(out, forward(problem.to(torch.float64), form, "composite"), "forward")
+    assert_close(out, forward(problem.to(torch.float64), form, "baseline"), "forward")
     return out
 
 
@@ -84,7 +84,7 @@ def test_warps_that_share_rows_backward(dtype: str, form: str, parts: int) -> No
         )  # fmt: skip
         machine = Machine(tuning={"backward_bins": 0, "backward_parts": parts})
         with on_machine(machine):
-            check_against_composite(problem, form, "emulated")
+            check_against_baseline(problem, form, "emulated")
             _, *first = gradients(problem, form, "emulated")
         # All gradients but that of the value have one order, whoever comes first.
         for schedule in (LIFO, Schedule("random", seed=5)):
@@ -99,7 +99,7 @@ def test_nothing_races_backward(parts: int) -> None:
     tuning = {"backward_bins": 0, "backward_parts": parts}
     with on_machine(Machine(build.CHECKED, schedule, tuning=tuning)):
         for form, head_dim in itertools.product(FORMS, (5, 48)):
-            check_against_composite(draw(form, head_dim=head_dim), form, "emulated")
+            check_against_baseline(draw(form, head_dim=head_dim), form, "emulated")
 
 
 @pytest.mark.parametrize("schedule", [LIFO, Schedule("random", 2, preempt_one_in=20)])

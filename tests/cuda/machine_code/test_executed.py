@@ -11,7 +11,7 @@ from tests.cuda.emulator import build, emulated
 from tests.cuda.machine_code import executed, machine_code
 from tests.cuda.machine_code.executed import Executed
 from tests.support.backends import on_machine
-from tests.support.cases import DTYPES, IMAGE, VIDEO, check_against_composite, draw
+from tests.support.cases import DTYPES, IMAGE, VIDEO, check_against_baseline, draw
 
 
 def _kernels() -> Sequence[machine_code.Kernel]:
@@ -46,7 +46,7 @@ def test_results(
         runner=executed.Runner(_kernels()), tuning={"backward_bins": int(backward == "bins")}
     )
     with on_machine(machine):
-        check_against_composite(problem, form, "emulated")
+        check_against_baseline(problem, form, "emulated")
 
 
 def test_results_of_fixed_order() -> None:
@@ -56,7 +56,7 @@ def test_results_of_fixed_order() -> None:
     )
     machine = emulated.Machine(runner=executed.Runner(_kernels()), deterministic=True)
     with on_machine(machine):
-        check_against_composite(problem, "points", "emulated")
+        check_against_baseline(problem, "points", "emulated")
 
 
 # -- instructions --------------------------------------------------------------------------------
