@@ -42,170 +42,95 @@ def test_constructor_errors(
         layer(**settings)
 
 
-CALLS: dict[str, tuple[str, dict[int, Any], type[Exception], str]] = {
-    # Which layer, which of its arguments become what, the error.
-    "query no tensor": ("video", {0: None}, TypeError, "query must be a Tensor, got NoneType"),
-    "query flat": (
+zeros = torch.zeros
+CHANNELS_RULE = "must have 3 axes, the last of embed_dim = 32 channels, got shape"
+VALUE_RULE = "value must have shape [2, 72, 32] to match query and spatial_shapes, got"
+TABLE = "input_spatial_shapes"
+
+# Which layer; which of its arguments, by position, becomes what; what the error must say.
+TYPE_ERRORS: list[tuple[str, int, Any, str]] = [
+    ("video", 0, None, "query must be a Tensor, got NoneType"),
+    ("video", 1, [0.5] * 3, "reference_points must be a Tensor, got list"),
+    (
         "video",
-        {0: torch.zeros(7, 32)},
-        ValueError,
-        "query must have 3 axes, the last of embed_dim = 32 channels, got shape [7, 32]",
+        1,
+        zeros(2, 7, 3, dtype=torch.float64),
+        "reference_points must be float32 or of the projected value's dtype, torch.float32, got "
+        "torch.float64",
     ),
-    "query too wide": (
+    ("video", 2, 0, "value must be a Tensor, got int"),
+    (
         "video",
-        {0: torch.zeros(2, 7, 33)},
-        ValueError,
-        "query must have 3 axes, the last of embed_dim = 32 channels, got shape [2, 7, 33]",
+        3,
+        torch.tensor(VIDEO),
+        "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got a T",
     ),
-    "points no tensor": (
-        "video",
-        {1: [0.5] * 3},
-        TypeError,
-        "reference_points must be a Tensor, got list",
+    ("video", 4, zeros(2, 72), "padding_mask must be a bool Tensor, True where there is padding, "),
+    (
+        "image",
+        3,
+        None,
+        f"{TABLE} must be a sequence of rows of Python ints, such as [(H, W)], got None",
     ),
-    **{
-        f"points of shape {sizes}": (
+    ("image", 3, [(6, 5.0), (3, 3)], f"{TABLE} must hold Python ints, got float in (6, 5.0)"),
+    ("image", 3, torch.ones(2, 2), f"{TABLE} must hold integers, got torch.float32"),
+    ("image", 5, [True], "input_padding_mask must be a bool Tensor, True where there is padding, "),
+]
+VALUE_ERRORS: list[tuple[str, int, Any, str]] = [
+    ("video", 0, zeros(7, 32), f"query {CHANNELS_RULE} [7, 32]"),
+    ("video", 0, zeros(2, 7, 33), f"query {CHANNELS_RULE} [2, 7, 33]"),
+    *(
+        (
             "video",
-            {1: torch.zeros(sizes)},
-            ValueError,
+            1,
+            zeros(sizes),
             "reference_points must have shape [2, 7, 2, 3] (points) or [..., 6] (centre then "
             f"size); the levels may be left out and the batch may be 1; got {[*sizes]}",
         )
         for sizes in ((2, 3), (3, 7, 2, 3), (2, 1, 2, 3), (2, 7, 1, 3), (2, 7, 2, 2), (2, 7, 4))
-    },
-    "value no tensor": ("video", {2: 0}, TypeError, "value must be a Tensor, got int"),
-    "value too narrow": (
-        "video",
-        {2: torch.zeros(2, 72, 16)},
-        ValueError,
-        "value must have 3 axes, the last of embed_dim = 32 channels, got shape [2, 72, 16]",
     ),
-    "value too short": (
-        "video",
-        {2: torch.zeros(2, 71, 32)},
-        ValueError,
-        "value must have shape [2, 72, 32] to match query and spatial_shapes, got [2, 71, 32]",
-    ),
-    "value of another batch": (
-        "video",
-        {2: torch.zeros(1, 72, 32)},
-        ValueError,
-        "value must have shape [2, 72, 32] to match query and spatial_shapes, got [1, 72, 32]",
-    ),
-    "image value too short": (
+    ("video", 2, zeros(2, 72, 16), f"value {CHANNELS_RULE} [2, 72, 16]"),
+    ("video", 2, zeros(2, 71, 32), f"{VALUE_RULE} [2, 71, 32]"),
+    ("video", 2, zeros(1, 72, 32), f"{VALUE_RULE} [1, 72, 32]"),
+    ("video", 3, [(4, 3, 6)], "spatial_shapes must have num_levels = 2 rows, got 1"),
+    ("video", 3, [(4, 3), (2, 2)], "spatial_shapes rows must be (T, H, W), got (4, 3)"),
+    (
         "image",
-        {2: torch.zeros(2, 38, 32)},
-        ValueError,
-        "input_flatten must have shape [2, 39, 32] to match query and input_spatial_shapes, "
-        "got [2, 38, 32]",
+        2,
+        zeros(2, 38, 32),
+        f"input_flatten must have shape [2, 39, 32] to match query and {TABLE}, got [2, 38, 32]",
     ),
-    "shapes a tensor": (
-        "video",
-        {3: torch.tensor(VIDEO)},
-        TypeError,
-        "spatial_shapes must be a sequence of rows of Python ints",
-    ),
-    "one level": (
-        "video",
-        {3: [(4, 3, 6)]},
-        ValueError,
-        "spatial_shapes must have num_levels = 2 rows, got 1",
-    ),
-    "shapes of an image": (
-        "video",
-        {3: [(4, 3), (2, 2)]},
-        ValueError,
-        "spatial_shapes rows must be (T, H, W), got (4, 3)",
-    ),
-    "no shapes": (
+    ("image", 3, [], f"{TABLE} must have at least one row, got none"),
+    ("image", 3, [(6, 5), (3, 3), (1, 1)], f"{TABLE} must have num_levels = 2 rows, got 3"),
+    ("image", 3, torch.tensor(VIDEO), f"{TABLE} rows must be (H, W), got (4, 3, 5)"),
+    ("image", 3, [(6, 5), (0, 3)], f"{TABLE} sizes must be at least 1, got (0, 3)"),
+    ("image", 3, torch.tensor([6, 5]), f"{TABLE} must have shape [L, 2], got [2]"),
+    (
         "image",
-        {3: None},
-        TypeError,
-        "input_spatial_shapes must be a sequence of rows of Python ints, such as [(H, W)], "
-        "got None",
+        4,
+        torch.tensor([0, 31]),
+        f"input_level_start_index must be [0, 30] to match {TABLE}, got [0, 31]",
     ),
-    "no levels": (
+    (
         "image",
-        {3: []},
-        ValueError,
-        "input_spatial_shapes must have at least one row, got none",
-    ),
-    "three levels": (
-        "image",
-        {3: [(6, 5), (3, 3), (1, 1)]},
-        ValueError,
-        "input_spatial_shapes must have num_levels = 2 rows, got 3",
-    ),
-    "shapes of a video": (
-        "image",
-        {3: torch.tensor(VIDEO)},
-        ValueError,
-        "input_spatial_shapes rows must be (H, W), got (4, 3, 5)",
-    ),
-    "a size no int": (
-        "image",
-        {3: [(6, 5.0), (3, 3)]},
-        TypeError,
-        "input_spatial_shapes must hold Python ints, got float in (6, 5.0)",
-    ),
-    "a size of zero": (
-        "image",
-        {3: [(6, 5), (0, 3)]},
-        ValueError,
-        "input_spatial_shapes sizes must be at least 1, got (0, 3)",
-    ),
-    "shapes of floats": (
-        "image",
-        {3: torch.ones(2, 2)},
-        TypeError,
-        "input_spatial_shapes must hold integers, got torch.float32",
-    ),
-    "shapes flat": (
-        "image",
-        {3: torch.tensor([6, 5])},
-        ValueError,
-        "input_spatial_shapes must have shape [L, 2], got [2]",
-    ),
-    "wrong level starts": (
-        "image",
-        {4: torch.tensor([0, 31])},
-        ValueError,
-        "input_level_start_index must be [0, 30] to match input_spatial_shapes, got [0, 31]",
-    ),
-    "mask of floats": (
-        "video",
-        {4: torch.zeros(2, 72)},
-        TypeError,
-        "padding_mask must be a bool Tensor, True where there is padding, got torch.float32",
-    ),
-    "mask no tensor": (
-        "image",
-        {5: [True]},
-        TypeError,
-        "input_padding_mask must be a bool Tensor, True where there is padding, got list",
-    ),
-    "mask too short": (
-        "image",
-        {5: torch.zeros(2, 38, dtype=torch.bool)},
-        ValueError,
+        5,
+        zeros(2, 38, dtype=torch.bool),
         "input_padding_mask must have shape [2, 39] to match input_flatten, got [2, 38]",
     ),
-    "points of another dtype": (
-        "video",
-        {1: torch.zeros(2, 7, 3, dtype=torch.float64)},
-        TypeError,
-        "reference_points must be float32 or of the projected value's dtype, torch.float32, got "
-        "torch.float64",
-    ),
-}
+]
+ERRORS = [
+    pytest.param(axes, at, changed, error, message, id=f"{axes}: {message}")
+    for error, cases in ((TypeError, TYPE_ERRORS), (ValueError, VALUE_ERRORS))
+    for axes, at, changed, message in cases
+]
 
 
-@pytest.mark.parametrize("case", CALLS)
-def test_call_errors(case: str) -> None:
-    axes, changes, error, message = CALLS[case]
+@pytest.mark.parametrize(("axes", "at", "changed", "error", "message"), ERRORS)
+def test_call_errors(
+    axes: str, at: int, changed: Any, error: type[Exception], message: str
+) -> None:
     args: list[Any] = [*inputs(axes), None, None][: 5 if axes == "video" else 6]
-    for position, changed in changes.items():
-        args[position] = changed
+    args[at] = changed
     with pytest.raises(error, match=re.escape(message)) as caught:
         LAYERS[axes][0]()(*args)
     told = str(caught.value)

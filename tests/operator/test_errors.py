@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,226 +20,138 @@ from stdeform import _checks, _native, functional
 from stdeform.testing import Problem
 from tests.support.cases import draw
 
-# What to change of a good call, by argument's name; the error's type; what it must say.
-Case = tuple[dict[str, Any], type[Exception], str]
+# What to change of a good call, by argument's name; what the error must say.
+Cases = list[tuple[dict[str, Any], str]]
 
 SHAPES = ((4, 6, 5), (2, 3, 3))  # of `draw`: B, Q, M, L, K, N, D = 2, 7, 2, 2, 3, 3, 16
+VALUE_RULE = "value must have shape [B, S, M, D] with M and D >= 1, got"
+TABLE_RULE = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got"
+zeros = torch.zeros
+positions = functools.partial(zeros, 2, 7, 2, 2, 3, 3)
+scores = functools.partial(zeros, 2, 7, 2, 2, 3)
+points = functools.partial(zeros, 2, 7, 2, 3)
+LONG, DOUBLE, HALF = torch.int64, torch.float64, torch.float16
 
-EITHER_FORM: dict[str, Case] = {
-    "value no tensor": ({"value": [1.0]}, TypeError, "value must be a Tensor, got list"),
-    "value of 3 axes": (
-        {"value": torch.zeros(2, 138, 32)},
-        ValueError,
-        "value must have shape [B, S, M, D] with M and D >= 1, got [2, 138, 32]",
-    ),
-    "value without heads": (
-        {"value": torch.zeros(2, 138, 0, 16)},
-        ValueError,
-        "value must have shape [B, S, M, D] with M and D >= 1, got [2, 138, 0, 16]",
-    ),
-    "value without channels": (
-        {"value": torch.zeros(2, 138, 2, 0)},
-        ValueError,
-        "value must have shape [B, S, M, D] with M and D >= 1, got [2, 138, 2, 0]",
-    ),
-    "value of integers": (
-        {"value": torch.zeros(2, 138, 2, 16, dtype=torch.int64)},
-        TypeError,
+TYPE_ERRORS: Cases = [
+    ({"value": [1.0]}, "value must be a Tensor, got list"),
+    (
+        {"value": zeros(2, 138, 2, 16, dtype=LONG)},
         "value must be one of float64, float32, float16, bfloat16, got torch.int64",
     ),
-    "value too short": (
-        {"value": torch.zeros(2, 137, 2, 16)},
-        ValueError,
-        "value must have as many rows as spatial_shapes has cells, 138, got 137",
-    ),
-    "shapes a tensor": (
-        {"spatial_shapes": torch.tensor(SHAPES)},
-        TypeError,
-        "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], "
-        "got a Tensor",
-    ),
-    "shapes flat": (
-        {"spatial_shapes": (4, 6, 5)},
-        TypeError,
-        "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], "
-        "got (4, 6, 5)",
-    ),
-    "shapes no sequence": (
-        {"spatial_shapes": 138},
-        TypeError,
-        "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got 138",
-    ),
-    "shapes text": (
-        {"spatial_shapes": "46"},
-        TypeError,
-        "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got '46'",
-    ),
-    "shapes empty": (
-        {"spatial_shapes": []},
-        ValueError,
-        "spatial_shapes must have at least one row, got none",
-    ),
-    "a size no int": (
+    ({"spatial_shapes": torch.tensor(SHAPES)}, f"{TABLE_RULE} a Tensor"),
+    ({"spatial_shapes": (4, 6, 5)}, f"{TABLE_RULE} (4, 6, 5)"),
+    ({"spatial_shapes": 138}, f"{TABLE_RULE} 138"),
+    ({"spatial_shapes": "46"}, f"{TABLE_RULE} '46'"),
+    (
         {"spatial_shapes": [(4, 6, 5), (2, 3, 3.0)]},
-        TypeError,
         "spatial_shapes must hold Python ints, got float in (2, 3, 3.0)",
     ),
-    "a size a bool": (
+    (
         {"spatial_shapes": [(4, 6, 5), (True, 6, 3)]},
-        TypeError,
         "spatial_shapes must hold Python ints, got bool in (True, 6, 3)",
     ),
-    "a size of zero": (
+]
+VALUE_ERRORS: Cases = [
+    ({"value": zeros(2, 138, 32)}, f"{VALUE_RULE} [2, 138, 32]"),
+    ({"value": zeros(2, 138, 0, 16)}, f"{VALUE_RULE} [2, 138, 0, 16]"),
+    ({"value": zeros(2, 138, 2, 0)}, f"{VALUE_RULE} [2, 138, 2, 0]"),
+    (
+        {"value": zeros(2, 137, 2, 16)},
+        "value must have as many rows as spatial_shapes has cells, 138, got 137",
+    ),
+    ({"spatial_shapes": []}, "spatial_shapes must have at least one row, got none"),
+    (
         {"spatial_shapes": [(4, 6, 5), (0, 3, 3)]},
-        ValueError,
         "spatial_shapes sizes must be at least 1, got (0, 3, 3)",
     ),
-    "unknown backend": (
-        {"backend": "cuda"},
-        ValueError,
-        "backend must be one of auto, native, reference, got 'cuda'",
-    ),
-}
+    ({"backend": "cuda"}, "backend must be one of auto, native, reference, got 'cuda'"),
+]
 
 
-def _samples(name: str) -> dict[str, Case]:
-    """Errors of `sampling_locations` or `sampling_offsets`."""
-    return {
-        f"{name} no tensor": ({name: None}, TypeError, f"{name} must be a Tensor, got NoneType"),
-        f"{name} of 5 axes": (
-            {name: torch.zeros(2, 7, 2, 6, 3)},
-            ValueError,
-            f"{name} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), "
-            "got [2, 7, 2, 6, 3]",
+def _type_errors(position: str, score: str, *others: str) -> Cases:
+    """Errors of what goes with the value: positions, scores, reference points."""
+    names = (position, score, *others)
+    rule = "must be float32 or of value's dtype, torch.float32, got"
+    makers = dict(zip(names, (positions, scores, points), strict=False))
+    return [
+        *TYPE_ERRORS,
+        *(({name: None}, f"{name} must be a Tensor, got NoneType") for name in names),
+        *(
+            ({name: make(dtype=dtype)}, f"{name} {rule} {dtype}")
+            for name, make in makers.items()
+            for dtype in (DOUBLE, HALF)
         ),
-        f"{name} of 4 coordinates": (
-            {name: torch.zeros(2, 7, 2, 2, 3, 4)},
-            ValueError,
-            f"{name} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), "
-            "got [2, 7, 2, 2, 3, 4]",
+    ]
+
+
+def _value_errors(position: str, score: str, *others: str) -> Cases:
+    makers = dict(zip((position, score, *others), (positions, scores, points), strict=False))
+    axes = f"{position} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), got"
+    match = f"{position} must have shape [2, 7, 2, 2, 3, 3] to match value and spatial_shapes, got"
+    return [
+        *VALUE_ERRORS,
+        *(
+            ({name: make(device="meta")}, f"{name} must be on value's device, cpu, got meta")
+            for name, make in makers.items()
         ),
-        f"shapes of an image beside {name}": (
+        (
             {"spatial_shapes": [(6, 23)]},
-            ValueError,
-            f"spatial_shapes rows must be (T, H, W) to match the last axis of {name}, got (6, 23)",
+            f"spatial_shapes rows must be (T, H, W) to match the last axis of {position}, "
+            "got (6, 23)",
         ),
-        f"{name} without points": (
-            {name: torch.zeros(2, 7, 2, 2, 0, 3)},
-            ValueError,
-            f"{name} must have K >= 1 points, got shape [2, 7, 2, 2, 0, 3]",
+        ({position: zeros(2, 7, 2, 6, 3)}, f"{axes} [2, 7, 2, 6, 3]"),
+        ({position: zeros(2, 7, 2, 2, 3, 4)}, f"{axes} [2, 7, 2, 2, 3, 4]"),
+        (
+            {position: zeros(2, 7, 2, 2, 0, 3)},
+            f"{position} must have K >= 1 points, got shape [2, 7, 2, 2, 0, 3]",
         ),
-        **{
-            f"{name} of another {what}": (
-                {name: torch.zeros(shape)},
-                ValueError,
-                f"{name} must have shape [2, {shape[1]}, 2, 2, 3, 3] to match value and "
-                f"spatial_shapes, got {shape}",
+        # Of another batch, number of heads, number of levels.
+        ({position: zeros(1, 7, 2, 2, 3, 3)}, f"{match} [1, 7, 2, 2, 3, 3]"),
+        ({position: zeros(2, 7, 4, 2, 3, 3)}, f"{match} [2, 7, 4, 2, 3, 3]"),
+        ({position: zeros(2, 7, 2, 1, 3, 3)}, f"{match} [2, 7, 2, 1, 3, 3]"),
+        (
+            {score: zeros(2, 7, 2, 6)},
+            f"{score} must have shape [2, 7, 2, 2, 3] to match {position}, got [2, 7, 2, 6]",
+        ),
+        *(
+            (
+                {name: zeros(shape)},
+                f"{name} must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then "
+                f"size), got {shape}",
             )
-            for what, shape in {
-                "batch": [1, 7, 2, 2, 3, 3],
-                "number of heads": [2, 7, 4, 2, 3, 3],
-                "number of levels": [2, 7, 2, 1, 3, 3],
-            }.items()
-        },
-        f"{name} of another dtype": (
-            {name: torch.zeros(2, 7, 2, 2, 3, 3, dtype=torch.float64)},
-            TypeError,
-            f"{name} must be float32 or of value's dtype, torch.float32, got torch.float64",
+            for name in others
+            for shape in ([2, 7, 3], [2, 7, 2, 4])
         ),
-        f"{name} on another device": (
-            {name: torch.zeros(2, 7, 2, 2, 3, 3, device="meta")},
-            ValueError,
-            f"{name} must be on value's device, cpu, got meta",
-        ),
-    }
+    ]
 
 
-def _scores(name: str, samples: str) -> dict[str, Case]:
-    """Errors of `attention_weights` or `attention_logits`."""
-    return {
-        f"{name} no tensor": ({name: 1.0}, TypeError, f"{name} must be a Tensor, got float"),
-        f"{name} flat": (
-            {name: torch.zeros(2, 7, 2, 6)},
-            ValueError,
-            f"{name} must have shape [2, 7, 2, 2, 3] to match {samples}, got [2, 7, 2, 6]",
-        ),
-        f"{name} of another dtype": (
-            {name: torch.zeros(2, 7, 2, 2, 3, dtype=torch.float16)},
-            TypeError,
-            f"{name} must be float32 or of value's dtype, torch.float32, got torch.float16",
-        ),
-        f"{name} on another device": (
-            {name: torch.zeros(2, 7, 2, 2, 3, device="meta")},
-            ValueError,
-            f"{name} must be on value's device, cpu, got meta",
-        ),
-    }
-
-
-LOCATIONS: dict[str, Case] = {
-    **EITHER_FORM,
-    **_samples("sampling_locations"),
-    **_scores("attention_weights", "sampling_locations"),
+NAMES = {
+    "locations": ("sampling_locations", "attention_weights"),
+    "points": ("sampling_offsets", "attention_logits", "reference_points"),
 }
-OFFSETS: dict[str, Case] = {
-    **EITHER_FORM,
-    **_samples("sampling_offsets"),
-    **_scores("attention_logits", "sampling_offsets"),
-    "points no tensor": (
-        {"reference_points": (0.5, 0.5, 0.5)},
-        TypeError,
-        "reference_points must be a Tensor, got tuple",
-    ),
-    "points without levels": (
-        {"reference_points": torch.zeros(2, 7, 3)},
-        ValueError,
-        "reference_points must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then "
-        "size), got [2, 7, 3]",
-    ),
-    "points of 4 coordinates": (
-        {"reference_points": torch.zeros(2, 7, 2, 4)},
-        ValueError,
-        "reference_points must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then "
-        "size), got [2, 7, 2, 4]",
-    ),
-    "points of another dtype": (
-        {"reference_points": torch.zeros(2, 7, 2, 3, dtype=torch.bfloat16)},
-        TypeError,
-        "reference_points must be float32 or of value's dtype, torch.float32, got torch.bfloat16",
-    ),
-    "points on another device": (
-        {"reference_points": torch.zeros(2, 7, 2, 3, device="meta")},
-        ValueError,
-        "reference_points must be on value's device, cpu, got meta",
-    ),
-}
+ERRORS = [
+    pytest.param(form, changes, error, message, id=f"{form}: {message}")
+    for form, names in NAMES.items()
+    for error, cases in ((TypeError, _type_errors(*names)), (ValueError, _value_errors(*names)))
+    for changes, message in cases
+]
 
 
 def _call(form: str, changes: dict[str, Any]) -> Tensor:
     problem = draw(form)
-    fields = ["value", "spatial_shapes"]
-    if form == "locations":
-        fields += ["sampling_locations", "attention_weights"]
-        function: Callable[..., Tensor] = stdeform.st_deform_attn
-    else:
-        fields += ["reference_points", "sampling_offsets", "attention_logits"]
-        function = stdeform.st_deform_attn_from_offsets
-    settings = {"backend": "reference", **{name: getattr(problem, name) for name in fields}}
-    return function(**{**settings, **changes})
+    function: Callable[..., Tensor] = (
+        stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
+    )
+    good = {name: getattr(problem, name) for name in ("value", "spatial_shapes", *NAMES[form])}
+    return function(**{"backend": "reference", **good, **changes})
 
 
-@pytest.mark.parametrize("case", LOCATIONS)
-def test_st_deform_attn(case: str) -> None:
-    changes, error, message = LOCATIONS[case]
+@pytest.mark.parametrize(("form", "changes", "error", "message"), ERRORS)
+def test_argument_errors(
+    form: str, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=re.escape(message)):
-        _call("locations", changes)
-
-
-@pytest.mark.parametrize("case", OFFSETS)
-def test_st_deform_attn_from_offsets(case: str) -> None:
-    changes, error, message = OFFSETS[case]
-    with pytest.raises(error, match=re.escape(message)):
-        _call("points", changes)
+        _call(form, changes)
 
 
 @pytest.mark.parametrize("form", ["locations", "points"])
