@@ -1,4 +1,4 @@
-"""The way down to the native core: memory, streams, threads. Nothing else hands memory out."""
+"""Bridge to the compiled extension, the only user of tensor memory, streams and thread counts."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def backward(
 
 
 def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
-    """Room for the gradients of the operator's inputs; no elements where nobody asked."""
+    """Uninitialised gradients of the operator's inputs, empty where they are not needed."""
     value = inputs[0]
     assert value is not None
     return tuple(

@@ -1,4 +1,4 @@
-"""The operators that users call: check the arguments, choose who computes, call it."""
+"""Public operators: validate the arguments, select the backend, dispatch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._checks import BACKENDS
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 Backend = Literal["auto", "native", "reference"]
-_warned: set[str] = set()  # device types whose fallback has been told once
+_warned: set[str] = set()  # device types whose fallback has been reported
 
 
 def st_deform_attn(
@@ -137,7 +137,7 @@ def attend(
 
 
 def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:
-    """Who computes for tensors on `device_type`: "native" or "reference".
+    """The backend for tensors on `device_type`: "native" or "reference".
 
     "auto" warns once per device type when it has to take the reference.
 
@@ -164,5 +164,5 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
 
 
 def _device_type(tensor: Tensor) -> str:
-    # PyTorch makes the text anew at each reading, which takes longer than all of `resolve_backend`.
+    # `device.type` makes a new string at each reading, slower than all of `resolve_backend`.
     return "cpu" if tensor.is_cpu else "cuda" if tensor.is_cuda else tensor.device.type

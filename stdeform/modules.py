@@ -16,7 +16,7 @@ __all__ = ["MSDeformAttn", "STDeformAttn"]
 
 
 class _DeformAttn(nn.Module):
-    """What both layers share; they differ in N, in the order and names of their arguments."""
+    """The common part of both layers, which differ in N and in the names of their arguments."""
 
     _num_axes: ClassVar[int]
     _names: ClassVar[tuple[str, str, str]]  # of value, spatial_shapes and padding_mask
@@ -42,7 +42,7 @@ class _DeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets the start: fixed sampling pattern, uniform weights, Xavier projections.
+        """Initialises: fixed sampling pattern, uniform weights, Xavier projections.
 
         A model that initialises all its matrices itself must call this afterwards, or the
         pattern is lost.
@@ -84,7 +84,7 @@ class _DeformAttn(nn.Module):
         samples = (self.num_heads, self.num_levels, self.num_points)
         projected = self.value_proj(value)
         if padding_mask is not None:
-            # After the projection: its bias would make zeroed rows count again.
+            # After the projection, whose bias would make zeroed rows nonzero again.
             projected = projected.masked_fill(padding_mask[..., None], 0.0)
         offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
         logits = self.attention_weights(query).unflatten(-1, samples)

@@ -1,8 +1,8 @@
 """The operator's definition in plain PyTorch: any device, any order of derivative, no speed.
 
-It reads every corner of every sample with a gather and lets autograd differentiate it. The
-kernels are held against it, second derivatives run through it, and it serves where no kernel
-was built.
+It reads every corner of every sample with a gather, and autograd differentiates it. The kernels are
+tested against it, second derivatives run through it, and it is the backend where no kernel was
+built.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _attend_level(
     for axis in range(num_axes):
         size = shape[num_axes - 1 - axis]
         position = locations[..., axis] * size - 0.5
-        # Far outside, NaN and infinity: park the point where neither neighbour exists.
+        # Far outside, NaN and infinity: move the point to where neither neighbour exists.
         inside = (position >= -1) & (position < size)
         position = torch.where(inside, position, -2.0)
         low = position.floor()

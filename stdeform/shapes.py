@@ -1,4 +1,4 @@
-"""Level tables, reference grids and valid ratios: what an encoder needs around the operator."""
+"""Level tables, reference grids and valid ratios, which an encoder needs besides the operator."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def reference_grid(
     """Reference points of an encoder, in which every cell of every level is a query.
 
     Cell i of an axis of `size` cells has its centre at (i + 0.5) / size. With `valid_ratios` a
-    query looks at the same place of the *valid* part of each level: the centre is divided by
+    query refers to the same place of the *valid* part of each level: the centre is divided by
     the ratio of its own level and multiplied by the ratio of the level that is read, as in
-    Deformable DETR. A query on padding then lies beyond its own valid part.
+    Deformable DETR. A query on padding is then outside its own valid part.
 
     Args:
         spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
@@ -100,7 +100,7 @@ def reference_grid(
 def valid_ratios(padding_mask: Tensor) -> Tensor:
     """The part of each axis of one level that is not padding.
 
-    Padding is expected at the right, the bottom and the end only, so that the valid part of a
+    Padding must be at the right, the bottom and the end only, so that the valid part of a
     row is a box that starts at the first cell; the ratio of an axis is the number of slices
     across it that hold a valid cell, divided by its size. A row that is nothing but padding
     has ratio 1 on every axis: its values are zero anyway, and its reference points stay finite.
@@ -127,8 +127,8 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
     for axis in reversed(axes):
         size = padding_mask.shape[axis]
         others = [other for other in axes if other != axis]
-        held = (~padding_mask).any(others).sum(1)  # [B]
-        ratios.append(torch.where(held > 0, held, size).to(torch.float32) / size)
+        valid = (~padding_mask).any(others).sum(1)  # [B]
+        ratios.append(torch.where(valid > 0, valid, size).to(torch.float32) / size)
     return torch.stack(ratios, -1)
 
 
@@ -136,7 +136,7 @@ def _num_axes(spatial_shapes: Sequence[Sequence[int]]) -> int:
     """Checks the level table without a tensor beside it and returns N."""
     rows = spatial_shapes if isinstance(spatial_shapes, Sequence) else ()
     lengths = {len(row) for row in rows if isinstance(row, Sequence)}
-    num_axes = next(iter(lengths), 3)  # no rows at all: left to the check of the operators
+    num_axes = next(iter(lengths), 3)  # without rows: check_spatial_shapes says so
     if len(lengths) > 1 or num_axes not in _checks.NUM_AXES:
         raise ValueError(
             "spatial_shapes rows must all be (T, H, W) or all be (H, W), got "

@@ -152,8 +152,8 @@ def with_layout(tensor: Tensor, layout: Layout) -> Tensor:
 
     - "contiguous": PyTorch's default.
     - "heads first": the second and the third axis change places in memory. The rows of a head of
-      value lie next to each other then, [B, M, S, D] seen through `transpose(1, 2)`.
-    - "transposed": the axes lie in memory in reverse order, so the last has the largest stride.
+      value are then next to each other, [B, M, S, D] seen through `transpose(1, 2)`.
+    - "transposed": the axes are in memory in reverse order, so the last has the largest stride.
     - "sliced": a view into a larger tensor of NaN, with an offset and gaps on every axis.
     - "padded": the same but for the last axis, which stays one run of memory.
     - "expanded": batch row 0 for all rows, stride 0; the only layout that changes the values.

@@ -45,8 +45,9 @@ _FLOAT32 = (
 )
 _ROUNDED = "float32 arithmetic as for float32, then one rounding: nothing but the result is {}"
 
-# By the dtype of the tensor compared. A float32 gradient of a bfloat16 problem is held to
-# float32: all arithmetic is. Gradients of locations need points off the kinks (`kink_margin`).
+# By the dtype of the tensor compared. A float32 gradient of a bfloat16 problem has the tolerance of
+# float32, as all arithmetic is in float32. Gradients of locations need points off the kinks
+# (`kink_margin`).
 TOLERANCES: dict[tuple[torch.dtype, Literal["forward", "gradient"]], Tolerance] = {
     (torch.float64, "forward"): Tolerance(
         2**-53, 2e-13, "float64 rounding, ten times the worst element seen", _WRONG_MEANING

@@ -20,6 +20,7 @@ from tests.support.cases import (
     FORMS,
     NATIVE,
     arguments,
+    asking,
     assert_gradients_close,
     draw,
     gradients,
@@ -152,14 +153,8 @@ def test_any_subset_of_inputs_gives_the_same_gradients(backend: str, form: str) 
     for wanted in itertools.product((True, False), repeat=len(everything)):
         if not any(wanted):
             continue
-        args = [
-            arg.detach() if isinstance(arg, Tensor) else arg for arg in arguments(problem, form)
-        ]
-        asked = {
-            name: tensor.requires_grad_()
-            for name, tensor, want in zip(names(form), tensors(args), wanted, strict=True)
-            if want
-        }
+        args = asking(arguments(problem, form), wanted)
+        asked = dict(itertools.compress(zip(names(form), tensors(args), strict=True), wanted))
         out = operator(form, backend)(*args)
         grads = torch.autograd.grad(out, list(asked.values()), problem.grad_out)
         for name, grad in zip(asked, grads, strict=True):
@@ -223,30 +218,23 @@ def _saved_by(call: Callable[[], Tensor]) -> list[Tensor]:
 def test_only_inputs_are_saved(kernel: str) -> None:
     for form in FORMS:
         problem, _ = _problem(form, "video", "bf16-f32")
-        args = [
-            arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
-            for arg in arguments(problem, form)
-        ]
+        args = asking(arguments(problem, form), (True,) * len(names(form)))
         saved = _saved_by(functools.partial(operator(form, kernel), *args))
         inputs = tensors(args)
         assert len(saved) == len(inputs)
-        if (
-            kernel != "cuda"
-        ):  # there copies of the inputs are saved; tests/cuda/test_cuda.py sees to it
+        if kernel != "cuda":  # copies are saved there, which tests/cuda/test_cuda.py checks
             pointers = {tensor.data_ptr() for tensor in inputs}
             assert {tensor.data_ptr() for tensor in saved} == pointers
 
 
 def test_backward_twice_adds_up(backend: str) -> None:
     problem, expected = _problem("points", "video", "f32")
-    leaves, _ = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)], None
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors(problem.from_offsets)]
     out = operator("points", backend)(leaves[0], problem.spatial_shapes, *leaves[1:])
     out.backward(problem.grad_out, retain_graph=True)
     out.backward(problem.grad_out)
-    grads = [leaf.grad for leaf in leaves]
-    assert_gradients_close(
-        [grad for grad in grads if grad is not None], [2 * grad for grad in expected], "points"
-    )
+    grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert_gradients_close(grads, [2 * grad for grad in expected], "points")
 
 
 # -- coordinates at which nothing is read ------------------------------------------------------
@@ -338,14 +326,8 @@ def test_second_derivatives_of_any_subset(needs_native: None, form: str) -> None
     problem, _ = _problem(form, "video", "f64")
 
     def second(backend: str, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-        args = [
-            arg.detach() if isinstance(arg, Tensor) else arg for arg in arguments(problem, form)
-        ]
-        asked = [
-            tensor.requires_grad_()
-            for tensor, want in zip(tensors(args), wanted, strict=True)
-            if want
-        ]
+        args = asking(arguments(problem, form), wanted)
+        asked = list(itertools.compress(tensors(args), wanted))
         out = operator(form, backend)(*args)
         cotangent = problem.grad_out.detach().requires_grad_()
         grads = torch.autograd.grad(out, asked, cotangent, create_graph=True)

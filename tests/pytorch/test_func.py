@@ -39,6 +39,20 @@ def _stacked(form: str) -> tuple[list[Tensor], tuple[tuple[int, ...], ...]]:
     return [torch.stack(column) for column in columns], drawn[0].spatial_shapes
 
 
+def _on_tensors(
+    form: str, shapes: tuple[tuple[int, ...], ...], backend: str = "native"
+) -> Callable[..., Tensor]:
+    """The operator of its tensors alone, as transforms take it."""
+    return lambda value, *others: operator(form, backend)(value, shapes, *others)
+
+
+def _given(stacked: Sequence[Tensor], in_dims: Sequence[int | None]) -> list[Tensor]:
+    """What a mapped function gets: the whole stack, or its first where nothing is mapped."""
+    return [
+        tensor[0] if dim is None else tensor for tensor, dim in zip(stacked, in_dims, strict=True)
+    ]
+
+
 def _loop(
     function: Callable[..., Any], stacked: Sequence[Tensor], in_dims: Sequence[int | None]
 ) -> list[Any]:
@@ -56,27 +70,17 @@ def _loop(
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_over_any_inputs(form: str) -> None:
     stacked, shapes = _stacked(form)
-
-    def attend(value: Tensor, *others: Tensor) -> Tensor:
-        return operator(form, "native")(value, shapes, *others)
-
+    attend = _on_tensors(form, shapes)
     for in_dims in itertools.product((0, None), repeat=len(stacked)):
         if set(in_dims) == {None}:
             continue
-        given = [
-            tensor[0] if dim is None else tensor
-            for tensor, dim in zip(stacked, in_dims, strict=True)
-        ]
-        mapped = torch.vmap(attend, in_dims)(*given)
+        mapped = torch.vmap(attend, in_dims)(*_given(stacked, in_dims))
         assert torch.equal(mapped, torch.stack(_loop(attend, stacked, in_dims)))
 
 
 def test_vmap_over_any_axis() -> None:
     stacked, shapes = _stacked("points")
-
-    def attend(value: Tensor, *others: Tensor) -> Tensor:
-        return operator("points", "native")(value, shapes, *others)
-
+    attend = _on_tensors("points", shapes)
     expected = torch.stack(_loop(attend, stacked, (0,) * 4))
     moved = [tensor.movedim(0, dim) for tensor, dim in zip(stacked, (1, 2, 4, -1), strict=True)]
     assert torch.equal(torch.vmap(attend, (1, 2, 4, -1))(*moved), expected)
@@ -90,17 +94,15 @@ def test_vmap_of_grad(form: str) -> None:
     stacked, shapes = _stacked(form)
     every = tuple(range(len(stacked)))
 
-    def loss(value: Tensor, *others: Tensor) -> Tensor:
-        return operator(form, "native")(value, shapes, *others).square().sum()
+    attend = _on_tensors(form, shapes)
+
+    def loss(*args: Tensor) -> Tensor:
+        return attend(*args).square().sum()
 
     for argnums in (every, (0,), every[1:]):
         grad = torch.func.grad(loss, argnums)
         for in_dims in ((0,) * len(stacked), (None, *(0,) * (len(stacked) - 1))):
-            given = [
-                tensor[0] if dim is None else tensor
-                for tensor, dim in zip(stacked, in_dims, strict=True)
-            ]
-            mapped = torch.vmap(grad, in_dims)(*given)
+            mapped = torch.vmap(grad, in_dims)(*_given(stacked, in_dims))
             for got, *want in zip(mapped, *_loop(grad, stacked, in_dims), strict=True):
                 assert torch.equal(got, torch.stack(want))
 
@@ -108,11 +110,7 @@ def test_vmap_of_grad(form: str) -> None:
 def test_vmap_twice() -> None:
     stacked, shapes = _stacked("points")
     twice = [torch.stack([tensor, tensor.flip(0)]) for tensor in stacked]
-
-    def attend(value: Tensor, *others: Tensor) -> Tensor:
-        return operator("points", "native")(value, shapes, *others)
-
-    once = torch.vmap(attend)
+    once = torch.vmap(_on_tensors("points", shapes))
     expected = torch.stack([once(*stacked), once(*(tensor.flip(0) for tensor in stacked))])
     assert torch.equal(torch.vmap(once)(*twice), expected)
 
@@ -121,10 +119,7 @@ def test_vmap_twice() -> None:
 def test_jacrev_is_every_gradient(form: str) -> None:
     problem = draw(form, [(2, 3, 2)], batch=1, num_queries=2, head_dim=2, dtype=torch.float64)
     args = tensors(arguments(problem, form))
-
-    def attend(*changed: Tensor) -> Tensor:
-        return operator(form, "native")(changed[0], problem.spatial_shapes, *changed[1:])
-
+    attend = _on_tensors(form, problem.spatial_shapes)
     jacobians = torch.func.jacrev(attend, argnums=tuple(range(len(args))))(*args)
     contracted = [
         torch.tensordot(problem.grad_out, jacobian, problem.grad_out.dim())
@@ -141,10 +136,7 @@ def test_forward_mode(form: str) -> None:
     problem = draw(form, num_queries=3, dtype=torch.float64)
     args = tensors(arguments(problem, form))
     tangents = tuple(torch.randn_like(arg) for arg in args)
-
-    def attend(*changed: Tensor) -> Tensor:
-        return operator(form, "native")(changed[0], problem.spatial_shapes, *changed[1:])
-
+    attend = _on_tensors(form, problem.spatial_shapes)
     # The same number by reverse mode: <grad_out, J tangents>.
     grads = gradients(problem, form, "native")
     expected = sum((grad * t).sum() for grad, t in zip(grads, tangents, strict=True))
@@ -159,17 +151,13 @@ def test_hessian() -> None:
     problem = draw("points", [(2, 3)], batch=1, num_queries=1, head_dim=2, dtype=torch.float64)
     args = tensors(problem.from_offsets)
 
-    def loss(backend: str) -> Callable[[Tensor], Tensor]:
-        def of(offsets: Tensor) -> Tensor:
-            out = operator("points", backend)(
-                args[0], problem.spatial_shapes, args[1], offsets, args[3]
-            )
-            return out.square().sum()
-
-        return of
-
     def hessian(backend: str) -> Tensor:
-        jacobian = torch.func.jacrev(torch.func.jacrev(loss(backend)))(args[2])
+        attend = _on_tensors("points", problem.spatial_shapes, backend)
+
+        def loss(offsets: Tensor) -> Tensor:
+            return attend(args[0], args[1], offsets, args[3]).square().sum()
+
+        jacobian = torch.func.jacrev(torch.func.jacrev(loss))(args[2])
         assert isinstance(jacobian, Tensor)
         return jacobian
 
