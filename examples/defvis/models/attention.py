@@ -35,9 +35,7 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.deform = STDeformAttn(
-            config.embed_dim, 1, config.num_heads, config.num_points
-        )
+        self.deform = STDeformAttn(config.embed_dim, 1, config.num_heads, config.num_points)
         self._box_scale = _box_scale(self.deform)
         # Makes an offset of 1 in t one frame, after division by T.
         self._frame_scale = 2.0 * config.num_points
