@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     from defvis.data.ytvis import DataError
     from defvis.training.distributed import join
-    from defvis.training.train import Run
+    from defvis.training.trainer import Trainer
 
     try:
         torch.device(arguments.device or "cpu")
@@ -81,23 +81,23 @@ def main(words: Sequence[str] | None = None) -> None:
             train, val = _data(arguments, processes)
             model = dataclasses.replace(config.model, num_classes=train.num_classes)
             config = dataclasses.replace(config, model=model)
-            run = Run(config, train, val, out, resume, processes=processes)
+            trainer = Trainer(config, train, val, out, resume, processes=processes)
             if processes.is_main:
                 print(
                     f"{len(train.videos)} training and {len(val.videos)} validation videos, "
-                    f"{train.num_classes} classes, {run.num_parameters:,} parameters, "
+                    f"{train.num_classes} classes, {trainer.num_parameters:,} parameters, "
                     f"{processes.count} processes on {processes.device.type}, "
                     f"{torch.get_num_threads()} threads"
                 )
-                if run.weights_report is not None:
-                    print(run.weights_report)
+                if trainer.weights_report is not None:
+                    print(trainer.weights_report)
         except (DataError, FileExistsError, RuntimeError, ValueError) as error:
             sys.exit(f"train_defvis: {error}")
         try:
             if arguments.profile:
-                print(run.profile(arguments.profile))
+                print(trainer.profile(arguments.profile))
                 return
-            ap = run.run()
+            ap = trainer.train()
         except DataError as error:  # Pixels are only read when they are needed.
             # A loader's worker puts its traceback before it.
             sys.exit(f"train_defvis: {str(error).strip().splitlines()[-1]}")

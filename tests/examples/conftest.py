@@ -72,7 +72,7 @@ def program() -> Callable[[str], Callable[[list[str]], None]]:
 def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of a few steps on `digits`."""
     from defvis.models.model import DefVIS
-    from defvis.training.train import Run
+    from defvis.training.trainer import Trainer
 
     torch.manual_seed(0)
     model = dataclasses.replace(tiny_model(), num_classes=10)
@@ -90,7 +90,7 @@ def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     out = folder / "tiny"
     train, val = (load(*find_files(digits / split)) for split in ("train", "val"))
-    Run(settings, train, val, out, progress=False).run()
+    Trainer(settings, train, val, out, progress=False).train()
     return out
 
 

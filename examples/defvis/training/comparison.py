@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS
 from defvis.training import log
-from defvis.training.train import Run
+from defvis.training.trainer import Trainer
 
 FIGURES = ("AP", "AP50", "AP75")
 # Not worth a point each: losses are drawn as means over so many lines of the log.
@@ -118,9 +118,9 @@ def measure(
     for _ in range(rounds):
         for name, config in configs.items():
             with tempfile.TemporaryDirectory() as scratch:
-                run = Run(config, train, val, Path(scratch), progress=False)
-                seconds[name].append(run.profile(steps).step)
-                parameters[name] = run.num_parameters
+                trainer = Trainer(config, train, val, Path(scratch), progress=False)
+                seconds[name].append(trainer.profile(steps).step)
+                parameters[name] = trainer.num_parameters
     return {name: (parameters[name], seconds[name]) for name in configs}
 
 

@@ -20,7 +20,7 @@ from defvis.data.ytvis import DataError, find_files, load
 from defvis.evaluation.predict import predict_videos
 from defvis.models.model import DefVIS
 from defvis.training import log
-from defvis.training.train import Run
+from defvis.training.trainer import Trainer
 
 Main = Callable[[list[str]], None]
 # Frames, height, width, and the side of a square that moves through them (0 for none).
@@ -70,7 +70,7 @@ def test_odd_videos_are_learned_from_and_predicted(
     )  # fmt: skip
     train, val = (load(*find_files(odd / split)) for split in ("train", "val"))
     assert [len(video.tracks) for video in val.videos] == [1, 0, 1, 1, 1, 1]
-    ap = Run(settings, train, val, tmp_path / "run", progress=False).run()
+    ap = Trainer(settings, train, val, tmp_path / "run", progress=False).train()
     assert all(0 <= figure <= 1 or figure == -1 for figure in ap.figures.values())
     rows = log.read(tmp_path / "run/log.jsonl")
     losses = [row["total"] for row in rows if row["kind"] == "train"]
@@ -95,7 +95,7 @@ def test_data_without_any_object(config: Config, tmp_path: Path) -> None:
         config, model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0
     )
     data = [load(*find_files(tmp_path / split)) for split in ("train", "val")]
-    ap = Run(settings, *data, tmp_path / "run", progress=False).run()
+    ap = Trainer(settings, *data, tmp_path / "run", progress=False).train()
     assert set(ap.figures.values()) == {-1.0}
     rows = log.read(tmp_path / "run/log.jsonl")
     assert all(math.isfinite(row["total"]) for row in rows if row["kind"] == "train")

@@ -20,8 +20,8 @@ from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
-from defvis.training.train import Run
 from defvis.training.trained import load_trained
+from defvis.training.trainer import Trainer
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
 pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")
@@ -121,7 +121,7 @@ def single(
     stage = dataclasses.replace(config.backbone_stage, frames_per_step=4)
     doubled = dataclasses.replace(config, batch_size=4, backbone_stage=stage)
     out = tmp_path_factory.mktemp("single") / "run"
-    Run(doubled, *data, out, progress=False).run()
+    Trainer(doubled, *data, out, progress=False).train()
     return out
 
 
@@ -207,7 +207,7 @@ def test_other_number_of_processes_is_refused(
     copies: Path, config: Config, data: list[YouTubeVIS]
 ) -> None:
     with pytest.raises(ValueError, match="was written by 2 processes, not 1"):
-        Run(config, *data, copies, resume=True, progress=False)
+        Trainer(config, *data, copies, resume=True, progress=False)
 
 
 def test_no_process_group_is_left_behind() -> None:

@@ -16,7 +16,7 @@ from defvis.config import Config
 from defvis.data.ytvis import find_files, load
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
-from defvis.training.train import Run
+from defvis.training.trainer import Trainer
 
 STEPS = 40
 
@@ -59,7 +59,7 @@ def test_killed_run_goes_on_bit_exactly(killed: Path, digits: Path, tmp_path: Pa
     assert not (killed / "metrics.json").exists()
     config = Config.from_dict(json.loads((killed / "config.json").read_text()))
     data = [load(*find_files(digits / split)) for split in ("train", "val")]
-    whole = Run(config, *data, tmp_path / "whole", progress=False).run()
+    whole = Trainer(config, *data, tmp_path / "whole", progress=False).train()
 
     # What a disk may do to the newest checkpoint: it is reported and the one before it used.
     newest = killed / "checkpoint.pt"
@@ -68,8 +68,8 @@ def test_killed_run_goes_on_bit_exactly(killed: Path, digits: Path, tmp_path: Pa
     content[middle : middle + 4096] = bytes(4096)
     newest.write_bytes(content)
     with pytest.warns(UserWarning, match=r"checkpoint\.pt.*using .*previous"):
-        run = Run(config, *data, killed, resume=True, progress=False)
-    assert run.run() == whole
+        trainer = Trainer(config, *data, killed, resume=True, progress=False)
+    assert trainer.train() == whole
 
     first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in
                      (tmp_path / "whole", killed))  # fmt: skip

@@ -19,7 +19,7 @@ from defvis.evaluation.evaluate import evaluate
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint
 from defvis.training.stages import JointStage
-from defvis.training.train import Run
+from defvis.training.trainer import Trainer
 
 TINY = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_points=5", "model.feedforward_dim=32",
@@ -90,8 +90,8 @@ def test_resumed_run_equals_uninterrupted_run(
     data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    whole = Run(short, *data, tmp_path / "whole", progress=False)
-    expected = whole.run()
+    whole = Trainer(short, *data, tmp_path / "whole", progress=False)
+    expected = whole.train()
 
     steps = 0
     original = JointStage.step
@@ -106,11 +106,11 @@ def test_resumed_run_equals_uninterrupted_run(
     with monkeypatch.context() as patch:
         patch.setattr(JointStage, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            Run(short, *data, tmp_path / "part", progress=False).run()
+            Trainer(short, *data, tmp_path / "part", progress=False).train()
     saved = load_checkpoint(tmp_path / "part" / "checkpoint.pt")
     assert (saved["stage"], saved["step"]) == ("joint", 3)
     torch.manual_seed(123)  # the generator's state comes from the checkpoint
-    found = Run(short, *data, tmp_path / "part", resume=True, progress=False).run()
+    found = Trainer(short, *data, tmp_path / "part", resume=True, progress=False).train()
 
     assert found == expected
     states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "part")]
@@ -129,14 +129,17 @@ def test_resume_from_the_backbone_stage_and_after_the_end(
     data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    expected = Run(short, *data, tmp_path / "whole", progress=False).run()
+    expected = Trainer(short, *data, tmp_path / "whole", progress=False).train()
     with monkeypatch.context() as patch:
         patch.setattr(JointStage, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            Run(short, *data, tmp_path / "part", progress=False).run()
+            Trainer(short, *data, tmp_path / "part", progress=False).train()
     assert load_checkpoint(tmp_path / "part" / "checkpoint.pt")["stage"] == "backbone"
     for _ in range(2):  # the second time there is nothing left to train
-        assert Run(short, *data, tmp_path / "part", resume=True, progress=False).run() == expected
+        assert (
+            Trainer(short, *data, tmp_path / "part", resume=True, progress=False).train()
+            == expected
+        )
 
 
 def test_seed_decides(
@@ -145,7 +148,7 @@ def test_seed_decides(
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         config = dataclasses.replace(short, seed=seed, steps=2, eval_every=0)
-        Run(config, *data, tmp_path / name, progress=False).run()
+        Trainer(config, *data, tmp_path / name, progress=False).train()
         states.append(load_checkpoint(tmp_path / name / "checkpoint.pt")["model"])
     weight = "decoder.queries.slot_content"
     assert states[0][weight].equal(states[1][weight])
@@ -172,7 +175,7 @@ def test_videos_of_other_lengths_and_sizes(digits: Path, short: Config, tmp_path
         file.write_text(json.dumps(content))
     train, val = (load(*find_files(root / split)) for split in ("train", "val"))
     config = dataclasses.replace(short, batch_size=24, steps=2, eval_every=0)
-    Run(config, train, val, tmp_path / "run", progress=False).run()
+    Trainer(config, train, val, tmp_path / "run", progress=False).train()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     lengths = {r["video_id"]: len(r["segmentations"]) for r in results}
     assert all(lengths[number] == (2 if number == 2 else 4) for number in lengths)
@@ -180,14 +183,14 @@ def test_videos_of_other_lengths_and_sizes(digits: Path, short: Config, tmp_path
 
 def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(short, steps=1, eval_every=0)
-    Run(config, *data, tmp_path / "run", progress=False).run()
+    Trainer(config, *data, tmp_path / "run", progress=False).train()
     with pytest.raises(FileExistsError, match="holds a run already"):
-        Run(config, *data, tmp_path / "run")
+        Trainer(config, *data, tmp_path / "run")
     with pytest.raises(ValueError, match="written with another config"):
-        Run(dataclasses.replace(config, steps=2), *data, tmp_path / "run", resume=True)
+        Trainer(dataclasses.replace(config, steps=2), *data, tmp_path / "run", resume=True)
     wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=3))
     with pytest.raises(ValueError, match="num_classes must be the dataset's 10, got 3"):
-        Run(wrong, *data, tmp_path / "other")
+        Trainer(wrong, *data, tmp_path / "other")
 
 
 def test_programs_explain_themselves(launch: Launch, tmp_path: Path) -> None:

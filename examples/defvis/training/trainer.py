@@ -29,7 +29,7 @@ from defvis.training.sharding import load_whole, whole
 from defvis.training.stages import JointStage, Stage, planned_stages
 
 
-class Run:
+class Trainer:
     """One training run and everything it writes to its folder.
 
     Files: config.json, log.jsonl, tensorboard/ where TensorBoard is installed, checkpoint.pt, and
@@ -93,7 +93,7 @@ class Run:
             torch.manual_seed(config.seed + self._processes.rank)
         self._log = Log(out, self._saved is not None) if self._processes.is_main else None
 
-    def run(self) -> VideoAP:
+    def train(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
         model, steps = self._model, 0
         for kind in planned_stages(self._config):
