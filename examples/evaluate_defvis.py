@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     # Only now: --help must answer at once.
     from defvis.data.ytvis import DataError, find_files, load
-    from defvis.evaluation.evaluate import evaluate
+    from defvis.evaluation.ap import evaluate
     from defvis.evaluation.identity import measure_identity
     from defvis.evaluation.results import ResultError, load_results
     from defvis.training.checkpoint import CheckpointError

@@ -49,7 +49,7 @@ def measure_identity(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> 
 
     Args:
         data: Ground truth.
-        results: As in `evaluate.evaluate`.
+        results: As in `ap.evaluate`.
 
     Raises:
         ResultError: If an entry breaks a rule.

@@ -13,7 +13,7 @@ import numpy as np
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
-from defvis.evaluation.evaluate import VideoAP, evaluate
+from defvis.evaluation.ap import VideoAP, evaluate
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
 from defvis.evaluation.visualise import Overlay, draw_overlays, save_animation, save_strip

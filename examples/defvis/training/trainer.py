@@ -17,7 +17,7 @@ from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS
-from defvis.evaluation.evaluate import VideoAP
+from defvis.evaluation.ap import VideoAP
 from defvis.models.model import DefVIS
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint

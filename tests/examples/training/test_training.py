@@ -15,7 +15,7 @@ from PIL import Image
 
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS, find_files, load
-from defvis.evaluation.evaluate import evaluate
+from defvis.evaluation.ap import evaluate
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint
 from defvis.training.stages import JointStage

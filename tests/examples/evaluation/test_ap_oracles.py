@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from defvis.data.ytvis import load
-from defvis.evaluation.evaluate import evaluate
+from defvis.evaluation.ap import evaluate
 
 SIDE, FRAMES, CLASSES = 320, 4, 3
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}

@@ -12,7 +12,7 @@ import pytest
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
-from defvis.evaluation.evaluate import evaluate, video_iou
+from defvis.evaluation.ap import evaluate, video_iou
 from defvis.evaluation.results import ResultError
 
 SIDE = 20
