@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only now: --help must answer at once.
     from defvis.data.ytvis import DataError, find_files, load
     from defvis.evaluation.ap import evaluate
-    from defvis.evaluation.identity import measure_identity
+    from defvis.evaluation.id_switches import measure_id_switches
     from defvis.evaluation.results import ResultError, load_results
     from defvis.training.checkpoint import CheckpointError
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = load(*find_files(options.data))
         results = load_results(options.results) if options.results else _predict(options, data)
         ap = evaluate(data, results)
-        identity = measure_identity(data, results) if options.identity else None
+        id_switches = measure_id_switches(data, results) if options.id_switches else None
     except (CheckpointError, DataError, FileNotFoundError, ResultError, ValueError) as error:
         sys.exit(f"evaluate_defvis: {error}")
     if options.out is not None:
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(data.videos)} videos, {len(results)} results")
     for name, figure in ap.figures.items():
         print(f"{name:6s} {figure:.4f}")
-    if identity is not None:
-        print(identity)
+    if id_switches is not None:
+        print(id_switches)
     if options.per_class:
         for name, figure in zip(data.category_names, ap.per_class, strict=True):
             print(f"AP of {name}: {figure:.4f}")
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--run", type=Path, help="folder of a training run, or its checkpoint")
     parser.add_argument("--out", type=Path, help="write the predictions here, as results.json")
     parser.add_argument(
-        "--identity", action="store_true", help="print what changes of identity cost"
+        "--id-switches", action="store_true", help="print what identity switches cost"
     )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What changes of identity cost, on tracks whose overlaps are known."""
+"""What identity switches cost, on tracks whose overlaps are known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
-from defvis.evaluation.identity import measure_identity
+from defvis.evaluation.id_switches import measure_id_switches
 
 
 def _block(left: int, width: int = 4) -> RLE:
@@ -38,35 +38,35 @@ def _result(masks: list[RLE | None], category: int = 1) -> dict[str, Any]:
 
 
 def test_tracks_that_hold() -> None:
-    found = measure_identity(_data([A] * 4, [B] * 4), [_result([A] * 4), _result([B] * 4)])
+    found = measure_id_switches(_data([A] * 4, [B] * 4), [_result([A] * 4), _result([B] * 4)])
     assert (found.one_result, found.best_per_frame, found.tracks) == (1, 1, 2)
     assert found.share_of_loss == 0
 
 
 def test_tracks_that_change_over_half_way() -> None:
     results = [_result([A, A, B, B]), _result([B, B, A, A], category=2)]
-    found = measure_identity(_data([A] * 4, [B] * 4), results)
+    found = measure_id_switches(_data([A] * 4, [B] * 4), results)
     assert (found.one_result, found.best_per_frame) == (0.5, 1)
     assert found.share_of_loss == 1
-    assert "changes of identity are 100.0% of the loss (2 objects)" in str(found)
+    assert "identity switches are 100.0% of the loss (2 objects)" in str(found)
 
 
-def test_bad_masks_are_no_change_of_identity() -> None:
+def test_bad_masks_are_no_identity_switch() -> None:
     half = _block(0, width=2)
-    found = measure_identity(_data([A, A, None, None]), [_result([half] * 4)])
+    found = measure_id_switches(_data([A, A, None, None]), [_result([half] * 4)])
     assert (found.one_result, found.best_per_frame) == (0.5, 0.5)  # absent frames do not count
     assert found.share_of_loss == 0
 
 
 def test_objects_that_nobody_found() -> None:
-    found = measure_identity(_data([A] * 4), [])
+    found = measure_id_switches(_data([A] * 4), [])
     assert (found.one_result, found.best_per_frame) == (0, 0)
 
 
 def test_nothing_to_find() -> None:
     for data in (_data([None] * 4), _data([A] * 4, crowd=True)):
         with pytest.raises(ValueError, match="no object is visible"):
-            measure_identity(data, [])
+            measure_id_switches(data, [])
 
 
 def test_program_prints_it(
@@ -76,7 +76,7 @@ def test_program_prints_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--data", str(digits / "val"), "--results", str(tiny_run / "results.json")]
-    program("evaluate_defvis")([*words, "--identity"])
-    assert "changes of identity are" in capsys.readouterr().out
+    program("evaluate_defvis")([*words, "--id-switches"])
+    assert "identity switches are" in capsys.readouterr().out
     program("evaluate_defvis")(words)
-    assert "identity" not in capsys.readouterr().out
+    assert "switches" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""How much of what is missing is missing because identities change from frame to frame."""
+"""How much of the missing overlap is lost to identity switches from frame to frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from defvis.evaluation.results import check_results
 
 
 @dataclass(frozen=True)
-class Identity:
+class IdSwitches:
     """Mean IoU of the objects' visible frames, whatever class and score the results have.
 
     Attributes:
@@ -32,19 +32,19 @@ class Identity:
 
     @property
     def share_of_loss(self) -> float:
-        """What changes of identity cost, as a share of all that is missing to an IoU of 1."""
+        """What identity switches cost, as a share of all that is missing to an IoU of 1."""
         missing = 1 - self.one_result
         return (self.best_per_frame - self.one_result) / missing if missing else 0.0
 
     def __str__(self) -> str:
         return (
             f"frame IoU {self.one_result:.3f} with one result per object, "
-            f"{self.best_per_frame:.3f} with the best of each frame: changes of identity are "
+            f"{self.best_per_frame:.3f} with the best of each frame: identity switches are "
             f"{self.share_of_loss:.1%} of the loss ({self.tracks} objects)"
         )
 
 
-def measure_identity(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> Identity:
+def measure_id_switches(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> IdSwitches:
     """Compares results with ground truth; crowds are left out.
 
     Args:
@@ -73,7 +73,7 @@ def measure_identity(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> 
             best.append(overlaps.max(0).mean())
     if not one:
         raise ValueError("no object is visible in any frame")
-    return Identity(float(np.mean(one)), float(np.mean(best)), len(one))
+    return IdSwitches(float(np.mean(one)), float(np.mean(best)), len(one))
 
 
 def _key(masks: Sequence[RLE | None]) -> tuple[bytes | None, ...]:
