@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 def _draw(
     options: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
 ) -> None:
-    from defvis.evaluation.visualise import (
+    from defvis.evaluation.overlays import (
         Overlay,
         draw_overlay,
         save_animation,

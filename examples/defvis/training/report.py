@@ -14,9 +14,9 @@ from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
 from defvis.evaluation.ap import VideoAP, evaluate
+from defvis.evaluation.overlays import Overlay, draw_overlays, save_animation, save_strip
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
-from defvis.evaluation.visualise import Overlay, draw_overlays, save_animation, save_strip
 from defvis.models.model import DefVIS
 from defvis.training import log
 from defvis.training.distributed import Processes

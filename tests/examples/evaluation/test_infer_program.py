@@ -12,7 +12,7 @@ from PIL import Image
 
 from defvis.data.sources import open_source
 from defvis.data.ytvis import DataError
-from defvis.evaluation.visualise import save_video
+from defvis.evaluation.overlays import save_video
 
 Main = Callable[[list[str]], None]
 
