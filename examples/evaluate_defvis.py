@@ -92,7 +92,7 @@ def _predict(options: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, An
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
-    from defvis.training.trained import load_trained
+    from defvis.training.load_trained import load_trained
 
     trained = load_trained(options.run)
     if trained.category_ids != data.category_ids:

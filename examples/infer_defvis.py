@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from defvis.data.ytvis import Frames
     from defvis.evaluation.tracks import SlotTrack
-    from defvis.training.trained import Trained
+    from defvis.training.load_trained import TrainedModel
 
 _KINDS = ("results", "webp", "sheet", "video")
 # Small frames are enlarged to about this width; frames on the contact sheet; its columns.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
     from defvis.training.checkpoint import CheckpointError
-    from defvis.training.trained import load_trained
+    from defvis.training.load_trained import load_trained
 
     try:
         trained = load_trained(options.run)
@@ -165,7 +165,7 @@ def _draw(
 
 
 def _draw_points(
-    options: argparse.Namespace, source: Frames, trained: Trained, window: int
+    options: argparse.Namespace, source: Frames, trained: TrainedModel, window: int
 ) -> None:
     import numpy as np
 

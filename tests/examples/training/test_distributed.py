@@ -20,7 +20,7 @@ from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
-from defvis.training.trained import load_trained
+from defvis.training.load_trained import load_trained
 from defvis.training.trainer import Trainer
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.

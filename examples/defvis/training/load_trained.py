@@ -11,7 +11,7 @@ from defvis.training.checkpoint import load_checkpoint, previous
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What a checkpoint holds for those who only want to use the model.
 
     Attributes:
@@ -27,7 +27,7 @@ class Trained:
     category_names: tuple[str, ...]
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path) -> TrainedModel:
     """Reads a model.
 
     Args:
@@ -46,7 +46,7 @@ def load_trained(path: Path) -> Trained:
     average = saved["state"].get("average")
     model.load_state_dict(saved["model"] if average is None else average["model"])
     categories = saved["categories"]
-    return Trained(
+    return TrainedModel(
         model.eval().requires_grad_(False),
         config,
         tuple(categories["ids"]),
