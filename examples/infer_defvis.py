@@ -169,7 +169,7 @@ def _draw_points(
 ) -> None:
     import numpy as np
 
-    from defvis.data.views import network_size, scale_frames
+    from defvis.data.resize_crop import network_size, scale_frames
     from defvis.evaluation.sampling_figure import decoder_points, draw_points, encoder_points
 
     kind, *words = options.points.split(":")

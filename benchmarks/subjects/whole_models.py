@@ -85,7 +85,7 @@ def prepare_parts(
         WrongAnswerError: A layer with our operator computes something else than its reference.
     """
     from defvis.data.clips import FrameCache, collate, make_clip
-    from defvis.data.views import network_size
+    from defvis.data.resize_crop import network_size
     from defvis.models.model import DefVIS
     from defvis.training.distributed import Processes
     from defvis.training.stages import JointStage

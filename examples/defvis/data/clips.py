@@ -15,7 +15,7 @@ from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
 from defvis.data.boxes import boxes_of_masks
-from defvis.data.views import Size, View, draw_view, scale_frames, varies
+from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, scale_frames, varies
 from defvis.data.ytvis import Frames, Video, YouTubeVIS
 
 # ImageNet statistics, which pretrained backbones expect.
@@ -152,13 +152,13 @@ class ClipDataset(Dataset[Clip]):
         video = self.videos[index]
         start = int(random.integers(max(1, video.length - self._num_frames + 1)))
         indices = range(start, min(start + self._num_frames, video.length))
-        view = draw_view(random, video.height, video.width, self._config)
+        resize_crop = draw_resize_crop(random, video.height, video.width, self._config)
         if varies(self._config):
             whole = self._cache.frames(video, indices, (video.height, video.width))
-            pixels = view.pixels(whole)
+            pixels = resize_crop.pixels(whole)
         else:
-            pixels = self._cache.frames(video, indices, view.size)
-        labels, masks = _masks(video, indices, view)
+            pixels = self._cache.frames(video, indices, resize_crop.size)
+        labels, masks = _masks(video, indices, resize_crop)
         pixels, masks = augment_clip(pixels, masks, self._config, random)
         return make_clip(pixels, labels, masks)
 
@@ -219,14 +219,14 @@ def _read(video: Frames, indices: Sequence[int], size: Size) -> NDArray[np.uint8
 
 
 def _masks(
-    video: Video, indices: Sequence[int], view: View
+    video: Video, indices: Sequence[int], resize_crop: ResizeCrop
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Labels [G] and masks [G, T, H, W] of the frames, without crowd regions."""
     tracks = [track for track in video.tracks if not track.is_crowd]
-    masks = np.zeros((len(tracks), len(indices), *view.size), dtype=bool)
+    masks = np.zeros((len(tracks), len(indices), *resize_crop.size), dtype=bool)
     for row, track in enumerate(tracks):
         for column, index in enumerate(indices):
             run_lengths = track.masks[index]
             if run_lengths is not None:
-                masks[row, column] = view.mask(rle.decode(run_lengths))
+                masks[row, column] = resize_crop.mask(rle.decode(run_lengths))
     return np.array([track.label for track in tracks], dtype=np.int64), masks

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache, collate, make_clip
-from defvis.data.views import network_size
+from defvis.data.resize_crop import network_size
 from defvis.data.ytvis import Frames
 from defvis.evaluation.tracks import SlotTrack, TrackBuilder
 from defvis.models.heads import class_probabilities

@@ -21,9 +21,9 @@ from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
 from defvis.data.clips import ClipDataset, FrameCache, collate
+from defvis.data.resize_crop import draw_resize_crop, network_size
 from defvis.data.sampling import EndlessSampler
 from defvis.data.sources import open_source
-from defvis.data.views import draw_view, network_size
 from defvis.data.ytvis import DataError, find_files, hold_out, load
 
 CONTENT: dict[str, Any] = {
@@ -251,7 +251,7 @@ def test_sizes_vary_on_wide_video() -> None:
     """The limit on the long side may not make all short sides one size."""
     config = DataConfig(short_sides=(240, 300, 360), long_side=480)
     random = np.random.default_rng(0)
-    sizes = {draw_view(random, 720, 1280, config).size for _ in range(50)}
+    sizes = {draw_resize_crop(random, 720, 1280, config).size for _ in range(50)}
     assert sizes == {(270, 480), (225, 400), (180, 320)}
     for height, width in sizes:
         assert width / height == pytest.approx(16 / 9, rel=0.01)

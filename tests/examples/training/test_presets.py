@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
-from defvis.data.views import draw_view
+from defvis.data.resize_crop import draw_resize_crop
 from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
 from defvis.training import memory
@@ -87,9 +87,9 @@ def test_numbers_of_the_paper() -> None:
     data = config.data
     assert (data.crop, data.flip, data.permute_channels, data.recolour) == (1, 0.5, 0.5, 0.5)
     assert (data.contrast, data.saturation, data.hue) == (0.5, 0.5, 18)
-    sizes = {draw_view(np.random.default_rng(i), 720, 1280, data).size for i in range(50)}
+    sizes = {draw_resize_crop(np.random.default_rng(i), 720, 1280, data).size for i in range(50)}
     uncut = replace(data, crop=0.0)
-    scales = {draw_view(np.random.default_rng(i), 720, 1280, uncut).size for i in range(50)}
+    scales = {draw_resize_crop(np.random.default_rng(i), 720, 1280, uncut).size for i in range(50)}
     assert len(scales) == 5, "scales vary on wide video, too"
     assert all(min(size) <= 300 and max(size) <= 540 for size in sizes)
     for name in PRESETS.keys() - {"small"}:

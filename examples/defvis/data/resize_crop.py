@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class View:
+class ResizeCrop:
     """A window of the frames, the same in all of them, and its size after scaling.
 
     Attributes:
@@ -54,7 +54,9 @@ def varies(config: DataConfig) -> bool:
     return bool(config.short_sides) or config.crop > 0
 
 
-def draw_view(random: np.random.Generator, height: int, width: int, config: DataConfig) -> View:
+def draw_resize_crop(
+    random: np.random.Generator, height: int, width: int, config: DataConfig
+) -> ResizeCrop:
     """Draws window and size for a training clip.
 
     The limit on the long side holds for the largest of `config.short_sides`, and smaller ones
@@ -72,11 +74,13 @@ def draw_view(random: np.random.Generator, height: int, width: int, config: Data
         top = int(random.integers(height - window[0] + 1))
         left = int(random.integers(width - window[1] + 1))
     if not config.short_sides:
-        return View(left, top, window, _fitted(*window, config.short_side, config.long_side))
+        return ResizeCrop(left, top, window, _fitted(*window, config.short_side, config.long_side))
     largest = max(config.short_sides)
     share = float(random.choice(config.short_sides)) / largest
     full = _fitted(*window, largest, config.long_side)
-    return View(left, top, window, (max(1, round(full[0] * share)), max(1, round(full[1] * share))))
+    return ResizeCrop(
+        left, top, window, (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
+    )
 
 
 def scale_frames(frames: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
