@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from defvis.data.digits import DEFAULT_LEVEL, LEVELS, draw_scene
 from defvis.data.digits_render import Renderer
-from defvis.data.writing import SplitWriter
+from defvis.data.ytvis_writer import SplitWriter
 
 SPLITS = ("train", "val")
 # Share of the 1,797 handwritten digits kept for validation.

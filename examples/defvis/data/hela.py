@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from scipy.optimize import linear_sum_assignment
 
-from defvis.data.writing import SplitWriter
 from defvis.data.ytvis import DataError
+from defvis.data.ytvis_writer import SplitWriter
 
 # Cells of neighbouring frames that overlap less are two cells.
 _MIN_IOU = 0.2

@@ -15,8 +15,8 @@ import torch
 
 from defvis.config import Config, DataConfig
 from defvis.data.clips import FrameCache
-from defvis.data.writing import SplitWriter
 from defvis.data.ytvis import DataError, find_files, load
+from defvis.data.ytvis_writer import SplitWriter
 from defvis.evaluation.predict import predict_videos
 from defvis.models.model import DefVIS
 from defvis.training import log
