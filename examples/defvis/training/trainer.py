@@ -155,7 +155,7 @@ class Trainer:
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config
         self._model.train()
-        window = _Window()
+        means = _RunningMeans()
         batches = self._batches(stage, first)
         with tqdm(
             total=stage.steps,
@@ -172,17 +172,17 @@ class Trainer:
                 losses = stage.step(batch)
                 end = time.perf_counter()
                 self._seconds += end - begin
-                window.add(losses, loaded - begin, end - loaded)
+                means.add(losses, loaded - begin, end - loaded)
                 bar.update()
                 last = step == stage.steps
                 row = {"stage": stage.name, "step": step}
                 if step % config.log_every == 0 or last:
-                    figures = window.figures(stage, self._processes)
+                    figures = means.figures(stage, self._processes)
                     left = (stage.steps - step) * figures["seconds per step"] / 60
                     self._append({"kind": "train", **row}, {**figures, "minutes left": left})
                     shown = {name: f"{figures[name]:.3f}" for name in losses}
                     bar.set_postfix({**shown, "clips/s": f"{figures['clips per second']:.1f}"})
-                    window = _Window()
+                    means = _RunningMeans()
                 if step % config.checkpoint_every == 0 or last:
                     self._save(stage, step)
                 due = config.eval_every and step % config.eval_every == 0
@@ -261,7 +261,7 @@ class Trainer:
             self._log.append({**row, "minutes": self._seconds / 60, **values})
 
 
-class _Window:
+class _RunningMeans:
     """Means over the steps since the last line of the log."""
 
     def __init__(self) -> None:
