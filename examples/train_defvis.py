@@ -35,7 +35,7 @@ from defvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
-    from defvis.training.distributed import Processes
+    from defvis.training.distributed import World
 
 _DIGITS = Path("runs/digits-data")
 # Without annotated validation videos, every n-th training video is held out.
@@ -71,22 +71,22 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with (
-        join(arguments.device, arguments.shard) as processes,
+        join(arguments.device, arguments.shard) as world,
         tempfile.TemporaryDirectory() as scratch,
     ):
         out, resume = arguments.out, arguments.resume
         if arguments.profile:
             out, resume = Path(scratch), False  # A run in --out is left alone.
         try:
-            train, val = _data(arguments, processes)
+            train, val = _data(arguments, world)
             model = dataclasses.replace(config.model, num_classes=train.num_classes)
             config = dataclasses.replace(config, model=model)
-            trainer = Trainer(config, train, val, out, resume, processes=processes)
-            if processes.is_main:
+            trainer = Trainer(config, train, val, out, resume, world=world)
+            if world.is_main:
                 print(
                     f"{len(train.videos)} training and {len(val.videos)} validation videos, "
                     f"{train.num_classes} classes, {trainer.num_parameters:,} parameters, "
-                    f"{processes.count} processes on {processes.device.type}, "
+                    f"{world.size} processes on {world.device.type}, "
                     f"{torch.get_num_threads()} threads"
                 )
                 if trainer.weights_report is not None:
@@ -101,7 +101,7 @@ def main(words: Sequence[str] | None = None) -> None:
         except DataError as error:  # Pixels are only read when they are needed.
             # A loader's worker puts its traceback before it.
             sys.exit(f"train_defvis: {str(error).strip().splitlines()[-1]}")
-        if processes.is_main:
+        if world.is_main:
             print(f"validation, {len(val.videos)} videos: {ap}")
             print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
 
@@ -227,7 +227,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _data(arguments: argparse.Namespace, processes: Processes) -> tuple[YouTubeVIS, YouTubeVIS]:
+def _data(arguments: argparse.Namespace, world: World) -> tuple[YouTubeVIS, YouTubeVIS]:
     """Loads training and validation videos; writes the digits first where they are the data."""
     from defvis.data.digits_dataset import DigitsSettings, write_digits, written_level
     from defvis.data.ytvis import find_files, hold_out, load
@@ -235,9 +235,9 @@ def _data(arguments: argparse.Namespace, processes: Processes) -> tuple[YouTubeV
     root = arguments.data
     if root is None:
         root = _DIGITS
-        if processes.is_main and not root.exists():
+        if world.is_main and not root.exists():
             write_digits(root, DigitsSettings(level=arguments.level or DEFAULT_LEVEL))
-        processes.gather(None)  # The others wait until they are written.
+        world.gather(None)  # The others wait until they are written.
         if arguments.level not in (None, written_level(root)):
             raise FileExistsError(
                 f"{root} holds digits of level {written_level(root)}, not {arguments.level}; "

@@ -87,7 +87,7 @@ def prepare_parts(
     from defvis.data.clips import FrameCache, collate, make_clip
     from defvis.data.resize_crop import network_size
     from defvis.models.model import DefVIS
-    from defvis.training.distributed import Processes
+    from defvis.training.distributed import World
     from defvis.training.stages import JointStage
 
     torch.manual_seed(seed)
@@ -97,7 +97,7 @@ def prepare_parts(
     scaled = FrameCache(0).frames(video, range(video.length), size)
     batch = collate([make_clip(scaled, *_moving_squares(*scaled.shape[:3]))])
     every_slot = torch.arange(config.model.num_slots)[None]
-    stage = JointStage(model, config, 1, Processes())
+    stage = JointStage(model, config, 1, World())
 
     def network() -> object:
         return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)

@@ -16,8 +16,8 @@ class EndlessSampler(Sampler[tuple[int, int]]):
         seed: Of the orders.
         start: Keys of all processes to leave out at the beginning, for a resumed run.
         count: Keys of all processes together.
-        rank: This process, which takes the keys rank, rank + processes, ... after `start`.
-        processes: Number of processes. Together they take what a single one would.
+        rank: This process, which takes the keys rank, rank + world_size, ... after `start`.
+        world_size: Number of processes. Together they take what a single one would.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class EndlessSampler(Sampler[tuple[int, int]]):
         start: int,
         count: int,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> None:
         self._num_videos = num_videos
         self._seed = seed
-        self._range = range(start + rank, start + count, processes)
+        self._range = range(start + rank, start + count, world_size)
 
     def __len__(self) -> int:
         return len(self._range)

@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
+class World:
     """The processes that train one model together, each on its own clips.
 
     Attributes:
         rank: Number of this process.
-        count: Number of processes.
+        size: Number of processes.
         device: Where this process computes.
         shards: They share out the model's weights, instead of a copy for each; needs several.
     """
 
     rank: int = 0
-    count: int = 1
+    size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     shards: bool = False
 
@@ -45,7 +45,7 @@ class Processes:
         """Puts the model, or this process's share of it, on the device."""
         if not self.shards:
             return model.to(self.device)
-        shard(model, init_device_mesh(self.device.type, (self.count,)))
+        shard(model, init_device_mesh(self.device.type, (self.size,)))
         return model
 
     def wrap(self, module: nn.Module, leaves_some_unused: bool = False) -> nn.Module:
@@ -55,28 +55,28 @@ class Processes:
             module: Its forward pass must compute the whole loss.
             leaves_some_unused: True if some weights take no part in it.
         """
-        if self.count == 1 or self.shards:  # What is shared out sees to it itself.
+        if self.size == 1 or self.shards:  # What is shared out sees to it itself.
             return module
         return DistributedDataParallel(module, find_unused_parameters=leaves_some_unused)
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in all processes."""
-        if self.count == 1:
+        if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
 
     def equalise(self, module: nn.Module) -> None:
         """Gives all processes the first one's weights and buffers."""
-        if self.count > 1:
+        if self.size > 1:
             for tensor in module.state_dict().values():
                 if not isinstance(tensor, DTensor):
                     distributed.broadcast(tensor, 0)
 
 
 @contextmanager
-def join(device: str = "", shards: bool = False) -> Iterator[Processes]:
+def join(device: str = "", shards: bool = False) -> Iterator[World]:
     """Joins the processes that torchrun started; without torchrun there is one.
 
     Args:
@@ -86,14 +86,14 @@ def join(device: str = "", shards: bool = False) -> Iterator[Processes]:
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" not in os.environ:
-        yield Processes(device=torch.device(device), shards=shards)
+        yield World(device=torch.device(device), shards=shards)
         return
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     own = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, count, own, shards)
+        yield World(rank, size, own, shards)
     finally:
         distributed.destroy_process_group()

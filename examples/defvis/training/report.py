@@ -19,7 +19,7 @@ from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
 from defvis.models.model import DefVIS
 from defvis.training import log
-from defvis.training.distributed import Processes
+from defvis.training.distributed import World
 from defvis.training.sharding import in_step
 
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
@@ -48,7 +48,7 @@ def validate(
     cache: FrameCache,
     progress: bool,
     precision: str = "fp32",
-    processes: Processes | None = None,
+    world: World | None = None,
 ) -> Validation:
     """Predicts and scores all videos of `data`. Leaves the model in eval mode.
 
@@ -59,18 +59,18 @@ def validate(
         cache: Holds decoded frames.
         progress: Shows a progress bar.
         precision: Of the model's arithmetic.
-        processes: Share the work; all get the whole.
+        world: The processes that share the videos; each gets all results.
     """
-    processes = processes or Processes()
-    processes.equalise(model)
+    world = world or World()
+    world.equalise(model)
     model.eval()
-    own = data.videos[processes.rank :: processes.count]
+    own = data.videos[world.rank :: world.size]
     with in_step(model):
         predicted = list(
             predict_videos(model, own, config, cache, progress=progress, precision=precision)
         )
-    everyone = processes.gather(predicted)
-    tracks = [everyone[i % processes.count][i // processes.count] for i in range(len(data.videos))]
+    everyone = world.gather(predicted)
+    tracks = [everyone[i % world.size][i // world.size] for i in range(len(data.videos))]
     results = [
         result
         for video, slots in zip(data.videos, tracks, strict=True)

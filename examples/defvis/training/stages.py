@@ -15,7 +15,7 @@ from defvis.config import Config
 from defvis.data.clips import Batch
 from defvis.models.model import DefVIS, Outputs
 from defvis.models.precision import autocast
-from defvis.training.distributed import Processes
+from defvis.training.distributed import World
 from defvis.training.losses import compute_losses, dense_loss
 from defvis.training.optim import WeightAverage, build_optimizer, build_schedule
 from defvis.training.sharding import load_whole_optimizer
@@ -30,7 +30,7 @@ class Stage:
         optimizer: Of the weights that learn.
         schedule: Of its rates.
         config: All numbers.
-        processes: Who trains with us.
+        world: The processes that train together.
 
     Attributes:
         name: For log and checkpoints.
@@ -54,7 +54,7 @@ class Stage:
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
         config: Config,
-        processes: Processes,
+        world: World,
     ) -> None:
         if config.accumulation > self.batch_size:
             raise ValueError(
@@ -64,9 +64,7 @@ class Stage:
         self.losses, self.optimizer, self._schedule = losses, optimizer, schedule
         self._clip_norm, self._parts = config.optim.clip_norm, config.accumulation
         # In fp16 small gradients vanish unless the loss is scaled up before.
-        self._scaler = torch.amp.GradScaler(
-            processes.device.type, enabled=config.precision == "fp16"
-        )
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
 
     @property
     def model(self) -> DefVIS:
@@ -144,9 +142,7 @@ class BackboneStage(Stage):
     num_frames = 1
     validates = False
 
-    def __init__(
-        self, model: DefVIS, config: Config, num_videos: int, processes: Processes
-    ) -> None:
+    def __init__(self, model: DefVIS, config: Config, num_videos: int, world: World) -> None:
         stage = config.backbone_stage
         self.steps, self.batch_size = stage.steps, stage.frames_per_step
         self._model = model
@@ -164,8 +160,8 @@ class BackboneStage(Stage):
             self.steps,
             replace(config.optim, schedule="cosine", warmup_steps=stage.warmup_steps),
         )
-        losses = processes.wrap(_FrameLosses(model, config), leaves_some_unused=True)
-        super().__init__(losses, optimizer, schedule, config, processes)
+        losses = world.wrap(_FrameLosses(model, config), leaves_some_unused=True)
+        super().__init__(losses, optimizer, schedule, config, world)
 
     @property
     def model(self) -> DefVIS:
@@ -179,21 +175,19 @@ class JointStage(Stage):
     name = "joint"
     validates = True
 
-    def __init__(
-        self, model: DefVIS, config: Config, num_videos: int, processes: Processes
-    ) -> None:
+    def __init__(self, model: DefVIS, config: Config, num_videos: int, world: World) -> None:
         self.batch_size, self.num_frames = config.batch_size, config.model.num_frames
         self.steps = config.steps
         if config.epochs:
             clips = config.epochs * num_videos
-            self.steps = -(-clips // (config.batch_size * processes.count))
+            self.steps = -(-clips // (config.batch_size * world.size))
         self._model = model
         optim = config.optim
         self._average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         optimizer = build_optimizer(model, optim)
         schedule = build_schedule(optimizer, self.steps, optim)
-        losses = processes.wrap(_ClipLosses(model, config))
-        super().__init__(losses, optimizer, schedule, config, processes)
+        losses = world.wrap(_ClipLosses(model, config))
+        super().__init__(losses, optimizer, schedule, config, world)
 
     @property
     def model(self) -> DefVIS:

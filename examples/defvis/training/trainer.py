@@ -21,7 +21,7 @@ from defvis.evaluation.ap import VideoAP
 from defvis.models.model import DefVIS
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
-from defvis.training.distributed import Processes
+from defvis.training.distributed import World
 from defvis.training.log import Log
 from defvis.training.profiling import Profile, profile
 from defvis.training.report import Validation, validate, write_report
@@ -42,7 +42,7 @@ class Trainer:
         out: Folder to write to; with several processes one that all can read.
         resume: Goes on from the checkpoint in `out` if there is one.
         progress: Shows progress bars.
-        processes: Who trains together.
+        world: The processes that train together.
 
     Attributes:
         num_parameters: Weights of the model.
@@ -63,7 +63,7 @@ class Trainer:
         out: Path,
         resume: bool = False,
         progress: bool = True,
-        processes: Processes | None = None,
+        world: World | None = None,
     ) -> None:
         for name, data in {"train": train, "val": val}.items():
             if not data.videos:
@@ -76,8 +76,8 @@ class Trainer:
                 f"got {config.model.num_classes}"
             )
         self._config, self._train, self._val, self._out = config, train, val, out
-        self._processes = processes or Processes()
-        self._progress = progress and self._processes.is_main
+        self._world = world or World()
+        self._progress = progress and self._world.is_main
         # A loader's worker keeps a cache of its own.
         share = config.data.cache_megabytes // max(1, config.data.workers)
         self._cache, self._val_cache = FrameCache(share), FrameCache(config.data.cache_megabytes)
@@ -88,10 +88,10 @@ class Trainer:
         self._model = self._build_model()
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._saved = self._find_saved(resume)
-        if self._processes.rank:
+        if self._world.rank:
             # The same weights in all processes, but dropout of their own.
-            torch.manual_seed(config.seed + self._processes.rank)
-        self._log = Log(out, self._saved is not None) if self._processes.is_main else None
+            torch.manual_seed(config.seed + self._world.rank)
+        self._log = Log(out, self._saved is not None) if self._world.is_main else None
 
     def train(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
@@ -101,11 +101,11 @@ class Trainer:
                 continue  # This stage lies before the checkpoint.
             if self._saved is not None:
                 load_whole(self._model, self._saved["model"])
-            stage = kind(self._model, self._config, len(self._train.videos), self._processes)
+            stage = kind(self._model, self._config, len(self._train.videos), self._world)
             first = 0
             if self._saved is not None:
                 stage.load_state_dict(self._saved["state"])
-                _set_random_state(self._saved["random"][self._processes.rank])
+                _set_random_state(self._saved["random"][self._world.rank])
                 first, self._seconds = self._saved["step"], self._saved["seconds"]
                 self._saved = None
             self._run_stage(stage, first)
@@ -119,35 +119,35 @@ class Trainer:
     def profile(self, steps: int) -> Profile:
         """Measures steps of the joint stage; nothing is written and the run does not go on."""
         self._model.train()
-        stage = JointStage(self._model, self._config, len(self._train.videos), self._processes)
-        return profile(stage, self._model, self._batches(stage, 0), steps, self._processes.device)
+        stage = JointStage(self._model, self._config, len(self._train.videos), self._world)
+        return profile(stage, self._model, self._batches(stage, 0), steps, self._world.device)
 
     def _build_model(self) -> DefVIS:
         model = DefVIS(self._config.model)
         if self._config.weights:
             self.weights_report = load_weights(model, Path(self._config.weights))
         warn_of_random_frozen_parts(self._config.model.backbone, self.weights_report)
-        if self._processes.count > 1 and self._processes.device.type == "cuda":
+        if self._world.size > 1 and self._world.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return self._processes.place(model)
+        return self._world.place(model)
 
     def _find_saved(self, resume: bool) -> dict[str, Any] | None:
         """The checkpoint to go on from; prepares the folder."""
         started = self._checkpoint.exists() or previous(self._checkpoint).exists()
         saved = None
         if resume and started:
-            saved = load_checkpoint(self._checkpoint, set_aside=self._processes.is_main)
+            saved = load_checkpoint(self._checkpoint, set_aside=self._world.is_main)
             if Config.from_dict(saved["config"]) != self._config:
                 raise ValueError(f"{self._checkpoint} was written with another config")
-            if len(saved["random"]) != self._processes.count:
+            if len(saved["random"]) != self._world.size:
                 raise ValueError(
                     f"{self._checkpoint} was written by {len(saved['random'])} processes, "
-                    f"not {self._processes.count}"
+                    f"not {self._world.size}"
                 )
         elif started:
             raise FileExistsError(f"{self._out} holds a run already; resume it or write elsewhere")
-        self._processes.gather(None)  # Nobody writes before all have looked.
-        if self._processes.is_main:
+        self._world.gather(None)  # Nobody writes before all have looked.
+        if self._world.is_main:
             self._out.mkdir(parents=True, exist_ok=True)
             (self._out / "config.json").write_text(str(self._config) + "\n")
         return saved
@@ -167,7 +167,7 @@ class Trainer:
         ) as bar:
             for step in range(first + 1, stage.steps + 1):
                 begin = time.perf_counter()
-                batch = next(batches).to(self._processes.device)
+                batch = next(batches).to(self._world.device)
                 loaded = time.perf_counter()
                 losses = stage.step(batch)
                 end = time.perf_counter()
@@ -177,7 +177,7 @@ class Trainer:
                 last = step == stage.steps
                 row = {"stage": stage.name, "step": step}
                 if step % config.log_every == 0 or last:
-                    figures = means.figures(stage, self._processes)
+                    figures = means.figures(stage, self._world)
                     left = (stage.steps - step) * figures["seconds per step"] / 60
                     self._append({"kind": "train", **row}, {**figures, "minutes left": left})
                     shown = {name: f"{figures[name]:.3f}" for name in losses}
@@ -189,7 +189,7 @@ class Trainer:
                 if stage.validates and due and not last:
                     subset = self._val.first(config.eval_videos)
                     ap = self._validate(stage.model, subset, {"kind": "val", **row}).ap
-                    if self._processes.is_main:
+                    if self._world.is_main:
                         tqdm.write(f"step {step}, {len(subset.videos)} videos: {ap}")
                     self._model.train()
 
@@ -198,15 +198,15 @@ class Trainer:
         dataset = ClipDataset(
             self._train, stage.num_frames, self._config.data, self._config.seed, self._cache
         )
-        processes = self._processes
-        clips = stage.batch_size * processes.count
+        world = self._world
+        clips = stage.batch_size * world.size
         sampler = EndlessSampler(
             len(dataset),
             self._config.seed,
             first * clips,
             (stage.steps - first) * clips,
-            processes.rank,
-            processes.count,
+            world.rank,
+            world.size,
         )
         loader = DataLoader(
             dataset,
@@ -214,7 +214,7 @@ class Trainer:
             sampler=sampler,
             collate_fn=collate,
             num_workers=self._config.data.workers,
-            pin_memory=processes.device.type == "cuda",
+            pin_memory=world.device.type == "cuda",
             # A loader draws from its generator when it starts; from torch's own it would shift
             # the randomness of a resumed run.
             generator=torch.Generator(),
@@ -229,16 +229,16 @@ class Trainer:
             self._val_cache,
             self._progress,
             self._config.precision,
-            self._processes,
+            self._world,
         )
         self._append(row, {"videos": len(data.videos), **validation.ap.figures})
         return validation
 
     def _save(self, stage: Stage, step: int) -> None:
-        random = self._processes.gather(_random_state(self._processes.device))
+        random = self._world.gather(_random_state(self._world.device))
         states = {"model": self._model.state_dict(), "state": stage.state_dict()}
-        states = whole(states, keep=self._processes.is_main)
-        if not self._processes.is_main:
+        states = whole(states, keep=self._world.is_main)
+        if not self._world.is_main:
             return
         save_checkpoint(
             self._checkpoint,
@@ -276,17 +276,17 @@ class _RunningMeans:
         for name, loss in losses.items():
             self._sums[name] = self._sums.get(name, 0) + loss
 
-    def figures(self, stage: Stage, processes: Processes) -> dict[str, float]:
+    def figures(self, stage: Stage, world: World) -> dict[str, float]:
         """Means of all processes' losses, and how fast they are together."""
         own = {name: float(total) / self._steps for name, total in self._sums.items()}
-        everyone = processes.gather(own)
+        everyone = world.gather(own)
         seconds = (self._loading + self._computing) / self._steps
         return {
             "lr": stage.learning_rate,
             **{name: sum(one[name] for one in everyone) / len(everyone) for name in own},
             "seconds per step": seconds,
             "waiting for data": self._loading / self._steps / seconds,
-            "clips per second": stage.batch_size * processes.count / seconds,
+            "clips per second": stage.batch_size * world.size / seconds,
         }
 
 

@@ -22,7 +22,7 @@ from defvis.config import Config, override
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
-from defvis.training.distributed import Processes, join
+from defvis.training.distributed import World, join
 from defvis.training.sharding import in_step, local, whole
 from defvis.training.stages import JointStage
 
@@ -74,9 +74,9 @@ def _without_objects(targets: Targets) -> Targets:
     return Targets(*(getattr(targets, field.name)[:0] for field in dataclasses.fields(targets)))
 
 
-def _stage(config: Config, processes: Processes) -> JointStage:
+def _stage(config: Config, world: World) -> JointStage:
     torch.manual_seed(0)
-    return JointStage(processes.place(DefVIS(config.model)).train(), config, 24, processes)
+    return JointStage(world.place(DefVIS(config.model)).train(), config, 24, world)
 
 
 def _assert_equal(copied: JointStage, shared: JointStage, name: str) -> None:
@@ -93,7 +93,7 @@ def _assert_equal(copied: JointStage, shared: JointStage, name: str) -> None:
         assert difference <= rounding * first["exp_avg"].abs().max() + 1e-6, name
 
 
-def _check_shares(config: Config, shards: Processes, batch: Batch) -> None:
+def _check_shares(config: Config, shards: World, batch: Batch) -> None:
     """Each process holds about half of weights, gradients, Adam's means and the average."""
     model = shards.place(DefVIS(config.model)).train()
     stage = JointStage(model, config, 24, shards)
@@ -120,9 +120,7 @@ def _check_shares(config: Config, shards: Processes, batch: Batch) -> None:
     assert sum(t.untyped_storage().nbytes() // 4 for t in restored) < 0.75 * sum(sizes)
 
 
-def _check_validation(
-    config: Config, copies: Processes, shards: Processes, batches: list[Batch]
-) -> None:
+def _check_validation(config: Config, copies: World, shards: World, batches: list[Batch]) -> None:
     """Processes may validate other numbers of clips, and see the average's present weights."""
     copied, shared = _stage(config, copies), _stage(config, shards)
     for batch in batches:
@@ -141,7 +139,7 @@ def _check_validation(
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def _check_overflow(config: Config, shards: Processes, batch: Batch) -> None:
+def _check_overflow(config: Config, shards: World, batch: Batch) -> None:
     """One process's share of the gradients overflows: all leave the step out."""
     stage = _stage(config, shards)
     scaler: Any = stage._scaler

@@ -12,7 +12,7 @@ from defvis.config import Config
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
-from defvis.training.distributed import Processes
+from defvis.training.distributed import World
 from defvis.training.profiling import profile
 from defvis.training.stages import JointStage
 
@@ -22,7 +22,7 @@ def test_parts_add_up(digits: Path) -> None:
     data = load(*find_files(digits / "train"))
     clips = ClipDataset(data, 2, config.data, 0, FrameCache(1))
     model = DefVIS(config.model).train()
-    stage = JointStage(model, config, 24, Processes())
+    stage = JointStage(model, config, 24, World())
     batches = (collate([clips[0, index]]) for index in range(9))
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     measured = profile(stage, model, batches, 3, torch.device("cpu"))

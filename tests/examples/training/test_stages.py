@@ -14,7 +14,7 @@ from defvis.config import Config
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
-from defvis.training.distributed import Processes
+from defvis.training.distributed import World
 from defvis.training.stages import BackboneStage, JointStage, planned_stages
 
 
@@ -36,7 +36,7 @@ def batch(digits: Path) -> Batch:
 
 def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> JointStage:
     torch.manual_seed(0)
-    return JointStage(model or DefVIS(config.model).train(), config, videos, Processes())
+    return JointStage(model or DefVIS(config.model).train(), config, videos, World())
 
 
 @pytest.fixture(params=["sigmoid", "softmax"])
@@ -118,7 +118,7 @@ def test_refusals(frozen: Config) -> None:
         _stage(dataclasses.replace(frozen, accumulation=5))
     plain = dataclasses.replace(frozen.model, dense_classes=False)
     with pytest.raises(ValueError, match=r"needs model\.dense_classes, or 0 steps"):
-        BackboneStage(DefVIS(plain), frozen, 24, Processes())
+        BackboneStage(DefVIS(plain), frozen, 24, World())
     none = dataclasses.replace(frozen.backbone_stage, steps=0)
     assert planned_stages(dataclasses.replace(frozen, backbone_stage=none)) == [JointStage]
 
