@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defvis.config import ModelConfig
+from defvis.models.mask_inputs import FrameMaps, MaskInputs
 
 
 class MaskFeatures(nn.Module):
@@ -32,22 +33,11 @@ class MaskFeatures(nn.Module):
             for _ in range(len(lateral_channels) + 1)
         )
 
-    def forward(
-        self, memory: Tensor, laterals: Sequence[Tensor], frames: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Computes mask features.
-
-        Args:
-            memory: [N, C, h, w], N frames.
-            laterals: Backbone maps [N, C_i, h_i, w_i], fine to coarse.
-            frames: Normalised pixels [N, 3, H, W].
-
-        Returns:
-            One map, [N, mask_dim, ceil(H / 2), ceil(W / 2)].
-        """
-        features: Tensor = self.memory(memory)
-        finer = [conv(x) for conv, x in zip(self.laterals, laterals, strict=True)]
-        finer = [*reversed(finer), self.pixels(frames)]
+    def forward(self, maps: FrameMaps) -> tuple[Tensor, ...]:
+        """Returns one map, [N, mask_dim, ceil(H / 2), ceil(W / 2)]."""
+        features: Tensor = self.memory(maps.memory)
+        finer = [conv(x) for conv, x in zip(self.laterals, maps.laterals, strict=True)]
+        finer = [*reversed(finer), self.pixels(maps.pixels)]
         for lateral, refine in zip(finer, self.refine, strict=True):
             features = F.interpolate(
                 features, size=lateral.shape[-2:], mode="bilinear", align_corners=False
@@ -72,28 +62,11 @@ class DynamicMaskHead(nn.Module):
         nn.init.normal_(self.controller.weight, std=0.02)
         nn.init.normal_(self.controller.bias, std=0.2)
 
-    def forward(
-        self,
-        features: tuple[Tensor, ...],
-        queries: Tensor,
-        boxes: Tensor,
-        cell_padding: Tensor | None = None,
-        present: Tensor | None = None,
-    ) -> Tensor:
-        """Computes mask logits of the given slots.
-
-        Args:
-            features: Of `MaskFeatures`, [B, T, mask_dim, h, w].
-            queries: [B, J, T, C] of any J slots.
-            boxes: [B, J, T, 4] in fractions of the padded frame.
-            cell_padding: Not used.
-            present: Not used; all are computed at once.
-
-        Returns:
-            [B, J, T, h, w].
-        """
+    def forward(self, inputs: MaskInputs) -> Tensor:
+        """Returns mask logits of all slots, [B, J, T, h, w]."""
+        queries, boxes = inputs.queries, inputs.boxes
         batch, slots, frames, _ = queries.shape
-        (maps,) = features
+        (maps,) = inputs.features
         height, width = maps.shape[-2:]
         w1, b1, w2, b2, w3, b3 = self.controller(queries.transpose(1, 2)).split(self.sizes, dim=-1)
 
@@ -109,9 +82,9 @@ class DynamicMaskHead(nn.Module):
         y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) / height
         x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) / width
         grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
-        inputs = torch.cat((maps, grid.expand(batch, frames, -1, -1, -1)), dim=2).flatten(3)
+        cells = torch.cat((maps, grid.expand(batch, frames, -1, -1, -1)), dim=2).flatten(3)
 
-        z: Tensor = w1.flatten(2, 3) @ inputs  # [B, T, J * hidden, h * w]
+        z: Tensor = w1.flatten(2, 3) @ cells  # [B, T, J * hidden, h * w]
         z = F.relu(z.unflatten(2, (slots, self.hidden)) + b1[..., None])
         w2 = w2.unflatten(-1, (self.hidden, self.hidden))
         z = F.relu(w2 @ z + b2[..., None])

@@ -16,6 +16,7 @@ from defvis.models.decoder import Decoder
 from defvis.models.encoder import Encoder
 from defvis.models.heads import DenseClassHead, class_probabilities
 from defvis.models.mask_head import DynamicMaskHead, MaskFeatures
+from defvis.models.mask_inputs import FrameMaps, MaskInputs
 from defvis.models.position_encoding import sine_position_3d
 from defvis.models.queries import ReferenceBoxes, ReferencePoints
 from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead
@@ -30,7 +31,7 @@ class Outputs:
         class_logits: [R, B, I, T, num_classes] of the R decoder layers.
         boxes: [R, B, I, T, 4] in fractions of the unpadded frame.
         queries: Last layer, [B, I, T, C].
-        mask_features: What the mask head wants to know of the frames, [B, T, ...] each.
+        mask_features: Inputs of the mask head, [B, T, ...] each.
         dense_logits: Class maps of backbone and encoder cells, [2, B, T, h, w, num_classes]; None
             from a model without them.
         frame_mask: bool [B, T], True on real frames.
@@ -119,9 +120,8 @@ class DefVIS(nn.Module):
         memory = self.encoder(cells.flatten(1, 3), volume)
         class_logits, boxes, queries = self.decoder(memory, volume)
         memory_cells = memory.view_as(cells)
-        features = self.mask_features(
-            memory_cells.flatten(0, 1).permute(0, 3, 1, 2), maps[:-1], frames.flatten(0, 1)
-        )
+        memory_maps = memory_cells.flatten(0, 1).permute(0, 3, 1, 2)
+        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], frames.flatten(0, 1)))
         dense_logits = None
         if self.backbone_classes is not None and self.memory_classes is not None:
             dense_logits = torch.stack(
@@ -146,9 +146,9 @@ class DefVIS(nn.Module):
 
         Args:
             outputs: Result of `forward`.
-            slots: int64 [B, J], the slots wanted of each clip.
-            present: bool [B, J], False where `slots` is a filler, whose masks mean nothing and
-                which costs nothing where the head can leave it out. None wants all.
+            slots: int64 [B, J], the slots of each clip to predict.
+            present: bool [B, J], False where `slots` is padding: its masks mean nothing, and
+                VisTR's head does not compute them. None computes all.
 
         Returns:
             [B, J, T, h, w], at half the size of the frames (dynamic head) or at the size of the
@@ -158,13 +158,14 @@ class DefVIS(nn.Module):
         # The boxes only place the coordinate frame: mask losses must not move them.
         boxes = outputs.boxes[-1].detach()[batch, slots]
         boxes = boxes * outputs.frame_ratios.repeat(1, 2)[:, None, None]
-        masks: Tensor = self.mask_head(
+        inputs = MaskInputs(
             outputs.mask_features,
             outputs.queries[batch, slots],
             boxes,
             outputs.cell_padding,
             present,
         )
+        masks: Tensor = self.mask_head(inputs)
         return masks.float()
 
     def classify_frames(self, frames: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from defvis.config import ModelConfig
 from defvis.models.deform_conv import DeformConv2d
 from defvis.models.layers import run_layer
+from defvis.models.mask_inputs import FrameMaps, MaskInputs
 
 
 class FrameFeatures(nn.Module):
@@ -42,24 +43,17 @@ class FrameFeatures(nn.Module):
         for lateral in self.laterals:
             _start(lateral)
 
-    def forward(
-        self, memory: Tensor, laterals: Sequence[Tensor], frames: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, maps: FrameMaps) -> tuple[Tensor, ...]:
         """Computes the features of N frames.
-
-        Args:
-            memory: [N, C, h, w].
-            laterals: Backbone maps [N, C_i, h_i, w_i], fine to coarse.
-            frames: Not used.
 
         Returns:
             Keys [N, C, h, w], memory part of the first convolution [N, C + M, h, w], and the
             projected laterals, coarse to fine.
         """
         projected = [
-            conv(x) for conv, x in zip(self.laterals, reversed(list(laterals)), strict=True)
+            conv(x) for conv, x in zip(self.laterals, reversed(maps.laterals), strict=True)
         ]
-        return self.keys(memory), self.memory(memory), *projected
+        return self.keys(maps.memory), self.memory(maps.memory), *projected
 
 
 class SequenceMaskHead(nn.Module):
@@ -92,26 +86,13 @@ class SequenceMaskHead(nn.Module):
         for conv in self.convs:
             _start(conv)
 
-    def forward(
-        self,
-        features: tuple[Tensor, ...],
-        queries: Tensor,
-        boxes: Tensor,
-        cell_padding: Tensor | None,
-        present: Tensor | None,
-    ) -> Tensor:
-        """Computes mask logits of the given slots.
-
-        Args:
-            features: Of `FrameFeatures`, [B, T, ...] each.
-            queries: [B, J, T, C] of any J slots.
-            boxes: Not used.
-            cell_padding: bool [B, T, h, w], True on padding; None if nothing is padded.
-            present: bool [B, J]; the masks of the others are zeros. None computes all.
+    def forward(self, inputs: MaskInputs) -> Tensor:
+        """Computes mask logits.
 
         Returns:
-            [B, J, T, h, w] at the size of the finest backbone map.
+            [B, J, T, h, w] at the size of the finest backbone map; zeros for absent slots.
         """
+        features, queries, present = inputs.features, inputs.queries, inputs.present
         batch, slots, frames, _ = queries.shape
         if present is None:
             rows = torch.arange(batch * slots, device=queries.device)
@@ -124,7 +105,7 @@ class SequenceMaskHead(nn.Module):
                 self._masks_of,
                 queries[start : start + chunk],
                 clips[start : start + chunk],
-                cell_padding,
+                inputs.cell_padding,
                 *features,
                 recompute=self._recompute,
             )

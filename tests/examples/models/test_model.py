@@ -15,6 +15,7 @@ from defvis.models.backbone import Backbone, FrozenBatchNorm2d
 from defvis.models.decoder import Decoder
 from defvis.models.heads import ClassHead, class_probabilities
 from defvis.models.mask_head import DynamicMaskHead
+from defvis.models.mask_inputs import MaskInputs
 from defvis.models.model import DefVIS
 from defvis.models.position_encoding import sine_position_3d
 from stdeform import shapes
@@ -161,7 +162,7 @@ def test_dynamic_mask_head_against_a_plain_loop(config: Config) -> None:
     head = DynamicMaskHead(config.model)
     features, queries = torch.randn(1, 2, 8, 5, 7), torch.randn(1, 3, 2, 24)
     boxes = torch.rand(1, 3, 2, 4) * 0.5 + 0.2
-    masks = head((features,), queries, boxes)
+    masks = head(MaskInputs((features,), queries, boxes))
     hidden = config.model.mask_hidden
     for slot in range(3):
         for frame in range(2):

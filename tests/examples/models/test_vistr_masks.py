@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from defvis.config import Config, ModelConfig
 from defvis.models.deform_conv import DeformConv2d
+from defvis.models.mask_inputs import FrameMaps, MaskInputs
 from defvis.models.model import DefVIS
 from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead, SequenceNorm
 
@@ -40,9 +41,9 @@ def inputs() -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
 
 def compute(parts, inputs, padding=None, present=None):  # type: ignore[no-untyped-def]
     memory, laterals, queries = inputs
-    features = parts[0](memory, laterals, torch.zeros(0))
+    features = parts[0](FrameMaps(memory, laterals, torch.zeros(0)))
     features = tuple(x.unflatten(0, (-1, memory.shape[0] // len(queries))) for x in features)
-    return parts[1](features, queries, torch.zeros(0), padding, present)
+    return parts[1](MaskInputs(features, queries, torch.zeros(0), padding, present))
 
 
 def plain_deform_conv(x: torch.Tensor, layer: DeformConv2d) -> torch.Tensor:
