@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,51 +13,38 @@ from defvis.data.boxes import generalised_iou
 from defvis.data.clips import Batch, Targets
 from defvis.models.layers import run_layer
 from defvis.models.model import Outputs
-from defvis.training.matcher import Match, largest, match
-
-PredictMasks = Callable[[Outputs, Tensor, Tensor | None], Tensor]
+from defvis.training.matcher import Match, largest, matched_slots
 
 
 def compute_losses(
     outputs: Outputs,
+    masks: Tensor,
+    matches: Sequence[Sequence[Match]],
     batch: Batch,
-    predict_masks: PredictMasks,
     config: LossConfig,
     whole: Batch | None = None,
 ) -> dict[str, Tensor]:
     """Computes the losses of a batch of clips.
 
     Class and box losses are taken on every decoder layer, each with its own matching; mask losses
-    on the last, for matched slots only. A frame in which a matched instance is absent is trained
-    to have no class and an empty mask; padded frames and pixels take no part. A batch without
-    any instance gives finite losses. All denominators are those of the batch that the clips are a
-    part of, of all processes that train together: losses of the parts add up to its losses.
+    on the last, for matched slots only. In a frame in which a matched instance is absent, its slot
+    is trained to have no class and an empty mask; padded frames and pixels do not count. A batch
+    without any instance gives finite losses. All denominators are those of the whole batch of all
+    processes, so the losses of its parts add up to its losses.
 
     Args:
         outputs: Predictions.
+        masks: Mask logits of the matched slots, [B, J, T, h, w] in the order of `matched_slots`.
+        matches: Result of `match`, [R][B].
         batch: The clips with their targets.
-        predict_masks: `DefVIS.predict_masks`.
         config: Weights.
-        whole: What `batch` is a part of; None if it is all.
+        whole: The batch that `batch` is a part of; None if it is all.
 
     Returns:
         Scalars: "total" (weighted sum, to be differentiated), and unweighted for the log, last
         decoder layer: "class", "l1", "giou", "mask", "dice", and "dense" where the model has
         class maps.
     """
-    matches = match(outputs, batch.targets, config)
-    return losses_of_matches(outputs, batch, matches, predict_masks, config, whole)
-
-
-def losses_of_matches(
-    outputs: Outputs,
-    batch: Batch,
-    matches: Sequence[Sequence[Match]],
-    predict_masks: PredictMasks,
-    config: LossConfig,
-    whole: Batch | None = None,
-) -> dict[str, Tensor]:
-    """`compute_losses` for the given matches, [R][B]."""
     targets, whole = batch.targets, whole or batch
     visible = torch.stack([target.valid.sum() for target in whole.targets]).sum()
     pairs = mean_over_ranks(visible.to(outputs.boxes.dtype)).clamp(min=1)
@@ -85,10 +72,9 @@ def losses_of_matches(
             + config.l1_weight * losses["l1"]
             + config.giou_weight * losses["giou"]
         )
-    slots, present = _pad_slots(matches[-1])
-    logits = predict_masks(outputs, slots, present)
-    logits = logits.flatten(0, 1) if present is None else logits[present]  # [P, T, h, w]
-    mask, dice = mask_losses(logits, targets, matches[-1], batch.padding_mask, config)
+    _, present = matched_slots(matches[-1])
+    masks = masks.flatten(0, 1) if present is None else masks[present]  # [P, T, h, w]
+    mask, dice = mask_losses(masks, targets, matches[-1], batch.padding_mask, config)
     losses["mask"], losses["dice"] = mask / pairs, dice / pairs
     total = total + config.mask_weight * losses["mask"] + config.dice_weight * losses["dice"]
     if outputs.dense_logits is not None:
@@ -286,19 +272,6 @@ def cell_classes(target: Targets, size: Sequence[int], classes: int, config: Los
     shown.index_add_(0, target.labels, target.masks.float())
     share = F.adaptive_avg_pool2d(shown.clamp_(max=1), (size[0], size[1]))
     return (share > config.dense_share).float().permute(1, 2, 3, 0)
-
-
-def _pad_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor | None]:
-    """Matched slots as int64 [B, J], filled up with slot 0, and bool [B, J], True on real ones.
-
-    The second is None if nothing had to be filled up.
-    """
-    slots = torch.nn.utils.rnn.pad_sequence([found.slots for found in matches], batch_first=True)
-    counts = [len(found.slots) for found in matches]
-    if len(set(counts)) == 1:
-        return slots, None
-    lengths = torch.tensor(counts, device=slots.device)
-    return slots, torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
 
 
 def _gather(rows: Sequence[Tensor], matches: Sequence[Match]) -> Tensor:

@@ -82,6 +82,24 @@ def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> l
     return found
 
 
+def matched_slots(matches: Sequence[Match]) -> tuple[Tensor, Tensor | None]:
+    """Slots to predict masks of, for the clips of a batch.
+
+    Args:
+        matches: Of one decoder layer, [B].
+
+    Returns:
+        int64 [B, J], padded with slot 0, and bool [B, J], False on the padding; the second is None
+        if nothing is padded.
+    """
+    slots = torch.nn.utils.rnn.pad_sequence([found.slots for found in matches], batch_first=True)
+    counts = [len(found.slots) for found in matches]
+    if len(set(counts)) == 1:
+        return slots, None
+    lengths = torch.tensor(counts, device=slots.device)
+    return slots, torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
+
+
 def largest(target: Targets, slots: int) -> Tensor:
     """Rows of the instances to match, int64 [G'] with G' <= slots: the largest that are visible."""
     visible = target.valid.any(1).nonzero()[:, 0]

@@ -24,9 +24,10 @@ from torch.utils._pytree import tree_leaves
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
 from defvis.models.model import DefVIS
+from defvis.models.precision import autocast
 from defvis.presets import PRESETS, preset
-from defvis.training.losses import losses_of_matches
-from defvis.training.matcher import Match
+from defvis.training.losses import compute_losses
+from defvis.training.matcher import Match, matched_slots
 
 
 @dataclass(frozen=True)
@@ -141,17 +142,12 @@ def _step(
         valid=torch.ones(instances, frames, dtype=torch.bool),
     )
     batch = Batch(torch.zeros(clips, frames, 3, height, width), None, [targets] * clips)
-    found = Match(torch.arange(instances), torch.arange(instances))
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.precision)
-    with torch.autocast("cpu", half, enabled=half is not None):
+    matches = [Match(torch.arange(instances), torch.arange(instances))] * clips
+    with autocast(batch.frames.device, config.precision):
         outputs = model(batch.frames, batch.padding_mask)
-        losses = losses_of_matches(
-            outputs,
-            batch,
-            [[found] * clips] * len(outputs.boxes),
-            model.predict_masks,
-            config.loss,
-        )
+        masks = model.predict_masks(outputs, *matched_slots(matches))
+    layers = len(outputs.boxes)
+    losses = compute_losses(outputs, masks, [matches] * layers, batch, config.loss)
     losses["total"].backward()
 
 

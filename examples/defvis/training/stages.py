@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from defvis.config import Config
 from defvis.data.clips import Batch
-from defvis.models.model import DefVIS, Outputs
+from defvis.models.model import DefVIS
 from defvis.models.precision import autocast
 from defvis.training.distributed import World
 from defvis.training.losses import compute_losses, dense_loss
+from defvis.training.matcher import match, matched_slots
 from defvis.training.optim import WeightAverage, build_optimizer, build_schedule
 from defvis.training.sharding import load_whole_optimizer
 
@@ -186,7 +187,7 @@ class JointStage(Stage):
         self._average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         optimizer = build_optimizer(model, optim)
         schedule = build_schedule(optimizer, self.steps, optim)
-        losses = world.wrap(_ClipLosses(model, config))
+        losses = world.wrap(ClipLosses(model, config))
         super().__init__(losses, optimizer, schedule, config, world)
 
     @property
@@ -227,24 +228,22 @@ class _FrameLosses(nn.Module):
         return {"total": loss, "dense": loss.detach()}
 
 
-class _ClipLosses(nn.Module):
-    """All losses of `compute_losses`, computed in fp32 whatever the model computes in."""
+class ClipLosses(nn.Module):
+    """A forward pass with its losses, which are computed in fp32 in every precision."""
 
     def __init__(self, model: DefVIS, config: Config) -> None:
         super().__init__()
         self.model, self._config = model, config
 
-    def forward(self, batch: Batch, whole: Batch) -> dict[str, Tensor]:
-        with self._autocast(batch.frames):
+    def forward(self, batch: Batch, whole: Batch | None = None) -> dict[str, Tensor]:
+        """Computes the losses of a batch, or of a part of `whole`; see `compute_losses`."""
+        device, precision = batch.frames.device, self._config.precision
+        with autocast(device, precision):
             outputs = self.model(batch.frames, batch.padding_mask)
-        return compute_losses(outputs, batch, self._predict_masks, self._config.loss, whole)
-
-    def _predict_masks(self, outputs: Outputs, slots: Tensor, present: Tensor | None) -> Tensor:
-        with self._autocast(slots):
-            return self.model.predict_masks(outputs, slots, present)
-
-    def _autocast(self, tensor: Tensor) -> torch.autocast:
-        return autocast(tensor.device, self._config.precision)
+        matches = match(outputs, batch.targets, self._config.loss)
+        with autocast(device, precision):
+            masks = self.model.predict_masks(outputs, *matched_slots(matches[-1]))
+        return compute_losses(outputs, masks, matches, batch, self._config.loss, whole)
 
 
 def planned_stages(config: Config) -> list[type[BackboneStage] | type[JointStage]]:

@@ -18,7 +18,6 @@ from defvis.training.losses import (
     box_losses,
     cell_classes,
     class_loss,
-    compute_losses,
     focal_loss,
     mask_losses,
     mean_over_ranks,
@@ -26,6 +25,7 @@ from defvis.training.losses import (
     no_object_weights,
 )
 from defvis.training.matcher import Match
+from defvis.training.stages import ClipLosses
 
 Make = Callable[..., Targets]
 Square = Callable[..., torch.Tensor]
@@ -166,8 +166,7 @@ def test_denominators_are_those_of_all_processes(
         monkeypatch.setattr(losses_module, "mean_over_ranks", mean)
         part = Batch(batch.frames[rows], None, batch.targets[rows])
         model.zero_grad()
-        outputs = model(part.frames)
-        compute_losses(outputs, part, model.predict_masks, config.loss)["total"].backward()
+        ClipLosses(model, config)(part)["total"].backward()
         return [parameter.grad for parameter in model.parameters()]
 
     whole = gradients(slice(0, 2), lambda count: count)
@@ -269,9 +268,7 @@ def test_finite_in_every_case(
     with warnings.catch_warnings():
         if case == "too many":
             warnings.filterwarnings("ignore", message="a clip has 5 instances")
-        losses = compute_losses(
-            model(batch.frames, batch.padding_mask), batch, model.predict_masks, config.loss
-        )
+        losses = ClipLosses(model, config)(batch)
     assert all(loss.isfinite() for loss in losses.values()), losses
     losses["total"].backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -285,8 +282,7 @@ def test_every_parameter_learns(config: Config, make_targets: Make, square_masks
             torch.nn.init.normal_(parameter, std=0.05)
     target = make_targets([0, 2], [square_masks([True] * 4), square_masks([True] * 4, left=14)])
     batch = _batch([target, target], padded=False)
-    outputs = model(batch.frames)
-    compute_losses(outputs, batch, model.predict_masks, config.loss)["total"].backward()
+    ClipLosses(model, config)(batch)["total"].backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
 
@@ -311,11 +307,6 @@ def test_loss_does_not_depend_on_batch_padding(
     boxes, valid = torch.zeros(1, 6, 4), torch.zeros(1, 6, dtype=torch.bool)
     boxes[:, :4], valid[:, :4] = target.boxes, target.valid
     padded = Batch(frames, padding, [Targets(target.labels, boxes, masks, valid)])
-    first, second = (
-        compute_losses(
-            model(batch.frames, batch.padding_mask), batch, model.predict_masks, config.loss
-        )
-        for batch in (alone, padded)
-    )
+    first, second = (ClipLosses(model, config)(batch) for batch in (alone, padded))
     for name in ("class", "l1", "giou"):
         torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=2e-2)

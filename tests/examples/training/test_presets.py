@@ -17,8 +17,8 @@ from defvis.data.resize_crop import draw_resize_crop
 from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
 from defvis.training import memory
-from defvis.training.losses import compute_losses
 from defvis.training.optim import build_optimizer
+from defvis.training.stages import ClipLosses
 
 Make = Callable[..., Targets]
 Square = Callable[..., torch.Tensor]
@@ -145,7 +145,7 @@ def test_every_preset_learns_with_all_its_weights(
         padding[0, 3] = True
         frames[0, 3] = 0
     batch = Batch(frames, padding, targets)
-    losses = compute_losses(model(frames, padding), batch, model.predict_masks, config.loss)
+    losses = ClipLosses(model, config)(batch)
     assert all(loss.isfinite() for loss in losses.values())
     losses["total"].backward()
     for parameter_name, parameter in model.named_parameters():
