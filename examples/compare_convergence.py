@@ -26,7 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Only light imports here: --help must answer at once.
-from defvis.config import Config, override
+from defvis.config import Config
+from defvis.config_io import override
 from defvis.presets import PRESETS, preset
 
 WARM_UP = 2  # steps not measured, as in defvis.training.profiling, whose import is not light

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
-from defvis.config import Config, override
+from defvis.config import Config
+from defvis.config_io import override
 from defvis.data.digits import DEFAULT_LEVEL, LEVELS
 from defvis.presets import PRESETS, preset
 

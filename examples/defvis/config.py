@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal
 
-T = TypeVar("T")
+from defvis.config_io import Settings
 
 Attention = Literal["deformable", "dense", "frames"]
 
 
-class _Checked:
-    """Lets a dataclass refuse words that are none of a field's choices, and numbers too small."""
-
-    _at_least: ClassVar[Mapping[str, int]] = {}
-
-    def __post_init__(self) -> None:
-        for name, least in self._at_least.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
-
-
 @dataclass(frozen=True)
-class BackboneConfig:
+class BackboneConfig(Settings):
     """The per-frame feature extractor, any `transformers` AutoBackbone.
 
     Attributes:
@@ -57,7 +40,7 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Settings):
     """Parts and sizes of the network.
 
     Attributes:
@@ -139,7 +122,7 @@ class ModelConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Settings):
     """Weights of the losses; the class, L1 and GIoU weights serve matching as well.
 
     Attributes:
@@ -172,7 +155,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig(_Checked):
+class OptimConfig(Settings):
     """AdamW, learning rates and schedule of the joint stage.
 
     Attributes:
@@ -206,7 +189,7 @@ class OptimConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class BackboneStageConfig(_Checked):
+class BackboneStageConfig(Settings):
     """The stage before joint training: the backbone alone learns classes on single frames.
 
     Attributes:
@@ -225,7 +208,7 @@ class BackboneStageConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Checked):
+class DataConfig(Settings):
     """How clips are drawn from videos and changed.
 
     Attributes:
@@ -270,7 +253,7 @@ class DataConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class Config(_Checked):
+class Config(Settings):
     """A whole run.
 
     Attributes:
@@ -312,64 +295,3 @@ class Config(_Checked):
     checkpoint_every: int = 250
     log_every: int = 20
     seed: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the tree as plain dictionaries, lists, numbers and strings."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Rebuilds a config from `to_dict`; a name that does not exist is a ValueError."""
-        return _build(cls, values, path="config")
-
-    def __str__(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-
-def override(config: Config, assignment: str) -> Config:
-    """Returns a config with one number changed.
-
-    Args:
-        config: The config to start from.
-        assignment: "path=value" with a JSON value, for example "optim.learning_rate=5e-4" or
-            "model.initial_box=[0.3, 0.3]".
-
-    Raises:
-        ValueError: If the path does not exist, or the value is not JSON of the field's type.
-    """
-    path, equals, text = assignment.partition("=")
-    values = config.to_dict()
-    *parents, name = path.split(".")
-    branch = values
-    for parent in parents:
-        branch = branch.get(parent, {}) if isinstance(branch, dict) else {}
-    if not equals or not isinstance(branch, dict) or name not in branch:
-        raise ValueError(f"a setting must be a field of the config = a value, got {assignment!r}")
-    old = branch[name]
-    try:
-        new = json.loads(text)
-    except ValueError:
-        new = text
-    if isinstance(old, float) and type(new) is int:
-        new = float(new)
-    if type(new) is not type(old):
-        raise ValueError(f"{path} must be a {type(old).__name__}, got {text!r}")
-    branch[name] = new
-    return Config.from_dict(values)
-
-
-def _build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{path} has no field {unknown[0]!r}; it has {sorted(hints)}")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            value = _build(kind, value, f"{path}.{name}")  # type: ignore[arg-type]
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)

@@ -18,7 +18,8 @@ import torch
 from conftest import tiny_model
 from torch import Tensor
 
-from defvis.config import Config, override
+from defvis.config import Config
+from defvis.config_io import override
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis.config import Config, override
+from defvis.config import Config
+from defvis.config_io import override
 from defvis.presets import PRESETS, preset
 from defvis.training import checkpoint
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
