@@ -18,8 +18,9 @@ from defvis.evaluation.overlays import Overlay, draw_overlays, save_animation, s
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
 from defvis.models.model import DefVIS
-from defvis.training import log
 from defvis.training.distributed import World
+from defvis.training.log import Row
+from defvis.training.plots import draw_curves
 from defvis.training.sharding import in_step
 
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
@@ -79,9 +80,7 @@ def validate(
     return Validation(tracks, results, evaluate(data, results))
 
 
-def write_report(
-    out: Path, data: YouTubeVIS, validation: Validation, rows: Sequence[log.Row]
-) -> None:
+def write_report(out: Path, data: YouTubeVIS, validation: Validation, rows: Sequence[Row]) -> None:
     """Writes metrics.json, results.json, curves.png and overlays/ with the first videos.
 
     Args:
@@ -98,7 +97,7 @@ def write_report(
     }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (out / "results.json").write_text(json.dumps(validation.results))
-    log.draw_curves(rows, out / "curves.png")
+    draw_curves(rows, out / "curves.png")
     folder = out / "overlays"
     folder.mkdir(exist_ok=True)
     for video, slots in list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]:

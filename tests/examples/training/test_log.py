@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from defvis.training import log
+from defvis.training.plots import draw_curves
 
 
 def test_later_lines_count_and_half_lines_do_not(tmp_path: Path) -> None:
@@ -59,6 +60,6 @@ def test_rows_tell_speed_and_time_left(tiny_run: Path) -> None:
 
 def test_curves_of_a_run_without_validation(tmp_path: Path) -> None:
     rows = [{"kind": "train", "stage": "joint", "step": 1, "minutes": 0.1, "class": 1.0}]
-    log.draw_curves(rows, tmp_path / "curves.png")
+    draw_curves(rows, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 500
