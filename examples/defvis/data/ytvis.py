@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defvis.data import rle
+from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
 
 # What Pillow raises for broken files, names that no file can have, and sizes it fears.
@@ -173,13 +173,7 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
             repeated ids, lists whose length is not the video's, and masks of another size.
     """
     where = str(annotation_file)
-    try:
-        content = json.loads(annotation_file.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        raise DataError(f"{where}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: must hold an object, got {type(content).__name__}")
-
+    content = read_json(annotation_file, dict, DataError)
     categories = sorted(_rows(content, "categories", where), key=lambda row: _int(row, "id", where))
     category_ids = tuple(_int(row, "id", f"{where}: category") for row in categories)
     if len(set(category_ids)) < len(category_ids):

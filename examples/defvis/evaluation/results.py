@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from defvis.data import rle
+from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Video, YouTubeVIS
 
@@ -35,13 +35,8 @@ def load_results(path: Path) -> list[Any]:
     Raises:
         ResultError: If the file cannot be read or does not hold a list.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        raise ResultError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, list):
-        raise ResultError(f"{path}: must hold a list of results, got {type(content).__name__}")
-    return content
+    results: list[Any] = read_json(path, list, ResultError)
+    return results
 
 
 def check_results(

@@ -51,7 +51,7 @@ def test_model_gives_the_figures_of_its_run(
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("{}", "must hold a list of results, got dict"),
+        ("{}", "must hold a list, got dict"),
         ("[3]", r"results\[0\] must be an object, got int"),
         ('[{"video_id": 1, "score": 1, "segmentations": []}]', r"results\[0\] lacks category_id"),
         ('[{"video_id": [1], "category_id": 1, "score": 1, "segmentations": []}]',
