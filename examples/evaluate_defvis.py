@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts if asked to, scores, prints."""
-    options = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
     from defvis.data.ytvis import DataError, find_files, load
     from defvis.evaluation.ap import evaluate
@@ -35,21 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from defvis.training.checkpoint import CheckpointError
 
     try:
-        data = load(*find_files(options.data))
-        results = load_results(options.results) if options.results else _predict(options, data)
+        data = load(*find_files(args.data))
+        results = load_results(args.results) if args.results else _predict(args, data)
         ap = evaluate(data, results)
-        id_switches = measure_id_switches(data, results) if options.id_switches else None
+        id_switches = measure_id_switches(data, results) if args.id_switches else None
     except (CheckpointError, DataError, FileNotFoundError, ResultError, ValueError) as error:
         sys.exit(f"evaluate_defvis: {error}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(results))
     print(f"{len(data.videos)} videos, {len(results)} results")
     for name, figure in ap.figures.items():
         print(f"{name:6s} {figure:.4f}")
     if id_switches is not None:
         print(id_switches)
-    if options.per_class:
+    if args.per_class:
         for name, figure in zip(data.category_names, ap.per_class, strict=True):
             print(f"AP of {name}: {figure:.4f}")
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _predict(options: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, Any]]:
+def _predict(args: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, Any]]:
     import torch
 
     from defvis.data.clips import FrameCache
@@ -94,20 +94,20 @@ def _predict(options: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, An
     from defvis.evaluation.tracks import to_results
     from defvis.training.load_trained import load_trained
 
-    trained = load_trained(options.run)
+    trained = load_trained(args.run)
     if trained.category_ids != data.category_ids:
         raise ValueError(
-            f"{options.run} was trained on the category ids {list(trained.category_ids)}, "
-            f"{options.data} has {list(data.category_ids)}"
+            f"{args.run} was trained on the category ids {list(trained.category_ids)}, "
+            f"{args.data} has {list(data.category_ids)}"
         )
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     predicted = predict_videos(
         trained.model.to(device),
         data.videos,
         trained.config.data,
         FrameCache(0),
-        batch_size=options.batch_size,
-        window=options.window,
+        batch_size=args.batch_size,
+        window=args.window,
         progress=sys.stderr.isatty(),
     )
     return [

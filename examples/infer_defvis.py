@@ -36,10 +36,10 @@ _DRAW_WIDTH, _SHEET, _COLUMNS = 320, 24, 6
 _RATE = 6.0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts, writes what was asked for."""
-    options = _parser().parse_args(arguments)
-    if "video" in options.write and importlib.util.find_spec("av") is None:
+    args = _parser().parse_args(argv)
+    if "video" in args.write and importlib.util.find_spec("av") is None:
         sys.exit("infer_defvis: --write video needs PyAV: pip install av")
     # Only now: --help must answer at once.
     import torch
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from defvis.training.load_trained import load_trained
 
     try:
-        trained = load_trained(options.run)
-        window = options.window or trained.config.model.num_frames
-        source = open_source(options.source, options.every, keep=2 * window)
-        trained.model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        trained = load_trained(args.run)
+        window = args.window or trained.config.model.num_frames
+        source = open_source(args.source, args.every, keep=2 * window)
+        trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         (tracks,) = predict_videos(
             trained.model,
             [source],
@@ -65,19 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch_size=1,
             window=window,
             progress=sys.stderr.isatty(),
-            precision=options.precision,
+            precision=args.precision,
         )
-        options.out.mkdir(parents=True, exist_ok=True)
-        if "results" in options.write:
-            results = to_results(tracks, options.video_id, trained.category_ids)
-            (options.out / "results.json").write_text(json.dumps(results))
-        _draw(options, source, tracks, trained.category_names)
-        if options.points:
-            _draw_points(options, source, trained, window)
+        args.out.mkdir(parents=True, exist_ok=True)
+        if "results" in args.write:
+            results = to_results(tracks, args.video_id, trained.category_ids)
+            (args.out / "results.json").write_text(json.dumps(results))
+        _draw(args, source, tracks, trained.category_names)
+        if args.points:
+            _draw_points(args, source, trained, window)
     except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"infer_defvis: {error}")
-    seen = [track for track in tracks if track.score >= options.threshold]
-    print(f"{source.length} frames, {len(seen)} objects with a score from {options.threshold}:")
+    seen = [track for track in tracks if track.score >= args.threshold]
+    print(f"{source.length} frames, {len(seen)} objects with a score from {args.threshold}:")
     for track in seen:
         frames = [index for index, mask in enumerate(track.masks) if mask is not None]
         name = trained.category_names[track.label]
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"  #{track.identity}: {name} {track.score:.2f}, in {len(frames)} frames "
             f"from {frames[0]} to {frames[-1]}"
         )
-    print(f"written to {options.out}")
+    print(f"written to {args.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _draw(
-    options: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
+    args: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
 ) -> None:
     from defvis.evaluation.overlays import (
         Overlay,
@@ -144,7 +144,7 @@ def _draw(
     overlays = [
         Overlay(track.identity, f"{names[track.label]} {track.score:.2f}", track.masks)
         for track in tracks
-        if track.score >= options.threshold
+        if track.score >= args.threshold
     ]
     scale = max(1, _DRAW_WIDTH // source.width)
 
@@ -153,33 +153,33 @@ def _draw(
         return (draw_overlay(source.frame(index), overlays, index, scale) for index in frames)
 
     everything = range(source.length)
-    rate = options.rate or getattr(source, "rate", 0.0) or _RATE
-    if "webp" in options.write:
-        save_animation(images(everything), options.out / "overlay.webp", 1000 / rate)
-    if "video" in options.write:
-        save_video(images(everything), options.out / "overlay.mp4", rate)
-    if "sheet" in options.write:
+    rate = args.rate or getattr(source, "rate", 0.0) or _RATE
+    if "webp" in args.write:
+        save_animation(images(everything), args.out / "overlay.webp", 1000 / rate)
+    if "video" in args.write:
+        save_video(images(everything), args.out / "overlay.mp4", rate)
+    if "sheet" in args.write:
         count = min(_SHEET, source.length)
         chosen = [index * source.length // count for index in range(count)]
-        save_sheet(list(images(chosen)), options.out / "sheet.png", _COLUMNS)
+        save_sheet(list(images(chosen)), args.out / "sheet.png", _COLUMNS)
 
 
 def _draw_points(
-    options: argparse.Namespace, source: Frames, trained: TrainedModel, window: int
+    args: argparse.Namespace, source: Frames, trained: TrainedModel, window: int
 ) -> None:
     import numpy as np
 
     from defvis.data.resize_crop import network_size, scale_frames
     from defvis.evaluation.sampling_figure import decoder_points, draw_points, encoder_points
 
-    kind, *words = options.points.split(":")
+    kind, *words = args.points.split(":")
     if not all(word.isdigit() for word in words) or (kind, len(words)) not in (
         ("decoder", 2),
         ("encoder", 3),
     ):
         raise ValueError(
             "points must be decoder:SLOT:FRAME or encoder:X:Y:FRAME in whole numbers, "
-            f"got {options.points!r}"
+            f"got {args.points!r}"
         )
     numbers = [int(word) for word in words]
     frame = numbers[-1]
@@ -197,7 +197,7 @@ def _draw_points(
     else:
         x, y = numbers[0] / source.width * size[1], numbers[1] / source.height * size[0]
         points = encoder_points(trained.model, scaled, x, y, frame - start)
-    draw_points(pixels, points, options.out / "points.png", _COLUMNS)
+    draw_points(pixels, points, args.out / "points.png", _COLUMNS)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ The data are scikit-learn's digit images on scikit-image's textures; nothing is 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from defvis.data.digits import LEVELS
 from defvis.data.digits_dataset import DigitsSettings, write_digits
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
     default = DigitsSettings()
     parser = argparse.ArgumentParser(
@@ -38,10 +39,10 @@ def main() -> None:
     ):
         value = getattr(default, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
-    arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
+    args = vars(parser.parse_args(argv))
+    out = args.pop("out")
     try:
-        write_digits(out, DigitsSettings(**arguments))
+        write_digits(out, DigitsSettings(**args))
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
 

@@ -89,12 +89,6 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     partial.rename(root)
 
 
-def written_level(root: Path) -> str:
-    """The level of the digits in `root`."""
-    settings: dict[str, Any] = json.loads((root / "settings.json").read_text())
-    return str(settings["level"])
-
-
 def handwriting(split: str, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of the digit images of a split. The cut is the same for every seed."""
     order = np.random.default_rng(0).permutation(len(labels))

@@ -151,7 +151,7 @@ def _step(
     losses["total"].backward()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the estimate for a preset."""
     parser = argparse.ArgumentParser(description=training_memory.__doc__)
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
@@ -160,15 +160,15 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=533)
     parser.add_argument("--instances", type=int, default=10)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
-    arguments = parser.parse_args()
-    config = preset(arguments.preset)
-    config = replace(config, precision=arguments.precision or config.precision)
+    args = parser.parse_args(argv)
+    config = preset(args.preset)
+    config = replace(config, precision=args.precision or config.precision)
     memory = training_memory(
         config,
-        arguments.frames or config.model.num_frames,
-        arguments.height,
-        arguments.width,
-        arguments.instances,
+        args.frames or config.model.num_frames,
+        args.height,
+        args.width,
+        args.instances,
     )
     print(memory)
 

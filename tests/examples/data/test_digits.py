@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,17 +83,6 @@ def test_levels_of_the_prototype() -> None:
         level = LEVELS[name]
         assert (level.digits, level.shares[0], level.shares[4]) == (digits, stay, 0.0)
         assert sum(level.shares) == pytest.approx(1.0)
-
-
-def test_another_level_than_asked_for_is_refused(
-    program: Callable[[str], Callable[[list[str]], None]], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    write_digits(tmp_path / "runs/digits-data", DigitsSettings(1, 1, 2, level="M"), progress=False)
-    monkeypatch.setattr("sys.argv", ["train_defvis.py", "--level", "H"])
-    with pytest.raises(SystemExit, match="holds digits of level M, not H"):
-        program("train_defvis")()  # type: ignore[call-arg]
 
 
 def test_handwriting_is_disjoint(digits: Path) -> None:

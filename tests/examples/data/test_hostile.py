@@ -131,8 +131,8 @@ def test_broken_frames_stop_training_with_their_name(
             frame.unlink()
         else:
             frame.write_bytes(frame.read_bytes()[:300])
-    words = ["--data", str(root), "--out", str(tmp_path / "run"), "--steps", "1", "--workers",
-             workers, "--device", "cpu"]  # fmt: skip
+    words = ["--data", str(root), "--out", str(tmp_path / "run"), "--device", "cpu",
+             "--set", "steps=1", "--set", f"data.workers={workers}"]  # fmt: skip
     with pytest.raises(SystemExit, match=r"video \d, frame \d+: cannot read .*\.jpg"):
         program("train_defvis")(words)
 
@@ -158,8 +158,9 @@ def test_a_split_without_videos(
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "videos": [], "annotations": []}))
     words = ["--data", str(root), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    words += ["--set", "steps=1", "--set", "backbone_stage.steps=0"]
     with pytest.raises(SystemExit, match=f"{split} must have at least one video"):
-        program("train_defvis")([*words, "--steps", "1", "--backbone-steps", "0"])
+        program("train_defvis")(words)
 
 
 def test_deeply_nested_results(program: Callable[[str], Main], odd: Path, tmp_path: Path) -> None:
@@ -181,24 +182,28 @@ def test_a_video_of_no_frames(odd: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--accumulation", "0"], "accumulation must be at least 1, got 0"),
-        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
-        (["--slots", "0"], "num_slots must be at least 1, got 0"),
-        (["--frames", "0"], "num_frames must be at least 1, got 0"),
-        (["--steps", "0"], "steps must be at least 1, got 0"),
-        (["--workers", "-1"], "workers must be at least 0, got -1"),
-        (["--set", "log_every=0"], "log_every must be at least 1, got 0"),
-        (["--device", "nonsense"], "--device: "),
+        ("--set accumulation=0", "accumulation must be at least 1, got 0"),
+        ("--set batch_size=0", "batch_size must be at least 1, got 0"),
+        ("--set model.num_slots=0", "num_slots must be at least 1, got 0"),
+        ("--set model.num_frames=0", "num_frames must be at least 1, got 0"),
+        ("--set steps=0", "steps must be at least 1, got 0"),
+        ("--set data.workers=-1", "workers must be at least 0, got -1"),
+        ("--set log_every=0", "log_every must be at least 1, got 0"),
+        ("--device nonsense", "--device: "),
+        ("--steps 5", "unknown argument --steps; use --set steps=VALUE"),
+        ("--flip=0.5", "unknown argument --flip=0.5; use --set data.flip=VALUE"),
+        ("--wings 2", "unknown argument --wings; --set FIELD=VALUE changes a number"),
     ],
 )
-def test_wrong_numbers(
+def test_wrong_words(
     program: Callable[[str], Main],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    words: str,
     message: str,
 ) -> None:
+    common = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stopped:
-        program("train_defvis")(["--data", str(tmp_path), "--out", str(tmp_path / "run"), *words])
+        program("train_defvis")([*common, *words.split()])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err

@@ -68,13 +68,12 @@ def train(launch: Callable[..., subprocess.Popen[str]], uneven: Path) -> Train:
         "model.backbone.depths=[1, 1]", "backbone_stage.frames_per_step=2", "batch_size=2",
         "model.backbone.frozen_norm=true", "optim.warmup_steps=2", "log_every=1",
         # Of one video, the second process has nothing to validate.
-        "checkpoint_every=3", "eval_every=3", "eval_videos=1",
+        "steps=5", "backbone_stage.steps=2", "checkpoint_every=3", "eval_every=3", "eval_videos=1",
     ]  # fmt: skip
 
     def run(out: Path, *words: str) -> Path:
         process = launch(
-            "train_defvis.py", "--data", str(uneven), "--out", str(out), "--steps", "5",
-            "--backbone-steps", "2", "--threads", "1", "--device", "cpu",
+            "train_defvis.py", "--data", str(uneven), "--out", str(out), "--device", "cpu",
             *(word for setting in settings for word in ("--set", setting)), *words,
             module=TORCHRUN,
         )  # fmt: skip

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from defvis.config import Config
 from defvis.data.ytvis import find_files, load
@@ -33,11 +32,11 @@ def killed(
         "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
         "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
         "model.backbone.depths=[1, 1]", "model.dropout=0.1", "backbone_stage.frames_per_step=2",
-        "batch_size=2", "log_every=1", "checkpoint_every=5", "eval_every=0", "data.hue=20.0",
+        f"steps={STEPS}", "backbone_stage.steps=2", "batch_size=2", "log_every=1",
+        "checkpoint_every=5", "eval_every=0", "data.hue=20.0",
     ]  # fmt: skip
     process = launch(
-        "train_defvis.py", "--data", str(digits), "--out", str(out), "--steps", str(STEPS),
-        "--backbone-steps", "2", "--threads", str(torch.get_num_threads()),
+        "train_defvis.py", "--data", str(digits), "--out", str(out),
         *(word for setting in settings for word in ("--set", setting)),
     )  # fmt: skip
     deadline = time.monotonic() + 280

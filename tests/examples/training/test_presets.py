@@ -232,12 +232,9 @@ def test_paper_trains_on_16_gigabytes() -> None:
     assert "total" in str(estimate)
 
 
-def test_memory_from_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_memory_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     size_ = ["--frames", "2", "--height", "64", "--width", "64", "--instances", "1"]
-    monkeypatch.setattr("sys.argv", ["memory", "--preset", "small", *size_])
-    memory.main()
+    memory.main(["--preset", "small", *size_])
     *_, total = capsys.readouterr().out.splitlines()
     assert total.endswith("GiB  total")
     assert 0.01 < float(total.split()[0]) < 0.1

@@ -45,7 +45,8 @@ def test_program(
 ) -> None:  # fmt: skip
     written = sorted(tiny_run.iterdir())
     program("train_defvis")(["--data", str(digits), "--out", str(tiny_run), "--profile", "1",
-                             "--device", "cpu", "--batch-size", "1", "--frames", "2"])  # fmt: skip
+                             "--device", "cpu", "--set", "batch_size=1", "--set",
+                             "model.num_frames=2"])  # fmt: skip
     shown = capsys.readouterr().out
     assert "backward" in shown
     assert "peak memory" in shown

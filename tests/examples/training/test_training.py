@@ -60,7 +60,7 @@ def test_command_line(launch: Launch, digits: Path, tmp_path: Path) -> None:
     settings = [word for setting in TINY for word in ("--set", setting)]
     done = _program(
         launch, "train_defvis.py", "--data", str(digits), "--out", str(out),
-        "--steps", "40", "--backbone-steps", "40", "--threads", "1", *settings,
+        "--set", "steps=40", "--set", "backbone_stage.steps=40", *settings,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "24 training and 6 validation videos, 10 classes" in done.stdout
@@ -195,13 +195,14 @@ def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: 
 
 def test_programs_explain_themselves(launch: Launch, tmp_path: Path) -> None:
     for name, option in (
-        ("train_defvis.py", "--seed"), ("make_digits.py", "--seed"), ("convert_hela.py", "--scale"),
-        ("evaluate_defvis.py", "--per-class"), ("infer_defvis.py", "--points"),
+        ("train_defvis.py", "--shard"), ("evaluate_defvis.py", "--per-class"),
+        ("infer_defvis.py", "--points"), ("compare_convergence.py", "--variant"),
+        ("make_digits.py", "--seed"), ("convert_hela.py", "--scale"),
     ):  # fmt: skip
         shown = _program(launch, name, "--help")
         assert shown.returncode == 0
         assert option in shown.stdout
-    printed = _program(launch, "train_defvis.py", "--print-config", "--steps", "7")
+    printed = _program(launch, "train_defvis.py", "--print-config", "--set", "steps=7")
     assert json.loads(printed.stdout)["steps"] == 7
     for arguments, message in (
         (["--set", "steps=x"], "steps must be a int"),
