@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.data.ytvis import DataError, find_files, load
-    from defvis.training.comparison import Variant, draw, measure, read_curve, to_dict, to_table
+    from defvis.training.comparison import Variant, draw, measure, read_curve, to_json, to_table
 
     try:
         train, val = (load(*find_files(args.data / split)) for split in ("train", "val"))
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name in changes
     }
-    (args.out / "comparison.json").write_text(json.dumps(to_dict(variants), indent=1) + "\n")
+    (args.out / "comparison.json").write_text(to_json(variants) + "\n")
     table = to_table(variants)
     (args.out / "comparison.md").write_text(table + "\n")
     draw(variants, args.out / "comparison.png")

@@ -7,6 +7,7 @@ variants in turn, so that neither validation nor what else the machine does duri
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -156,9 +157,23 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def to_dict(variants: Mapping[str, Variant]) -> dict[str, Any]:
-    """All numbers, for a JSON file."""
-    return {name: dataclasses.asdict(variant) for name, variant in variants.items()}
+def to_json(variants: Mapping[str, Variant]) -> str:
+    """All numbers of `to_table` and `draw`, with losses as means over pairs of lines of the log."""
+    plain = {name: dataclasses.asdict(variant) for name, variant in variants.items()}
+    for variant in plain.values():
+        for run in variant["runs"].values():
+            pairs = zip(run["loss"][::2], run["loss"][1::2], strict=False)
+            run["loss"] = [(step, (first + loss) / 2) for (_, first), (step, loss) in pairs]
+    return _to_lines(plain)
+
+
+def _to_lines(value: Any, indent: str = "") -> str:
+    """JSON with a line for each entry of a dictionary; lists stay on one line."""
+    if isinstance(value, dict):
+        inner = indent + " "
+        entries = (f'{inner}"{name}": {_to_lines(entry, inner)}' for name, entry in value.items())
+        return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+    return json.dumps(value)
 
 
 def draw(variants: Mapping[str, Variant], path: Path) -> None:

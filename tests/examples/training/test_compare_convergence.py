@@ -12,6 +12,7 @@ import pytest
 from defvis.training import profiling
 from defvis.training.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
 
+ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_slots=3", "model.feedforward_dim=32",
     "model.encoder_layers=1", "model.decoder_layers=1", "model.backbone.embedding_size=8",
@@ -42,6 +43,50 @@ def test_equal_time_is_when_the_fastest_ends() -> None:
     assert "AP after 1.0 min" in header
     assert first.startswith("| quick | 10 | 0.300 | 2 | 200 | .300 [.200, .400] | ")
     assert second.endswith("| .600 | .600 | .600 | .500 | .500 | .500 |")
+
+
+def recorded(name: str) -> dict[str, Variant]:
+    content = json.loads((ROOT / f"examples/results/{name}.json").read_text())
+    return {
+        variant: Variant(
+            fields["parameters"],
+            fields["seconds"],
+            {int(seed): Curve(**run) for seed, run in fields["runs"].items()},
+        )
+        for variant, fields in content.items()
+    }
+
+
+def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
+    (page,) = ROOT.glob("docs/**/training.md")
+    text = page.read_text()
+
+    def value(number: float) -> str:
+        return f"{number:.3f}".removeprefix("0")
+
+    def last(variant: Variant) -> str:
+        return " | ".join(value(variant.at(name, 99)[0]) for name in ("AP", "AP50", "AP75"))
+
+    for name, variant in recorded("attention").items():
+        cells = to_table({name: variant}).splitlines()[-1].split(" | ")
+        assert f"| {name} | {cells[1]} | {cells[2]} | " in text
+        assert f" | {cells[5]} | " in text
+    for points, variant in recorded("points").items():
+        label = {"deformable": "12 (default)"}.get(points, points.removeprefix("K"))
+        assert f"| {label} | {variant.step_seconds:.3f} | {last(variant)} |" in text
+    masks = recorded("masks")
+    labels = ("dynamic (default)", "VisTR's, focal 20", "VisTR's, focal 3")
+    for label, variant in zip(labels, masks.values(), strict=True):
+        after_400 = value(variant.at("AP", variant.minutes(400))[0])
+        after_minutes = value(variant.at("AP", masks["deformable"].total_minutes)[0])
+        row = f"| {variant.step_seconds:.3f} | {after_400} | {last(variant)} | {after_minutes} |"
+        assert f"| {label} {row}" in text
+    for name, variant in recorded("rates").items():
+        kind, rate = name.split("-", 1)
+        curve = " | ".join(value(ap) for _, ap in variant.runs[0].figures["AP"])
+        default = " (default)" if name == "d-1e-3" else ""
+        kind = {"d": "deformable"}.get(kind, kind)
+        assert f"| {kind} | {rate}{default} | {curve} |" in text
 
 
 def test_warm_up_is_that_of_the_profile() -> None:
