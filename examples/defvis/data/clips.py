@@ -130,12 +130,7 @@ class ClipDataset(Dataset[Clip]):
     """
 
     def __init__(
-        self,
-        data: YouTubeVIS,
-        num_frames: int,
-        config: DataConfig,
-        seed: int,
-        cache: FrameCache,
+        self, data: YouTubeVIS, num_frames: int, config: DataConfig, seed: int, cache: FrameCache
     ) -> None:
         self.videos = data.videos
         self._num_frames = num_frames

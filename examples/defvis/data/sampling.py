@@ -21,13 +21,7 @@ class EndlessSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(
-        self,
-        num_videos: int,
-        seed: int,
-        start: int,
-        count: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, num_videos: int, seed: int, start: int, count: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self._num_videos = num_videos
         self._seed = seed

@@ -167,8 +167,4 @@ class _Network:
         height, width = batch.frames.shape[-2:]
         for row, clip in enumerate(clips):
             length = len(clip.frames)
-            yield (
-                (height, width),
-                probabilities[row, :, :length],
-                masks[row, :, :length],
-            )
+            yield ((height, width), probabilities[row, :, :length], masks[row, :, :length])

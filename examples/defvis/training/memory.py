@@ -164,11 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = preset(args.preset)
     config = replace(config, precision=args.precision or config.precision)
     memory = training_memory(
-        config,
-        args.frames or config.model.num_frames,
-        args.height,
-        args.width,
-        args.instances,
+        config, args.frames or config.model.num_frames, args.height, args.width, args.instances
     )
     print(memory)
 

@@ -34,7 +34,7 @@ CONTENT: dict[str, Any] = {
             "height": 6,
             "length": 3,
             "file_names": ["a/0.jpg", "a/1.jpg", "a/2.jpg"],
-        },
+        }
     ],
     "categories": [{"id": 40, "name": "racket"}, {"id": 3, "name": "lizard"}],
     "annotations": [

@@ -103,11 +103,7 @@ def test_annotation_id_zero_can_be_found() -> None:
 def test_precision_is_made_monotone_and_sampled() -> None:
     """Order hit, miss, hit of 3 truths: recall 1/3 at precision 1, 2/3 at 2/3, never 3/3."""
     data = dataset([track(1, [A] * 4), track(2, [B] * 4), track(3, [C] * 4)])
-    results = [
-        result([A] * 4, 0.9),
-        result([block(15)] * 4, 0.8),
-        result([B] * 4, 0.7),
-    ]
+    results = [result([A] * 4, 0.9), result([block(15)] * 4, 0.8), result([B] * 4, 0.7)]
     recall = np.linspace(0, 1, 101)
     expected = np.where(recall <= 1 / 3, 1.0, np.where(recall <= 2 / 3, 2 / 3, 0.0)).mean()
     assert evaluate(data, results).figures["AP"] == pytest.approx(expected)
