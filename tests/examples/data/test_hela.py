@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from defvis.data import rle
 from defvis.data.hela import TileSettings, follow, stretched, write_tiles
 from defvis.data.ytvis import DataError, find_files, load
+from tests.examples.support import program
 
 
 def _sequence(frames: int = 4) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_contrast_is_stretched() -> None:
 
 
 def test_program(
-    program: Callable[[str], Callable[[list[str]], None]], tmp_path: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     convert = program("convert_hela")

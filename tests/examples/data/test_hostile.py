@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ from defvis.evaluation.predict import predict_videos
 from defvis.models.model import DefVIS
 from defvis.training import log
 from defvis.training.trainer import Trainer
+from tests.examples.support import changed, program
 
-Main = Callable[[list[str]], None]
 # Frames, height, width, and the side of a square that moves through them (0 for none).
 VIDEOS = [
     (1, 33, 47, 9),
@@ -62,11 +61,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_odd_videos_are_learned_from_and_predicted(
     odd: Path, config: Config, tmp_path: Path, data: DataConfig
 ) -> None:
-    model = dataclasses.replace(config.model, num_classes=1)
-    stage = dataclasses.replace(config.backbone_stage, steps=2, frames_per_step=6)
-    settings = dataclasses.replace(
-        config, model=model, data=data, backbone_stage=stage, steps=3, batch_size=6,
-        eval_every=0, log_every=1,
+    settings = changed(
+        dataclasses.replace(config, data=data), "model.num_classes=1", "backbone_stage.steps=2",
+        "backbone_stage.frames_per_step=6", "steps=3", "batch_size=6", "eval_every=0",
+        "log_every=1",
     )  # fmt: skip
     train, val = (load(*find_files(odd / split)) for split in ("train", "val"))
     assert [len(video.tracks) for video in val.videos] == [1, 0, 1, 1, 1, 1]
@@ -89,11 +87,10 @@ def test_data_without_any_object(config: Config, tmp_path: Path) -> None:
         for _ in range(2):
             writer.add(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((0, 3, 16, 16), bool), [])
         writer.close({}, [{"id": 1, "name": "nothing"}])
-    model = dataclasses.replace(config.model, num_classes=1)
-    stage = dataclasses.replace(config.backbone_stage, steps=1, frames_per_step=2)
-    settings = dataclasses.replace(
-        config, model=model, backbone_stage=stage, steps=2, batch_size=2, eval_every=0
-    )
+    settings = changed(
+        config, "model.num_classes=1", "backbone_stage.steps=1", "backbone_stage.frames_per_step=2",
+        "steps=2", "batch_size=2", "eval_every=0",
+    )  # fmt: skip
     data = [load(*find_files(tmp_path / split)) for split in ("train", "val")]
     ap = Trainer(settings, *data, tmp_path / "run", progress=False).train()
     assert set(ap.figures.values()) == {-1.0}
@@ -122,7 +119,7 @@ def test_five_hundred_frames(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("how", ["truncated", "missing"])
 def test_broken_frames_stop_training_with_their_name(
-    program: Callable[[str], Main], odd: Path, tmp_path: Path, how: str, workers: str
+    odd: Path, tmp_path: Path, how: str, workers: str
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(odd, root)
@@ -138,7 +135,7 @@ def test_broken_frames_stop_training_with_their_name(
 
 
 def test_a_truncated_frame_fails_evaluation_with_its_name(
-    program: Callable[[str], Main], digits: Path, tiny_run: Path, tmp_path: Path
+    digits: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "val"
     shutil.copytree(digits / "val", root)
@@ -149,9 +146,7 @@ def test_a_truncated_frame_fails_evaluation_with_its_name(
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_split_without_videos(
-    program: Callable[[str], Main], odd: Path, tmp_path: Path, split: str
-) -> None:
+def test_a_split_without_videos(odd: Path, tmp_path: Path, split: str) -> None:
     root = tmp_path / "data"
     shutil.copytree(odd, root)
     file = root / split / "instances.json"
@@ -163,7 +158,7 @@ def test_a_split_without_videos(
         program("train_defvis")(words)
 
 
-def test_deeply_nested_results(program: Callable[[str], Main], odd: Path, tmp_path: Path) -> None:
+def test_deeply_nested_results(odd: Path, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text("[" * 100_000)
     with pytest.raises(SystemExit, match=r"results\.json: cannot be read as JSON"):
@@ -196,7 +191,6 @@ def test_a_video_of_no_frames(odd: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_words(
-    program: Callable[[str], Main],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: str,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Main = Callable[[list[str]], None]
+from tests.examples.support import program
 
-
-@pytest.fixture
-def evaluate(program: Callable[[str], Main]) -> Main:
-    return program("evaluate_defvis")
+evaluate = program("evaluate_defvis")
 
 
 def test_ground_truth_scores_one(
-    evaluate: Main, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((digits / "val/instances.json").read_text())
     results = [{"video_id": a["video_id"], "category_id": a["category_id"], "score": 1.0,
@@ -35,7 +31,7 @@ def test_ground_truth_scores_one(
 
 
 def test_model_gives_the_figures_of_its_run(
-    evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path,
+    digits: Path, tiny_run: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "new/folder/results.json"
@@ -63,16 +59,14 @@ def test_model_gives_the_figures_of_its_run(
          r"results\[0\], frame 1: segmentation must have size \[48, 64\]"),
     ],
 )  # fmt: skip
-def test_broken_results(
-    evaluate: Main, digits: Path, tmp_path: Path, content: str, message: str
-) -> None:
+def test_broken_results(digits: Path, tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "results.json"
     file.write_text(content)
     with pytest.raises(SystemExit, match=message):
         evaluate(["--data", str(digits / "val"), "--results", str(file)])
 
 
-def test_missing_files(evaluate: Main, digits: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_missing_files(digits: Path, tiny_run: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"PK nothing")
     for arguments, message in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
 from defvis.evaluation.id_switches import measure_id_switches
+from tests.examples.support import program
 
 
 def _block(left: int, width: int = 4) -> RLE:
@@ -70,7 +70,6 @@ def test_nothing_to_find() -> None:
 
 
 def test_program_prints_it(
-    program: Callable[[str], Callable[[list[str]], None]],
     digits: Path,
     tiny_run: Path,
     capsys: pytest.CaptureFixture[str],

@@ -13,13 +13,9 @@ from PIL import Image
 from defvis.data.sources import open_source
 from defvis.data.ytvis import DataError
 from defvis.evaluation.overlays import save_video
+from tests.examples.support import program
 
-Main = Callable[[list[str]], None]
-
-
-@pytest.fixture
-def infer(program: Callable[[str], Main]) -> Main:
-    return program("infer_defvis")
+infer = program("infer_defvis")
 
 
 def _pictures(folder: Path, count: int, size: tuple[int, int] = (64, 48)) -> Path:
@@ -36,7 +32,7 @@ def _film(path: Path, count: int, size: tuple[int, int] = (64, 48)) -> Path:
     return path
 
 
-def test_folder(infer: Main, digits: Path, tiny_run: Path, tmp_path: Path,
+def test_folder(digits: Path, tiny_run: Path, tmp_path: Path,
                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """A video of the validation split gives what the run's own validation gave."""
     out = tmp_path / "out"
@@ -58,7 +54,7 @@ def test_folder(infer: Main, digits: Path, tiny_run: Path, tmp_path: Path,
     assert "#0:" in shown
 
 
-def test_video_file(infer: Main, tiny_run: Path, tmp_path: Path) -> None:
+def test_video_file(tiny_run: Path, tmp_path: Path) -> None:
     """Eleven frames, every second of them taken, in overlapping clips of four."""
     film = _film(tmp_path / "film.mp4", 11)
     out = tmp_path / "out"
@@ -87,7 +83,7 @@ def test_frames_of_a_film_in_any_order(tmp_path: Path) -> None:
     assert abs(float(third.frame(2)[..., 0].mean()) - 120) < 6
 
 
-def test_odd_sizes_and_a_single_frame(infer: Main, tiny_run: Path, tmp_path: Path) -> None:
+def test_odd_sizes_and_a_single_frame(tiny_run: Path, tmp_path: Path) -> None:
     for number, (count, size) in enumerate(((1, (33, 21)), (2, (7, 50)), (1, (1, 1)))):
         source = _pictures(tmp_path / f"in{number}", count, size)
         out = tmp_path / f"out{number}"
@@ -110,7 +106,7 @@ def test_odd_sizes_and_a_single_frame(infer: Main, tiny_run: Path, tmp_path: Pat
     ids=["missing", "empty", "cut", "size", "film"],
 )
 def test_sources_that_cannot_be_read(
-    infer: Main, tiny_run: Path, tmp_path: Path, prepare: Callable[[Path], Path], message: str
+    tiny_run: Path, tmp_path: Path, prepare: Callable[[Path], Path], message: str
 ) -> None:
     source = prepare(tmp_path / "source")
     with pytest.raises(SystemExit, match=message):
@@ -134,9 +130,7 @@ def _broken(folder: Path, how: str) -> Path:
     return folder
 
 
-def test_video_files_need_pyav(
-    infer: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "film.mp4").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"film\.mp4: video files need PyAV: pip install av"):
@@ -156,7 +150,7 @@ def test_video_files_need_pyav(
     ],
 )
 def test_queries_that_do_not_exist(
-    infer: Main, tiny_run: Path, tmp_path: Path, query: str, message: str
+    tiny_run: Path, tmp_path: Path, query: str, message: str
 ) -> None:
     source = _pictures(tmp_path / "in", 2)
     with pytest.raises(SystemExit, match=message):

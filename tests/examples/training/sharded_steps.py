@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import tiny_model
 from torch import Tensor
 
 from defvis.config import Config
-from defvis.config_io import override
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
 from defvis.training.distributed import World, join
 from defvis.training.sharding import in_step, local, whole
 from defvis.training.stages import JointStage
+from tests.examples.support import changed, tiny_model
 
 VARIANTS = {
     "accumulation": ["accumulation=2"],
@@ -45,20 +44,18 @@ def main(data: Path) -> None:
     """Runs all checks."""
     videos = load(*find_files(data / "train"))
     clips = ClipDataset(videos, 4, Config().data, 0, FrameCache(1))
-    model = dataclasses.replace(tiny_model(), num_classes=10)
-    config = dataclasses.replace(Config(), model=model, batch_size=2)
-    for setting in ("model.backbone.frozen_norm=true", "optim.warmup_steps=1"):
-        config = override(config, setting)
+    config = changed(
+        Config(model=tiny_model()), "model.num_classes=10", "batch_size=2",
+        "model.backbone.frozen_norm=true", "optim.warmup_steps=1",
+    )  # fmt: skip
     with join("cpu") as copies:
         shards = dataclasses.replace(copies, shards=True)
         batches = [collate([clips[step, 2 * copies.rank + i] for i in (0, 1)]) for step in range(3)]
         if copies.rank == 1:  # Without an object the mask head has nothing to do.
             batches[1].targets[:] = map(_without_objects, batches[1].targets)
         for name, settings in VARIANTS.items():
-            changed = config
-            for setting in settings:
-                changed = override(changed, setting)
-            pair = _stage(changed, copies), _stage(changed, shards)
+            variant = changed(config, *settings)
+            pair = _stage(variant, copies), _stage(variant, shards)
             for batch in batches:
                 losses = [stage.step(batch) for stage in pair]
                 assert losses[0].keys() == losses[1].keys() >= {"mask", "dice"}, name

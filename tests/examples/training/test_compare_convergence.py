@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import compare_convergence
@@ -11,14 +10,9 @@ import pytest
 
 from defvis.training import profiling
 from defvis.training.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
+from tests.examples.support import TINY_RUN, as_words, program
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = [
-    "model.embed_dim=24", "model.num_heads=2", "model.num_slots=3", "model.feedforward_dim=32",
-    "model.encoder_layers=1", "model.decoder_layers=1", "model.backbone.embedding_size=8",
-    "model.backbone.hidden_sizes=[8, 16]", "model.backbone.depths=[1, 1]", "batch_size=2",
-    "backbone_stage.frames_per_step=2", "log_every=1",
-]  # fmt: skip
 
 
 def curve(*values: float) -> Curve:
@@ -109,7 +103,6 @@ def test_other_videos_are_refused(tmp_path: Path) -> None:
 
 
 def test_program(
-    program: Callable[[str], Callable[[list[str]], None]],
     digits: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -118,7 +111,7 @@ def test_program(
         *("--data", str(digits), "--out", str(tmp_path), "--steps", "4", "--backbone-steps", "1"),
         *("--eval-every", "2", "--rounds", "1", "--timing-steps", "1"),
         *("--variant", "K4", "model.num_points=4", "--variant", "K2", "model.num_points=2"),
-        *(word for setting in SETTINGS for word in ("--set", setting)),
+        *as_words(TINY_RUN),
     ]
     program("compare_convergence")(words)
     told = capsys.readouterr().out
@@ -144,7 +137,6 @@ def test_program(
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(
-    program: Callable[[str], Callable[[list[str]], None]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -156,7 +148,6 @@ def test_what_cannot_be_measured_is_refused_before_training(
 
 
 def test_unknown_settings_are_named(
-    program: Callable[[str], Callable[[list[str]], None]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

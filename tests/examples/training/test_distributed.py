@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,10 @@ from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.load_trained import load_trained
 from defvis.training.trainer import Trainer
+from tests.examples.support import TINY_RUN, TORCHRUN, as_words, changed, launch, program
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
 pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 LOSSES = {"total", "class", "l1", "giou", "mask", "dice", "dense"}
 # In fp32 sums taken in another order differ by this share of a tensor's largest entry. Half the
 # batch would change gradients by tens of percent.
@@ -59,14 +57,10 @@ def uneven(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def train(launch: Callable[..., subprocess.Popen[str]], uneven: Path) -> Train:
+def train(uneven: Path) -> Train:
     """A function that trains in two processes, two clips and two frames of each per step."""
     settings = [
-        "model.embed_dim=24", "model.num_heads=2", "model.num_points=4", "model.num_slots=4",
-        "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
-        "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
-        "model.backbone.depths=[1, 1]", "backbone_stage.frames_per_step=2", "batch_size=2",
-        "model.backbone.frozen_norm=true", "optim.warmup_steps=2", "log_every=1",
+        *TINY_RUN, "model.num_points=4", "model.backbone.frozen_norm=true", "optim.warmup_steps=2",
         # Of one video, the second process has nothing to validate.
         "steps=5", "backbone_stage.steps=2", "checkpoint_every=3", "eval_every=3", "eval_videos=1",
     ]  # fmt: skip
@@ -74,8 +68,7 @@ def train(launch: Callable[..., subprocess.Popen[str]], uneven: Path) -> Train:
     def run(out: Path, *words: str) -> Path:
         process = launch(
             "train_defvis.py", "--data", str(uneven), "--out", str(out), "--device", "cpu",
-            *(word for setting in settings for word in ("--set", setting)), *words,
-            module=TORCHRUN,
+            *as_words(settings), *words, module=TORCHRUN,
         )  # fmt: skip
         try:
             shown, errors = process.communicate(timeout=300)
@@ -117,8 +110,7 @@ def single(
     config: Config, data: list[YouTubeVIS], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of a run of one process with twice the batch."""
-    stage = dataclasses.replace(config.backbone_stage, frames_per_step=4)
-    doubled = dataclasses.replace(config, batch_size=4, backbone_stage=stage)
+    doubled = changed(config, "batch_size=4", "backbone_stage.frames_per_step=4")
     out = tmp_path_factory.mktemp("single") / "run"
     Trainer(doubled, *data, out, progress=False).train()
     return out
@@ -192,9 +184,7 @@ def test_either_kind_resumes_the_other(
         assert mine["cpu"].equal(other["cpu"])
 
 
-def test_sharing_out_needs_several_processes(
-    program: Callable[[str], Callable[[list[str]], None]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sharing_out_needs_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program("train_defvis")(["--shard"])
     assert "--shard needs at least 2 processes, started by torchrun, got 1" in (

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,29 +14,24 @@ from defvis.data.ytvis import find_files, load
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.trainer import Trainer
+from tests.examples.support import TINY_RUN, as_words, launch
 
 STEPS = 40
 
 
 @pytest.fixture(scope="module")
 def killed(
-    launch: Callable[..., subprocess.Popen[str]], digits: Path,
+    digits: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:  # fmt: skip
     """The folder of a run killed once it had taken a dozen steps of the joint stage."""
     out = tmp_path_factory.mktemp("killed") / "run"
     settings = [
-        "model.embed_dim=24", "model.num_heads=2", "model.num_points=4", "model.num_slots=4",
-        "model.feedforward_dim=32", "model.encoder_layers=1", "model.decoder_layers=2",
-        "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[8, 16]",
-        "model.backbone.depths=[1, 1]", "model.dropout=0.1", "backbone_stage.frames_per_step=2",
-        f"steps={STEPS}", "backbone_stage.steps=2", "batch_size=2", "log_every=1",
-        "checkpoint_every=5", "eval_every=0", "data.hue=20.0",
+        *TINY_RUN, "model.num_points=4", "model.dropout=0.1", f"steps={STEPS}", "eval_every=0",
+        "backbone_stage.steps=2", "checkpoint_every=5", "data.hue=20.0",
     ]  # fmt: skip
-    process = launch(
-        "train_defvis.py", "--data", str(digits), "--out", str(out),
-        *(word for setting in settings for word in ("--set", setting)),
-    )  # fmt: skip
+    words = ["--data", str(digits), "--out", str(out), *as_words(settings)]
+    process = launch("train_defvis.py", *words)
     deadline = time.monotonic() + 280
     while process.poll() is None and time.monotonic() < deadline:
         rows = log.read(out / "log.jsonl") if (out / "log.jsonl").exists() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,7 @@ from defvis.training.losses import (
 )
 from defvis.training.matcher import Match
 from defvis.training.stages import ClipLosses
-
-Make = Callable[..., Targets]
-Square = Callable[..., torch.Tensor]
+from tests.examples.support import changed, make_targets, square_masks
 
 
 def found(slots: list[int], instances: list[int]) -> Match:
@@ -50,9 +47,7 @@ def test_focal_loss() -> None:
     )
 
 
-def test_class_loss_wants_the_class_in_visible_frames_only(
-    make_targets: Make, square_masks: Square
-) -> None:
+def test_class_loss_wants_the_class_in_visible_frames_only() -> None:
     target = make_targets([2], [square_masks([True, False, True, True])])
     wanted = torch.full((1, 2, 4, 3), -20.0)
     wanted[0, 1, [0, 2, 3], 2] = 20.0
@@ -65,7 +60,7 @@ def test_class_loss_wants_the_class_in_visible_frames_only(
     assert class_loss(absent, [target], [found([1], [0])], frames, LossConfig()) < 1e-6
 
 
-def test_no_object_class_loss(make_targets: Make, square_masks: Square) -> None:
+def test_no_object_class_loss() -> None:
     """Weighted sum of the cross-entropy and of its weights, every (slot, frame) written out."""
     target = make_targets([2], [square_masks([True, False, True, False])])
     logits = torch.randn(1, 3, 4, 4)
@@ -91,7 +86,7 @@ def test_no_object_class_loss(make_targets: Make, square_masks: Square) -> None:
     assert no_object_weights(batch, 3, config) == 6 + 0.25 * 6
 
 
-def test_box_losses_sum_over_visible_pairs(make_targets: Make, square_masks: Square) -> None:
+def test_box_losses_sum_over_visible_pairs() -> None:
     target = make_targets([0, 1], [square_masks([True, False, True, False])] * 2)
     boxes = torch.rand(1, 3, 4, 4)
     boxes[0, 2] = target.boxes[1]
@@ -102,7 +97,7 @@ def test_box_losses_sum_over_visible_pairs(make_targets: Make, square_masks: Squ
     torch.testing.assert_close(losses["giou"], torch.tensor(1 - 4 / 20), atol=1e-4, rtol=0)
 
 
-def test_mask_losses(make_targets: Make, square_masks: Square) -> None:
+def test_mask_losses() -> None:
     target = make_targets([0], [square_masks([True, False, True, True])])
     perfect = torch.where(target.masks, 20.0, -20.0)
     matches = [found([0], [0])]
@@ -125,7 +120,9 @@ def test_mask_losses(make_targets: Make, square_masks: Square) -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_mask_losses_in_chunks(padded: bool, make_targets: Make, square_masks: Square) -> None:
+def test_mask_losses_in_chunks(
+    padded: bool,
+) -> None:
     target = make_targets(
         [0, 1, 2], [square_masks([True, False, True, True], left=4 * i) for i in range(3)]
     )
@@ -148,8 +145,6 @@ def test_mask_losses_in_chunks(padded: bool, make_targets: Make, square_masks: S
 def test_denominators_are_those_of_all_processes(
     class_output: str,
     config: Config,
-    make_targets: Make,
-    square_masks: Square,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The mean of two processes' gradients is the gradient of one batch of all clips."""
@@ -157,7 +152,8 @@ def test_denominators_are_those_of_all_processes(
         make_targets([0, 2], [square_masks([True] * 4), square_masks([True] * 4, left=14)]),
         make_targets([1], [square_masks([True, False, False, False])]),
     ]
-    model = DefVIS(dataclasses.replace(config.model, class_output=class_output)).eval()
+    config = changed(config, f"model.class_output={class_output}")
+    model = DefVIS(config.model).eval()
     batch = _batch(targets, padded=False)
 
     def gradients(
@@ -204,7 +200,7 @@ def test_mean_over_ranks(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_cell_classes(make_targets: Make, square_masks: Square) -> None:
+def test_cell_classes() -> None:
     target = make_targets(
         [2, 2], [square_masks([True] * 4, left=0), square_masks([True] * 4, left=16)]
     )
@@ -237,16 +233,16 @@ def _batch(targets: list[Targets], padded: bool) -> Batch:
     "case", ["usual", "empty clip", "all empty", "zero area", "too many", "absent"]
 )
 def test_finite_in_every_case(
-    case: str, padded: bool, kind: str, config: Config, make_targets: Make, square_masks: Square
+    case: str,
+    padded: bool,
+    kind: str,
+    config: Config,
 ) -> None:
     if kind == "paper":
-        config = dataclasses.replace(
-            config,
-            model=dataclasses.replace(
-                config.model, class_output="softmax", mask_head="vistr", queries="free",
-                refine_boxes=False, shared_heads=True, dense_classes=False, mask_chunk=1,
-            ),
-            loss=dataclasses.replace(config.loss, mask_chunk=1),
+        config = changed(
+            config, "model.class_output=softmax", "model.mask_head=vistr", "model.queries=free",
+            "model.refine_boxes=false", "model.shared_heads=true", "model.dense_classes=false",
+            "model.mask_chunk=1", "loss.mask_chunk=1",
         )  # fmt: skip
     seen = [True, True, False, True]
     usual = make_targets([0, 2], [square_masks(seen), square_masks(seen, left=14)])
@@ -275,7 +271,9 @@ def test_finite_in_every_case(
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-def test_every_parameter_learns(config: Config, make_targets: Make, square_masks: Square) -> None:
+def test_every_parameter_learns(
+    config: Config,
+) -> None:
     model = DefVIS(config.model).train()
     for parameter in model.parameters():
         if not parameter.any():  # Layers that start at zero hold back what lies before them.
@@ -288,7 +286,7 @@ def test_every_parameter_learns(config: Config, make_targets: Make, square_masks
 
 
 def test_loss_does_not_depend_on_batch_padding(
-    config: Config, make_targets: Make, square_masks: Square
+    config: Config,
 ) -> None:
     """A clip alone and the same clip in a padded batch have nearly the same class and box losses.
 

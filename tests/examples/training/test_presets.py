@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +11,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from defvis.config import Config
-from defvis.data.clips import Batch, Targets
+from defvis.data.clips import Batch
 from defvis.data.resize_crop import draw_resize_crop
 from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
 from defvis.training import memory
 from defvis.training.optim import build_optimizer
 from defvis.training.stages import ClipLosses
-
-Make = Callable[..., Targets]
-Square = Callable[..., torch.Tensor]
+from tests.examples.support import make_targets, square_masks
 
 # Of VisTR with ResNet-50 (41 classes, of which it never uses the first, and no object).
 VISTR = {
@@ -127,7 +124,8 @@ def shrunk(name: str) -> Config:
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"paper-k16"}))  # In small as "paper".
 def test_every_preset_learns_with_all_its_weights(
-    name: str, padded: bool, make_targets: Make, square_masks: Square
+    name: str,
+    padded: bool,
 ) -> None:
     config = shrunk(name)
     model = DefVIS(config.model).train()

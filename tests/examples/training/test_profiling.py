@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from defvis.models.model import DefVIS
 from defvis.training.distributed import World
 from defvis.training.profiling import profile
 from defvis.training.stages import JointStage
+from tests.examples.support import program
 
 
 def test_parts_add_up(digits: Path) -> None:
@@ -40,7 +40,7 @@ def test_parts_add_up(digits: Path) -> None:
 
 
 def test_program(
-    program: Callable[[str], Callable[[list[str]], None]], digits: Path, tiny_run: Path,
+    digits: Path, tiny_run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     written = sorted(tiny_run.iterdir())

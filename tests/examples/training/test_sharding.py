@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.examples.support import EXAMPLES, TORCHRUN
+
 SCRIPT = Path(__file__).with_name("sharded_steps.py")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def test_shared_out_steps_equal_copied_ones(digits: Path, examples_folder: Path) -> None:
-    paths = [examples_folder, examples_folder.parent, os.environ.get("PYTHONPATH", "")]
+def test_shared_out_steps_equal_copied_ones(digits: Path) -> None:
+    paths = [EXAMPLES, EXAMPLES.parent, os.environ.get("PYTHONPATH", "")]
     process = subprocess.run(
         [sys.executable, *TORCHRUN, str(SCRIPT), str(digits)],
         capture_output=True, text=True, timeout=300, check=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,14 +15,13 @@ from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
 from defvis.training.distributed import World
 from defvis.training.stages import BackboneStage, JointStage, planned_stages
+from tests.examples.support import changed
 
 
 @pytest.fixture
 def frozen(config: Config) -> Config:
     """Without batch norm, whose statistics depend on how a batch is cut."""
-    backbone = dataclasses.replace(config.model.backbone, frozen_norm=True)
-    model = dataclasses.replace(config.model, backbone=backbone, num_classes=10)
-    return dataclasses.replace(config, model=model)
+    return changed(config, "model.backbone.frozen_norm=true", "model.num_classes=10")
 
 
 @pytest.fixture
@@ -42,8 +40,7 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
 @pytest.fixture(params=["sigmoid", "softmax"])
 def with_classes(request: pytest.FixtureRequest, frozen: Config) -> Config:
     """Both ways to say that there is no object."""
-    model = dataclasses.replace(frozen.model, class_output=request.param)
-    return dataclasses.replace(frozen, model=model)
+    return changed(frozen, f"model.class_output={request.param}")
 
 
 def test_accumulated_parts_equal_the_whole_batch(with_classes: Config, batch: Batch) -> None:
@@ -55,7 +52,7 @@ def test_accumulated_parts_equal_the_whole_batch(with_classes: Config, batch: Ba
     assert sum(visible[:2]) != sum(visible[2:])
     moments, losses = [], []
     for parts in (1, 2, 4):
-        stage = _stage(dataclasses.replace(frozen, batch_size=4, accumulation=parts))
+        stage = _stage(changed(frozen, "batch_size=4", f"accumulation={parts}"))
         losses.append(stage.step(batch))
         moments.append([s["exp_avg"] for s in stage.state_dict()["optimizer"]["state"].values()])
     # In fp32, sums taken in another order: the rounding that test_distributed.py allows as well.
@@ -75,11 +72,10 @@ def test_parts(batch: Batch) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns(frozen: Config, batch: Batch, precision: str) -> None:
     """In fp16 the first steps overflow and are left out, until the loss scale has come down."""
-    optim = dataclasses.replace(frozen.optim, warmup_steps=1)
-    frozen = dataclasses.replace(frozen, optim=optim)
+    frozen = changed(frozen, "optim.warmup_steps=1")
     part = batch.split(4)[0]
     full = _stage(frozen)
-    half = _stage(dataclasses.replace(frozen, precision=precision))
+    half = _stage(changed(frozen, f"precision={precision}"))
     wanted, found = full.step(part), half.step(part)
     for name, loss in found.items():
         assert loss.dtype == torch.float32
@@ -93,7 +89,7 @@ def test_half_precision_learns(frozen: Config, batch: Batch, precision: str) -> 
 
 
 def test_overflowing_step_is_left_out(frozen: Config, batch: Batch) -> None:
-    config = dataclasses.replace(frozen, precision="fp16")
+    config = changed(frozen, "precision=fp16")
     model = DefVIS(config.model).train()
     stage = _stage(config, model)
     state = stage.state_dict()
@@ -108,19 +104,18 @@ def test_overflowing_step_is_left_out(frozen: Config, batch: Batch) -> None:
 
 
 def test_epochs_count_clips(frozen: Config) -> None:
-    config = dataclasses.replace(frozen, epochs=3, batch_size=5)
+    config = changed(frozen, "epochs=3", "batch_size=5")
     assert _stage(config, videos=24).steps == 15
-    assert _stage(dataclasses.replace(config, epochs=0), videos=24).steps == config.steps
+    assert _stage(changed(config, "epochs=0"), videos=24).steps == config.steps
 
 
 def test_refusals(frozen: Config) -> None:
     with pytest.raises(ValueError, match="accumulation must be at most the 4 clips"):
-        _stage(dataclasses.replace(frozen, accumulation=5))
-    plain = dataclasses.replace(frozen.model, dense_classes=False)
+        _stage(changed(frozen, "accumulation=5"))
+    plain = changed(frozen.model, "dense_classes=false")
     with pytest.raises(ValueError, match=r"needs model\.dense_classes, or 0 steps"):
         BackboneStage(DefVIS(plain), frozen, 24, World())
-    none = dataclasses.replace(frozen.backbone_stage, steps=0)
-    assert planned_stages(dataclasses.replace(frozen, backbone_stage=none)) == [JointStage]
+    assert planned_stages(changed(frozen, "backbone_stage.steps=0")) == [JointStage]
 
 
 def test_losses_that_are_not_finite_stop_the_run(frozen: Config, batch: Batch) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,17 @@ from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint
 from defvis.training.stages import JointStage
 from defvis.training.trainer import Trainer
+from tests.examples.support import TINY_RUN, as_words, changed, launch
 
-TINY = [
-    "model.embed_dim=24", "model.num_heads=2", "model.num_points=5", "model.feedforward_dim=32",
-    "model.backbone.embedding_size=8", "model.backbone.hidden_sizes=[16, 24]",
-    "model.backbone.depths=[1, 1]", "model.encoder_layers=1", "model.decoder_layers=2",
-    "backbone_stage.frames_per_step=8", "optim.warmup_steps=5", "backbone_stage.warmup_steps=5",
-    "log_every=5", "checkpoint_every=20", "eval_every=25", "eval_videos=2",
+LEARNS = [
+    *TINY_RUN, "steps=40", "backbone_stage.steps=40", "model.num_points=5", "batch_size=4",
+    "model.num_slots=10", "model.backbone.hidden_sizes=[16, 24]", "optim.warmup_steps=5",
+    "backbone_stage.frames_per_step=8", "backbone_stage.warmup_steps=5", "log_every=5",
+    "checkpoint_every=20", "eval_every=25", "eval_videos=2",
 ]  # fmt: skip
 
 
-Launch = Callable[..., subprocess.Popen[str]]
-
-
-def _program(launch: Launch, *words: str) -> subprocess.CompletedProcess[str]:
+def _program(*words: str) -> subprocess.CompletedProcess[str]:
     process = launch(*words)
     out, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(words, process.returncode, out, errors)
@@ -47,20 +43,17 @@ def data(digits: Path) -> tuple[YouTubeVIS, YouTubeVIS]:
 @pytest.fixture
 def short(config: Config) -> Config:
     """A run of six and eight steps."""
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, num_classes=10, dropout=0.1),
-        backbone_stage=dataclasses.replace(config.backbone_stage, steps=6, frames_per_step=4),
-        steps=8, batch_size=2, eval_every=4, eval_videos=2, checkpoint_every=3, log_every=2,
+    return changed(
+        config, "model.num_classes=10", "model.dropout=0.1", "backbone_stage.steps=6",
+        "backbone_stage.frames_per_step=4", "steps=8", "batch_size=2", "eval_every=4",
+        "eval_videos=2", "checkpoint_every=3", "log_every=2",
     )  # fmt: skip
 
 
-def test_command_line(launch: Launch, digits: Path, tmp_path: Path) -> None:
+def test_command_line(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = [word for setting in TINY for word in ("--set", setting)]
     done = _program(
-        launch, "train_defvis.py", "--data", str(digits), "--out", str(out),
-        "--set", "steps=40", "--set", "backbone_stage.steps=40", *settings,
+        launch, "train_defvis.py", "--data", str(digits), "--out", str(out), *as_words(LEARNS)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "24 training and 6 validation videos, 10 classes" in done.stdout
@@ -193,22 +186,22 @@ def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: 
         Trainer(wrong, *data, tmp_path / "other")
 
 
-def test_programs_explain_themselves(launch: Launch, tmp_path: Path) -> None:
+def test_programs_explain_themselves(tmp_path: Path) -> None:
     for name, option in (
         ("train_defvis.py", "--shard"), ("evaluate_defvis.py", "--per-class"),
         ("infer_defvis.py", "--points"), ("compare_convergence.py", "--variant"),
         ("make_digits.py", "--seed"), ("convert_hela.py", "--scale"),
     ):  # fmt: skip
-        shown = _program(launch, name, "--help")
+        shown = _program(name, "--help")
         assert shown.returncode == 0
         assert option in shown.stdout
-    printed = _program(launch, "train_defvis.py", "--print-config", "--set", "steps=7")
+    printed = _program("train_defvis.py", "--print-config", "--set", "steps=7")
     assert json.loads(printed.stdout)["steps"] == 7
     for arguments, message in (
         (["--set", "steps=x"], "steps must be a int"),
         (["--data", str(tmp_path), "--out", str(tmp_path / "run")], "holds none of instances.json"),
     ):
-        failed = _program(launch, "train_defvis.py", *arguments)
+        failed = _program("train_defvis.py", *arguments)
         assert failed.returncode != 0
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
