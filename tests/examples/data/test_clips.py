@@ -23,7 +23,7 @@ from defvis.data.ytvis import find_files, load
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 # Clips as they are: no change of order or colour.
-STILL = DataConfig(reverse=0, permute_channels=0, brightness=0)
+STILL = DataConfig(reverse=0.0, permute_channels=0.0, brightness=0.0)
 
 
 def test_clips_leave_out_crowds_and_absent_objects(tmp_path: Path) -> None:
