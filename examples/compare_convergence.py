@@ -2,15 +2,15 @@
 
     python examples/compare_convergence.py --data runs/digits-data --out runs/comparison
 
-Without further arguments deformable attention against dense attention: the claim of the paper. Any
-other comparison names its variants, each by what it changes of the preset:
+Without further arguments, this compares deformable with dense attention, the claim of the paper.
+For any other comparison, name the variants, each by what it changes in the preset:
 
     python examples/compare_convergence.py --data runs/digits-data --out runs/points
         --variant K16 model.num_points=16 --variant K32 model.num_points=32 --seeds 0 1 2
 
 All variants see the same clips in the same order (per seed) and take the same number of steps. A
-run that is there already is not repeated, an interrupted one goes on. Time on the pictures is that
-of training steps alone, measured for all variants in turn when their runs have ended.
+finished run is not repeated, and an interrupted one is resumed. The times in the figure are those
+of training steps alone, measured for all variants in turn after their runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
 
-WARM_UP = 2  # steps not measured, as in defvis.training.profiling, whose import is not light
+WARM_UP = 2  # steps not measured, as in defvis.training.profiling, which is slow to import
 _DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
 _DEFAULT = [["deformable"], ["dense", *_DENSE]]
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     named = args.variant or _DEFAULT
-    # Now, and not when everything has been trained.
+    # Fail now and not after the training.
     if args.timing_steps > args.steps - WARM_UP:
         parser.error(
             f"--timing-steps must be at most --steps - {WARM_UP}, {args.steps - WARM_UP}, "
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             missing, pool.map(lambda key: _train(args, key, configs[key]), missing), strict=True
         ) if not done]  # fmt: skip
     if failed:
-        sys.exit(f"compare_convergence: did not end well: {', '.join(map(_name, failed))}")
+        sys.exit(f"compare_convergence: failed: {', '.join(map(_name, failed))}")
 
     torch.set_num_threads(args.threads)
     firsts = {name: configs[name, args.seeds[0]] for name in changes}
@@ -155,10 +155,7 @@ def _name(key: tuple[str, int]) -> str:
 
 
 def _is_done(out: Path, key: tuple[str, int], config: Config) -> bool:
-    """Whether the run is there.
-
-    A run of other settings ends the program: nothing is overwritten.
-    """
+    """True if the run is finished; a run with other settings ends the program."""
     folder = out / _name(key)
     if not (folder / "metrics.json").exists():
         return False
@@ -168,7 +165,7 @@ def _is_done(out: Path, key: tuple[str, int], config: Config) -> bool:
 
 
 def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bool:
-    """Trains one config with train_defvis in a process of its own."""
+    """Trains one config with train_defvis in its own process."""
     before, after = (flatten(each.to_dict()) for each in (preset(args.preset), config))
     changes = [
         f"{path}={json.dumps(value)}" for path, value in after.items() if value != before[path]

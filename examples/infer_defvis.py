@@ -1,12 +1,12 @@
-"""Finds and follows the objects of any video with a trained model.
+"""Finds and tracks the objects of any video with a trained model.
 
     python examples/infer_defvis.py --run runs/digits --source frames/ --out runs/seen
 
-The source is a folder of pictures or a video file (with PyAV: pip install av), of any length:
-longer ones are cut into overlapping clips whose objects are linked. Written are results.json (the
-form of the YouTube-VIS server), an animated overlay with masks, boxes, identities, classes and
-scores, and a contact sheet. With --points a query's sampling points are drawn, as in Figure 1 of
-the paper:
+The source is a folder of pictures or a video file (with PyAV: pip install av) of any length. Long
+videos are cut into overlapping clips, and objects are linked across them. The program writes
+results.json (in the format of the YouTube-VIS server), an animated overlay with masks, boxes,
+identities, classes and scores, and a contact sheet. With --points it draws the sampling points of a
+query, as in Figure 1 of the paper:
 
     ... --points decoder:2:5            object slot 2 in frame 5
     ... --points encoder:120:64:5       the cell of pixel (120, 64) in frame 5
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 _KINDS = ("results", "webp", "sheet", "video")
 # Small frames are enlarged to about this width; frames on the contact sheet; its columns.
 _DRAW_WIDTH, _SHEET, _COLUMNS = 320, 24, 6
-# Frames per second where neither the source nor the user says (YouTube-VIS annotates 6).
+# Frames per second if neither the source nor the user gives a rate (YouTube-VIS annotates 6).
 _RATE = 6.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, predicts, writes what was asked for."""
+    """Reads the command line, predicts, writes what --write and --points name."""
     args = _parser().parse_args(argv)
     if "video" in args.write and importlib.util.find_spec("av") is None:
         sys.exit("infer_defvis: --write video needs PyAV: pip install av")
@@ -149,7 +149,7 @@ def _draw(
     scale = max(1, _DRAW_WIDTH // source.width)
 
     def images(frames: Sequence[int]) -> Iterator[Image.Image]:
-        """One at a time, so that a long video need not fit into memory."""
+        """Yields one at a time: a long video may not fit into memory."""
         return (draw_overlay(source.frame(index), overlays, index, scale) for index in frames)
 
     everything = range(source.length)

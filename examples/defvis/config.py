@@ -22,8 +22,8 @@ class BackboneConfig(Settings):
         embedding_size: Channels of the stem.
         hidden_sizes: Channels of each stage.
         depths: Residual layers in each stage.
-        out_features: Stages handed on, fine to coarse. The last feeds the encoder, the others
-            the mask head.
+        out_features: Stages that are used, fine to coarse. The last feeds the encoder, the
+            others the mask head.
         frozen_norm: Batch norms keep the statistics and factors of the loaded weights.
         frozen_stages: This many stages from the finest on, and the stem with the first, keep
             their loaded weights; 0 trains everything.
@@ -64,7 +64,7 @@ class ModelConfig(Settings):
         encoder_attention: How cells attend to cells. "deformable" samples K points of the volume
             around the cell, "frames" K points in each frame (what the authors of Deformable
             VisTR released), "dense" takes every cell (VisTR).
-        decoder_attention: How queries attend to cells, likewise.
+        decoder_attention: How queries attend to cells; the same choices.
         feedforward_dim: Hidden width of the feed-forward blocks.
         dropout: Dropout rate in attention and feed-forward blocks.
         queries: "slots" composes a query from its slot, time and box, and starts from a learned
@@ -258,8 +258,8 @@ class Config(Settings):
 
     Attributes:
         weights: A file to start from: state dict of VisTR, Deformable DETR or a torchvision
-            ResNet, told apart by its keys. What fits is loaded. Empty starts from the backbone's
-            own weights.
+            ResNet, recognised by its keys. Entries that fit are loaded. Empty starts from the
+            backbone's own weights.
         epochs: Passes of the joint stage over the training videos, one clip of each; 0 counts
             `steps` instead.
         steps: Optimiser steps of the joint stage.

@@ -33,7 +33,7 @@ class Level:
     rotation: float
 
 
-# Nothing is hidden but by other digits, and in "mixed" and "EM" behind a pillar.
+# Digits are hidden by other digits, and in "mixed" and "EM" behind a pillar.
 LEVELS = {
     "E": Level((1, 3), (0.40, 0.60), (1.0, 0.0, 0.0, 0.0, 0.0), 0.35, 0.0, 15.0),
     "mixed": Level((1, 3), (0.40, 0.60), (0.70, 0.08, 0.08, 0.06, 0.08), 0.40, 0.10, 20.0),
@@ -217,7 +217,7 @@ def _behind(
 ) -> NDArray[np.float64]:
     """Behind the pillar and out again: on the other side, or back on the side it came from.
 
-    The way is slow in the middle, so that the digit is hidden for about a third of the frames.
+    The digit is slow in the middle, so it is hidden for about a third of the frames.
     """
     middle, half = (pillar.left + pillar.right) / 2, (pillar.right - pillar.left) / 2
     u = np.linspace(-1, 1, frames)

@@ -61,8 +61,8 @@ class DigitsSettings:
 def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) -> None:
     """Writes `root/train` and `root/val`, each with `JPEGImages/` and `instances.json`.
 
-    The dataset is written beside `root` first and then moved there, so that an interrupted run
-    leaves no half dataset behind.
+    The dataset is written to another folder, which is then renamed to `root`: an interrupted run
+    leaves no incomplete dataset.
 
     Args:
         root: Folder to create.

@@ -115,7 +115,7 @@ class Renderer:
         scale = 8 * _ENLARGE / digit.height[frame]
         cosine, sine = (scale * f(digit.angle[frame]) for f in (math.cos, math.sin))
         half = glyph.width / 2
-        # Pillow wants the way back: from a pixel of the frame to one of the glyph.
+        # Pillow needs the inverse map: from a pixel of the frame to one of the glyph.
         placed = glyph.transform(
             (self._width, self._height),
             Image.Transform.AFFINE,

@@ -26,7 +26,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
         width: Frame width the mask must have.
 
     Raises:
-        ValueError: If the segmentation has another form or size; says what is wrong.
+        ValueError: If the segmentation has another form or size.
     """
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, height, width)

@@ -23,7 +23,7 @@ def open_source(path: Path, every: int = 1, keep: int = 72) -> Frames:
     Args:
         path: Folder or file.
         every: Takes each n-th frame (YouTube-VIS annotates every fifth of a 30 Hz video).
-        keep: Decoded frames of a video file held in memory, so that clips may overlap.
+        keep: Decoded frames of a video file kept in memory, for clips that overlap.
 
     Raises:
         DataError: If there is nothing to read, or it cannot be read.
@@ -51,7 +51,7 @@ def _open_folder(path: Path, every: int) -> Video:
 
 
 class VideoFile:
-    """A video file, decoded as its frames are asked for; fastest if they are so in order.
+    """A video file, decoded frame by frame on request; fastest if frames are read in order.
 
     Attributes:
         id: 1.

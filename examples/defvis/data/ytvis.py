@@ -16,7 +16,7 @@ from defvis.data import rle
 from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
 
-# What Pillow raises for broken files, names that no file can have, and sizes it fears.
+# Raised by Pillow for broken files, impossible file names and sizes above its limit.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.
 _MAX_PIXELS = 2**29 - 1
@@ -31,7 +31,7 @@ class Frames(Protocol):
 
     @property
     def id(self) -> int:
-        """Number that tells it from the others."""
+        """Number of the video, unique in its dataset."""
 
     @property
     def width(self) -> int:
@@ -70,7 +70,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Video:
-    """One video: where its frames lie and what is in it."""
+    """One video: the files of its frames and its objects."""
 
     id: int
     width: int
@@ -144,7 +144,7 @@ def find_files(root: Path) -> tuple[Path, Path]:
 
     Args:
         root: Folder with `instances.json` (or `annotations.json`, as the 2021 download names it)
-            and `JPEGImages/`; or the annotation file itself, whose frames may be missing.
+            and `JPEGImages/`; or the annotation file itself; its frames may be missing.
 
     Raises:
         DataError: If either is missing.
@@ -170,7 +170,7 @@ def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
 
     Raises:
         DataError: With file, video and annotation, for broken JSON, missing fields, unknown or
-            repeated ids, lists whose length is not the video's, and masks of another size.
+            repeated ids, lists of another length than the video, and masks of another size.
     """
     where = str(annotation_file)
     content = read_json(annotation_file, dict, DataError)

@@ -37,7 +37,7 @@ class SplitWriter:
         Args:
             pixels: RGB [T, H, W, 3].
             masks: [G, T, H, W]; objects without a pixel are left out.
-            fields: `category_id` of each object, and what else its annotation shall hold.
+            fields: `category_id` of each object, and further entries of its annotation.
         """
         video_id = len(self._videos) + 1
         length, height, width = pixels.shape[:3]

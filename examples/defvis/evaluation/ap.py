@@ -1,8 +1,8 @@
 """Video average precision as YouTube-VIS defines it (ytvoseval).
 
-Two traps of the official program are closed: a list of segmentations shorter than the video is an
-error instead of free frames (`results`), and an annotation with id 0 can be found. An empty list
-of results scores 0.
+Two differences to the official program: a list of segmentations shorter than the video is an error
+(there, the missing frames cost nothing; see `results`), and an annotation with id 0 can be matched.
+An empty list of results scores 0.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
 
 
 def video_iou(a: Sequence[RLE | None], b: Sequence[RLE | None]) -> float:
-    """Sum of intersections over sum of unions of two tracks; 0 if both are empty throughout."""
+    """Sum of intersections over sum of unions of two tracks; 0 if both are empty in all frames."""
     shared = union = 0
     for left, right in zip(a, b, strict=True):
         both = rle.intersection(left, right) if left is not None and right is not None else 0

@@ -28,7 +28,7 @@ class Overlay:
 
     Attributes:
         identity: Number that fixes the colour; the same object keeps it through the video.
-        text: Written beside the object, for example "7 .93".
+        text: Written at the object, for example "7 .93".
         masks: One entry per frame, None where absent.
     """
 
@@ -53,7 +53,7 @@ def draw_overlay(
         picture: RGB [H, W, 3].
         overlays: Objects of the video.
         frame: Which of its frames this is.
-        scale: Whole factor of enlargement, so that small frames can be looked at.
+        scale: Integer factor by which small frames are enlarged.
 
     Returns:
         An image of scale * (W, H) pixels.

@@ -47,7 +47,7 @@ def predict_videos(
         precision: "fp32", or what the model computes in, "bf16" or "fp16".
 
     Yields:
-        The tracks of one video, in order of `videos`; those whose masks are empty throughout are
+        The tracks of one video, in order of `videos`; tracks without any mask are
         left out.
 
     Raises:
@@ -81,8 +81,8 @@ def _groups(
 ) -> Iterator[list[Frames]]:
     """Neighbouring short videos whose frames have one size, or one long video.
 
-    Frames of other sizes would have to be padded, and cells on the border of the padding would
-    say something else than without it.
+    Frames of different sizes would have to be padded, which changes the features of cells at the
+    border of the padding.
     """
 
     def kind(video: Frames) -> tuple[object, ...]:

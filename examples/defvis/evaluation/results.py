@@ -1,4 +1,4 @@
-"""Reads and checks a results list, the form in which predictions are handed in (results.json)."""
+"""Reads and checks a list of predictions in the format of the YouTube-VIS server (results.json)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: where a query looks, frame by frame, and with how much weight."""
+"""Figure 1 of the paper: the samples of a query in every frame, and their weights."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def decoder_points(
 def encoder_points(
     model: DefVIS, pixels: NDArray[np.uint8], x: float, y: float, frame: int, layer: int = -1
 ) -> SamplingPoints:
-    """Samples of the encoder query whose cell holds the pixel (x, y) of a frame.
+    """Samples of the encoder query of the cell with the pixel (x, y) of a frame.
 
     Args as in `decoder_points`; a pixel outside the frame is a ValueError too.
     """

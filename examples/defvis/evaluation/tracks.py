@@ -26,14 +26,14 @@ _MIN_LINK_IOU = 0.3
 
 @dataclass(frozen=True)
 class SlotTrack:
-    """What one slot says about a video, or slots of several clips that are one object.
+    """The prediction of a slot for a video, or of the slots of several clips for one object.
 
     Attributes:
         identity: Number of the object. In a video of one clip it is the slot's index.
         scores: One score per class, [num_classes]: its mean probability over the frames in which
             the object is drawn, times the mean probability of the pixels that are drawn. So a
-            track with a doubtful outline comes after one with a sure outline (Cheng et al.,
-            "Mask2Former for Video Instance Segmentation", 2021, do likewise).
+            track with an uncertain outline comes after one with a certain outline, as in Cheng et
+            al., "Mask2Former for Video Instance Segmentation", 2021.
         masks: One entry per frame, at the video's own size; None where the object is absent.
     """
 
@@ -53,7 +53,7 @@ class SlotTrack:
 
 
 class TrackBuilder:
-    """Turns the clips of one video into tracks, holding only the frames still open.
+    """Turns the clips of one video into tracks; keeps only frames that later clips can change.
 
     Clips must come in order and may overlap; where they do, linked slots are averaged
     (probabilities of classes, logits of masks). An object that is absent from all shared frames
@@ -66,8 +66,8 @@ class TrackBuilder:
 
     def __init__(self, video: Frames, frame_size: tuple[int, int]) -> None:
         self._video, self._frame_size = video, frame_size
-        self._next = 0  # The lowest identity never given.
-        self._first = self._end = 0  # Frames of the open part; those before are written below.
+        self._next = 0  # The lowest unused identity.
+        self._first = self._end = 0  # Frames of the open part; earlier ones are in `_masks`.
         self._open: dict[int, _Sums] = {}
         self._masks: dict[int, list[RLE | None]] = {}
         self._drawn: dict[int, list[_Drawn]] = {}  # of the frames in which there is a mask
@@ -93,7 +93,7 @@ class TrackBuilder:
         self._end = max(self._end, end)
 
     def tracks(self) -> list[SlotTrack]:
-        """Ends the video; tracks whose masks are empty throughout are left out."""
+        """Ends the video; tracks without any mask are left out."""
         self._finish(self._end)
         return [
             SlotTrack(identity, _scores(self._drawn[identity]), tuple(masks))
@@ -101,7 +101,7 @@ class TrackBuilder:
         ]
 
     def _link(self, mask_logits: Tensor) -> dict[int, int]:
-        """The open track that each slot of a new clip goes on with, where there is one."""
+        """The open track that each slot of a new clip continues, if any."""
         shared = min(self._end - self._first, mask_logits.shape[1])
         if shared <= 0 or not self._open or not len(mask_logits):
             return {}
@@ -175,7 +175,7 @@ class _Drawn:
 
     classes: Tensor  # [num_classes], probabilities
     inside: float  # sum of the probabilities of the mask's pixels
-    pixels: int  # how many they are
+    pixels: int  # number of these pixels
 
 
 def _scores(frames: Sequence[_Drawn]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The ways a query can look at the cells of a clip: deformable, per frame, or at all of them."""
+"""Attention from queries to the cells of a clip: deformable, per frame, or dense."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stdeform import MSDeformAttn, STDeformAttn, st_deform_attn_from_offsets
 
 @dataclass(frozen=True)
 class Volume:
-    """Where the S = T * H * W cells of B clips lie; what they hold changes from layer to layer.
+    """Positions and padding of the S = T * H * W cells of B clips; the same for all layers.
 
     Attributes:
         shape: (T, H, W).
@@ -48,10 +48,10 @@ class DeformableAttention(nn.Module):
         Args:
             queries: With their position, [B, Q, C].
             references: In fractions of the padded volume: points (x, y, t), [B or 1, Q, 3], from
-                which offsets count in cells; or boxes (x, y, t, w, h), [B, Q, 5], whose size
-                offsets in x and y scale with. Attention to all cells takes none.
-            memory: What the cells hold, [B, S, C].
-            volume: Where they lie.
+                which offsets count in cells; or boxes (x, y, t, w, h), [B, Q, 5], with
+                whose size offsets in x and y scale. Dense attention takes None.
+            memory: Features of the cells, [B, S, C].
+            volume: Positions of the cells.
 
         Returns:
             [B, Q, C].
@@ -119,7 +119,7 @@ class FramesAttention(nn.Module):
 
 
 class DenseAttention(nn.Module):
-    """Every query weighs every cell, as in VisTR; time and memory grow with their product."""
+    """Every query attends to every cell, as in VisTR; time and memory grow with their product."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def first_offsets(layer: STDeformAttn | MSDeformAttn) -> Tensor:
 
 
 def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:
-    """What boxes are enlarged by before they are handed to a layer.
+    """Factor by which boxes are enlarged before a layer gets them.
 
     An offset o moves a point by o / K * box / 2. So at the start the outermost points of the
     pattern lie on the edge of the box.

@@ -26,11 +26,11 @@ class Backbone(nn.Module):
         stages = list(config.out_features)
         classes: Any = MODEL_FOR_BACKBONE_MAPPING
         if config.name:
-            # Not AutoBackbone.from_pretrained, which asks the hub even about a local folder.
+            # Not AutoBackbone.from_pretrained, which queries the hub even for a local folder.
             settings = AutoConfig.from_pretrained(config.name, out_features=stages)
             self.body = classes[type(settings)].from_pretrained(config.name, config=settings)
         else:
-            sizes: dict[str, Any] = {  # transformers' types know nothing of out_features.
+            sizes: dict[str, Any] = {  # transformers' types lack out_features.
                 "layer_type": config.layer_type,
                 "embedding_size": config.embedding_size,
                 "hidden_sizes": list(config.hidden_sizes),
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """A batch norm whose statistics and factors are constants; not even weight decay moves them.
+    """A batch norm with constant statistics and factors, which weight decay does not change either.
 
     Args:
         norm: The layer to take them from.

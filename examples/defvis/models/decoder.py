@@ -40,9 +40,9 @@ class DecoderLayer(nn.Module):
         Args:
             queries: [B, Q, C].
             position: [B, Q, C], added to queries and keys of both attentions.
-            references: Where they look, as the attention takes it.
+            references: Points or boxes, as in `DeformableAttention`.
             memory: [B, S, C].
-            volume: Where its cells lie.
+            volume: Positions of its cells.
             query_padding: bool [B, Q], True for queries of padded frames, or None.
 
         Returns:
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 
         Args:
             memory: [B, S, C].
-            volume: Where its cells lie.
+            volume: Positions of its cells.
 
         Returns:
             class logits [R, B, I, T, classes] and boxes [R, B, I, T, 4] of the R layers, and the

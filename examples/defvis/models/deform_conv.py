@@ -9,14 +9,14 @@ from stdeform import st_deform_attn
 
 
 class DeformConv2d(nn.Module):
-    """A 3x3 convolution whose nine taps each move by a predicted offset.
+    """A 3x3 convolution with a predicted offset for each of its nine taps.
 
         out[p] = sum over taps i of weight_i x(p + tap_i + offset_i[p])
 
     x is read bilinearly, zero outside the map; stride 1, same size, no bias. A tap is a level of
     `st_deform_attn`: level i holds weight_i x, and each query reads one point of every level with
-    weight 1. So the sum over the taps happens in the operator, and nothing of nine times the
-    input's size is written per tap but the levels themselves.
+    weight 1. So the operator sums over the taps, and the levels are the only
+    intermediate of nine times the input's size.
 
     The offset channels are (dy, dx) of each tap, taps row by row, as in torchvision's
     `deform_conv2d`. They start at zero, that is, as an ordinary convolution.

@@ -11,7 +11,7 @@ from stdeform import shapes
 
 
 class EncoderLayer(nn.Module):
-    """One post-norm layer; every cell is a query whose reference point is the cell itself."""
+    """One post-norm layer; every cell is a query with itself as the reference point."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class Encoder(nn.Module):
             xavier_(self.layers)
 
     def forward(self, memory: Tensor, volume: Volume) -> Tensor:
-        """Lets every cell look at others of the whole clip.
+        """Lets every cell attend to cells of the whole clip.
 
         Args:
             memory: Projected backbone features, [B, S, C].
-            volume: Where the cells lie; their position encoding is added to queries and keys.
+            volume: Positions of the cells; their position encoding is added to queries and keys.
 
         Returns:
             [B, S, C].

@@ -15,8 +15,8 @@ from defvis.models.layers import MLP, inverse_sigmoid
 class ClassHead(nn.Module):
     """Class logits of a (slot, frame): from its own query plus, if pooled, the slot's mean.
 
-    The mean over the frames carries what the whole sequence says about the object, the query
-    itself whether it is visible in this frame.
+    The mean over the frames has the evidence of the whole sequence about the class; the query
+    itself shows whether the object is visible in this frame.
     """
 
     def __init__(self, config: ModelConfig, prior: float = 0.05) -> None:
@@ -95,7 +95,7 @@ class BoxHead(nn.Module):
 
 
 class DenseClassHead(nn.Module):
-    """Class logits of every feature cell; trains the backbone, and the encoder beside the rest."""
+    """Class logits of every feature cell: an auxiliary loss for backbone and encoder."""
 
     def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.05) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from stdeform import MSDeformAttn, STDeformAttn
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)), with x held eps away from 0 and 1."""
+    """log(x / (1 - x)), with x clamped to [eps, 1 - eps]."""
     x = x.clamp(eps, 1 - eps)
     return torch.log(x / (1 - x))
 

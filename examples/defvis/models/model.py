@@ -25,7 +25,7 @@ from stdeform import MSDeformAttn, STDeformAttn, shapes
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network says about a batch of clips.
+    """Predictions for a batch of clips.
 
     Attributes:
         class_logits: [R, B, I, T, num_classes] of the R decoder layers.
@@ -37,7 +37,7 @@ class Outputs:
         frame_mask: bool [B, T], True on real frames.
         frame_ratios: Real share (x, y) of the padded frame, [B, 2].
         cell_padding: bool [B, T, h, w], True on padded cells; None if nothing is padded.
-        class_output: Of the config: what the logits mean.
+        class_output: The config's, which defines the meaning of the logits.
     """
 
     class_logits: Tensor
@@ -84,7 +84,7 @@ class DefVIS(nn.Module):
             self.memory_classes = DenseClassHead(width, config.num_classes)
 
     def offset_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights that predict where attention looks: sampling offsets, references.
+        """Weights that predict sampling locations: offsets and references.
 
         The paper trains them at a tenth of the learning rate.
         """
@@ -100,7 +100,7 @@ class DefVIS(nn.Module):
         Args:
             frames: Normalised pixels, zero on padding, [B, T, 3, H, W].
             padding_mask: bool [B, T, H, W], True on padding; only whole frames at the end and
-                bands at the right and the bottom may be padded. None says there is none.
+                bands at the right and the bottom may be padded. None if nothing is padded.
         """
         batch, num_frames = frames.shape[:2]
         maps, cells = self._features(frames.flatten(0, 1))

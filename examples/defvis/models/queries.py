@@ -1,4 +1,4 @@
-"""The decoder's queries, one per (slot, frame): what they start from and where they look first."""
+"""The decoder's queries, one per (slot, frame): their start values and first references."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ReferenceBoxes(nn.Module):
 
 
 class ReferencePoints(nn.Module):
-    """Where a query looks first, (x, y) = sigmoid(Linear(position)), as in Deformable DETR."""
+    """The first reference of a query, (x, y) = sigmoid(Linear(position)), as in Deformable DETR."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -88,10 +88,9 @@ class SlotQueries(nn.Module):
 
 
 class FreeQueries(nn.Module):
-    """One learned position per (slot, frame), nothing in common between frames (VisTR).
+    """One learned position per (slot, frame), not shared between frames (VisTR).
 
-    The frames stand for the parts of a clip: one of another length than `num_frames` gets the
-    positions interpolated over its real frames, so that it can be predicted too.
+    A clip of another length than `num_frames` gets the positions interpolated over its real frames.
     """
 
     def __init__(self, config: ModelConfig) -> None:

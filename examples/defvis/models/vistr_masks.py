@@ -1,7 +1,7 @@
 """Mask branch of VisTR: attention maps of each query, an FPN per frame, 3-D convolutions in time.
 
-Every (slot, frame) gets a stack of maps of its own, so this is by far the largest part of the
-model's memory; slots are computed in chunks, and in training only those that are matched.
+Every (slot, frame) has its own stack of maps, so this is by far the largest part of the model's
+memory. Slots are computed in chunks, and in training only the matched ones.
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ class SequenceMaskHead(nn.Module):
         return masks
 
     def _attention_maps(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
-        """How a query spreads over heads and cells of its frame.
+        """Attention of a query over heads and cells of its frame.
 
-        As in DETR, from which VisTR has it, the heads share one softmax.
+        As in DETR and VisTR, the heads share one softmax.
 
         Args:
             queries: [P, T, C].
@@ -176,7 +176,7 @@ class SequenceMaskHead(nn.Module):
 
 
 class SequenceNorm(nn.GroupNorm):
-    """GroupNorm over the real frames of a slot, so that padding in time changes nothing."""
+    """GroupNorm over the real frames of a slot, so padding in time changes nothing."""
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Normalises.
@@ -203,11 +203,11 @@ class SequenceNorm(nn.GroupNorm):
 def _widths(config: ModelConfig, num_laterals: int) -> list[int]:
     """Channels at each lateral map, coarse to fine: C / 2, C / 4, ..., but no fewer than 24.
 
-    VisTR ends with 24 before the 3-D convolutions and 12 in them, from C = 384; a narrower
-    model keeps those.
+    VisTR ends with 24 before the 3-D convolutions and 12 in them, from C = 384; a narrower model
+    has the same numbers.
 
     Raises:
-        ValueError: If the backbone hands on one map only.
+        ValueError: If `out_features` names one map only.
     """
     if not num_laterals:
         raise ValueError("mask_head 'vistr' needs at least two out_features of the backbone")

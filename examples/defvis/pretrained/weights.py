@@ -1,4 +1,4 @@
-"""Starts a model from the weights of another: what fits is loaded, and a report says what."""
+"""Starts a model from the weights of another: loads the entries that fit, and reports all."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from defvis.pretrained.conversion import Converter, recognise
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file of weights.
+    """Result of loading a file of weights.
 
     Attributes:
-        source: Whose weights they are: "torchvision", "vistr", "deformable-detr" or "defvis".
+        source: Project of the weights: "torchvision", "vistr", "deformable-detr" or "defvis".
         loaded: Entries of the model that now hold the file's values.
         skipped: Entries of the file that were not used, and why.
         missing: Entries of the model that keep the values they had.

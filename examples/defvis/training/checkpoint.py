@@ -22,13 +22,13 @@ _UNREADABLE = (
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint can be read; the message says why of each that was tried."""
+    """No checkpoint can be read; the message has the reason for each file."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint; at every moment a complete one exists.
 
-    The file is written beside `path` and renamed onto it; what `path` held before becomes
+    The file is written under another name and renamed to `path`; the old one becomes
     `<name>.previous`.
     """
     partial = path.with_name(path.name + ".partial")

@@ -1,7 +1,7 @@
 """Several configs trained on the same data: their validation figures against steps and time.
 
-Time is that of training alone: steps times the seconds of a step, which `measure` takes of all
-variants in turn, so that neither validation nor what else the machine does during the runs counts.
+Time is that of training alone: steps times the seconds of a step. `measure` measures them for all
+variants in turn, so validation and other work on the machine during the runs do not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from defvis.training import log
 from defvis.training.trainer import Trainer
 
 FIGURES = ("AP", "AP50", "AP75")
-# Not worth a point each: losses are drawn as means over so many lines of the log.
+# Lines of the log per point: losses are drawn as running means.
 _SMOOTHED = 5
 
 
@@ -60,7 +60,7 @@ class Variant:
         return statistics.median(self.seconds)
 
     def minutes(self, steps: float) -> float:
-        """Training time of so many steps."""
+        """Training time of a number of steps."""
         return steps * self.step_seconds / 60
 
     @property
@@ -69,7 +69,7 @@ class Variant:
         return self.minutes(max(run.figures["AP"][-1][0] for run in self.runs.values()))
 
     def at(self, name: str, minutes: float) -> list[float]:
-        """A figure after so much training, of each run, between two validations linearly."""
+        """A figure of each run after a training time, linear between two validations."""
         steps = 60 * minutes / self.step_seconds
         return [interpolate(run.figures[name], steps) for run in self.runs.values()]
 
@@ -93,9 +93,9 @@ def read_curve(folder: Path) -> Curve:
 
 
 def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
-    """The value at a place between points, linearly; beyond the last, that of the last.
+    """Linear interpolation between points; beyond the last, the value of the last.
 
-    Before the first point it is between 0 and that point's: an untrained model finds nothing.
+    Before the first point it is between 0 and that point's: an untrained model has AP 0.
     """
     before = (0.0, 0.0)
     for point in points:
@@ -109,7 +109,7 @@ def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
 def measure(
     configs: Mapping[str, Config], train: YouTubeVIS, val: YouTubeVIS, rounds: int, steps: int
 ) -> dict[str, tuple[int, list[float]]]:
-    """Takes some steps of every config, one after the other, again and again.
+    """Times some steps of every config, one config after the other, in several rounds.
 
     Returns:
         By name: parameters of the model, and seconds of a step in each round.

@@ -1,4 +1,4 @@
-"""Training in several processes (torchrun), or in a single one without any difference to it."""
+"""Training in several processes (torchrun), or in a single one with the same code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class World:
         rank: Number of this process.
         size: Number of processes.
         device: Where this process computes.
-        shards: They share out the model's weights, instead of a copy for each; needs several.
+        shards: The model is split over them, instead of a copy for each; needs several.
     """
 
     rank: int = 0
@@ -42,7 +42,7 @@ class World:
         return self.rank == 0
 
     def place(self, model: DefVIS) -> DefVIS:
-        """Puts the model, or this process's share of it, on the device."""
+        """Puts the model, or this process's shard of it, on the device."""
         if not self.shards:
             return model.to(self.device)
         shard(model, init_device_mesh(self.device.type, (self.size,)))
@@ -55,7 +55,7 @@ class World:
             module: Its forward pass must compute the whole loss.
             leaves_some_unused: True if some weights take no part in it.
         """
-        if self.size == 1 or self.shards:  # What is shared out sees to it itself.
+        if self.size == 1 or self.shards:  # FSDP does it itself.
             return module
         return DistributedDataParallel(module, find_unused_parameters=leaves_some_unused)
 
@@ -81,8 +81,8 @@ def join(device: str = "", shards: bool = False) -> Iterator[World]:
 
     Args:
         device: "cpu" or "cuda", or for a single process any device; empty takes CUDA where there
-            is some. Processes on CUDA take one device each and talk by NCCL, others by gloo.
-        shards: The processes share out the model's weights.
+            is some. Processes on CUDA take one device each and use NCCL, others gloo.
+        shards: The model is split over the processes.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" not in os.environ:

@@ -12,7 +12,7 @@ from defvis.training.checkpoint import load_checkpoint, previous
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a checkpoint holds for those who only want to use the model.
+    """The parts of a checkpoint that prediction needs.
 
     Attributes:
         model: In eval mode, on the CPU; the averaged weights where the run kept them.

@@ -15,7 +15,7 @@ class Log:
 
     Args:
         out: Folder of the run.
-        goes_on: True if a resumed run adds to what is there; False starts anew.
+        goes_on: True if a resumed run continues the file; False deletes it.
     """
 
     def __init__(self, out: Path, goes_on: bool) -> None:

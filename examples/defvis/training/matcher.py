@@ -38,7 +38,7 @@ def match(outputs: Outputs, targets: Sequence[Targets], config: LossConfig) -> l
     (focal, or minus the probability where there is a no-object class), sum of absolute box
     errors, and -GIoU, with the weights of the losses. Instances that
     are never visible are left out. If a clip has more instances than slots, the largest (by
-    summed box area) are kept and a warning says so.
+    summed box area) are kept, with a warning.
 
     Args:
         outputs: Predictions of B clips.

@@ -1,10 +1,10 @@
-"""What a training step of a config would take, without computing it.
+"""Estimates the memory of a training step of a config without computing it.
 
     cd examples && python -m defvis.training.memory --preset paper --instances 5
 
 The step runs on fake tensors, which have shapes but no values, while every storage that it
-allocates is counted until it is freed. So the figure is the sum of live tensors at the worst
-moment: what an allocator without any loss would need.
+allocates is counted until it is freed. So the figure is the peak of all live tensors:
+the need of an allocator without fragmentation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StepMemory:
         weights: Parameters and buffers.
         optimiser: AdamW's two averages of the trained parameters.
         gradients: Of the trained parameters.
-        step: Most that is alive at a time of input, activations and gradients.
+        step: Peak of input, activations and gradients.
     """
 
     weights: int

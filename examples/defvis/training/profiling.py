@@ -52,8 +52,8 @@ def profile(
     """Takes some steps of a stage and measures their parts.
 
     Args:
-        stage: Will have taken the steps afterwards.
-        model: Its model; every child is a part of its own.
+        stage: Takes the steps, so its state changes.
+        model: Its model; every child is a part.
         batches: Of the stage.
         steps: Steps to measure.
         device: Where they run.
@@ -94,7 +94,7 @@ class _Clock:
         self._begun: dict[str, float] = {}
 
     def now(self) -> float:
-        """Seconds, once the device has done all it was given."""
+        """Seconds, after the device has finished its work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Validation of a model, and what a run shows at its end: figures, curves, overlay pictures."""
+"""Validation of a model, and the files at the end of a run: figures, curves, overlays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PICTURES, _DRAW_SCORE, _DRAW_WIDTH = 8, 0.3, 192
 
 @dataclass(frozen=True)
 class Validation:
-    """What a model says about videos, and how right it is.
+    """Predictions of a model for videos, and their score.
 
     Attributes:
         tracks: Tracks of each video.
@@ -86,7 +86,7 @@ def write_report(out: Path, data: YouTubeVIS, validation: Validation, rows: Sequ
     Args:
         out: Folder of the run.
         data: The validation videos.
-        validation: What the model says about them.
+        validation: The model's predictions for them.
         rows: The lines of the log; the last is this validation's.
     """
     metrics = {

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimiser state shared out over the processes (FSDP), and put together."""
+"""Splits weights, gradients and optimiser state over the processes (FSDP), and gathers them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from defvis.models.model import DefVIS
 
-# Side of the frame that processes without work compute along on; no backbone is too coarse for it.
+# Side of the frame on which idle processes compute; large enough for every backbone.
 _IDLE_SIDE = 64
 
 
 def shard(model: DefVIS, mesh: DeviceMesh) -> None:
-    """Leaves each process with its share of every weight, on the device of the mesh.
+    """Splits every weight over the processes, on the device of the mesh.
 
-    Backbone and layers of encoder and decoder are put together only while they compute, all else
-    from the forward to the backward pass. Gradients and what an optimiser keeps are shared out
-    like the weights; the optimiser must be built afterwards.
+    Backbone and layers of encoder and decoder are gathered only while they compute, all else from
+    the forward to the backward pass. Gradients and optimiser state are split like the weights; the
+    optimiser must be built afterwards.
 
     Args:
         model: The same in all processes.
         mesh: All of them.
     """
-    # Outputs of the model are views, but nobody writes to them.
+    # Outputs of the model are views, but they are not modified in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
     for unit in (model.backbone, *model.encoder.layers, *model.decoder.layers):
         fully_shard(unit, mesh=mesh)
@@ -41,7 +41,7 @@ def shard(model: DefVIS, mesh: DeviceMesh) -> None:
 
 
 def copy_of(model: DefVIS) -> DefVIS:
-    """A model with weights of its own, shared out if those of `model` are."""
+    """A copy of a model, split over the processes if `model` is."""
     if not isinstance(model, FSDPModule):
         return copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
@@ -53,19 +53,19 @@ def copy_of(model: DefVIS) -> DefVIS:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's share of a tensor, which writes to it; one that is not shared out itself."""
+    """This process's shard of a tensor, in the same memory; the tensor itself if not split."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(state: Any, keep: bool = True) -> Any:
-    """Puts together everything in a state dict that is shared out; all processes must call it.
+    """Gathers all split tensors of a state dict; all processes must call it.
 
     Args:
         state: Nested dictionaries.
-        keep: False for a process that only takes part: it gets None for each such tensor.
+        keep: False for a process that does not need them: it gets None for each such tensor.
 
     Returns:
-        The same dictionaries, with whole tensors on the CPU for those that were shared out.
+        The same dictionaries, with whole tensors on the CPU for those that were split.
     """
     if isinstance(state, DTensor):
         full = state.full_tensor()
@@ -76,7 +76,7 @@ def whole(state: Any, keep: bool = True) -> Any:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads a state dict of whole tensors into a module; all processes do if it is shared out."""
+    """Loads a state dict of whole tensors; if the module is split, all processes must call it."""
     own = module.state_dict()
     module.load_state_dict({name: _share(tensor, own.get(name)) for name, tensor in state.items()})
 
@@ -96,10 +96,10 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 @contextmanager
 def in_step(model: DefVIS) -> Iterator[None]:
-    """Lets processes run a model without gradients, each as often as it wants.
+    """Lets processes run a model without gradients, each any number of times.
 
-    Each forward pass of a model that is shared out needs all processes. So those that are done
-    go on with an empty frame until all are.
+    Each forward pass of a split model needs all processes. So those that are done continue with an
+    empty frame until all are.
     """
     if not isinstance(model, FSDPModule):
         yield
@@ -122,11 +122,11 @@ def in_step(model: DefVIS) -> Iterator[None]:
     with torch.no_grad():
         while anyone(works=False):
             model(torch.zeros(1, 1, 3, _IDLE_SIDE, _IDLE_SIDE, device=device))
-    model.reshard()  # What the last forward pass put together for `predict_masks`.
+    model.reshard()  # Weights that the last forward pass gathered for `predict_masks`.
 
 
 def _share(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """This process's share of a tensor that all have whole; all of it unless `like` is shared."""
+    """This process's shard of a whole tensor; the tensor itself unless `like` is split."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

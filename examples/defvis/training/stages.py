@@ -106,7 +106,7 @@ class Stage:
         scale = self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        # A smaller scale says that gradients had overflowed and the step was left out.
+        # The scale is smaller if gradients overflowed and the step was skipped.
         if self._scaler.get_scale() >= scale:
             self._schedule.step()
         return losses
@@ -135,8 +135,8 @@ class Stage:
 class BackboneStage(Stage):
     """Backbone, projection and cell classifier alone, on single frames of many clips.
 
-    A step of the joint stage sees a dozen objects, one of this stage several dozen, and no other
-    loss competes. It stands for the ImageNet start of the paper, for a backbone without weights.
+    A step of the joint stage sees a dozen objects, one of this stage several dozen, without any
+    other loss. It replaces the ImageNet weights of the paper for a backbone without weights.
     """
 
     name = "backbone"

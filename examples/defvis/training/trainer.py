@@ -1,4 +1,4 @@
-"""The training loop: two stages, log, checkpoints, validation now and then."""
+"""The training loop: two stages, log, checkpoints, periodic validation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Trainer:
         self._config, self._train, self._val, self._out = config, train, val, out
         self._world = world or World()
         self._progress = progress and self._world.is_main
-        # A loader's worker keeps a cache of its own.
+        # Every worker of a loader has its own cache.
         share = config.data.cache_megabytes // max(1, config.data.workers)
         self._cache, self._val_cache = FrameCache(share), FrameCache(config.data.cache_megabytes)
         self._checkpoint = out / "checkpoint.pt"
@@ -89,7 +89,7 @@ class Trainer:
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._saved = self._find_saved(resume)
         if self._world.rank:
-            # The same weights in all processes, but dropout of their own.
+            # The same weights in all processes, but different dropout.
             torch.manual_seed(config.seed + self._world.rank)
         self._log = Log(out, self._saved is not None) if self._world.is_main else None
 
@@ -98,7 +98,7 @@ class Trainer:
         model, steps = self._model, 0
         for kind in planned_stages(self._config):
             if self._saved is not None and self._saved["stage"] != kind.name:
-                continue  # This stage lies before the checkpoint.
+                continue  # This stage ended before the checkpoint.
             if self._saved is not None:
                 load_whole(self._model, self._saved["model"])
             stage = kind(self._model, self._config, len(self._train.videos), self._world)
@@ -117,7 +117,7 @@ class Trainer:
         return validation.ap
 
     def profile(self, steps: int) -> Profile:
-        """Measures steps of the joint stage; nothing is written and the run does not go on."""
+        """Measures steps of the joint stage, without writing anything."""
         self._model.train()
         stage = JointStage(self._model, self._config, len(self._train.videos), self._world)
         return profile(stage, self._model, self._batches(stage, 0), steps, self._world.device)
@@ -146,7 +146,7 @@ class Trainer:
                 )
         elif started:
             raise FileExistsError(f"{self._out} holds a run already; resume it or write elsewhere")
-        self._world.gather(None)  # Nobody writes before all have looked.
+        self._world.gather(None)  # All have looked before one writes.
         if self._world.is_main:
             self._out.mkdir(parents=True, exist_ok=True)
             (self._out / "config.json").write_text(str(self._config) + "\n")
