@@ -151,7 +151,7 @@ def _moving_squares(
     return np.arange(_INSTANCES), masks
 
 
-def _results(model: nn.Module, config: Any, video: _Noise) -> list[dict[str, Any]]:
+def _results(model: Any, config: Any, video: _Noise) -> list[dict[str, Any]]:
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
