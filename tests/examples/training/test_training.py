@@ -52,9 +52,8 @@ def short(config: Config) -> Config:
 
 def test_command_line(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = _program(
-        launch, "train_defvis.py", "--data", str(digits), "--out", str(out), *as_words(LEARNS)
-    )  # fmt: skip
+    words = ["--data", str(digits), "--out", str(out), *as_words(LEARNS)]
+    done = _program("train_defvis.py", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "24 training and 6 validation videos, 10 classes" in done.stdout
     rows = log.read(out / "log.jsonl")
