@@ -24,7 +24,7 @@ import pytest
 
 import stdeform
 from stdeform._build import read_record
-from tests.cuda.machine_code import machine_code
+from tests.cuda import machine_code
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCES = (

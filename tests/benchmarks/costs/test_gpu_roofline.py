@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.costs import gpu_roofline
 from benchmarks.measure import compiled
+from tests.cuda import machine_code
 from tests.cuda.emulator import build
 from tests.cuda.emulator.emulator import Emulator
-from tests.cuda.machine_code import machine_code
 
 
 @pytest.fixture(scope="module")

@@ -172,14 +172,6 @@ def symbolise(message: str, binary: Path) -> str:
     return re.sub(r"\{code \+(0x[0-9a-f]+)\}", place, message)
 
 
-@functools.cache
-def symbols(binary: Path) -> dict[int, str]:
-    """What functions of a binary are called, mangled, by their addresses in it."""
-    told = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True).stdout
-    lines = re.findall(r"^([0-9a-f]+) [tTwWuV] (\S+)$", told, re.MULTILINE)
-    return {int(address, 16): name for address, name in lines}
-
-
 def objects(sources: Sequence[Path], variant: Variant = PLAIN) -> list[Path]:
     """Compiles `sources` and the emulator, in this order; see `library`."""
     emulator = sorted((HERE / "core").glob("*.cpp"))

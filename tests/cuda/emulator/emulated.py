@@ -6,12 +6,11 @@ and outputs begin as NaN.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,6 @@ class Machine:
         multiprocessors: Of each device; few, so that small problems fill them.
         tuning: Fields of `Tuning` in csrc/cuda/tuning.h that are forced.
         deterministic: Whether the backward must give the same bits in every run.
-        runner: What runs the kernels in place of the emulator: it is told the kernel's mangled
-            name, the launch, its parameters, and the first address and size of every array.
     """
 
     variant: build.Variant = build.PLAIN
@@ -72,7 +69,6 @@ class Machine:
     multiprocessors: int = 4
     tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
-    runner: Callable[..., None] | None = None
 
     @property
     def emulator(self) -> Emulator:
@@ -200,28 +196,23 @@ def _run(
         def allocate(num_bytes: int) -> int:
             return arrays.empty((num_bytes,), np.uint8, "the workspace").ctypes.data
 
-        with contextlib.ExitStack() as stack:
-            if (runner := machine.runner) is not None:
-                stack.enter_context(
-                    emulator.launches_go_to(lambda *what: runner(*what, arrays.regions))
-                )
-            message = emulator.functions.run_operator(
-                ctypes.c_bool(not made.keys() <= {"out"}),
-                ctypes.c_bool(machine.deterministic),
-                _integers(_sizes(inputs)),
-                _integers([size for row in inputs.spatial_shapes for size in row]),
-                ctypes.c_bool(
-                    inputs.reference is not None
-                    and inputs.reference.shape[3] == 2 * inputs.positions.shape[5]
-                ),
-                ctypes.byref(records),
-                ctypes.c_int(machine.device),
-                ctypes.c_void_p(machine.stream),
-                ctypes.c_int(len(machine.tuning)),
-                (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
-                _integers(list(machine.tuning.values())),
-                _Allocate(allocate),
-            )
+        message = emulator.functions.run_operator(
+            ctypes.c_bool(not made.keys() <= {"out"}),
+            ctypes.c_bool(machine.deterministic),
+            _integers(_sizes(inputs)),
+            _integers([size for row in inputs.spatial_shapes for size in row]),
+            ctypes.c_bool(
+                inputs.reference is not None
+                and inputs.reference.shape[3] == 2 * inputs.positions.shape[5]
+            ),
+            ctypes.byref(records),
+            ctypes.c_int(machine.device),
+            ctypes.c_void_p(machine.stream),
+            ctypes.c_int(len(machine.tuning)),
+            (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
+            _integers(list(machine.tuning.values())),
+            _Allocate(allocate),
+        )
         emulator.check()
         if message:
             raise RuntimeError(emulator.explain(message.decode()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,38 +81,6 @@ class _LaunchRecord(ctypes.Structure):
     )
 
 
-def _launch(record: _LaunchRecord) -> Launch:
-    return Launch(
-        record.kernel.decode(),
-        record.launcher.decode(),
-        tuple(record.grid),
-        tuple(record.block),
-        record.dynamic_bytes,
-        record.stream,
-        record.device,
-    )
-
-
-class _Parameter(ctypes.Structure):
-    _fields_ = (
-        ("bytes", ctypes.c_void_p),
-        ("size", ctypes.c_size_t),
-        ("alignment", ctypes.c_size_t),
-    )
-
-
-_Runner = ctypes.CFUNCTYPE(
-    None,
-    ctypes.POINTER(_LaunchRecord),
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.POINTER(_Parameter),
-)
-
-# What runs a launch: the kernel's mangled name, the launch, bytes and alignment of its parameters.
-Runner = Callable[[str, Launch, Sequence[tuple[bytes, int]]], None]
-
-
 class Emulator:
     """A loaded library.
 
@@ -152,40 +120,18 @@ class Emulator:
         launches = []
         record = _LaunchRecord()
         while self.functions.emulated_take_launch(ctypes.byref(record)):
-            launches.append(_launch(record))
+            launches.append(
+                Launch(
+                    record.kernel.decode(),
+                    record.launcher.decode(),
+                    tuple(record.grid),
+                    tuple(record.block),
+                    record.dynamic_bytes,
+                    record.stream,
+                    record.device,
+                )
+            )
         return launches
-
-    @contextlib.contextmanager
-    def launches_go_to(self, run: Runner) -> Iterator[None]:
-        """Meanwhile `run` is called for every launch, and the emulator runs none.
-
-        Raises:
-            Exception: What `run` raised first, once the context ends; it is not called again.
-        """
-        names = build.symbols(self.path)
-        base = ctypes.cast(self.functions.emulated_set_runner, ctypes.c_void_p).value or 0
-        base -= next(at for at, name in names.items() if name == "emulated_set_runner")
-        errors: list[Exception] = []
-
-        def call(record: Any, function: int, count: int, parameters: Any) -> None:
-            try:
-                if not errors:
-                    contents = [
-                        (ctypes.string_at(each.bytes, each.size), each.alignment)
-                        for each in parameters[:count]
-                    ]
-                    run(names[function - base], _launch(record[0]), contents)
-            except Exception as error:
-                errors.append(error)
-
-        runner = _Runner(call)
-        self.functions.emulated_set_runner(runner)
-        try:
-            yield
-        finally:
-            self.functions.emulated_set_runner(None)
-            if errors:
-                raise errors[0]
 
     def check(self) -> None:
         """Raises what has failed since the last check; until then no further launch is run.
@@ -261,11 +207,6 @@ class Arrays:
         memory = (ctypes.c_ubyte * size).from_address(address)
         ctypes.memset(address, 0xFF, min(size, 2**26))
         return memoryview(memory)
-
-    @property
-    def regions(self) -> list[tuple[int, int]]:
-        """First address and size of each array, in bytes."""
-        return [(address, size) for _, address, size in self._made]
 
     def release(self) -> list[str]:
         """Gives the memory back and returns the names of arrays that were written beside."""

@@ -34,36 +34,19 @@ struct LaunchRecord {
   int device;
 };
 
-LaunchRecord record_of(const Launch& launch) {
-  return {launch.kernel,
+}  // namespace
+
+// Takes the oldest launch off the list; false if there is none.
+EMULATED_EXPORT bool emulated_take_launch(LaunchRecord* out) {
+  if (launches().empty()) return false;
+  const Launch& launch = launches().front();
+  *out = {launch.kernel,
           launch.launcher,
           {launch.grid.x, launch.grid.y, launch.grid.z},
           {launch.block.x, launch.block.y, launch.block.z},
           launch.dynamic_bytes,
           reinterpret_cast<std::uint64_t>(launch.stream),
           launch.device};
-}
-
-using CRunner = void (*)(const LaunchRecord*, const void* function, int count, const Parameter*);
-CRunner c_runner = nullptr;
-
-}  // namespace
-
-// Calls `what` for every launch, in place of running it; null: runs them again.
-EMULATED_EXPORT void emulated_set_runner(CRunner what) {
-  c_runner = what;
-  runner = nullptr;
-  if (!what) return;
-  runner = [](const Launch& launch, const std::vector<Parameter>& parameters) {
-    const LaunchRecord record = record_of(launch);
-    c_runner(&record, launch.function, static_cast<int>(parameters.size()), parameters.data());
-  };
-}
-
-// Takes the oldest launch off the list; false if there is none.
-EMULATED_EXPORT bool emulated_take_launch(LaunchRecord* out) {
-  if (launches().empty()) return false;
-  *out = record_of(launches().front());
   launches().erase(launches().begin());
   return true;
 }

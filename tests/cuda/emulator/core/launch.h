@@ -21,19 +21,9 @@ struct Launch {
   int device = 0;
 };
 
-// A kernel's parameter: its bytes, how many, and what they are aligned to.
-struct Parameter {
-  const void* bytes;
-  std::size_t size, alignment;
-};
-
-// What runs possible launches in place of the emulator, unless it is null.
-using Runner = void (*)(const Launch& what, const std::vector<Parameter>& parameters);
-extern Runner runner;
-
 // Checks the limits of a device, then runs the grid. An error is also what cudaGetLastError
 // returns.
-void launch(Launch what, const std::vector<Parameter>& parameters, Body body, void* argument);
+void launch(Launch what, Body body, void* argument);
 
 // The launches since the tests last asked, oldest first.
 std::vector<Launch>& launches();
@@ -44,13 +34,7 @@ void launch_kernel(void (*kernel)(Parameters...), Launch what, Arguments&&... ar
   std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
   auto call = [&] { std::apply(kernel, values); };
   what.function = reinterpret_cast<const void*>(kernel);
-  const auto parameters = std::apply(
-      [](const auto&... each) {
-        return std::vector<Parameter>{{&each, sizeof each, alignof(decltype(each))}...};
-      },
-      values);
-  launch(
-      what, parameters, [](void* argument) { (*static_cast<decltype(call)*>(argument))(); }, &call);
+  launch(what, [](void* argument) { (*static_cast<decltype(call)*>(argument))(); }, &call);
 }
 
 }  // namespace emulated

@@ -1,6 +1,6 @@
 """Reads what nvcc made of the CUDA kernels: registers, memory, and the instructions of their loops.
 
-    python -m tests.cuda.machine_code.machine_code [--arch sm_90] [--loops] [SOURCE.cu ...]
+    python -m tests.cuda.machine_code [--arch sm_90] [--loops] [SOURCE.cu ...]
 
 prints a Markdown table of every kernel and what is wrong with it: of the built `stdeform._C`, or of
 sources, which it compiles. Nothing here needs a GPU.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from stdeform._build import read_record
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 # What an instruction is for, by the first part of its mnemonic; the first match counts.
 CLASSES = {
@@ -356,9 +356,7 @@ def _shortened(name: str) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Prints the table and the faults; 1 if there are any."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.cuda.machine_code.machine_code", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.cuda.machine_code", description=__doc__)
     parser.add_argument("sources", nargs="*", type=Path, help="CUDA files instead of stdeform._C")
     parser.add_argument("--arch", default="sm_90", help="one that they are or can be built for")
     parser.add_argument("--loops", action="store_true", help="what the inner loops consist of")

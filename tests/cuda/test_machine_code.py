@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda.machine_code import machine_code
-from tests.cuda.machine_code.machine_code import Instruction, Kernel, Loop
+from tests.cuda import machine_code
+from tests.cuda.machine_code import Instruction, Kernel, Loop
 
 # A kernel of an inner loop that leaves in the middle, and one around it.
 LISTING = """
