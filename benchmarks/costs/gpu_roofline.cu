@@ -26,10 +26,10 @@ class RandomRows {
   uint32_t state_, rows_;
 };
 
-__device__ __forceinline__ uint32_t sum(uint4 run) { return run.x + run.y + run.z + run.w; }
+__device__ __forceinline__ uint32_t sum(uint4 vec) { return vec.x + vec.y + vec.z + vec.w; }
 
-// Rows of `lanes` * `runs` * 16 bytes. out: [threads], the sum of the words that a lane has read.
-template <int lanes, int runs>
+// Rows of `lanes` * `vecs` * 16 bytes. out: [threads], the sum of the words that a lane has read.
+template <int lanes, int vecs>
 __global__ void __launch_bounds__(kBlock, 2)
     gather_kernel(const uint4* table, uint32_t rows, int steps, uint32_t* out) {
   const int thread = blockIdx.x * kBlock + threadIdx.x;
@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(kBlock, 2)
     for (int step = 0; step < steps; step += kInFlight) {
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        const uint4* row = table + product(random.next(), uint32_t(lanes * runs)) + lane % lanes;
+        const uint4* row = table + product(random.next(), uint32_t(lanes * vecs)) + lane % lanes;
 #pragma unroll
-        for (int run = 0; run < runs; ++run) total += sum(__ldg(row + run * lanes));
+        for (int i = 0; i < vecs; ++i) total += sum(__ldg(row + i * lanes));
       }
     }
   }
@@ -61,14 +61,14 @@ __global__ void __launch_bounds__(kBlock, 2) add_kernel(float* table, uint32_t r
   RandomRows random(thread / kLanes, rows);
   float* mine = table + thread % kLanes * numbers;
   for (int step = 0; step < steps; ++step) {
-    add_run(ones, mine + product(random.next(), uint32_t(kAddedRow)));
+    add_vec(ones, mine + product(random.next(), uint32_t(kAddedRow)));
   }
 }
 
-template <int lanes, int runs>
+template <int lanes, int vecs>
 void launch_gather(const void* table, uint32_t rows, int steps, uint32_t* out, int blocks,
                    cudaStream_t stream) {
-  STDEFORM_LAUNCH((gather_kernel<lanes, runs>), dim3(blocks), dim3(kBlock), 0, stream,
+  STDEFORM_LAUNCH((gather_kernel<lanes, vecs>), dim3(blocks), dim3(kBlock), 0, stream,
                   static_cast<const uint4*>(table), rows, steps, out);
 }
 

@@ -69,9 +69,9 @@ struct BackwardShape {
 // Row of the value's gradient at each corner += weight * grad. Corners of weight zero are left out:
 // additions to memory are what bounds this kernel.
 template <class Real, int N, class Layout>
-__device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channels_left,
-                                        const Corners<Real, N>& corners,
-                                        const Real (&grad)[Layout::kGroups][Layout::kGroup]) {
+__device__ __forceinline__ void scatter(
+    CellRows<Real, Layout> rows, int channels_left, const Corners<Real, N>& corners,
+    const Real (&grad)[Layout::kVecsPerLane][Layout::kVecSize]) {
   uint32_t cell[1 << N];
   corners.cells(cell);
 #pragma unroll
@@ -80,12 +80,12 @@ __device__ __forceinline__ void scatter(CellRows<Real, Layout> rows, int channel
     if (weight == Real(0)) continue;
     Real* row = rows[cell[c]];
 #pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
+    for (int i = 0; i < Layout::kVecsPerLane; ++i) {
       if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
-      Real numbers[Layout::kGroup];
+      Real numbers[Layout::kVecSize];
 #pragma unroll
-      for (int j = 0; j < Layout::kGroup; ++j) numbers[j] = weight * grad[i][j];
-      add_run(numbers, row + i * Layout::kStep);
+      for (int j = 0; j < Layout::kVecSize; ++j) numbers[j] = weight * grad[i][j];
+      add_vec(numbers, row + i * Layout::kStep);
     }
   }
 }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   Dots shares(dot_memory + warp * Dots::kSize);
   const SamplingLane<kRows, kPoints> sampling(lane);
   const int row = lane / Layout::kLanes;  // whose channels the lane holds
-  const int first_channel = lane % Layout::kLanes * Layout::kGroup;
+  const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
   const int64_t grad_stride = p.M * p.D;           // from cell to cell
   const int batches = (call.K - 1) / kPoints + 1;  // of a level
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     const T* grad_row = row_of<T>(p.out, b, present ? first_query + row : 0, m);
     LoadedRow<T, Layout> loaded = {};
     if (Layout::kWhole && present) loaded.load(grad_row + first_channel, call.D);
-    Real grad[Layout::kGroups][Layout::kGroup];
+    Real grad[Layout::kVecsPerLane][Layout::kVecSize];
     loaded.widen_to(grad);
 
     RowSums<Real, N> sums;
@@ -193,10 +193,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
               if (wants_samples) {
                 const CellRows<const T, Layout> rows(cells + channel, p.value.stride[1]);
                 read_corners<T, Layout>(rows, left, corners,
-                                        [&](int c, int run, const auto& numbers) {
+                                        [&](int c, int i, const auto& numbers) {
 #pragma unroll
-                                          for (int j = 0; j < Layout::kGroup; ++j)
-                                            dots[c] += grad[run][j] * numbers[j];
+                                          for (int j = 0; j < Layout::kVecSize; ++j)
+                                            dots[c] += grad[i][j] * numbers[j];
                                         });
               }
               if (p.grad_value.data) {

@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
   using Real = Compute<T>;
   constexpr int kRows = Layout::kRows, kPoints = kWarpSize / kRows;
   using Table = CornerTable<Real, N, kRows, kPoints>;
-  constexpr int kNumbers = Layout::kGroups * Layout::kGroup;  // of channels that a lane holds
+  constexpr int kNumbers =
+      Layout::kVecsPerLane * Layout::kVecSize;  // of channels that a lane holds
   // Of a warp: for its corner table, where parts of a tile meet too.
   constexpr int kPartUnits = (kNumbers + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
   constexpr int kUnits = Table::kSize > kPartUnits ? Table::kSize : kPartUnits;
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
   const Table table(memory + warp * kUnits);
   const SamplingLane<kRows, kPoints> sampling(lane);
   const int row = lane / Layout::kLanes;  // whose channels the lane holds
-  const int first_channel = lane % Layout::kLanes * Layout::kGroup;
+  const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   Row& sampled = row_memory[warp * kRows + sampling.row];
   TileQueries<kRows> queries;
   const int batches = (call.K - 1) / kPoints + 1;  // of a level
@@ -84,8 +85,8 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
           for (int i = 0; i < count; ++i, ++corners) {
             if (corners->cell == corners->kNone) continue;
             read_corners<T, Layout>(
-                rows, call.D - channel, *corners, [&](int c, int run, const auto& numbers) {
-                  multiply_add(corners->weight[c], numbers, &sums[run * Layout::kGroup]);
+                rows, call.D - channel, *corners, [&](int c, int i, const auto& numbers) {
+                  multiply_add(corners->weight[c], numbers, &sums[i * Layout::kVecSize]);
                 });
           }
         }
@@ -101,13 +102,14 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
       if (gathers && tile.part == 0) {
         const Real scale = call.from_offsets ? Real(1) / sums[kNumbers] : Real(1);
 #pragma unroll
-        for (int i = 0; i < Layout::kGroups; ++i) {
+        for (int i = 0; i < Layout::kVecsPerLane; ++i) {
           const int at = channel + i * Layout::kStep;
           if (!Layout::kWhole && at >= call.D) continue;
-          Real run[Layout::kGroup];
+          Real vec[Layout::kVecSize];
 #pragma unroll
-          for (int j = 0; j < Layout::kGroup; ++j) run[j] = sums[i * Layout::kGroup + j] * scale;
-          store_run(run, out + at);
+          for (int j = 0; j < Layout::kVecSize; ++j)
+            vec[j] = sums[i * Layout::kVecSize + j] * scale;
+          store_vec(vec, out + at);
         }
       }
       if (Layout::kWhole) break;

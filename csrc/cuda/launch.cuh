@@ -12,28 +12,29 @@
 
 namespace stdeform::cuda {
 
-// Whether every row of an array [B, rows, M, D] can be read in runs of 16 bytes. What is said of a
-// step along an axis of size 1 means nothing: nobody takes it.
+// Whether every row of an array [B, rows, M, D] can be read in vectors of 16 bytes. The stride of
+// an axis of size 1 is never used, so it may have any value.
 inline bool rows_are_aligned(const Array& a, const Call& call, int64_t rows, int element_size) {
-  constexpr int kRun = 16;
+  constexpr int kVecBytes = 16;
   const int64_t sizes[] = {call.B, rows, call.M};
-  bool aligned = reinterpret_cast<uintptr_t>(a.data) % kRun == 0;
-  for (int i = 0; i < 3; ++i) aligned &= sizes[i] == 1 || a.stride[i] * element_size % kRun == 0;
+  bool aligned = reinterpret_cast<uintptr_t>(a.data) % kVecBytes == 0;
+  for (int i = 0; i < 3; ++i)
+    aligned &= sizes[i] == 1 || a.stride[i] * element_size % kVecBytes == 0;
   return aligned;
 }
 
-// Calls launch(layout) with the layout for rows of D channels; `group` is how many the vector
-// layouts read in one run. `aligned` says whether these may be used.
-template <int group, class F>
+// Calls launch(layout) with the layout for rows of D channels; the vector
+// layouts load `vec_size` of them at a time. `aligned` says whether these may be used.
+template <int vec_size, class F>
 void choose_layout(int64_t D, bool aligned, F launch) {
   if (!aligned) return launch(AnyLayout());
   switch (D) {
-    case 16: return launch(VectorLayout<16, group>());
-    case 32: return launch(VectorLayout<32, group>());
-    case 48: return launch(VectorLayout<48, group>());
-    case 64: return launch(VectorLayout<64, group>());
-    case 96: return launch(VectorLayout<96, group>());
-    case 128: return launch(VectorLayout<128, group>());
+    case 16: return launch(VectorLayout<16, vec_size>());
+    case 32: return launch(VectorLayout<32, vec_size>());
+    case 48: return launch(VectorLayout<48, vec_size>());
+    case 64: return launch(VectorLayout<64, vec_size>());
+    case 96: return launch(VectorLayout<96, vec_size>());
+    case 128: return launch(VectorLayout<128, vec_size>());
     default: return launch(AnyLayout());
   }
 }
@@ -85,8 +86,8 @@ void launch_backward(const Call& call, const BinPlan& plan, void* workspace, con
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());
   } else {
-    // Runs of four for every dtype: the gradient that is added to is float32, and 16 bytes are the
-    // longest addition.
+    // Vectors of four for every dtype: the gradient that is added to is float32, and 16 bytes are
+    // the longest addition.
     const bool near = p.value.stride[1] <= int64_t(0xffffffff / sizeof(T)) &&
                       p.M * p.D <= int64_t(0xffffffff / sizeof(float));
     choose_layout<4>(p.D, aligned && near, launch);

@@ -14,7 +14,7 @@ constexpr int kBinBlocks = sizeof(Real) == 8 ? 2 : 4;
 template <class Real>
 constexpr int kBinBatch = sizeof(Real) == 8 ? 16 : 32;
 
-// Corners of a lane. With two, half as many lanes load the same run of a row of grad_out, and widen
+// Corners of a lane. With two, half as many lanes load the same vector of a row of grad_out, and widen
 // it, but the products take twice the shared memory, of which older devices have room for one
 // block.
 template <int N>
@@ -25,9 +25,9 @@ template <int N, int channels>
 struct BinLayoutOf {
   static constexpr int kLanes = kWarpSize * kBinCorners<N> >> N;
   static constexpr int kPerLane = channels / kLanes;
-  static constexpr int kGroup = kPerLane % 4 == 0 ? 4 : 2;
-  static_assert(kPerLane % kGroup == 0, "all channels have a lane");
-  using type = RowLayout<kLanes, kPerLane / kGroup, kGroup, true>;
+  static constexpr int kVecSize = kPerLane % 4 == 0 ? 4 : 2;
+  static_assert(kPerLane % kVecSize == 0, "all channels have a lane");
+  using type = RowLayout<kLanes, kPerLane / kVecSize, kVecSize, true>;
 };
 template <int N, int channels>
 using BinLayout = typename BinLayoutOf<N, channels>::type;
@@ -111,9 +111,9 @@ struct BinCorner {
       }
       loaded.widen_to(values[c]);
 #pragma unroll
-      for (int i = 0; i < Layout::kGroups; ++i) {
+      for (int i = 0; i < Layout::kVecsPerLane; ++i) {
 #pragma unroll
-        for (int j = 0; j < Layout::kGroup; ++j) sums[c][i][j] = 0;
+        for (int j = 0; j < Layout::kVecSize; ++j) sums[c][i][j] = 0;
       }
     }
   }
@@ -125,18 +125,18 @@ struct BinCorner {
       if (!exists[c]) continue;
       exists[c] = false;
 #pragma unroll
-      for (int i = 0; i < Layout::kGroups; ++i) {
+      for (int i = 0; i < Layout::kVecsPerLane; ++i) {
         if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
         Real* to = sum_row[c] + i * Layout::kStep;
         if (alone) {
-          Real numbers[Layout::kGroup];
-          const auto* run = reinterpret_cast<const Run<Real, Layout::kGroup>*>(to);
-          widen<Real>(*run, numbers);
+          Real numbers[Layout::kVecSize];
+          const auto* vec = reinterpret_cast<const Vec<Real, Layout::kVecSize>*>(to);
+          widen<Real>(*vec, numbers);
 #pragma unroll
-          for (int j = 0; j < Layout::kGroup; ++j) numbers[j] += sums[c][i][j];
-          store_run(numbers, to);
+          for (int j = 0; j < Layout::kVecSize; ++j) numbers[j] += sums[c][i][j];
+          store_vec(numbers, to);
         } else {
-          add_run(sums[c][i], to);
+          add_vec(sums[c][i], to);
         }
       }
     }
@@ -144,15 +144,16 @@ struct BinCorner {
 
   // Adds a sample's share to the sums; returns the products with the corners' rows.
   __device__ __forceinline__ OfCorners<Real, N> add(
-      const OfCorners<Real, N>& weights, const Real (&grad)[Layout::kGroups][Layout::kGroup]) {
+      const OfCorners<Real, N>& weights,
+      const Real (&grad)[Layout::kVecsPerLane][Layout::kVecSize]) {
     OfCorners<Real, N> dots;
 #pragma unroll
     for (int c = 0; c < kCorners; ++c) {
       dots.of[c] = 0;
 #pragma unroll
-      for (int g = 0; g < Layout::kGroups; ++g) {
+      for (int g = 0; g < Layout::kVecsPerLane; ++g) {
 #pragma unroll
-        for (int j = 0; j < Layout::kGroup; ++j) dots.of[c] += values[c][g][j] * grad[g][j];
+        for (int j = 0; j < Layout::kVecSize; ++j) dots.of[c] += values[c][g][j] * grad[g][j];
         multiply_add(weights.of[c], grad[g], sums[c][g]);
       }
     }
@@ -161,8 +162,8 @@ struct BinCorner {
 
   bool exists[kCorners] = {};  // and is not added yet
   Real* sum_row[kCorners];
-  Real values[kCorners][Layout::kGroups][Layout::kGroup];
-  Real sums[kCorners][Layout::kGroups][Layout::kGroup];
+  Real values[kCorners][Layout::kVecsPerLane][Layout::kVecSize];
+  Real sums[kCorners][Layout::kVecsPerLane][Layout::kVecSize];
 };
 
 }  // namespace stdeform::cuda

@@ -12,7 +12,7 @@
 namespace stdeform::cuda {
 
 // Calls launch(layout) with the layout for rows of D channels. `aligned`: whether all rows can be
-// read and added to in runs of 16 bytes. A row of more channels than a layout has takes several
+// read and added to in vectors of 16 bytes. A row of more channels than a layout has takes several
 // passes.
 template <int N, class F>
 void choose_bin_layout(int64_t D, bool aligned, F launch) {

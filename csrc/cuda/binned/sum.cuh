@@ -130,7 +130,7 @@ __device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bin
 
 // Rows of grad_out that a warp loads ahead: two where registers suffice.
 template <class Layout>
-constexpr int kAhead = Layout::kWhole && Layout::kGroups * Layout::kGroup <= 12 ? 2 : 1;
+constexpr int kAhead = Layout::kWhole && Layout::kVecsPerLane * Layout::kVecSize <= 12 ? 2 : 1;
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   Sample* const samples = sample_memory + warp * kSamples;
   const Dots shares(dot_memory + warp * Dots::kSize);
   const int corner = lane / Layout::kLanes * kBinCorners<N>;  // the first one
-  const int first_channel = lane % Layout::kLanes * Layout::kGroup;
+  const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool one_pass = call.D <= Layout::kChannels;
   const bool wants_samples = p.grad_scores.data || wants_pixel_grads(p);
   const bool alone = turn >= 0;
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
       const auto add_sample = [&](int place) {
         rows[(place + kAhead<Layout>) % kPlaces].load(sample[kAhead<Layout>].grad_row + channel,
                                                       left);
-        Real grad[Layout::kGroups][Layout::kGroup];
+        Real grad[Layout::kVecsPerLane][Layout::kVecSize];
         rows[place].widen_to(grad);
         const auto& weights = *reinterpret_cast<const OfCorners<Real, N>*>(&sample->weight[corner]);
         *share = own.add(weights, grad);

@@ -14,25 +14,26 @@ constexpr int kThreads = kWarps * kWarpSize;
 template <class Real>
 constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;
 
-// `lanes` lanes share a row; each holds `groups` runs of `group` neighbouring channels, and a run
-// is one load. Run i of a lane starts at channel (i * lanes + lane) * group, so that the lanes of a
-// row read neighbouring runs. Rows of a `whole` layout are covered exactly by one pass; others take
-// as many passes as they need, and lanes past the end are idle.
-template <int lanes, int groups, int group, bool whole>
+// `lanes` lanes share a row; each holds `vecs_per_lane` vectors of `vec_size` neighbouring
+// channels, and a vector is one load. Vector i of a lane starts at channel (i * lanes + lane) *
+// vec_size, so that the lanes of a row read neighbouring vectors. One pass covers a row of a
+// `whole` layout exactly; other layouts take as many passes as they need, and lanes past the end
+// are idle.
+template <int lanes, int vecs_per_lane, int vec_size, bool whole>
 struct RowLayout {
   static constexpr int kLanes = lanes;
-  static constexpr int kGroups = groups;
-  static constexpr int kGroup = group;
+  static constexpr int kVecsPerLane = vecs_per_lane;
+  static constexpr int kVecSize = vec_size;
   static constexpr bool kWhole = whole;
-  static constexpr int kStep = lanes * group;               // channels from run to run of a lane
-  static constexpr int kRows = kWarpSize / lanes;           // of a warp; lanes left over are idle
-  static constexpr int kChannels = lanes * groups * group;  // of a pass
+  static constexpr int kStep = lanes * vec_size;   // channels from vector to vector of a lane
+  static constexpr int kRows = kWarpSize / lanes;  // of a warp; lanes left over are idle
+  static constexpr int kChannels = lanes * vecs_per_lane * vec_size;  // of a pass
 };
 
-// Eight channels per lane in runs of `group`, whatever the dtype: of 32 lanes at most two are idle
-// for 48 channels and none for a power of two.
-template <int channels, int group>
-using VectorLayout = RowLayout<channels / 8, 8 / group, group, true>;
+// Eight channels per lane in vectors of `vec_size`, for every dtype: of 32 lanes at most two are
+// idle for 48 channels and none for a power of two.
+template <int channels, int vec_size>
+using VectorLayout = RowLayout<channels / 8, 8 / vec_size, vec_size, true>;
 
 // Any number of channels at any address.
 using AnyLayout = RowLayout<kWarpSize, 4, 1, false>;

@@ -8,25 +8,25 @@ namespace stdeform::cuda {
 // The channels of a row that a lane holds, as they lie in memory; zeros past the end.
 template <class T, class Layout>
 struct LoadedRow {
-  Run<T, Layout::kGroup> runs[Layout::kGroups];
+  Vec<T, Layout::kVecSize> vecs[Layout::kVecsPerLane];
 
   __device__ __forceinline__ void load(const T* row, int channels_left) {
 #pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
+    for (int i = 0; i < Layout::kVecsPerLane; ++i) {
       const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
-      runs[i] =
-          inside ? load_run<Layout::kGroup>(row + i * Layout::kStep) : Run<T, Layout::kGroup>{};
+      vecs[i] =
+          inside ? load_vec<Layout::kVecSize>(row + i * Layout::kStep) : Vec<T, Layout::kVecSize>{};
     }
   }
   __device__ __forceinline__ void widen_to(
-      Compute<T> (&numbers)[Layout::kGroups][Layout::kGroup]) const {
+      Compute<T> (&numbers)[Layout::kVecsPerLane][Layout::kVecSize]) const {
 #pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) widen<T>(runs[i], numbers[i]);
+    for (int i = 0; i < Layout::kVecsPerLane; ++i) widen<T>(vecs[i], numbers[i]);
   }
 };
 
-// Calls visit(corner, run, numbers) for each run of channels that the lane holds, at each corner;
-// `channels_left` counts from the lane's first channel on.
+// Calls visit(corner, i, numbers) for each vector i of channels that the lane holds, at each
+// corner; `channels_left` counts from the lane's first channel on.
 template <class T, class Layout, class Real, int N, class F>
 __device__ __forceinline__ void read_corners(CellRows<const T, Layout> rows, int channels_left,
                                              const Corners<Real, N>& corners, F visit) {
@@ -37,10 +37,10 @@ __device__ __forceinline__ void read_corners(CellRows<const T, Layout> rows, int
   for (int c = 0; c < kCorners; ++c) {
     const T* row = rows[cell[c]];
 #pragma unroll
-    for (int i = 0; i < Layout::kGroups; ++i) {
+    for (int i = 0; i < Layout::kVecsPerLane; ++i) {
       if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
-      Real numbers[Layout::kGroup];
-      widen<T>(load_run<Layout::kGroup>(row + i * Layout::kStep), numbers);
+      Real numbers[Layout::kVecSize];
+      widen<T>(load_vec<Layout::kVecSize>(row + i * Layout::kStep), numbers);
       visit(c, i, numbers);
     }
   }

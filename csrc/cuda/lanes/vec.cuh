@@ -1,4 +1,4 @@
-// Runs of neighbouring elements: one load, one store, one addition to memory.
+// Vectors of neighbouring elements: one load, one store, one addition to memory.
 #pragma once
 
 #include <cstring>
@@ -10,38 +10,38 @@
 namespace stdeform::cuda {
 
 template <int bytes>
-struct RunOf;
+struct VecOf;
 template <>
-struct RunOf<2> {
+struct VecOf<2> {
   using type = uint16_t;
 };
 template <>
-struct RunOf<4> {
+struct VecOf<4> {
   using type = uint32_t;
 };
 template <>
-struct RunOf<8> {
+struct VecOf<8> {
   using type = uint2;
 };
 template <>
-struct RunOf<16> {
+struct VecOf<16> {
   using type = uint4;
 };
 template <class T, int n>
-using Run = typename RunOf<int(sizeof(T)) * n>::type;
+using Vec = typename VecOf<int(sizeof(T)) * n>::type;
 
 // n elements as one load, aligned to their size. Values do not change while a kernel runs.
 template <int n, class T>
-__device__ __forceinline__ Run<T, n> load_run(const T* from) {
-  return __ldg(reinterpret_cast<const Run<T, n>*>(from));
+__device__ __forceinline__ Vec<T, n> load_vec(const T* from) {
+  return __ldg(reinterpret_cast<const Vec<T, n>*>(from));
 }
 
 template <class T, int n>
-__device__ __forceinline__ void widen(Run<T, n> run, Compute<T> (&to)[n]) {
+__device__ __forceinline__ void widen(Vec<T, n> vec, Compute<T> (&to)[n]) {
   if constexpr (std::is_same_v<T, BFloat16> && n > 1) {
     // Two at a time, one instruction each: the upper one only loses its lower bits.
     uint32_t pairs[n / 2];
-    memcpy(pairs, &run, sizeof run);
+    memcpy(pairs, &vec, sizeof vec);
 #pragma unroll
     for (int i = 0; i < n; i += 2) {
       to[i] = bit_cast<float>(pairs[i / 2] << 16);
@@ -49,7 +49,7 @@ __device__ __forceinline__ void widen(Run<T, n> run, Compute<T> (&to)[n]) {
     }
   } else {
     T elements[n];
-    memcpy(elements, &run, sizeof run);
+    memcpy(elements, &vec, sizeof vec);
 #pragma unroll
     for (int i = 0; i < n; ++i) to[i] = to_real(elements[i]);
   }
@@ -57,13 +57,13 @@ __device__ __forceinline__ void widen(Run<T, n> run, Compute<T> (&to)[n]) {
 
 // Rounds n numbers and stores them as one.
 template <int n, class T>
-__device__ __forceinline__ void store_run(const Compute<T> (&from)[n], T* to) {
+__device__ __forceinline__ void store_vec(const Compute<T> (&from)[n], T* to) {
   T elements[n];
 #pragma unroll
   for (int i = 0; i < n; ++i) from_real(from[i], elements[i]);
-  Run<T, n> run;
-  memcpy(&run, elements, sizeof run);
-  *reinterpret_cast<Run<T, n>*>(to) = run;
+  Vec<T, n> vec;
+  memcpy(&vec, elements, sizeof vec);
+  *reinterpret_cast<Vec<T, n>*>(to) = vec;
 }
 
 // sums += factor * numbers, each rounded once.
@@ -93,21 +93,21 @@ __device__ __forceinline__ void multiply_add(float factor, const float (&numbers
 // Adds n numbers to global memory that other threads add to as well. Nobody asks for the result, so
 // that the cache does it and nobody waits. As PTX, because nvcc takes an addition to an address
 // that was computed as a number for one to any kind of memory, which is slow.
-__device__ __forceinline__ void add_run(const double (&numbers)[1], double* to) {
+__device__ __forceinline__ void add_vec(const double (&numbers)[1], double* to) {
 #ifdef STDEFORM_EMULATED
   atomicAdd(to, numbers[0]);
 #else
   asm volatile("red.global.add.f64 [%0], %1;" : : "l"(to), "d"(numbers[0]));
 #endif
 }
-__device__ __forceinline__ void add_run(const float (&numbers)[1], float* to) {
+__device__ __forceinline__ void add_vec(const float (&numbers)[1], float* to) {
 #ifdef STDEFORM_EMULATED
   atomicAdd(to, numbers[0]);
 #else
   asm volatile("red.global.add.f32 [%0], %1;" : : "l"(to), "f"(numbers[0]));
 #endif
 }
-__device__ __forceinline__ void add_run(const float (&numbers)[2], float* to) {
+__device__ __forceinline__ void add_vec(const float (&numbers)[2], float* to) {
 #if defined(STDEFORM_EMULATED)
   atomicAdd(reinterpret_cast<float2*>(to), make_float2(numbers[0], numbers[1]));
 #elif STDEFORM_CUDA_ARCH >= 900
@@ -121,7 +121,7 @@ __device__ __forceinline__ void add_run(const float (&numbers)[2], float* to) {
   }
 #endif
 }
-__device__ __forceinline__ void add_run(const float (&numbers)[4], float* to) {
+__device__ __forceinline__ void add_vec(const float (&numbers)[4], float* to) {
 #if defined(STDEFORM_EMULATED)
   atomicAdd(reinterpret_cast<float4*>(to),
             make_float4(numbers[0], numbers[1], numbers[2], numbers[3]));
@@ -181,7 +181,7 @@ template <class T>
 __device__ __forceinline__ Compute<T> read(const Numbers& array, const unsigned char* at) {
   if (std::is_same_v<T, float> || array.are_float) return __ldg(reinterpret_cast<const float*>(at));
   Compute<T> number[1];
-  widen<T>(load_run<1>(reinterpret_cast<const T*>(at)), number);
+  widen<T>(load_vec<1>(reinterpret_cast<const T*>(at)), number);
   return number[0];
 }
 
