@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kBlock, 2)
       for (int i = 0; i < kInFlight; ++i) {
         const uint4* row = table + product(random.next(), uint32_t(lanes * vecs)) + lane % lanes;
 #pragma unroll
-        for (int i = 0; i < vecs; ++i) total += sum(__ldg(row + i * lanes));
+        for (int v = 0; v < vecs; ++v) total += sum(__ldg(row + v * lanes));
       }
     }
   }

@@ -136,7 +136,7 @@ KNOBS = (
     Knob("forward_parts", FORWARD, (1, 2, 4)),
     Knob("backward_parts", BACKWARD, (1, 2, 4)),
     Knob("backward_bins", BACKWARD, (0, 1)),
-    Knob("bin_run", BACKWARD, (64, 256, 512)),
+    Knob("samples_per_warp", BACKWARD, (64, 256, 512)),
     Knob("workspace_bytes", BACKWARD, (8 << 20, 256 << 20)),
 )
 

@@ -41,11 +41,11 @@ struct alignas(16) BinRecord {
 // A chunk of heads that are worked on together; a head is one of the B * M pairs of a batch row and
 // a head. Arrays are [heads, ...] of this chunk.
 struct Bins {
-  int32_t first_b, first_m;    // the first head
-  int32_t heads;               // of this chunk
-  uint32_t per_head;           // bins of all levels
-  uint32_t first[kMaxLevels];  // bin of each level
-  int32_t run;                 // samples that a warp works on, where sums may come in any order
+  int32_t first_b, first_m;               // the first head
+  int32_t heads;                          // of this chunk
+  uint32_t per_head;                      // bins of all levels
+  uint32_t first[kMaxLevels];             // bin of each level
+  int32_t samples_per_warp;               // where sums may be formed in any order
   Divisor by_row_size, by_K, by_Q, by_M;  // L * K, and as in the call
 
   uint32_t* count;      // [per_head] samples of each bin

@@ -14,8 +14,8 @@ constexpr int kBinBlocks = sizeof(Real) == 8 ? 2 : 4;
 template <class Real>
 constexpr int kBinBatch = sizeof(Real) == 8 ? 16 : 32;
 
-// Corners of a lane. With two, half as many lanes load the same vector of a row of grad_out, and widen
-// it, but the products take twice the shared memory, of which older devices have room for one
+// Corners of a lane. With two, half as many lanes load the same vector of a row of grad_out, and
+// widen it, but the products take twice the shared memory, of which older devices have room for one
 // block.
 template <int N>
 constexpr int kBinCorners = 1;

@@ -29,7 +29,7 @@ void launch_bin_sums(const Call& call, const Bins& bins, int64_t samples, cudaSt
     STDEFORM_LAUNCH((bin_backward_kernel<T, N, Layout>), grid, dim3(kThreads), 0, stream, call,
                     bins, turn);
   };
-  if (!call.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.run);
+  if (!call.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.samples_per_warp);
   for (int turn = 0; turn < (1 << N); ++turn) {
     launch(turn, bins.heads * BinsOfTurn<N>::in_head(call, turn));
   }

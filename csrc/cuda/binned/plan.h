@@ -16,7 +16,7 @@ namespace stdeform::cuda {
 // bin should cost about as much memory traffic as this many samples that add to memory themselves.
 constexpr int64_t kSamplesPerBin = 4;
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, but room for one head
-constexpr int64_t kRunOfSamples = 128;
+constexpr int64_t kSamplesPerWarp = 128;
 
 class BinPlan {
  public:
@@ -48,7 +48,8 @@ class BinPlan {
     if (!in_use_) return;
 
     bins_.per_head = uint32_t(bins);
-    bins_.run = int32_t(tuning.bin_run > 0 ? tuning.bin_run : kRunOfSamples);
+    bins_.samples_per_warp =
+        int32_t(tuning.samples_per_warp > 0 ? tuning.samples_per_warp : kSamplesPerWarp);
     bins_.by_row_size = Divisor(uint32_t(p.L * p.K));
     bins_.by_K = Divisor(uint32_t(p.K));
     bins_.by_Q = Divisor(uint32_t(p.Q));

@@ -115,13 +115,13 @@ struct SampleRange {
   uint32_t first, last;
 };
 
-// A bin of the turn for each warp, or with turn < 0 as many samples as a run has.
+// A bin of the turn for each warp, or with turn < 0 the next samples_per_warp samples.
 template <int N>
 __device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bins& bins, int turn) {
   const int64_t warp = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (turn < 0) {
-    const int64_t total = *bins.total, first = min(warp * bins.run, total);
-    return {uint32_t(first), uint32_t(min(first + bins.run, total))};
+    const int64_t total = *bins.total, first = min(warp * bins.samples_per_warp, total);
+    return {uint32_t(first), uint32_t(min(first + bins.samples_per_warp, total))};
   }
   if (warp >= bins.heads * BinsOfTurn<N>::in_head(call, turn)) return {0, 0};
   const uint32_t bin = BinsOfTurn<N>::find(call, bins, turn, warp);

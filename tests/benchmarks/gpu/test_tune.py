@@ -164,10 +164,10 @@ def test_another_module_is_called_meanwhile(monkeypatch: pytest.MonkeyPatch) -> 
 
     other.cpu_forward = cpu_forward  # type: ignore[attr-defined]
     run = OPERATORS["native"].prepare(WORKLOADS["tiny"], 0).call("forward")
-    with tune.using(other, {"bin_run": 64}):
+    with tune.using(other, {"samples_per_warp": 64}):
         run()
     run()
-    assert called == [{"bin_run": 64}]
+    assert called == [{"samples_per_warp": 64}]
     assert _native._C is installed
 
 
@@ -208,14 +208,15 @@ def test_a_choice_that_ended_the_process_is_left_out_by_the_next(
     monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
     monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
     this = job(tmp_path, "sweep")
-    this.record.trying("tiny, float32, backward: installed, bin_run 64")
+    this.record.trying("tiny, float32, backward: installed, samples_per_warp 64")
     assert tune.time_variants(this)
     found = this.record.read()
     assert found["notes"] == [
-        "tiny, float32, backward: installed, bin_run 64: it has ended the process that tried it"
+        "tiny, float32, backward: installed, samples_per_warp 64:"
+        " it has ended the process that tried it"
     ]
-    assert not any(row["forced"] == {"bin_run": 64} for row in found["rows"])
-    assert any(row["forced"] == {"bin_run": 256} for row in found["rows"])
+    assert not any(row["forced"] == {"samples_per_warp": 64} for row in found["rows"])
+    assert any(row["forced"] == {"samples_per_warp": 256} for row in found["rows"])
 
 
 @pytest.mark.usefixtures("needs_native")

@@ -164,7 +164,7 @@ std::vector<Settings> problems(bool by_bins) {
                       by_bins && i % 4 < 2};
         s.tuning.forward_parts = i % 4 == 3 ? 3 : -1;
         s.tuning.backward_bins = by_bins;
-        s.tuning.bin_run = i % 3 ? -1 : 7;
+        s.tuning.samples_per_warp = i % 3 ? -1 : 7;
         s.tuning.workspace_bytes = i % 5 ? -1 : 0;
         all.push_back(s);
         ++i;

@@ -28,7 +28,7 @@ from tests.support.cases import (
 
 BINS = Machine(tuning={"backward_bins": 1})
 # Warps that end within a bin, and a chunk for every head.
-SHORT = Machine(tuning={"backward_bins": 1, "bin_run": 5, "workspace_bytes": 0})
+SHORT = Machine(tuning={"backward_bins": 1, "samples_per_warp": 5, "workspace_bytes": 0})
 FIXED = Machine(deterministic=True)
 MULTIPROCESSORS = (1, 4, 132)
 WAYS = {"bins": BINS, "short": SHORT, "fixed": FIXED}
@@ -85,7 +85,7 @@ def test_machines(way: str, variant: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("num_queries", [1, 10, 11, 22, 40, 130])
 def test_sizes_of_a_bin(num_queries: int, way: str) -> None:
-    # With 3 points: around the 32 samples that a warp describes at a time, and the 128 of a run.
+    # With 3 points: around the 32 samples that a warp describes at a time, and the 128 of a warp.
     with on_machine(WAYS[way]):
         check_against_baseline(in_one_bin(num_queries, head_dim=32), "points", "emulated")
 
@@ -152,7 +152,7 @@ def test_deterministic_sums_are_those_of_any_launch(dtype: str, form: str) -> No
     problem = draw(form, [(2, 3, 3)], num_queries=180, dtype=DTYPES[dtype][0], head_dim=48)
     first = on(FIXED, problem, form)
     for number in MULTIPROCESSORS:
-        for tuning in ({}, {"bin_run": 5}, {"workspace_bytes": 0}, {"backward_bins": 0}):
+        for tuning in ({}, {"samples_per_warp": 5}, {"workspace_bytes": 0}, {"backward_bins": 0}):
             machine = Machine(deterministic=True, multiprocessors=number, tuning=tuning)
             assert all(map(torch.equal, on(machine, problem, form), first))
 
