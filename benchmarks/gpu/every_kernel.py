@@ -60,7 +60,7 @@ class Way:
 WAYS = {
     "one by one": Way("from_offsets", {"backward_bins": 0}, False, _CHANNELS),
     "bin by bin": Way(
-        "from_offsets", {"backward_bins": 1, "forward_parts": 2}, False, _BIN_CHANNELS
+        "from_offsets", {"backward_bins": 1, "forward_splits": 2}, False, _BIN_CHANNELS
     ),
     "in order": Way("attention", {"backward_bins": 1}, True, _BIN_CHANNELS),
 }

@@ -133,8 +133,8 @@ VARIANTS = (
 
 KNOBS = (
     Knob("forward_bricks", FORWARD, (0, 3, 8)),
-    Knob("forward_parts", FORWARD, (1, 2, 4)),
-    Knob("backward_parts", BACKWARD, (1, 2, 4)),
+    Knob("forward_splits", FORWARD, (1, 2, 4)),
+    Knob("backward_splits", BACKWARD, (1, 2, 4)),
     Knob("backward_bins", BACKWARD, (0, 1)),
     Knob("samples_per_warp", BACKWARD, (64, 256, 512)),
     Knob("workspace_bytes", BACKWARD, (8 << 20, 256 << 20)),

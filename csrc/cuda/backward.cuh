@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   STDEFORM_SHARED(uint4, corner_memory, kWarps * Table::kSize);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
   constexpr int kDotWords = Dots::kSize * int(sizeof(typename Dots::Share) / sizeof(Real));
-  static_assert(kDotWords >= 2 * N * kWarpSize, "parts meet in the memory of the dot products");
+  static_assert(kDotWords >= 2 * N * kWarpSize, "splits meet in the memory of the dot products");
 
   const Problem& p = call.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const int batches = (call.K - 1) / kPoints + 1;  // of a level
 
   const auto total = [&](const Tile& tile, auto& numbers) {
-    if (tile.parts == 1) return;
-    add_parts<kWarps>(reinterpret_cast<Real*>(dot_memory), kDotWords, tile, warp, lane, numbers);
+    if (tile.splits == 1) return;
+    add_splits<kWarps>(reinterpret_cast<Real*>(dot_memory), kDotWords, tile, warp, lane, numbers);
   };
 
   for_each_tile<kRows, kWarps>(call, tiles, warp, [&](const Tile& tile) {
@@ -161,13 +161,13 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     loaded.widen_to(grad);
 
     RowSums<Real, N> sums;
-    int batch = tile.part;  // of the warp's next samples, counted in the level
+    int batch = tile.split;  // of the warp's next samples, counted in the level
     for (int l = 0; l < call.L; ++l) {
       const T* cells = values + call.first_cell[l] * p.value.stride[1];
       Real* grad_cells = grad_values + call.first_cell[l] * grad_stride;
       if (samples) sampled.go_to_level(call, l, l > 0);
       sums.start_level();
-      for (; batch * kPoints < call.K; batch += tile.parts) {
+      for (; batch * kPoints < call.K; batch += tile.splits) {
         const int first = batch * kPoints;
         const int count = min(call.K - first, kPoints);
         const bool reads = samples && sampling.point < count;
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
       if (p.grad_reference.data) {
         sums.add_up_level(sampling);
         total(tile, sums.reference);
-        if (samples && tile.part == 0) {
+        if (samples && tile.split == 0) {
           write_reference_grads<Real, N>(call, sampling, sample_row, l, sums);
         }
       }
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     Real sum[1] = {sampling.reduce(sums.attention, [](Real a, Real b) { return a + b; })};
     total(tile, sum);
     if (samples) {
-      differentiate_softmax(call, sampled, sampling, sample_row, sum[0], tile.part, tile.parts);
+      differentiate_softmax(call, sampled, sampling, sample_row, sum[0], tile.split, tile.splits);
     }
   });
 }

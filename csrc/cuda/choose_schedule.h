@@ -21,14 +21,14 @@ constexpr int64_t kTurnsOfTile = 1;
 
 // Fills in how many of a block's warps share a tile when so many tiles are left, each of which has
 // `turns` turns of samples: as many as are done with all of them first, rather few.
-inline void choose_parts(int64_t turns, int warps, Order& order) {
+inline void choose_splits(int64_t turns, int warps, Order& order) {
   int64_t fewest[kForwardWarps + 1] = {};  // turns until so many tiles are done
   for (int left = 1; left < warps; ++left) {
-    for (int parts = 1; parts <= warps && parts <= turns; ++parts) {
-      const int after = left - warps / parts;
-      const int64_t taken = (turns - 1) / parts + 1 + kTurnsOfTile + fewest[after > 0 ? after : 0];
-      if (parts > 1 && taken >= fewest[left]) continue;
-      order.parts[left] = uint8_t(parts);
+    for (int splits = 1; splits <= warps && splits <= turns; ++splits) {
+      const int after = left - warps / splits;
+      const int64_t taken = (turns - 1) / splits + 1 + kTurnsOfTile + fewest[after > 0 ? after : 0];
+      if (splits > 1 && taken >= fewest[left]) continue;
+      order.splits[left] = uint8_t(splits);
       fewest[left] = taken;
     }
   }
@@ -36,20 +36,20 @@ inline void choose_parts(int64_t turns, int warps, Order& order) {
 
 // The order of a kernel of so many warps to a block; `samples_at_once` are those of a row that a
 // warp works on in a turn.
-inline Order choose_order(const Call& call, int warps, int samples_at_once, int64_t forced_parts) {
-  if (forced_parts > warps) {
+inline Order choose_order(const Call& call, int warps, int samples_at_once, int64_t forced_splits) {
+  if (forced_splits > warps) {
     throw std::invalid_argument("at most " + std::to_string(warps) +
-                                " warps can share a tile, got " + std::to_string(forced_parts));
+                                " warps can share a tile, got " + std::to_string(forced_splits));
   }
   Order order;
   const int64_t turns = int64_t(call.L) * ((call.K - 1) / samples_at_once + 1);
-  std::fill_n(order.parts, kForwardWarps + 1, uint8_t(forced_parts > 0 ? forced_parts : 1));
-  if (forced_parts <= 0) choose_parts(turns, warps, order);
+  std::fill_n(order.splits, kForwardWarps + 1, uint8_t(forced_splits > 0 ? forced_splits : 1));
+  if (forced_splits <= 0) choose_splits(turns, warps, order);
   return order;
 }
 
 inline Order choose_forward_order(const Call& call, int rows_per_tile, const Tuning& tuning) {
-  Order order = choose_order(call, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_parts);
+  Order order = choose_order(call, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_splits);
   // Self-attention: as many queries as cells. If they are others, only speed suffers.
   const bool on_grid = call.problem.Q == call.problem.S;
   order.in_bricks = on_grid && tuning.forward_bricks != 0;

@@ -16,9 +16,9 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
   using Table = CornerTable<Real, N, kRows, kPoints>;
   constexpr int kNumbers =
       Layout::kVecsPerLane * Layout::kVecSize;  // of channels that a lane holds
-  // Of a warp: for its corner table, where parts of a tile meet too.
-  constexpr int kPartUnits = (kNumbers + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
-  constexpr int kUnits = Table::kSize > kPartUnits ? Table::kSize : kPartUnits;
+  // Of a warp: for its corner table, where splits of a tile meet too.
+  constexpr int kSplitUnits = (kNumbers + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
+  constexpr int kUnits = Table::kSize > kSplitUnits ? Table::kSize : kSplitUnits;
   constexpr int kWords = kUnits * int(sizeof(uint4) / sizeof(Real));
   using Row = SampledRow<T, N>;
   STDEFORM_SHARED(uint4, memory, kForwardWarps * kUnits);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
          channel += Layout::kChannels) {
       Real sums[kNumbers + 1] = {};  // of the lane's channels, and the softmax's own
       Real softmax_sum = 0;          // over the samples that this lane has described
-      int batch = tile.part;         // of the warp's next samples, counted in the level
+      int batch = tile.split;        // of the warp's next samples, counted in the level
       for (int l = 0; l < call.L; ++l) {
         if (l > 0 || channel > first_channel) {
           __syncwarp();
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
         }
         const CellRows<const T, Layout> rows(
             values + call.first_cell[l] * p.value.stride[1] + channel, p.value.stride[1]);
-        for (; batch * kPoints < call.K; batch += tile.parts) {
+        for (; batch * kPoints < call.K; batch += tile.splits) {
           const int first = batch * kPoints;
           const int count = min(call.K - first, kPoints);
           __syncwarp();
@@ -96,10 +96,10 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
         softmax_sum = sampling.reduce_to_first(softmax_sum, [](Real a, Real b) { return a + b; });
         sums[kNumbers] = __shfl_sync(~0u, softmax_sum, row < kRows ? row * kPoints : 0);
       }
-      if (tile.parts > 1) {
-        add_parts<kForwardWarps>(reinterpret_cast<Real*>(memory), kWords, tile, warp, lane, sums);
+      if (tile.splits > 1) {
+        add_splits<kForwardWarps>(reinterpret_cast<Real*>(memory), kWords, tile, warp, lane, sums);
       }
-      if (gathers && tile.part == 0) {
+      if (gathers && tile.split == 0) {
         const Real scale = call.from_offsets ? Real(1) / sums[kNumbers] : Real(1);
 #pragma unroll
         for (int i = 0; i < Layout::kVecsPerLane; ++i) {

@@ -76,7 +76,7 @@ void launch_backward(const Call& call, const BinPlan& plan, void* workspace, con
     using Layout = decltype(layout);
     Call ordered = call;
     ordered.order =
-        choose_order(call, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_parts);
+        choose_order(call, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_splits);
     const int64_t tiles = tiles_of_all(call, Layout::kRows);
     const auto blocks =
         std::min<int64_t>(device.multiprocessors * kBackwardBlocks<Compute<T>>, tiles);

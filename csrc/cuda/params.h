@@ -18,7 +18,7 @@ struct Order {
   int32_t brick[kMaxAxes] = {};  // cells along x, y, t
   // Warps that share the samples of a tile, by how many tiles are left to the block. Where more are
   // left than the block has warps, the entry for its number of warps serves.
-  uint8_t parts[kForwardWarps + 1] = {};
+  uint8_t splits[kForwardWarps + 1] = {};
 };
 
 struct Device {

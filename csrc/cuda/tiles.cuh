@@ -10,12 +10,12 @@
 
 namespace stdeform::cuda {
 
-// A tile, and which part of the samples of its rows the warp takes.
+// A tile, and which split of the samples of its rows the warp takes.
 struct Tile {
   int b, m;
   int32_t in_head;  // its number among the tiles of its head
   int32_t place;    // of the first row in the order; past the last query where there is no tile
-  int part, parts;
+  int split, splits;
   int at_once;  // tiles that the block works on at a time; the warp's next one is as far away
 };
 
@@ -23,23 +23,23 @@ struct Tile {
 template <int rows_per_tile, int warps, class F>
 __device__ __forceinline__ void for_each_tile(const Call& call, const TileShares& shares, int warp,
                                               F visit) {
-  static_assert(warps <= kForwardWarps, "Order::parts has an entry for each number of tiles");
+  static_assert(warps <= kForwardWarps, "Order::splits has an entry for each number of tiles");
   const int32_t of_head = tiles_of_head(call, rows_per_tile);
   const int64_t first = shares.first(blockIdx.x), bm = first / of_head;
   Tile tile;
   tile.b = int(bm / call.M), tile.m = int(bm % call.M);
   tile.in_head = int32_t(first - bm * of_head);
-  tile.parts = 0;
+  tile.splits = 0;
   int ahead = 0;  // of the first tile that is left
   // A block whose tiles pass 31 bits would have more rows than any device has memory for.
   for (auto left = int32_t(shares.number(blockIdx.x)); left > 0; left -= tile.at_once) {
-    const int parts = call.order.parts[left < warps ? left : warps];
-    if (parts != tile.parts) {
-      tile.parts = parts;
-      tile.at_once = warps / parts;
-      tile.part = warp % parts;
-      tile.in_head += warp / parts - ahead;
-      ahead = warp / parts;
+    const int splits = call.order.splits[left < warps ? left : warps];
+    if (splits != tile.splits) {
+      tile.splits = splits;
+      tile.at_once = warps / splits;
+      tile.split = warp % splits;
+      tile.in_head += warp / splits - ahead;
+      ahead = warp / splits;
     }
     while (tile.in_head >= of_head) {
       tile.in_head -= of_head;
@@ -59,14 +59,14 @@ class TileQueries {
   // Goes on to the warp's next tile. All lanes call it and `of_row`.
   __device__ __forceinline__ void next(const Call& call, const Tile& tile, int lane) {
     first_ += rows_per_tile;
-    if (first_ + rows_per_tile > kWarpSize || tile.parts != parts_) {
+    if (first_ + rows_per_tile > kWarpSize || tile.splits != splits_) {
       const auto in_head = uint32_t(tile.in_head) + lane / rows_per_tile * tile.at_once;
       const auto place =
           int32_t(in_head % uint32_t(tiles_of_head(call, rows_per_tile))) * rows_per_tile +
           lane % rows_per_tile;
       query_ = place < call.Q ? query_at(call, place) : 0;
       first_ = 0;
-      parts_ = tile.parts;
+      splits_ = tile.splits;
     }
   }
 
@@ -76,7 +76,7 @@ class TileQueries {
 
  private:
   int32_t query_;
-  int first_ = 0, parts_ = 0;
+  int first_ = 0, splits_ = 0;
 };
 
 }  // namespace stdeform::cuda

@@ -279,7 +279,7 @@ def test_the_winner_is_told_with_the_line_to_change() -> None:
     usual = _row(tune.INSTALLED, {}, 1.0)
     variant = next(each for each in VARIANTS if each.files())
     faster = _row(variant.name, {}, 0.8)
-    wrong = _row(tune.INSTALLED, {"forward_parts": 2}, 0.1, wrong=True)
+    wrong = _row(tune.INSTALLED, {"forward_splits": 2}, 0.1, wrong=True)
     told = re.sub(" +", " ", tune.winners([usual, faster, wrong]))
     assert f"| paper-encoder, float32 | forward | 100.0 | 80.0 | 0.800 | {variant.say()} |" in told
     # Less than a hundredth, or not in most rounds: nothing to change.

@@ -24,7 +24,7 @@ Problem problem_of(const int64_t* sizes, const int64_t* spatial_shapes) {
 
 }  // namespace
 
-// The forward's order of aligned rows: {whether in bricks, cells along x, y, t, and the parts of a
+// The forward's order of aligned rows: {whether in bricks, cells along x, y, t, and the splits of a
 // tile for each number of tiles left}.
 EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
   cuda::Call call = {};
@@ -36,7 +36,7 @@ EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
     const auto order = cuda::choose_forward_order(call, decltype(layout)::kRows, {});
     out[0] = order.in_bricks;
     std::copy_n(order.brick, kMaxAxes, out + 1);
-    std::copy_n(order.parts, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
+    std::copy_n(order.splits, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
   });
 }
 

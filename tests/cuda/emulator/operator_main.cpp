@@ -162,7 +162,7 @@ std::vector<Settings> problems(bool by_bins) {
                       i % 7 != 6,
                       {},
                       by_bins && i % 4 < 2};
-        s.tuning.forward_parts = i % 4 == 3 ? 3 : -1;
+        s.tuning.forward_splits = i % 4 == 3 ? 3 : -1;
         s.tuning.backward_bins = by_bins;
         s.tuning.samples_per_warp = i % 3 ? -1 : 7;
         s.tuning.workspace_bytes = i % 5 ? -1 : 0;
@@ -233,13 +233,13 @@ int refusals() {
   nothing.B = 0;
   cuda::forward(nothing, {0, nullptr});
   cuda::Backward(nothing).enqueue({0, nullptr}, nullptr);
-  cuda::Tuning many_parts;
-  many_parts.forward_parts = 17;
+  cuda::Tuning many_splits;
+  many_splits.forward_splits = 17;
   return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
          !is_refused([&] { cuda::forward(many_levels, {0, nullptr}); }, "got L = 65") +
          !is_refused([&] { cuda::forward(long_rows, {0, nullptr}); }, "2147483648") +
          !is_refused([&] { cuda::Backward backward(many_samples); }, "got 4294967296 and 8") +
-         !(is_refused([&] { cuda::forward(p, {1, nullptr}, many_parts); },
+         !(is_refused([&] { cuda::forward(p, {1, nullptr}, many_splits); },
                       "at most 16 warps can share a tile, got 17") &&
            current_device() == 0) +
          !is_refused([] { cuda::Tuning()["brick"] = 1; }, "no tuning \"brick\"");

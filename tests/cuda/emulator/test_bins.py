@@ -164,7 +164,7 @@ def test_only_sums_in_memory_depend_on_the_launch(form: str) -> None:
     found, blocks = [], []
     for number in MULTIPROCESSORS:
         # With one warp to a tile, or the sums of a row would depend on how many share it.
-        tuning = {"backward_bins": 0, "backward_parts": 1}
+        tuning = {"backward_bins": 0, "backward_splits": 1}
         machine = Machine(multiprocessors=number, tuning=tuning)
         machine.emulator.take_launches()
         found.append(on(machine, problem, form))

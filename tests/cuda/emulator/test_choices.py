@@ -87,11 +87,11 @@ def test_a_query_for_every_cell_means_bricks() -> None:
     assert order(asking(6120)) == order(ENCODER)
 
 
-def _turns(left: int, parts: tuple[int, ...], of_a_tile: int) -> int:
+def _turns(left: int, splits: tuple[int, ...], of_a_tile: int) -> int:
     """Turns until so many tiles are done; each has `of_a_tile`, and takes each warp one more."""
     turns = 0
     while left > 0:
-        sharing = parts[min(left, WARPS) - 1]
+        sharing = splits[min(left, WARPS) - 1]
         turns += -(-of_a_tile // sharing) + 1
         left -= WARPS // sharing
     return turns
@@ -101,8 +101,8 @@ def _turns(left: int, parts: tuple[int, ...], of_a_tile: int) -> int:
 def test_warps_share_what_is_left(num_points: int) -> None:
     # A warp with five rows reads six samples of each in a turn.
     of_a_tile = -(-num_points // 6)
-    _, parts = order(asking(10, num_points=num_points))
-    assert parts[-1] == 1  # nothing is gained while there is a tile for every warp
+    _, splits = order(asking(10, num_points=num_points))
+    assert splits[-1] == 1  # nothing is gained while there is a tile for every warp
 
     @functools.cache
     def fewest(left: int) -> int:
@@ -113,17 +113,17 @@ def test_warps_share_what_is_left(num_points: int) -> None:
         return min(-(-of_a_tile // warps) + 1 + fewest(left - WARPS // warps) for warps in sharing)
 
     for left in range(1, WARPS):
-        assert _turns(left, parts, of_a_tile) == fewest(left)
+        assert _turns(left, splits, of_a_tile) == fewest(left)
     if num_points == 32:  # of the encoder's 74 or 75 tiles of a block 10 or 11 are left, of 6 turns
-        assert (parts[10 - 1], parts[2 - 1]) == (2, 6)
-        assert parts[11 - 1] == 1
+        assert (splits[10 - 1], splits[2 - 1]) == (2, 6)
+        assert splits[11 - 1] == 1
 
 
 def test_every_part_has_samples_to_read() -> None:
     for num_levels, num_points, most in ((1, 6, 1), (1, 7, 2), (2, 6, 2), (3, 1, 3), (4, 32, 16)):
         levels = ((36, 10, 17),) * num_levels
-        _, parts = order(asking(10, spatial_shapes=levels, num_points=num_points))
-        assert max(parts) <= most
+        _, splits = order(asking(10, spatial_shapes=levels, num_points=num_points))
+        assert max(splits) <= most
 
 
 # -- the layout of rows ----------------------------------------------------------------------------
@@ -195,9 +195,9 @@ def test_the_forward_follows_its_choice() -> None:
     # Two heads of one tile for each of four blocks; six turns, so that six warps share it.
     problem = draw("points", [(4, 6, 5)], batch=1, num_queries=10, num_points=33, head_dim=48)
     found = {}
-    for parts in (-1, 1, 2, 6):
-        with on_machine(Machine(tuning={"forward_parts": parts})):
-            found[parts] = forward(problem, "points", "emulated")
+    for splits in (-1, 1, 2, 6):
+        with on_machine(Machine(tuning={"forward_splits": splits})):
+            found[splits] = forward(problem, "points", "emulated")
     assert torch.equal(found[-1], found[6])
     assert not torch.equal(found[-1], found[1])
     assert not torch.equal(found[-1], found[2])

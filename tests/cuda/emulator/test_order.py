@@ -22,7 +22,7 @@ from tests.support.cases import DTYPES, FORMS, check_against_baseline, draw, for
 # Levels that no brick divides.
 VIDEO = ((5, 7, 6), (2, 3, 4))
 IMAGE = ((9, 7), (3, 4))
-PLAIN = {"forward_bricks": 0, "forward_parts": 1}
+PLAIN = {"forward_bricks": 0, "forward_splits": 1}
 
 
 def on_grid(form: str, shapes: Sequence[Sequence[int]], **settings: Any) -> Problem:
@@ -50,22 +50,22 @@ def test_bricks_change_no_bit(dtype: str, form: str) -> None:
         problem = on_grid(form, shapes, head_dim=head_dim, dtype=DTYPES[dtype][0])
         plain = check(problem, form, Machine(tuning=PLAIN))
         for brick in (1, 2, 3, 100):
-            tuning = {"forward_bricks": brick, "forward_parts": 1}
+            tuning = {"forward_bricks": brick, "forward_splits": 1}
             assert torch.equal(on(Machine(tuning=tuning), problem, form), plain)
-        assert torch.equal(on(Machine(tuning={"forward_parts": 1}), problem, form), plain)
+        assert torch.equal(on(Machine(tuning={"forward_splits": 1}), problem, form), plain)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5, 8, 16])
+@pytest.mark.parametrize("splits", [2, 3, 5, 8, 16])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
-def test_warps_that_share_rows(dtype: str, form: str, parts: int) -> None:
-    # Fewer samples than parts, more, and channels that take several passes.
+def test_warps_that_share_rows(dtype: str, form: str, splits: int) -> None:
+    # Fewer samples than splits, more, and channels that take several passes.
     for num_points, head_dim, num_queries in ((1, 16, 3), (33, 48, 7), (9, 130, 1)):
         problem = draw(
             form, num_points=num_points, head_dim=head_dim, num_queries=num_queries,
             dtype=DTYPES[dtype][0],
         )  # fmt: skip
-        machine = Machine(tuning={"forward_parts": parts})
+        machine = Machine(tuning={"forward_splits": splits})
         first = check(problem, form, machine)
         # Sums have one order, whoever comes first.
         for schedule in (LIFO, Schedule("random", seed=5)):
@@ -73,16 +73,16 @@ def test_warps_that_share_rows(dtype: str, form: str, parts: int) -> None:
             assert torch.equal(again, first)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("splits", [2, 3, 4])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
-def test_warps_that_share_rows_backward(dtype: str, form: str, parts: int) -> None:
+def test_warps_that_share_rows_backward(dtype: str, form: str, splits: int) -> None:
     for num_points, head_dim, num_queries in ((1, 16, 3), (33, 48, 7), (9, 130, 1)):
         problem = draw(
             form, num_points=num_points, head_dim=head_dim, num_queries=num_queries,
             dtype=DTYPES[dtype][0],
         )  # fmt: skip
-        machine = Machine(tuning={"backward_bins": 0, "backward_parts": parts})
+        machine = Machine(tuning={"backward_bins": 0, "backward_splits": splits})
         with on_machine(machine):
             check_against_baseline(problem, form, "emulated")
             _, *first = gradients(problem, form, "emulated")
@@ -93,19 +93,19 @@ def test_warps_that_share_rows_backward(dtype: str, form: str, parts: int) -> No
             assert all(map(torch.equal, again, first))
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_nothing_races_backward(parts: int) -> None:
+@pytest.mark.parametrize("splits", [1, 3])
+def test_nothing_races_backward(splits: int) -> None:
     schedule = Schedule("random", 2, preempt_one_in=20)
-    tuning = {"backward_bins": 0, "backward_parts": parts}
+    tuning = {"backward_bins": 0, "backward_splits": splits}
     with on_machine(Machine(build.CHECKED, schedule, tuning=tuning)):
         for form, head_dim in itertools.product(FORMS, (5, 48)):
             check_against_baseline(draw(form, head_dim=head_dim), form, "emulated")
 
 
 @pytest.mark.parametrize("schedule", [LIFO, Schedule("random", 2, preempt_one_in=20)])
-@pytest.mark.parametrize("parts", [1, 4])
-def test_nothing_races(parts: int, schedule: Schedule) -> None:
-    tuning = {"forward_bricks": 2, "forward_parts": parts}
+@pytest.mark.parametrize("splits", [1, 4])
+def test_nothing_races(splits: int, schedule: Schedule) -> None:
+    tuning = {"forward_bricks": 2, "forward_splits": splits}
     machine = Machine(build.CHECKED, schedule, tuning=tuning)
     for form, head_dim in itertools.product(FORMS, (5, 48)):
         check(on_grid(form, VIDEO, head_dim=head_dim), form, machine)
@@ -141,8 +141,8 @@ def test_no_more_blocks_than_multiprocessors() -> None:
 def test_multiprocessors_change_no_bit(dtype: str, form: str) -> None:
     # With as many warps to a tile, which the number of multiprocessors would choose.
     problem = draw(form, num_queries=180, num_points=7, head_dim=48, dtype=DTYPES[dtype][0])
-    for parts in (1, 2):
-        tuning = {"forward_parts": parts}
+    for splits in (1, 2):
+        tuning = {"forward_splits": splits}
         first, *others = (
             on(Machine(multiprocessors=number, tuning=tuning), problem, form)
             for number in (4, 1, 132)
@@ -152,4 +152,4 @@ def test_multiprocessors_change_no_bit(dtype: str, form: str) -> None:
 
 def test_tuning_that_no_block_can_follow_is_refused() -> None:
     with pytest.raises(RuntimeError, match="at most 16 warps can share a tile, got 17"):
-        on(Machine(tuning={"forward_parts": 17}), draw("points"), "points")
+        on(Machine(tuning={"forward_splits": 17}), draw("points"), "points")
