@@ -24,14 +24,14 @@ void choose_bin_layout(int64_t D, bool aligned, F launch) {
 
 template <class T, int N, class Layout>
 void launch_bin_sums(const Call& call, const Bins& bins, int64_t samples, cudaStream_t stream) {
-  const auto launch = [&](int turn, int64_t warps) {
+  const auto launch = [&](int color, int64_t warps) {
     const dim3 grid(1 + (warps - 1) / kWarps);
     STDEFORM_LAUNCH((bin_backward_kernel<T, N, Layout>), grid, dim3(kThreads), 0, stream, call,
-                    bins, turn);
+                    bins, color);
   };
   if (!call.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.samples_per_warp);
-  for (int turn = 0; turn < (1 << N); ++turn) {
-    launch(turn, bins.heads * BinsOfTurn<N>::in_head(call, turn));
+  for (int color = 0; color < (1 << N); ++color) {
+    launch(color, bins.heads * BinsOfColor<N>::in_head(call, color));
   }
 }
 

@@ -69,40 +69,40 @@ __device__ __forceinline__ uint32_t describe(const Call& call, const Bins& bins,
   return bin;
 }
 
-// Bins whose coordinates all have the parity of `turn`, bit n that of axis n: no two of them share
+// Bins whose coordinates all have the parity of `color`, bit n that of axis n: no two of them share
 // a corner. They are numbered through all heads and levels.
 template <int N>
-struct BinsOfTurn {
-  __host__ __device__ static uint32_t along(int size, int turn, int n) {
-    return (uint32_t(size) + 2 - (turn >> n & 1)) / 2;  // of size + 1
+struct BinsOfColor {
+  __host__ __device__ static uint32_t along(int size, int color, int n) {
+    return (uint32_t(size) + 2 - (color >> n & 1)) / 2;  // of size + 1
   }
 
-  __host__ __device__ static int64_t in_head(const Call& call, int turn) {
+  __host__ __device__ static int64_t in_head(const Call& call, int color) {
     int64_t number = 0;
     for (int l = 0; l < call.L; ++l) {
       int64_t of_level = 1;
-      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], turn, n);
+      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], color, n);
       number += of_level;
     }
     return number;
   }
 
   // The bin with a number, in the chunk.
-  __device__ static uint32_t find(const Call& call, const Bins& bins, int turn, int64_t number) {
-    const int64_t per_head = in_head(call, turn);
+  __device__ static uint32_t find(const Call& call, const Bins& bins, int color, int64_t number) {
+    const int64_t per_head = in_head(call, color);
     const auto head = uint32_t(number / per_head);
     auto rest = uint32_t(number % per_head);
     int l = 0;
     for (;; ++l) {
       uint32_t of_level = 1;
-      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], turn, n);
+      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], color, n);
       if (rest < of_level) break;
       rest -= of_level;
     }
     uint32_t bin = head * bins.per_head + bins.first[l], stride = 1;
     for (int n = 0; n < N; ++n) {
-      const uint32_t number_along = along(call.size[l][n], turn, n);
-      bin += (rest % number_along * 2 + (turn >> n & 1)) * stride;
+      const uint32_t number_along = along(call.size[l][n], color, n);
+      bin += (rest % number_along * 2 + (color >> n & 1)) * stride;
       rest /= number_along;
       stride *= uint32_t(call.size[l][n]) + 1;
     }
@@ -115,16 +115,17 @@ struct SampleRange {
   uint32_t first, last;
 };
 
-// A bin of the turn for each warp, or with turn < 0 the next samples_per_warp samples.
+// A bin of the color for each warp, or with color < 0 the next samples_per_warp samples.
 template <int N>
-__device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bins& bins, int turn) {
+__device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bins& bins,
+                                                     int color) {
   const int64_t warp = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (turn < 0) {
+  if (color < 0) {
     const int64_t total = *bins.total, first = min(warp * bins.samples_per_warp, total);
     return {uint32_t(first), uint32_t(min(first + bins.samples_per_warp, total))};
   }
-  if (warp >= bins.heads * BinsOfTurn<N>::in_head(call, turn)) return {0, 0};
-  const uint32_t bin = BinsOfTurn<N>::find(call, bins, turn, warp);
+  if (warp >= bins.heads * BinsOfColor<N>::in_head(call, color)) return {0, 0};
+  const uint32_t bin = BinsOfColor<N>::find(call, bins, color, warp);
   return {bins.end[bin] - bins.count[bin], bins.end[bin]};
 }
 
@@ -135,7 +136,7 @@ constexpr int kAhead = Layout::kWhole && Layout::kVecsPerLane * Layout::kVecSize
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     bin_backward_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins,
-                        int turn) {
+                        int color) {
   wait_for_launch_before();
   using Real = Compute<T>;
   using Sample = BinSample<T, N>;
@@ -155,9 +156,9 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool one_pass = call.D <= Layout::kChannels;
   const bool wants_samples = p.grad_scores.data || wants_pixel_grads(p);
-  const bool alone = turn >= 0;
+  const bool alone = color >= 0;
 
-  const SampleRange range = range_of_warp<N>(call, bins, turn);
+  const SampleRange range = range_of_warp<N>(call, bins, color);
   BinCorner<T, N, Layout> own;
   uint32_t last_bin = kNoBin;
   for (uint32_t first = range.first; first < range.last; first += kBatch) {

@@ -69,7 +69,7 @@ __device__ __forceinline__ void write_reference_grads(const Call& call, const La
 // Gradients of the logits of a row, from those of its attention weights, which were written there
 // by an earlier kernel, by the same lane, or by another one before a barrier. `attention_sum` is
 // that of weight times gradient over the row, which is at its last level. Of `splits` warps that
-// take the samples in turn, this one is number `split`.
+// take samples one after the other, this one is number `split`.
 template <class T, int N, class Lane>
 __device__ __forceinline__ void differentiate_softmax(const Call& call, const SampledRow<T, N>& row,
                                                       const Lane& lane, int64_t at,
@@ -77,10 +77,10 @@ __device__ __forceinline__ void differentiate_softmax(const Call& call, const Sa
                                                       int splits) {
   using Real = Compute<T>;
   Real* grads = static_cast<Real*>(call.problem.grad_scores.data) + at * call.problem.L * call.K;
-  int turn = 0;
+  int owner = 0;
   for_each_score<T>(call, lane, row.first_scores(call), [&](Real score, int l, int k) {
-    const bool mine = turn == split;
-    if (++turn == splits) turn = 0;
+    const bool mine = owner == split;
+    if (++owner == splits) owner = 0;
     if (!mine) return;
     Real& grad = grads[int64_t(l) * call.K + k];
     grad = std::exp(score - row.largest) * row.softmax_scale * (grad - attention_sum);

@@ -87,19 +87,19 @@ def test_a_query_for_every_cell_means_bricks() -> None:
     assert order(asking(6120)) == order(ENCODER)
 
 
-def _turns(left: int, splits: tuple[int, ...], of_a_tile: int) -> int:
+def _steps(left: int, splits: tuple[int, ...], of_a_tile: int) -> int:
     """Turns until so many tiles are done; each has `of_a_tile`, and takes each warp one more."""
-    turns = 0
+    steps = 0
     while left > 0:
         sharing = splits[min(left, WARPS) - 1]
-        turns += -(-of_a_tile // sharing) + 1
+        steps += -(-of_a_tile // sharing) + 1
         left -= WARPS // sharing
-    return turns
+    return steps
 
 
 @pytest.mark.parametrize("num_points", [1, 6, 7, 18, 32])
 def test_warps_share_what_is_left(num_points: int) -> None:
-    # A warp with five rows reads six samples of each in a turn.
+    # A warp with five rows reads six samples of each in a step.
     of_a_tile = -(-num_points // 6)
     _, splits = order(asking(10, num_points=num_points))
     assert splits[-1] == 1  # nothing is gained while there is a tile for every warp
@@ -113,8 +113,8 @@ def test_warps_share_what_is_left(num_points: int) -> None:
         return min(-(-of_a_tile // warps) + 1 + fewest(left - WARPS // warps) for warps in sharing)
 
     for left in range(1, WARPS):
-        assert _turns(left, splits, of_a_tile) == fewest(left)
-    if num_points == 32:  # of the encoder's 74 or 75 tiles of a block 10 or 11 are left, of 6 turns
+        assert _steps(left, splits, of_a_tile) == fewest(left)
+    if num_points == 32:  # of the encoder's 74 or 75 tiles of a block 10 or 11 are left, of 6 steps
         assert (splits[10 - 1], splits[2 - 1]) == (2, 6)
         assert splits[11 - 1] == 1
 
@@ -192,7 +192,7 @@ def test_samples_are_numbered_by_32_bits() -> None:
 
 
 def test_the_forward_follows_its_choice() -> None:
-    # Two heads of one tile for each of four blocks; six turns, so that six warps share it.
+    # Two heads of one tile for each of four blocks; six steps, so that six warps share it.
     problem = draw("points", [(4, 6, 5)], batch=1, num_queries=10, num_points=33, head_dim=48)
     found = {}
     for splits in (-1, 1, 2, 6):
