@@ -137,7 +137,7 @@ void cpu_backward(const std::string& isa, int num_threads, bool use_all_threads,
 }
 
 #ifdef STDEFORM_WITH_CUDA
-cuda::Queue to_queue(int device, std::uintptr_t stream) {
+cuda::Stream to_stream(int device, std::uintptr_t stream) {
   return {device, reinterpret_cast<void*>(stream)};
 }
 
@@ -157,7 +157,7 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
   p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
-  cuda::forward(p, to_queue(device, stream), tuning);
+  cuda::forward(p, to_stream(device, stream), tuning);
 }
 
 // The first half of a backward: what it needs is known, and nothing is done yet. The tensors must
@@ -177,7 +177,7 @@ cuda::Backward cuda_backward(const py::dict& forced, bool deterministic,
 void cuda_enqueue(const cuda::Backward& backward, int device, std::uintptr_t stream,
                   std::uintptr_t workspace) {
   py::gil_scoped_release unlocked;
-  backward.enqueue(to_queue(device, stream), reinterpret_cast<void*>(workspace));
+  backward.enqueue(to_stream(device, stream), reinterpret_cast<void*>(workspace));
 }
 #endif
 

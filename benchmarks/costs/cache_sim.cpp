@@ -68,26 +68,26 @@ struct Setting {
 
 // The share of sectors that are missed.
 extern "C" double miss_rate(const Setting* s) {
-  Call call = {};
-  call.problem.N = int(s->N);
-  call.B = 1, call.Q = int32_t(s->Q), call.M = int32_t(s->M), call.L = int32_t(s->L);
+  KernelParams params = {};
+  params.problem.N = int(s->N);
+  params.B = 1, params.Q = int32_t(s->Q), params.M = int32_t(s->M), params.L = int32_t(s->L);
   int32_t cells = 0;
   for (int64_t l = 0; l < s->L; ++l) {
-    call.first_cell[l] = cells;
-    call.size[l][2] = 1;
+    params.first_cell[l] = cells;
+    params.size[l][2] = 1;
     int32_t of_level = 1;
     for (int64_t n = 0; n < s->N; ++n) {
-      call.size[l][n] = int32_t(s->spatial_shapes[l * s->N + s->N - 1 - n]);
-      of_level *= call.size[l][n];
+      params.size[l][n] = int32_t(s->spatial_shapes[l * s->N + s->N - 1 - n]);
+      of_level *= params.size[l][n];
     }
     cells += of_level;
   }
-  call.order.in_bricks = s->brick[0] > 0;
-  std::copy_n(s->brick, 3, call.order.brick);
+  params.order.in_bricks = s->brick[0] > 0;
+  std::copy_n(s->brick, 3, params.order.brick);
 
   const int rows_of_tile = int(s->rows_of_tile);
-  const int64_t of_head = tiles_of_head(call, rows_of_tile);
-  const int64_t tiles = tiles_of_all(call, rows_of_tile);
+  const int64_t of_head = tiles_of_head(params, rows_of_tile);
+  const int64_t tiles = tiles_of_all(params, rows_of_tile);
   const int corners = 1 << s->N;
   int64_t sectors = 0, missed = 0;
   for (int64_t sm = 0; sm < s->multiprocessors; ++sm) {
@@ -111,7 +111,7 @@ extern "C" double miss_rate(const Setting* s) {
           for (int r = 0; r < rows_of_tile; ++r) {
             const int64_t place = tile % of_head * rows_of_tile + r;
             if (place >= s->Q) break;
-            const int64_t query = query_at(call, int32_t(place));
+            const int64_t query = query_at(params, int32_t(place));
             const int32_t* rows = s->rows + ((head * s->Q + query) * s->samples + i) * corners;
             for (int c = 0; c < corners; ++c) {
               if (rows[c] < 0) continue;

@@ -13,10 +13,10 @@ namespace stdeform::cuda {
 
 // Defined in kernels_<dtype>.cu.
 template <class T>
-void forward(const Call&, const Device&, const Tuning&, cudaStream_t);
+void forward(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
 template <class T>
-void backward(const Call&, const BinPlan&, void* workspace, const Device&, const Tuning&,
-              cudaStream_t);
+void backward(const KernelParams&, const BinPlan&, void* workspace, const DeviceProps&,
+              const Tuning&, cudaStream_t);
 
 namespace {
 
@@ -28,11 +28,11 @@ std::string sizes(const Problem& p) {
          text(", D", p.D) + text(", L", p.L) + text(", K", p.K) + text(", N", p.N);
 }
 
-void check(cudaError_t error, const char* what, const Problem& p, const Queue& queue) {
+void check(cudaError_t error, const char* what, const Problem& p, const Stream& stream) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // told here; the next call must not find it
+  cudaGetLastError();  // reported here; the next call must not find it
   throw std::runtime_error(std::string(what) + " failed on CUDA device " +
-                           std::to_string(queue.device) + ": " + cudaGetErrorString(error) + " (" +
+                           std::to_string(stream.device) + ": " + cudaGetErrorString(error) + " (" +
                            sizes(p) + ")");
 }
 
@@ -57,33 +57,33 @@ Numbers to_numbers(const Array& array) {
   return numbers;
 }
 
-Call to_call(const Problem& p) {
+KernelParams to_params(const Problem& p) {
   if (p.L > kMaxLevels) {
     throw std::invalid_argument("the CUDA kernels take at most " + std::to_string(kMaxLevels) +
                                 " levels, got L = " + std::to_string(p.L));
   }
-  Call call = {};
-  call.problem = p;
-  call.problem.spatial_shapes = nullptr;  // the caller's; the sizes are kept below
-  call.positions = to_numbers(p.positions);
-  call.scores = to_numbers(p.scores);
-  call.reference = to_numbers(p.reference);
-  call.from_offsets = p.reference.data != nullptr;
-  call.B = to_int(p.B), call.Q = to_int(p.Q), call.M = to_int(p.M);
-  call.D = to_int(p.D), call.L = to_int(p.L), call.K = to_int(p.K);
+  KernelParams params = {};
+  params.problem = p;
+  params.problem.spatial_shapes = nullptr;  // the caller's; the sizes are kept below
+  params.positions = to_numbers(p.positions);
+  params.scores = to_numbers(p.scores);
+  params.reference = to_numbers(p.reference);
+  params.from_offsets = p.reference.data != nullptr;
+  params.B = to_int(p.B), params.Q = to_int(p.Q), params.M = to_int(p.M);
+  params.D = to_int(p.D), params.L = to_int(p.L), params.K = to_int(p.K);
   int64_t first_cell = 0;
   for (int64_t l = 0; l < p.L; ++l) {
     int64_t cells = 1;
-    call.size[l][kMaxAxes - 1] = 1;
+    params.size[l][kMaxAxes - 1] = 1;
     for (int n = 0; n < p.N; ++n) {
       const int64_t size = p.spatial_shapes[l * p.N + p.N - 1 - n];
-      call.size[l][n] = to_int(size);
+      params.size[l][n] = to_int(size);
       cells *= size;
     }
-    call.first_cell[l] = to_int(first_cell);
+    params.first_cell[l] = to_int(first_cell);
     first_cell += cells;
   }
-  return call;
+  return params;
 }
 
 template <class F>
@@ -99,9 +99,9 @@ void by_dtype(DType dtype, F f) {
 // A device as the caller's thread's current one; the one before returns with its end.
 class CurrentDevice {
  public:
-  CurrentDevice(const char* what, const Problem& p, const Queue& queue) : now_(queue.device) {
-    check(cudaGetDevice(&before_), what, p, queue);
-    if (before_ != now_) check(cudaSetDevice(now_), what, p, queue);
+  CurrentDevice(const char* what, const Problem& p, const Stream& stream) : now_(stream.device) {
+    check(cudaGetDevice(&before_), what, p, stream);
+    if (before_ != now_) check(cudaSetDevice(now_), what, p, stream);
   }
   ~CurrentDevice() {
     if (before_ != now_) cudaSetDevice(before_);
@@ -113,43 +113,43 @@ class CurrentDevice {
   int before_, now_;
 };
 
-// Calls launch(device, stream) on the queue's device, whichever the caller's is.
+// Calls launch(device, stream) with the stream's device as the current one.
 template <class F>
-void on_device(const char* what, const Problem& p, const Queue& queue, F launch) {
-  const CurrentDevice current(what, p, queue);
-  Device device = {};
-  check(
-      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, queue.device),
-      what, p, queue);
-  launch(device, static_cast<cudaStream_t>(queue.stream));
-  check(cudaGetLastError(), what, p, queue);
+void on_device(const char* what, const Problem& p, const Stream& stream, F launch) {
+  const CurrentDevice current(what, p, stream);
+  DeviceProps device = {};
+  check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount,
+                               stream.device),
+        what, p, stream);
+  launch(device, static_cast<cudaStream_t>(stream.handle));
+  check(cudaGetLastError(), what, p, stream);
 }
 
 bool is_empty(const Problem& p) { return p.B == 0 || p.Q == 0; }  // a grid cannot be empty
 
 }  // namespace
 
-void forward(const Problem& p, const Queue& queue, const Tuning& tuning) {
+void forward(const Problem& p, const Stream& stream, const Tuning& tuning) {
   if (is_empty(p)) return;
-  const Call call = to_call(p);
-  on_device("st_deform_attn", p, queue, [&](const Device& device, cudaStream_t stream) {
+  const KernelParams params = to_params(p);
+  on_device("st_deform_attn", p, stream, [&](const DeviceProps& device, cudaStream_t stream) {
     by_dtype(p.value.dtype,
-             [&](auto type) { forward<decltype(type)>(call, device, tuning, stream); });
+             [&](auto type) { forward<decltype(type)>(params, device, tuning, stream); });
   });
 }
 
 Backward::Backward(const Problem& p, const Tuning& tuning)
-    : call_(to_call(p)), plan_(is_empty(p) ? BinPlan() : BinPlan(p, tuning)), tuning_(tuning) {}
+    : params_(to_params(p)), plan_(is_empty(p) ? BinPlan() : BinPlan(p, tuning)), tuning_(tuning) {}
 
-void Backward::enqueue(const Queue& queue, void* workspace) const {
-  const Problem& p = call_.problem;
+void Backward::enqueue(const Stream& stream, void* workspace) const {
+  const Problem& p = params_.problem;
   if (is_empty(p)) return;
-  const auto launch = [&](const Device& device, cudaStream_t stream) {
+  const auto launch = [&](const DeviceProps& device, cudaStream_t stream) {
     by_dtype(p.value.dtype, [&](auto type) {
-      backward<decltype(type)>(call_, plan_, workspace, device, tuning_, stream);
+      backward<decltype(type)>(params_, plan_, workspace, device, tuning_, stream);
     });
   };
-  on_device("the backward of st_deform_attn", p, queue, launch);
+  on_device("the backward of st_deform_attn", p, stream, launch);
 }
 
 }  // namespace stdeform::cuda

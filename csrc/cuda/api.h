@@ -1,4 +1,4 @@
-// The operator on a CUDA device: forward and backward of one call. Host code, no CUDA headers.
+// The operator on a CUDA device: forward and backward of one params. Host code, no CUDA headers.
 #pragma once
 
 #include "core/problem.h"
@@ -7,16 +7,16 @@
 
 namespace stdeform::cuda {
 
-// Where the work goes. Nothing waits for it, and nothing is allocated.
-struct Queue {
-  int device;    // that all arrays lie on
-  void* stream;  // a cudaStream_t of that device; null is its default stream
+// Where kernels are enqueued. Nothing waits for them, and nothing is allocated.
+struct Stream {
+  int device;    // the device of all arrays
+  void* handle;  // a cudaStream_t of that device; null is its default stream
 };
 
 // Forward and Backward::enqueue throw std::runtime_error if the work could not be handed over, and
 // leave the caller's device current. What fails later on the device is reported by whoever waits
 // for the stream.
-void forward(const Problem&, const Queue&, const Tuning& = {});
+void forward(const Problem&, const Stream&, const Tuning& = {});
 
 // Gradients come in the compute type, for the caller to round or to add up:
 //   grad_value      [B, S, M, D], from a multiple of 16 bytes on
@@ -32,10 +32,10 @@ class Backward {
   int64_t workspace_bytes() const { return plan_.bytes(); }
 
   // `workspace`: from a multiple of 16 bytes on.
-  void enqueue(const Queue&, void* workspace) const;
+  void enqueue(const Stream&, void* workspace) const;
 
  private:
-  Call call_;
+  KernelParams params_;
   BinPlan plan_;
   Tuning tuning_;
 };

@@ -93,16 +93,16 @@ __device__ __forceinline__ void scatter(
 // Writes the gradients of sample (l, k) of a row and adds to the sums of the row. `sample_row`
 // counts rows as the gradients do, [B, Q, M].
 template <class T, int N>
-__device__ __forceinline__ void finish_sample(const Call& call, const SampledRow<T, N>& row,
-                                              int64_t sample_row, int l, int k,
-                                              Compute<T> (&dots)[1 << N],
+__device__ __forceinline__ void finish_sample(const KernelParams& params,
+                                              const SampledRow<T, N>& row, int64_t sample_row,
+                                              int l, int k, Compute<T> (&dots)[1 << N],
                                               RowSums<Compute<T>, N>& sums) {
   using Real = Compute<T>;
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   // Read once more: kept in registers meanwhile, it would push the loads of the rows out of them.
   Real pixel[N];
-  row.read_pixels(call, k, pixel);
-  const auto sample = sample_at<Real, N>(call, pixel, row.attention(call, k), l);
+  row.read_pixels(params, k, pixel);
+  const auto sample = sample_at<Real, N>(params, pixel, row.attention(params, k), l);
   Real slope[N];
   interpolate<N>(sample.axes, dots, slope);
   const int64_t at = (sample_row * p.L + l) * p.K + k;
@@ -110,12 +110,12 @@ __device__ __forceinline__ void finish_sample(const Call& call, const SampledRow
   sums.attention += sample.attention * dots[0];
 #pragma unroll
   for (int n = 0; n < N; ++n) slope[n] *= sample.attention;
-  pass_on_pixel_grads<T, N>(call, row, at, l, k, slope, sums);
+  pass_on_pixel_grads<T, N>(params, row, at, l, k, slope, sums);
 }
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
-    backward_kernel(const __grid_constant__ Call call, TileShares tiles) {
+    backward_kernel(const __grid_constant__ KernelParams params, TileShares tiles) {
   wait_for_launch_before();
   using Real = Compute<T>;
   using Shape = BackwardShape<T, N, Layout>;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   constexpr int kDotWords = Dots::kSize * int(sizeof(typename Dots::Share) / sizeof(Real));
   static_assert(kDotWords >= 2 * N * kWarpSize, "splits meet in the memory of the dot products");
 
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const Table table(corner_memory + warp * Table::kSize);
   Dots shares(dot_memory + warp * Dots::kSize);
@@ -135,57 +135,57 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const int row = lane / Layout::kLanes;  // whose channels the lane holds
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool wants_samples = p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
-  const int64_t grad_stride = p.M * p.D;           // from cell to cell
-  const int batches = (call.K - 1) / kPoints + 1;  // of a level
+  const int64_t grad_stride = p.M * p.D;             // from cell to cell
+  const int batches = (params.K - 1) / kPoints + 1;  // of a level
 
   const auto total = [&](const Tile& tile, auto& numbers) {
     if (tile.splits == 1) return;
     add_splits<kWarps>(reinterpret_cast<Real*>(dot_memory), kDotWords, tile, warp, lane, numbers);
   };
 
-  for_each_tile<kRows, kWarps>(call, tiles, warp, [&](const Tile& tile) {
+  for_each_tile<kRows, kWarps>(params, tiles, warp, [&](const Tile& tile) {
     const int b = tile.b, m = tile.m, first_query = tile.place;
-    const bool samples = sampling.in_use && first_query + sampling.row < call.Q;
-    const bool present = row < kRows && first_query + row < call.Q;
+    const bool samples = sampling.in_use && first_query + sampling.row < params.Q;
+    const bool present = row < kRows && first_query + row < params.Q;
     const int sampled_query = samples ? first_query + sampling.row : 0;
     const int64_t sample_row = (b * p.Q + sampled_query) * p.M + m;
     SampledRow<T, N> sampled;
-    sampled.start(call, b, sampled_query, m);
-    if (call.from_offsets) find_softmax(call, sampling, samples, sampled);
+    sampled.start(params, b, sampled_query, m);
+    if (params.from_offsets) find_softmax(params, sampling, samples, sampled);
     const T* values = row_of<T>(p.value, b, 0, m);
     Real* grad_values = static_cast<Real*>(p.grad_value.data) + b * p.S * grad_stride + m * p.D;
     const T* grad_row = row_of<T>(p.out, b, present ? first_query + row : 0, m);
     LoadedRow<T, Layout> loaded = {};
-    if (Layout::kWhole && present) loaded.load(grad_row + first_channel, call.D);
+    if (Layout::kWhole && present) loaded.load(grad_row + first_channel, params.D);
     Real grad[Layout::kVecsPerLane][Layout::kVecSize];
     loaded.widen_to(grad);
 
     RowSums<Real, N> sums;
     int batch = tile.split;  // of the warp's next samples, counted in the level
-    for (int l = 0; l < call.L; ++l) {
-      const T* cells = values + call.first_cell[l] * p.value.stride[1];
-      Real* grad_cells = grad_values + call.first_cell[l] * grad_stride;
-      if (samples) sampled.go_to_level(call, l, l > 0);
+    for (int l = 0; l < params.L; ++l) {
+      const T* cells = values + params.first_cell[l] * p.value.stride[1];
+      Real* grad_cells = grad_values + params.first_cell[l] * grad_stride;
+      if (samples) sampled.go_to_level(params, l, l > 0);
       sums.start_level();
-      for (; batch * kPoints < call.K; batch += tile.splits) {
+      for (; batch * kPoints < params.K; batch += tile.splits) {
         const int first = batch * kPoints;
-        const int count = min(call.K - first, kPoints);
+        const int count = min(params.K - first, kPoints);
         const bool reads = samples && sampling.point < count;
         if (reads) {
           const int k = first + sampling.point;
           Real pixel[N];
-          sampled.read_pixels(call, k, pixel);
-          const auto sample = sample_at<Real, N>(call, pixel, sampled.attention(call, k), l);
-          table.at(sampling.row, sampling.point) = find_corners(call, sample, l);
+          sampled.read_pixels(params, k, pixel);
+          const auto sample = sample_at<Real, N>(params, pixel, sampled.attention(params, k), l);
+          table.at(sampling.row, sampling.point) = find_corners(params, sample, l);
         }
         __syncwarp();
         for (int i = 0; i < count; ++i) {
           Real dots[1 << N] = {};
           const Corners<Real, N>& corners = table.at(present ? row : 0, i);
           if (present && corners.cell != corners.kNone) {
-            for (int channel = first_channel; channel - first_channel < call.D;
+            for (int channel = first_channel; channel - first_channel < params.D;
                  channel += Layout::kChannels) {
-              const int left = call.D - channel;
+              const int left = params.D - channel;
               if (!Layout::kWhole) {
                 loaded.load(grad_row + channel, left);
                 loaded.widen_to(grad);
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
         if (wants_samples && reads) {
           Real dots[1 << N];
           shares.sum_up(sampling.row, sampling.point, dots);
-          finish_sample<T, N>(call, sampled, sample_row, l, first + sampling.point, dots, sums);
+          finish_sample<T, N>(params, sampled, sample_row, l, first + sampling.point, dots, sums);
         }
       }
       batch -= batches;
@@ -220,15 +220,15 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
         sums.add_up_level(sampling);
         total(tile, sums.reference);
         if (samples && tile.split == 0) {
-          write_reference_grads<Real, N>(call, sampling, sample_row, l, sums);
+          write_reference_grads<Real, N>(params, sampling, sample_row, l, sums);
         }
       }
     }
-    if (!p.grad_scores.data || !call.from_offsets) return;
+    if (!p.grad_scores.data || !params.from_offsets) return;
     Real sum[1] = {sampling.reduce(sums.attention, [](Real a, Real b) { return a + b; })};
     total(tile, sum);
     if (samples) {
-      differentiate_softmax(call, sampled, sampling, sample_row, sum[0], tile.split, tile.splits);
+      differentiate_softmax(params, sampled, sampling, sample_row, sum[0], tile.split, tile.splits);
     }
   });
 }

@@ -36,25 +36,28 @@ inline void choose_splits(int64_t steps, int warps, Order& order) {
 
 // The order of a kernel of so many warps to a block; `samples_at_once` are those of a row that a
 // warp works on in a step.
-inline Order choose_order(const Call& call, int warps, int samples_at_once, int64_t forced_splits) {
+inline Order choose_order(const KernelParams& params, int warps, int samples_at_once,
+                          int64_t forced_splits) {
   if (forced_splits > warps) {
     throw std::invalid_argument("at most " + std::to_string(warps) +
                                 " warps can share a tile, got " + std::to_string(forced_splits));
   }
   Order order;
-  const int64_t steps = int64_t(call.L) * ((call.K - 1) / samples_at_once + 1);
+  const int64_t steps = int64_t(params.L) * ((params.K - 1) / samples_at_once + 1);
   std::fill_n(order.splits, kForwardWarps + 1, uint8_t(forced_splits > 0 ? forced_splits : 1));
   if (forced_splits <= 0) choose_splits(steps, warps, order);
   return order;
 }
 
-inline Order choose_forward_order(const Call& call, int rows_per_tile, const Tuning& tuning) {
-  Order order = choose_order(call, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_splits);
+inline Order choose_forward_order(const KernelParams& params, int rows_per_tile,
+                                  const Tuning& tuning) {
+  Order order =
+      choose_order(params, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_splits);
   // Self-attention: as many queries as cells. If they are others, only speed suffers.
-  const bool on_grid = call.problem.Q == call.problem.S;
+  const bool on_grid = params.problem.Q == params.problem.S;
   order.in_bricks = on_grid && tuning.forward_bricks != 0;
   for (int n = 0; n < kMaxAxes; ++n) {
-    order.brick[n] = call.problem.N == 3 ? kBrick[n] : kImageBrick[n];
+    order.brick[n] = params.problem.N == 3 ? kBrick[n] : kImageBrick[n];
     if (tuning.forward_bricks > 0) order.brick[n] = int32_t(tuning.forward_bricks);
   }
   return order;

@@ -2,8 +2,9 @@
 
 namespace stdeform::cuda {
 
-template void forward<BFloat16>(const Call&, const Device&, const Tuning&, cudaStream_t);
-template void backward<BFloat16>(const Call&, const BinPlan&, void*, const Device&, const Tuning&,
-                                 cudaStream_t);
+template void forward<BFloat16>(const KernelParams&, const DeviceProps&, const Tuning&,
+                                cudaStream_t);
+template void backward<BFloat16>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
+                                 const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

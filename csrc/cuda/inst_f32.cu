@@ -2,8 +2,8 @@
 
 namespace stdeform::cuda {
 
-template void forward<float>(const Call&, const Device&, const Tuning&, cudaStream_t);
-template void backward<float>(const Call&, const BinPlan&, void*, const Device&, const Tuning&,
-                              cudaStream_t);
+template void forward<float>(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
+template void backward<float>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
+                              const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -2,8 +2,8 @@
 
 namespace stdeform::cuda {
 
-template void forward<double>(const Call&, const Device&, const Tuning&, cudaStream_t);
-template void backward<double>(const Call&, const BinPlan&, void*, const Device&, const Tuning&,
-                               cudaStream_t);
+template void forward<double>(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
+template void backward<double>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
+                               const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -14,9 +14,10 @@ namespace stdeform::cuda {
 
 // Whether every row of an array [B, rows, M, D] can be read in vectors of 16 bytes. The stride of
 // an axis of size 1 is never used, so it may have any value.
-inline bool rows_are_aligned(const Array& a, const Call& call, int64_t rows, int element_size) {
+inline bool rows_are_aligned(const Array& a, const KernelParams& params, int64_t rows,
+                             int element_size) {
   constexpr int kVecBytes = 16;
-  const int64_t sizes[] = {call.B, rows, call.M};
+  const int64_t sizes[] = {params.B, rows, params.M};
   bool aligned = reinterpret_cast<uintptr_t>(a.data) % kVecBytes == 0;
   for (int i = 0; i < 3; ++i)
     aligned &= sizes[i] == 1 || a.stride[i] * element_size % kVecBytes == 0;
@@ -40,14 +41,14 @@ void choose_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N>
-void launch_forward(const Call& call, const Device& device, const Tuning& tuning,
+void launch_forward(const KernelParams& params, const DeviceProps& device, const Tuning& tuning,
                     cudaStream_t stream) {
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    Call ordered = call;
-    ordered.order = choose_forward_order(call, Layout::kRows, tuning);
-    const int64_t tiles = tiles_of_all(call, Layout::kRows);
+    KernelParams ordered = params;
+    ordered.order = choose_forward_order(params, Layout::kRows, tuning);
+    const int64_t tiles = tiles_of_all(params, Layout::kRows);
     const auto blocks = std::min<int64_t>(device.multiprocessors, tiles);
     STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), dim3(blocks), dim3(kForwardWarps * kWarpSize),
                     0, stream, ordered, TileShares(tiles, blocks));
@@ -55,29 +56,29 @@ void launch_forward(const Call& call, const Device& device, const Tuning& tuning
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());  // for checking gradients, where speed does not count
   } else {
-    const bool aligned = rows_are_aligned(p.value, call, p.S, sizeof(T)) &&
-                         rows_are_aligned(p.out, call, p.Q, sizeof(T)) &&
+    const bool aligned = rows_are_aligned(p.value, params, p.S, sizeof(T)) &&
+                         rows_are_aligned(p.out, params, p.Q, sizeof(T)) &&
                          p.value.stride[1] <= int64_t(0xffffffff / sizeof(T));
     choose_layout<16 / sizeof(T)>(p.D, aligned, launch);
   }
 }
 
 template <class T, int N>
-void launch_backward(const Call& call, const BinPlan& plan, void* workspace, const Device& device,
-                     const Tuning& tuning, cudaStream_t stream) {
-  const Problem& p = call.problem;
-  const bool aligned = rows_are_aligned(p.value, call, p.S, sizeof(T)) &&
-                       rows_are_aligned(p.out, call, p.Q, sizeof(T));
+void launch_backward(const KernelParams& params, const BinPlan& plan, void* workspace,
+                     const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
+  const Problem& p = params.problem;
+  const bool aligned = rows_are_aligned(p.value, params, p.S, sizeof(T)) &&
+                       rows_are_aligned(p.out, params, p.Q, sizeof(T));
   if (plan.in_use()) {
-    return launch_bins<T, N>(call, plan, workspace, aligned, device.multiprocessors, stream);
+    return launch_bins<T, N>(params, plan, workspace, aligned, device.multiprocessors, stream);
   }
   fill_with_zeros(sums_of(p), Words(), device.multiprocessors, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    Call ordered = call;
+    KernelParams ordered = params;
     ordered.order =
-        choose_order(call, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_splits);
-    const int64_t tiles = tiles_of_all(call, Layout::kRows);
+        choose_order(params, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_splits);
+    const int64_t tiles = tiles_of_all(params, Layout::kRows);
     const auto blocks =
         std::min<int64_t>(device.multiprocessors * kBackwardBlocks<Compute<T>>, tiles);
     STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), dim3(blocks), dim3(kThreads), 0, stream,
@@ -97,15 +98,16 @@ void launch_backward(const Call& call, const BinPlan& plan, void* workspace, con
 // What api.cu calls; one source file per dtype instantiates it, so that they compile in
 // parallel.
 template <class T>
-void forward(const Call& call, const Device& device, const Tuning& tuning, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_forward<T, 3>(call, device, tuning, stream)
-                      : launch_forward<T, 2>(call, device, tuning, stream);
+void forward(const KernelParams& params, const DeviceProps& device, const Tuning& tuning,
+             cudaStream_t stream) {
+  params.problem.N == 3 ? launch_forward<T, 3>(params, device, tuning, stream)
+                        : launch_forward<T, 2>(params, device, tuning, stream);
 }
 template <class T>
-void backward(const Call& call, const BinPlan& plan, void* workspace, const Device& device,
-              const Tuning& tuning, cudaStream_t stream) {
-  call.problem.N == 3 ? launch_backward<T, 3>(call, plan, workspace, device, tuning, stream)
-                      : launch_backward<T, 2>(call, plan, workspace, device, tuning, stream);
+void backward(const KernelParams& params, const BinPlan& plan, void* workspace,
+              const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
+  params.problem.N == 3 ? launch_backward<T, 3>(params, plan, workspace, device, tuning, stream)
+                        : launch_backward<T, 2>(params, plan, workspace, device, tuning, stream);
 }
 
 }  // namespace stdeform::cuda

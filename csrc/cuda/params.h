@@ -1,5 +1,5 @@
-// One call as the kernels get it: by value, with the sizes of the levels in it, so that no kernel
-// waits for a copy.
+// The parameters of a kernel, passed by value with the sizes of the levels in them, so that no
+// kernel waits for a copy.
 #pragma once
 
 #include "core/problem.h"
@@ -21,7 +21,7 @@ struct Order {
   uint8_t splits[kForwardWarps + 1] = {};
 };
 
-struct Device {
+struct DeviceProps {
   int multiprocessors;
 };
 
@@ -32,7 +32,7 @@ struct Numbers {
   uint64_t stride[kMaxRank] = {};
 };
 
-struct Call {
+struct KernelParams {
   Problem problem;
   Order order;
   Numbers positions, scores, reference;  // the problem's own

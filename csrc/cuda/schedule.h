@@ -8,17 +8,17 @@
 namespace stdeform::cuda {
 
 // The query at a place of the order. Where queries are the cells of the levels, neighbours in all
-// axes follow each other: a level is cut into bricks of call.order.brick cells, those at its ends
+// axes follow each other: a level is cut into bricks of params.order.brick cells, those at its ends
 // smaller, in the order of their first cells.
-STDEFORM_INLINE int32_t query_at(const Call& call, int32_t place) {
-  const Order& order = call.order;
+STDEFORM_INLINE int32_t query_at(const KernelParams& params, int32_t place) {
+  const Order& order = params.order;
   if (!order.in_bricks) return place;
   int l = 0;
-  while (l + 1 < call.L && place >= call.first_cell[l + 1]) ++l;
+  while (l + 1 < params.L && place >= params.first_cell[l + 1]) ++l;
   const auto smaller = [](int32_t a, int32_t b) { return a < b ? a : b; };
-  const int32_t* size = call.size[l];
+  const int32_t* size = params.size[l];
   // Frames, rows and columns of the brick, one after the other; before each lie whole bricks.
-  int32_t rest = place - call.first_cell[l];
+  int32_t rest = place - params.first_cell[l];
   const int32_t t = rest / (size[0] * size[1]) / order.brick[2] * order.brick[2];
   const int32_t frames = smaller(order.brick[2], size[2] - t);
   rest -= t * size[0] * size[1];
@@ -29,15 +29,15 @@ STDEFORM_INLINE int32_t query_at(const Call& call, int32_t place) {
   const int32_t columns = smaller(order.brick[0], size[0] - x);
   rest -= x * rows * frames;
   const int32_t in_frame = rest / columns;
-  return call.first_cell[l] + ((t + in_frame / rows) * size[1] + y + in_frame % rows) * size[0] +
+  return params.first_cell[l] + ((t + in_frame / rows) * size[1] + y + in_frame % rows) * size[0] +
          x + rest % columns;
 }
 
-STDEFORM_INLINE int32_t tiles_of_head(const Call& call, int rows_per_tile) {
-  return 1 + (call.Q - 1) / rows_per_tile;
+STDEFORM_INLINE int32_t tiles_of_head(const KernelParams& params, int rows_per_tile) {
+  return 1 + (params.Q - 1) / rows_per_tile;
 }
-STDEFORM_INLINE int64_t tiles_of_all(const Call& call, int rows_per_tile) {
-  return int64_t(call.B) * call.M * tiles_of_head(call, rows_per_tile);
+STDEFORM_INLINE int64_t tiles_of_all(const KernelParams& params, int rows_per_tile) {
+  return int64_t(params.B) * params.M * tiles_of_head(params, rows_per_tile);
 }
 
 // The tiles of all heads, shared out among blocks: some have one more than the others.

@@ -21,19 +21,19 @@ struct Tile {
 
 // Calls visit(tile) as often on every warp of the block.
 template <int rows_per_tile, int warps, class F>
-__device__ __forceinline__ void for_each_tile(const Call& call, const TileShares& shares, int warp,
-                                              F visit) {
+__device__ __forceinline__ void for_each_tile(const KernelParams& params, const TileShares& shares,
+                                              int warp, F visit) {
   static_assert(warps <= kForwardWarps, "Order::splits has an entry for each number of tiles");
-  const int32_t of_head = tiles_of_head(call, rows_per_tile);
+  const int32_t of_head = tiles_of_head(params, rows_per_tile);
   const int64_t first = shares.first(blockIdx.x), bm = first / of_head;
   Tile tile;
-  tile.b = int(bm / call.M), tile.m = int(bm % call.M);
+  tile.b = int(bm / params.M), tile.m = int(bm % params.M);
   tile.in_head = int32_t(first - bm * of_head);
   tile.splits = 0;
   int ahead = 0;  // of the first tile that is left
   // A block whose tiles pass 31 bits would have more rows than any device has memory for.
   for (auto left = int32_t(shares.number(blockIdx.x)); left > 0; left -= tile.at_once) {
-    const int splits = call.order.splits[left < warps ? left : warps];
+    const int splits = params.order.splits[left < warps ? left : warps];
     if (splits != tile.splits) {
       tile.splits = splits;
       tile.at_once = warps / splits;
@@ -43,9 +43,9 @@ __device__ __forceinline__ void for_each_tile(const Call& call, const TileShares
     }
     while (tile.in_head >= of_head) {
       tile.in_head -= of_head;
-      if (++tile.m == call.M) tile.m = 0, ++tile.b;
+      if (++tile.m == params.M) tile.m = 0, ++tile.b;
     }
-    tile.place = ahead < tile.at_once && ahead < left ? tile.in_head * rows_per_tile : call.Q;
+    tile.place = ahead < tile.at_once && ahead < left ? tile.in_head * rows_per_tile : params.Q;
     visit(tile);
     tile.in_head += tile.at_once;
   }
@@ -57,14 +57,14 @@ template <int rows_per_tile>
 class TileQueries {
  public:
   // Goes on to the warp's next tile. All lanes call it and `of_row`.
-  __device__ __forceinline__ void next(const Call& call, const Tile& tile, int lane) {
+  __device__ __forceinline__ void next(const KernelParams& params, const Tile& tile, int lane) {
     first_ += rows_per_tile;
     if (first_ + rows_per_tile > kWarpSize || tile.splits != splits_) {
       const auto in_head = uint32_t(tile.in_head) + lane / rows_per_tile * tile.at_once;
       const auto place =
-          int32_t(in_head % uint32_t(tiles_of_head(call, rows_per_tile))) * rows_per_tile +
+          int32_t(in_head % uint32_t(tiles_of_head(params, rows_per_tile))) * rows_per_tile +
           lane % rows_per_tile;
-      query_ = place < call.Q ? query_at(call, place) : 0;
+      query_ = place < params.Q ? query_at(params, place) : 0;
       first_ = 0;
       splits_ = tile.splits;
     }

@@ -1,4 +1,4 @@
-// What the kernels that work on bins get beside the call.
+// Further parameters of the kernels that work on bins.
 //
 // A bin holds the samples of one batch row, head and level that lie between the same cells, and so
 // read the same corners. A level with `size` cells along an axis has size + 1 bins along it: the
@@ -46,7 +46,7 @@ struct Bins {
   uint32_t per_head;                      // bins of all levels
   uint32_t first[kMaxLevels];             // bin of each level
   int32_t samples_per_warp;               // where sums may be formed in any order
-  Divisor by_row_size, by_K, by_Q, by_M;  // L * K, and as in the call
+  Divisor by_row_size, by_K, by_Q, by_M;  // L * K, and as in KernelParams
 
   uint32_t* count;      // [per_head] samples of each bin
   uint32_t* total;      // samples of all bins; right behind the counts

@@ -23,15 +23,16 @@ void choose_bin_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N, class Layout>
-void launch_bin_sums(const Call& call, const Bins& bins, int64_t samples, cudaStream_t stream) {
+void launch_bin_sums(const KernelParams& params, const Bins& bins, int64_t samples,
+                     cudaStream_t stream) {
   const auto launch = [&](int color, int64_t warps) {
     const dim3 grid(1 + (warps - 1) / kWarps);
-    STDEFORM_LAUNCH((bin_backward_kernel<T, N, Layout>), grid, dim3(kThreads), 0, stream, call,
+    STDEFORM_LAUNCH((bin_backward_kernel<T, N, Layout>), grid, dim3(kThreads), 0, stream, params,
                     bins, color);
   };
-  if (!call.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.samples_per_warp);
+  if (!params.problem.deterministic) return launch(-1, 1 + (samples - 1) / bins.samples_per_warp);
   for (int color = 0; color < (1 << N); ++color) {
-    launch(color, bins.heads * BinsOfColor<N>::in_head(call, color));
+    launch(color, bins.heads * BinsOfColor<N>::in_head(params, color));
   }
 }
 
@@ -43,21 +44,21 @@ inline Words sums_of(const Problem& p) {
 }
 
 template <class T, int N>
-void launch_bins(const Call& call, const BinPlan& plan, void* workspace, bool aligned,
+void launch_bins(const KernelParams& params, const BinPlan& plan, void* workspace, bool aligned,
                  int multiprocessors, cudaStream_t stream) {
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   for (int64_t head = 0; head < p.B * p.M; head += plan.heads()) {
     const Bins bins = plan.chunk(head, workspace);
     const int64_t rows = bins.heads * p.Q;
     const dim3 row_grid(1 + (rows - 1) / kRowsOfBlock);
     const Words counts = {bins.count, bins.heads * int64_t(bins.per_head) + 1};
     fill_with_zeros(head == 0 ? sums_of(p) : Words(), counts, multiprocessors, stream);
-    STDEFORM_LAUNCH((count_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+    STDEFORM_LAUNCH((count_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params, bins);
     reserve_bins(bins, stream);
-    STDEFORM_LAUNCH((place_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+    STDEFORM_LAUNCH((place_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params, bins);
     if (p.deterministic) order_bins(bins, stream);
     const auto launch = [&](auto layout) {
-      launch_bin_sums<T, N, decltype(layout)>(call, bins, rows * p.L * p.K, stream);
+      launch_bin_sums<T, N, decltype(layout)>(params, bins, rows * p.L * p.K, stream);
     };
     if constexpr (std::is_same_v<T, double>) {
       launch(AnyBinLayout<N>());  // for checking gradients, where speed does not count
@@ -66,7 +67,8 @@ void launch_bins(const Call& call, const BinPlan& plan, void* workspace, bool al
     }
     if (p.grad_positions.data || p.grad_reference.data ||
         (p.grad_scores.data && p.reference.data)) {
-      STDEFORM_LAUNCH((finish_rows_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, call, bins);
+      STDEFORM_LAUNCH((finish_rows_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params,
+                      bins);
     }
   }
 }

@@ -14,19 +14,19 @@ struct OwnSample {
   using Real = Compute<T>;
 
   // The one at a place among the sorted ones.
-  __device__ __forceinline__ static OwnSample at(const Call& call, const Bins& bins,
+  __device__ __forceinline__ static OwnSample at(const KernelParams& params, const Bins& bins,
                                                  uint32_t place) {
     const uint32_t number = bins.samples[place];
     uint32_t in_row = number;
-    const uint32_t row = bins.by_row_size.divide(in_row, uint32_t(call.L * call.K));
+    const uint32_t row = bins.by_row_size.divide(in_row, uint32_t(params.L * params.K));
     uint32_t k = in_row;
-    const uint32_t l = bins.by_K.divide(k, uint32_t(call.K));
-    return {number, in_row, int(l), ChunkRow(call, bins, row),
+    const uint32_t l = bins.by_K.divide(k, uint32_t(params.K));
+    return {number, in_row, int(l), ChunkRow(params, bins, row),
             static_cast<const BinRecord<Real>*>(bins.records)[place]};
   }
 
-  __device__ __forceinline__ int64_t in_problem(const Call& call) const {
-    return row.in_problem(call) * (int64_t(call.L) * call.K) + in_row;
+  __device__ __forceinline__ int64_t in_problem(const KernelParams& params) const {
+    return row.in_problem(params) * (int64_t(params.L) * params.K) + in_row;
   }
 
   uint32_t number;  // in the chunk
@@ -38,12 +38,12 @@ struct OwnSample {
 
 // Fills in a sample for all lanes and returns its bin.
 template <class T, int N>
-__device__ __forceinline__ uint32_t describe(const Call& call, const Bins& bins,
+__device__ __forceinline__ uint32_t describe(const KernelParams& params, const Bins& bins,
                                              const OwnSample<T, N>& own, BinSample<T, N>& to) {
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   const auto sample =
-      sample_at<Compute<T>, N>(call, own.record.pixel, own.record.attention, own.l, true);
-  const auto corners = find_corners(call, sample, own.l);
+      sample_at<Compute<T>, N>(params, own.record.pixel, own.record.attention, own.l, true);
+  const auto corners = find_corners(params, sample, own.l);
   uint32_t exists = ~0u;
   uint32_t bin = own.row.head * bins.per_head + bins.first[own.l], stride = 1;
 #pragma unroll
@@ -55,16 +55,16 @@ __device__ __forceinline__ uint32_t describe(const Call& call, const Bins& bins,
     if (!axis.has_high) exists &= ~high;
     to.to_next[n] = corners.to_next[n];
     bin += bin_along(axis) * stride;
-    stride *= uint32_t(call.size[own.l][n]) + 1;
+    stride *= uint32_t(params.size[own.l][n]) + 1;
   }
 #pragma unroll
   for (int c = 0; c < (1 << N); ++c) to.weight[c] = corners.weight[c];
-  const uint64_t cell = uint32_t(call.first_cell[own.l]) + uint64_t(corners.cell);
+  const uint64_t cell = uint32_t(params.first_cell[own.l]) + uint64_t(corners.cell);
   const ChunkRow& row = own.row;
   to.grad_row = row_of<T>(p.out, row.b, row.q, row.m);
   to.value_row = row_of<T>(p.value, row.b, cell, row.m);
   to.sum_row = static_cast<Compute<T>*>(p.grad_value.data) +
-               ((row.b * uint64_t(p.S) + cell) * uint32_t(call.M) + row.m) * uint32_t(call.D);
+               ((row.b * uint64_t(p.S) + cell) * uint32_t(params.M) + row.m) * uint32_t(params.D);
   to.exists = exists;
   return bin;
 }
@@ -77,34 +77,35 @@ struct BinsOfColor {
     return (uint32_t(size) + 2 - (color >> n & 1)) / 2;  // of size + 1
   }
 
-  __host__ __device__ static int64_t in_head(const Call& call, int color) {
+  __host__ __device__ static int64_t in_head(const KernelParams& params, int color) {
     int64_t number = 0;
-    for (int l = 0; l < call.L; ++l) {
+    for (int l = 0; l < params.L; ++l) {
       int64_t of_level = 1;
-      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], color, n);
+      for (int n = 0; n < N; ++n) of_level *= along(params.size[l][n], color, n);
       number += of_level;
     }
     return number;
   }
 
   // The bin with a number, in the chunk.
-  __device__ static uint32_t find(const Call& call, const Bins& bins, int color, int64_t number) {
-    const int64_t per_head = in_head(call, color);
+  __device__ static uint32_t find(const KernelParams& params, const Bins& bins, int color,
+                                  int64_t number) {
+    const int64_t per_head = in_head(params, color);
     const auto head = uint32_t(number / per_head);
     auto rest = uint32_t(number % per_head);
     int l = 0;
     for (;; ++l) {
       uint32_t of_level = 1;
-      for (int n = 0; n < N; ++n) of_level *= along(call.size[l][n], color, n);
+      for (int n = 0; n < N; ++n) of_level *= along(params.size[l][n], color, n);
       if (rest < of_level) break;
       rest -= of_level;
     }
     uint32_t bin = head * bins.per_head + bins.first[l], stride = 1;
     for (int n = 0; n < N; ++n) {
-      const uint32_t number_along = along(call.size[l][n], color, n);
+      const uint32_t number_along = along(params.size[l][n], color, n);
       bin += (rest % number_along * 2 + (color >> n & 1)) * stride;
       rest /= number_along;
-      stride *= uint32_t(call.size[l][n]) + 1;
+      stride *= uint32_t(params.size[l][n]) + 1;
     }
     return bin;
   }
@@ -117,15 +118,15 @@ struct SampleRange {
 
 // A bin of the color for each warp, or with color < 0 the next samples_per_warp samples.
 template <int N>
-__device__ __forceinline__ SampleRange range_of_warp(const Call& call, const Bins& bins,
+__device__ __forceinline__ SampleRange range_of_warp(const KernelParams& params, const Bins& bins,
                                                      int color) {
   const int64_t warp = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (color < 0) {
     const int64_t total = *bins.total, first = min(warp * bins.samples_per_warp, total);
     return {uint32_t(first), uint32_t(min(first + bins.samples_per_warp, total))};
   }
-  if (warp >= bins.heads * BinsOfColor<N>::in_head(call, color)) return {0, 0};
-  const uint32_t bin = BinsOfColor<N>::find(call, bins, color, warp);
+  if (warp >= bins.heads * BinsOfColor<N>::in_head(params, color)) return {0, 0};
+  const uint32_t bin = BinsOfColor<N>::find(params, bins, color, warp);
   return {bins.end[bin] - bins.count[bin], bins.end[bin]};
 }
 
@@ -135,8 +136,8 @@ constexpr int kAhead = Layout::kWhole && Layout::kVecsPerLane * Layout::kVecSize
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
-    bin_backward_kernel(const __grid_constant__ Call call, const __grid_constant__ Bins bins,
-                        int color) {
+    bin_backward_kernel(const __grid_constant__ KernelParams params,
+                        const __grid_constant__ Bins bins, int color) {
   wait_for_launch_before();
   using Real = Compute<T>;
   using Sample = BinSample<T, N>;
@@ -148,25 +149,25 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   STDEFORM_SHARED(Sample, sample_memory, kWarps * kSamples);
   STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
 
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   Sample* const samples = sample_memory + warp * kSamples;
   const Dots shares(dot_memory + warp * Dots::kSize);
   const int corner = lane / Layout::kLanes * kBinCorners<N>;  // the first one
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
-  const bool one_pass = call.D <= Layout::kChannels;
+  const bool one_pass = params.D <= Layout::kChannels;
   const bool wants_samples = p.grad_scores.data || wants_pixel_grads(p);
   const bool alone = color >= 0;
 
-  const SampleRange range = range_of_warp<N>(call, bins, color);
+  const SampleRange range = range_of_warp<N>(params, bins, color);
   BinCorner<T, N, Layout> own;
   uint32_t last_bin = kNoBin;
   for (uint32_t first = range.first; first < range.last; first += kBatch) {
     const int count = int(min(range.last - first, uint32_t(kBatch)));
     // Lanes without a sample describe the last one: what is loaded ahead must exist.
-    const auto mine = OwnSample<T, N>::at(call, bins, first + min(lane, count - 1));
+    const auto mine = OwnSample<T, N>::at(params, bins, first + min(lane, count - 1));
     Sample described;
-    const uint32_t bin = describe(call, bins, mine, described);
+    const uint32_t bin = describe(params, bins, mine, described);
     if (lane < kBatch) samples[lane] = described;
     if (lane < kAhead<Layout>) samples[kBatch + lane].grad_row = described.grad_row;
     // A bit for each sample that is not of the bin of the one before, or does not exist.
@@ -177,9 +178,9 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     __syncwarp();
 
     Real dots[1 << N] = {};  // of the lane's own sample
-    for (int channel = first_channel; channel - first_channel < call.D;
+    for (int channel = first_channel; channel - first_channel < params.D;
          channel += Layout::kChannels) {
-      const int left = call.D - channel;
+      const int left = params.D - channel;
       const Sample* sample = samples;
       auto* share = shares.of_lane(corner, lane % Layout::kLanes);
       // Rows of grad_out take turns in places that do not change: nothing is moved in registers.
@@ -232,17 +233,17 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
       }
       Real slope[N];
       interpolate<N>(axes, dots, slope);
-      const int64_t in_problem = mine.in_problem(call);
+      const int64_t in_problem = mine.in_problem(params);
       if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[in_problem] = dots[0];
       if (wants_pixel_grads(p)) {
-        Real* to = pixel_grads_of<T, N>(call, bins, mine.number, in_problem);
+        Real* to = pixel_grads_of<T, N>(params, bins, mine.number, in_problem);
 #pragma unroll
         for (int n = 0; n < N; ++n) to[n] = mine.record.attention * slope[n];
       }
     }
     __syncwarp();
   }
-  own.close(alone, call.D - first_channel);
+  own.close(alone, params.D - first_channel);
 }
 
 }  // namespace stdeform::cuda

@@ -28,12 +28,12 @@ struct RowSums {
 // From the gradients of a sample's pixel coordinates to those of its position, which are written,
 // and of its row's reference, which are added up. `at` counts samples as gradients do.
 template <class T, int N>
-__device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const SampledRow<T, N>& row,
-                                                    int64_t at, int l, int k,
-                                                    const Compute<T> (&pixel)[N],
+__device__ __forceinline__ void pass_on_pixel_grads(const KernelParams& params,
+                                                    const SampledRow<T, N>& row, int64_t at, int l,
+                                                    int k, const Compute<T> (&pixel)[N],
                                                     RowSums<Compute<T>, N>& sums) {
   using Real = Compute<T>;
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     // A coordinate that reads nothing passes nothing, and may be infinite.
@@ -42,10 +42,11 @@ __device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const Samp
       const Real grad = passes ? pixel[n] * row.pixel_scale[n] : Real(0);
       write<T>(p.grad_positions, at * N + n, grad);
     }
-    const Real by_centre = pixel[n] * Real(call.size[l][n]);
+    const Real by_centre = pixel[n] * Real(params.size[l][n]);
     sums.reference[n] += by_centre;
     if (p.boxes && p.grad_reference.data && passes) {
-      sums.reference[N + n] += by_centre * row.position(call, k, n) * (Real(0.5) / Real(call.K));
+      sums.reference[N + n] +=
+          by_centre * row.position(params, k, n) * (Real(0.5) / Real(params.K));
     }
   }
 }
@@ -53,10 +54,10 @@ __device__ __forceinline__ void pass_on_pixel_grads(const Call& call, const Samp
 // Writes the sums of a row for its reference on one level, by one of its lanes. `at` counts rows as
 // gradients do, [B, Q, M].
 template <class Real, int N, class Lane>
-__device__ __forceinline__ void write_reference_grads(const Call& call, const Lane& lane,
+__device__ __forceinline__ void write_reference_grads(const KernelParams& params, const Lane& lane,
                                                       int64_t at, int l,
                                                       const RowSums<Real, N>& sums) {
-  const Problem& p = call.problem;
+  const Problem& p = params.problem;
   if (lane.point != 0) return;
   const int width = p.boxes ? 2 * N : N;
   Real* to = static_cast<Real*>(p.grad_reference.data) + (at * p.L + l) * width;
@@ -71,18 +72,19 @@ __device__ __forceinline__ void write_reference_grads(const Call& call, const La
 // that of weight times gradient over the row, which is at its last level. Of `splits` warps that
 // take samples one after the other, this one is number `split`.
 template <class T, int N, class Lane>
-__device__ __forceinline__ void differentiate_softmax(const Call& call, const SampledRow<T, N>& row,
-                                                      const Lane& lane, int64_t at,
-                                                      Compute<T> attention_sum, int split,
-                                                      int splits) {
+__device__ __forceinline__ void differentiate_softmax(const KernelParams& params,
+                                                      const SampledRow<T, N>& row, const Lane& lane,
+                                                      int64_t at, Compute<T> attention_sum,
+                                                      int split, int splits) {
   using Real = Compute<T>;
-  Real* grads = static_cast<Real*>(call.problem.grad_scores.data) + at * call.problem.L * call.K;
+  Real* grads =
+      static_cast<Real*>(params.problem.grad_scores.data) + at * params.problem.L * params.K;
   int owner = 0;
-  for_each_score<T>(call, lane, row.first_scores(call), [&](Real score, int l, int k) {
+  for_each_score<T>(params, lane, row.first_scores(params), [&](Real score, int l, int k) {
     const bool mine = owner == split;
     if (++owner == splits) owner = 0;
     if (!mine) return;
-    Real& grad = grads[int64_t(l) * call.K + k];
+    Real& grad = grads[int64_t(l) * params.K + k];
     grad = std::exp(score - row.largest) * row.softmax_scale * (grad - attention_sum);
   });
 }

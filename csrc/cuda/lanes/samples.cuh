@@ -46,65 +46,66 @@ struct alignas(16) SampledRow {
   using Real = Compute<T>;
 
   // The row, before its first level.
-  __device__ __forceinline__ void start(const Call& call, int b, int q, int m) {
-    positions = of_query(call.positions, b, q) + uint32_t(m) * call.positions.stride[2];
-    scores = of_query(call.scores, b, q) + uint32_t(m) * call.scores.stride[2];
-    reference = of_query(call.reference, b, q);
+  __device__ __forceinline__ void start(const KernelParams& params, int b, int q, int m) {
+    positions = of_query(params.positions, b, q) + uint32_t(m) * params.positions.stride[2];
+    scores = of_query(params.scores, b, q) + uint32_t(m) * params.scores.stride[2];
+    reference = of_query(params.reference, b, q);
     largest = 0, softmax_scale = 1;
   }
 
   // Goes on by `steps` levels, to level l; back, if they are negative.
-  __device__ __forceinline__ void go_to_level(const Call& call, int l, int steps) {
+  __device__ __forceinline__ void go_to_level(const KernelParams& params, int l, int steps) {
     const auto step = uint64_t(int64_t(steps));
-    positions += step * call.positions.stride[3];
-    scores += step * call.scores.stride[3];
-    reference += step * call.reference.stride[2];
+    positions += step * params.positions.stride[3];
+    scores += step * params.scores.stride[3];
+    reference += step * params.reference.stride[2];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const Real size = call.size[l][n];
+      const Real size = params.size[l][n];
       pixel_scale[n] = size;
       pixel_shift[n] = -Real(0.5);
-      if (!call.from_offsets) continue;
-      pixel_shift[n] = std::fma(reference_number(call, n), size, -Real(0.5));
+      if (!params.from_offsets) continue;
+      pixel_shift[n] = std::fma(reference_number(params, n), size, -Real(0.5));
       pixel_scale[n] = 1;
     }
-    if (!call.problem.boxes) return;
-    const Real half_point = Real(0.5) / Real(call.K);
+    if (!params.problem.boxes) return;
+    const Real half_point = Real(0.5) / Real(params.K);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      pixel_scale[n] = reference_number(call, N + n) * Real(call.size[l][n]) * half_point;
+      pixel_scale[n] = reference_number(params, N + n) * Real(params.size[l][n]) * half_point;
     }
   }
 
   // Where the scores of level 0 are, from the last level on.
-  __device__ __forceinline__ const unsigned char* first_scores(const Call& call) const {
-    return scores - uint32_t(call.L - 1) * call.scores.stride[3];
+  __device__ __forceinline__ const unsigned char* first_scores(const KernelParams& params) const {
+    return scores - uint32_t(params.L - 1) * params.scores.stride[3];
   }
 
   // Coordinate n of sample k of the level as it was passed, a location or an offset.
-  __device__ __forceinline__ Real position(const Call& call, int k, int n) const {
-    const uint64_t* s = call.positions.stride;
-    return read<T>(call.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
+  __device__ __forceinline__ Real position(const KernelParams& params, int k, int n) const {
+    const uint64_t* s = params.positions.stride;
+    return read<T>(params.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
   }
   // Rounded once, as written: two kernels that ask for a pixel find the same one to the last bit,
   // whatever their compiler fuses.
-  __device__ __forceinline__ void read_pixels(const Call& call, int k, Real (&pixel)[N]) const {
+  __device__ __forceinline__ void read_pixels(const KernelParams& params, int k,
+                                              Real (&pixel)[N]) const {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      pixel[n] = std::fma(position(call, k, n), pixel_scale[n], pixel_shift[n]);
+      pixel[n] = std::fma(position(params, k, n), pixel_scale[n], pixel_shift[n]);
     }
   }
 
-  __device__ __forceinline__ Real score(const Call& call, int k) const {
-    return read<T>(call.scores, scores + uint32_t(k) * call.scores.stride[4]);
+  __device__ __forceinline__ Real score(const KernelParams& params, int k) const {
+    return read<T>(params.scores, scores + uint32_t(k) * params.scores.stride[4]);
   }
   // The attention weight of sample k: its score or, where scores are logits, its softmax.
-  __device__ __forceinline__ Real attention(const Call& call, int k) const {
-    return call.from_offsets ? exponential(call, k) * softmax_scale : score(call, k);
+  __device__ __forceinline__ Real attention(const KernelParams& params, int k) const {
+    return params.from_offsets ? exponential(params, k) * softmax_scale : score(params, k);
   }
   // The same before it is divided by the softmax's sum.
-  __device__ __forceinline__ Real undivided(const Call& call, int k) const {
-    return call.from_offsets ? exponential(call, k) : score(call, k);
+  __device__ __forceinline__ Real undivided(const KernelParams& params, int k) const {
+    return params.from_offsets ? exponential(params, k) : score(params, k);
   }
 
   const unsigned char *positions, *scores, *reference;  // of the level
@@ -115,11 +116,11 @@ struct alignas(16) SampledRow {
   __device__ static const unsigned char* of_query(const Numbers& array, int b, int q) {
     return array.data + uint32_t(b) * array.stride[0] + uint32_t(q) * array.stride[1];
   }
-  __device__ __forceinline__ Real exponential(const Call& call, int k) const {
-    return std::exp(score(call, k) - largest);
+  __device__ __forceinline__ Real exponential(const KernelParams& params, int k) const {
+    return std::exp(score(params, k) - largest);
   }
-  __device__ __forceinline__ Real reference_number(const Call& call, int n) const {
-    return read<T>(call.reference, reference + uint32_t(n) * call.reference.stride[3]);
+  __device__ __forceinline__ Real reference_number(const KernelParams& params, int n) const {
+    return read<T>(params.reference, reference + uint32_t(n) * params.reference.stride[3]);
   }
 };
 
@@ -132,20 +133,20 @@ struct Sample {
 
 // A sample of level l at `pixel`; `inside` says that it reads something.
 template <class Real, int N>
-__device__ __forceinline__ Sample<Real, N> sample_at(const Call& call, const Real* pixel,
+__device__ __forceinline__ Sample<Real, N> sample_at(const KernelParams& params, const Real* pixel,
                                                      Real attention, int l, bool inside = false) {
   Sample<Real, N> sample;
   sample.attention = attention;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const int size = call.size[l][n];
+    const int size = params.size[l][n];
     sample.axes[n] = sample_axis(pixel[n], Real(size), IntOf<Real>(size), inside);
   }
   return sample;
 }
 
 template <class Real, int N>
-__device__ __forceinline__ Corners<Real, N> find_corners(const Call& call,
+__device__ __forceinline__ Corners<Real, N> find_corners(const KernelParams& params,
                                                          const Sample<Real, N>& sample, int l) {
   Corners<Real, N> corners;
   bool reads = true;
@@ -158,7 +159,7 @@ __device__ __forceinline__ Corners<Real, N> find_corners(const Call& call,
     reads &= axis.has_any;
     corners.cell += uint32_t(axis.low) * stride;
     corners.to_next[n] = axis.has_low && axis.has_high ? stride : 0;
-    stride *= uint32_t(call.size[l][n]);
+    stride *= uint32_t(params.size[l][n]);
 #pragma unroll
     for (int c = 0; c < (1 << n); ++c) {
       corners.weight[c + (1 << n)] = corners.weight[c] * axis.high_weight;
@@ -212,14 +213,14 @@ struct SamplingLane {
 
 // Calls visit(score, l, k) for the scores of the lane's row that it reads; they start at `scores`.
 template <class T, class Lane, class F>
-__device__ __forceinline__ void for_each_score(const Call& call, const Lane& lane,
+__device__ __forceinline__ void for_each_score(const KernelParams& params, const Lane& lane,
                                                const unsigned char* scores, F visit) {
-  const uint64_t step = Lane::kPoints * call.scores.stride[4];
-  const unsigned char* level = scores + uint32_t(lane.point) * call.scores.stride[4];
-  for (int l = 0; l < call.L; ++l, level += call.scores.stride[3]) {
+  const uint64_t step = Lane::kPoints * params.scores.stride[4];
+  const unsigned char* level = scores + uint32_t(lane.point) * params.scores.stride[4];
+  for (int l = 0; l < params.L; ++l, level += params.scores.stride[3]) {
     const unsigned char* at = level;
-    for (int k = lane.point; k < call.K; k += Lane::kPoints, at += step) {
-      visit(read<T>(call.scores, at), l, k);
+    for (int k = lane.point; k < params.K; k += Lane::kPoints, at += step) {
+      visit(read<T>(params.scores, at), l, k);
     }
   }
 }
@@ -228,13 +229,13 @@ __device__ __forceinline__ void for_each_score(const Call& call, const Lane& lan
 // the next one; `present` says whether the lane has a row. A NaN logit makes its whole row NaN, as
 // it does in PyTorch: here it is lost in the maximum, and returns with the sum.
 template <class T, int N, class Lane>
-__device__ __forceinline__ Compute<T> find_largest(const Call& call, const Lane& lane, bool present,
-                                                   const SampledRow<T, N>& row) {
+__device__ __forceinline__ Compute<T> find_largest(const KernelParams& params, const Lane& lane,
+                                                   bool present, const SampledRow<T, N>& row) {
   using Real = Compute<T>;
   const auto larger = [](Real a, Real b) { return std::fmax(a, b); };
   Real largest = -Real(INFINITY);
   if (present) {
-    for_each_score<T>(call, lane, row.scores,
+    for_each_score<T>(params, lane, row.scores,
                       [&](Real x, int, int) { largest = larger(largest, x); });
   }
   return lane.reduce_to_first(largest, larger);
@@ -242,13 +243,14 @@ __device__ __forceinline__ Compute<T> find_largest(const Call& call, const Lane&
 
 // Fills in the softmax of the lane's row.
 template <class T, int N, class Lane>
-__device__ __forceinline__ void find_softmax(const Call& call, const Lane& lane, bool present,
-                                             SampledRow<T, N>& row) {
+__device__ __forceinline__ void find_softmax(const KernelParams& params, const Lane& lane,
+                                             bool present, SampledRow<T, N>& row) {
   using Real = Compute<T>;
-  row.largest = __shfl_sync(~0u, find_largest(call, lane, present, row), lane.row * Lane::kPoints);
+  row.largest =
+      __shfl_sync(~0u, find_largest(params, lane, present, row), lane.row * Lane::kPoints);
   Real sum = 0;
   if (present) {
-    for_each_score<T>(call, lane, row.scores,
+    for_each_score<T>(params, lane, row.scores,
                       [&](Real x, int, int) { sum += std::exp(x - row.largest); });
   }
   row.softmax_scale = Real(1) / lane.reduce(sum, [](Real a, Real b) { return a + b; });

@@ -27,13 +27,13 @@ Problem problem_of(const int64_t* sizes, const int64_t* spatial_shapes) {
 // The forward's order of aligned rows: {whether in bricks, cells along x, y, t, and the splits of a
 // tile for each number of tiles left}.
 EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
-  cuda::Call call = {};
-  call.problem = problem_of(sizes, nullptr);
-  const Problem& p = call.problem;
-  call.B = int32_t(p.B), call.Q = int32_t(p.Q), call.M = int32_t(p.M);
-  call.D = int32_t(p.D), call.L = int32_t(p.L), call.K = int32_t(p.K);
+  cuda::KernelParams params = {};
+  params.problem = problem_of(sizes, nullptr);
+  const Problem& p = params.problem;
+  params.B = int32_t(p.B), params.Q = int32_t(p.Q), params.M = int32_t(p.M);
+  params.D = int32_t(p.D), params.L = int32_t(p.L), params.K = int32_t(p.K);
   cuda::choose_layout<4>(p.D, true, [&](auto layout) {
-    const auto order = cuda::choose_forward_order(call, decltype(layout)::kRows, {});
+    const auto order = cuda::choose_forward_order(params, decltype(layout)::kRows, {});
     out[0] = order.in_bricks;
     std::copy_n(order.brick, kMaxAxes, out + 1);
     std::copy_n(order.splits, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
@@ -43,11 +43,11 @@ EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
 // Whether rows [sizes[0], sizes[1], sizes[2], D] of numbers of four bytes, from address 0 on, are
 // taken to be aligned.
 EXPORT bool aligned_rows(const int64_t* sizes, const int64_t* strides) {
-  cuda::Call call = {};
-  call.B = int32_t(sizes[0]), call.M = int32_t(sizes[2]);
+  cuda::KernelParams params = {};
+  params.B = int32_t(sizes[0]), params.M = int32_t(sizes[2]);
   Array rows;
   std::copy_n(strides, 4, rows.stride);
-  return cuda::rows_are_aligned(rows, call, sizes[1], 4);
+  return cuda::rows_are_aligned(rows, params, sizes[1], 4);
 }
 
 // Whether the backward works bin by bin; `samples_per_bin` is that of Tuning.
