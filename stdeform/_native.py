@@ -33,7 +33,7 @@ class Options:
         isa: The instruction set, one of `usable_isas()`.
         num_threads: Instead of `torch.get_num_threads()`, and even where there is less work than
             is worth waking so many threads.
-        cuda_tuning: Fields of `Tuning` in csrc/cuda/tuning.h.
+        cuda_tuning: Fields of `Tuning` in csrc/cuda/params.h.
     """
 
     isa: str | None = None

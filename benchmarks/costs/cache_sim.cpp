@@ -82,8 +82,8 @@ extern "C" double miss_rate(const Setting* s) {
     }
     cells += of_level;
   }
-  params.order.in_bricks = s->brick[0] > 0;
-  std::copy_n(s->brick, 3, params.order.brick);
+  params.schedule.in_bricks = s->brick[0] > 0;
+  std::copy_n(s->brick, 3, params.schedule.brick);
 
   const int rows_of_tile = int(s->rows_of_tile);
   const int64_t of_head = tiles_of_head(params, rows_of_tile);
@@ -109,9 +109,9 @@ extern "C" double miss_rate(const Setting* s) {
           const int64_t tile = own[n];
           const int64_t head = tile / of_head;
           for (int r = 0; r < rows_of_tile; ++r) {
-            const int64_t place = tile % of_head * rows_of_tile + r;
-            if (place >= s->Q) break;
-            const int64_t query = query_at(params, int32_t(place));
+            const int64_t index = tile % of_head * rows_of_tile + r;
+            if (index >= s->Q) break;
+            const int64_t query = query_at(params, int32_t(index));
             const int32_t* rows = s->rows + ((head * s->Q + query) * s->samples + i) * corners;
             for (int c = 0; c < corners; ++c) {
               if (rows[c] < 0) continue;

@@ -46,7 +46,7 @@ class Way:
 
     Attributes:
         form: "attention" takes locations and weights, "from_offsets" a reference.
-        tuning: What is forced, of `Tuning` in csrc/cuda/tuning.h.
+        tuning: What is forced, of `Tuning` in csrc/cuda/params.h.
         deterministic: Whether sums are in a fixed order.
         channels: With which it has kernels of its own.
     """

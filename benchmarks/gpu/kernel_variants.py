@@ -1,7 +1,7 @@
 """What `tune` tries: other constants and lines in csrc/cuda, and what can be forced at run time.
 
 A variant is a name and changes of source lines, which are compiled; a knob is a field of `Tuning`
-(csrc/cuda/tuning.h) and values for it, which are not. Both say what to change where they win.
+(csrc/cuda/params.h) and values for it, which are not. Both say what to change where they win.
 """
 
 from __future__ import annotations

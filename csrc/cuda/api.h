@@ -3,7 +3,7 @@
 
 #include "core/problem.h"
 #include "cuda/binned/plan.h"
-#include "cuda/tuning.h"
+#include "cuda/params.h"
 
 namespace stdeform::cuda {
 

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   };
 
   for_each_tile<kRows, kWarps>(params, tiles, warp, [&](const Tile& tile) {
-    const int b = tile.b, m = tile.m, first_query = tile.place;
+    const int b = tile.b, m = tile.m, first_query = tile.start;
     const bool samples = sampling.in_use && first_query + sampling.row < params.Q;
     const bool present = row < kRows && first_query + row < params.Q;
     const int sampled_query = samples ? first_query + sampling.row : 0;

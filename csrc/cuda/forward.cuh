@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
   const int batches = (params.K - 1) / kPoints + 1;  // of a level
 
   for_each_tile<kRows, kForwardWarps>(params, tiles, warp, [&](const Tile& tile) {
-    const bool samples = sampling.in_use && tile.place + sampling.row < params.Q;
-    const bool gathers = row < kRows && tile.place + row < params.Q;
+    const bool samples = sampling.in_use && tile.start + sampling.row < params.Q;
+    const bool gathers = row < kRows && tile.start + row < params.Q;
     queries.next(params, tile, lane);
     {
       Row mine;

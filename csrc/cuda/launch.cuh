@@ -6,9 +6,8 @@
 
 #include "cuda/backward.cuh"
 #include "cuda/binned/launch.cuh"
-#include "cuda/choose_schedule.h"
 #include "cuda/forward.cuh"
-#include "cuda/tuning.h"
+#include "cuda/schedule.h"
 
 namespace stdeform::cuda {
 
@@ -46,12 +45,12 @@ void launch_forward(const KernelParams& params, const DeviceProps& device, const
   const Problem& p = params.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    KernelParams ordered = params;
-    ordered.order = choose_forward_order(params, Layout::kRows, tuning);
+    KernelParams scheduled = params;
+    scheduled.schedule = choose_forward_schedule(params, Layout::kRows, tuning);
     const int64_t tiles = tiles_of_all(params, Layout::kRows);
     const auto blocks = std::min<int64_t>(device.multiprocessors, tiles);
     STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), dim3(blocks), dim3(kForwardWarps * kWarpSize),
-                    0, stream, ordered, TileShares(tiles, blocks));
+                    0, stream, scheduled, TileShares(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());  // for checking gradients, where speed does not count
@@ -75,14 +74,14 @@ void launch_backward(const KernelParams& params, const BinPlan& plan, void* work
   fill_with_zeros(sums_of(p), Words(), device.multiprocessors, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
-    KernelParams ordered = params;
-    ordered.order =
-        choose_order(params, kWarps, BackwardShape<T, N, Layout>::kPoints, tuning.backward_splits);
+    KernelParams scheduled = params;
+    scheduled.schedule = choose_schedule(params, kWarps, BackwardShape<T, N, Layout>::kPoints,
+                                         tuning.backward_splits);
     const int64_t tiles = tiles_of_all(params, Layout::kRows);
     const auto blocks =
         std::min<int64_t>(device.multiprocessors * kBackwardBlocks<Compute<T>>, tiles);
     STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), dim3(blocks), dim3(kThreads), 0, stream,
-                    ordered, TileShares(tiles, blocks));
+                    scheduled, TileShares(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());

@@ -1,6 +1,6 @@
 // Which tiles a warp works on. A row is one (batch row, head, query); a tile is as many rows as a
-// warp works on at a time, of one head, at neighbouring places of the order. A block has a run of
-// tiles to itself and its warps take turns in it, so that what they read at the same time lies
+// warp works on at a time, of one head, at neighbouring places of the schedule. A block has a run
+// of tiles to itself and its warps take turns in it, so that what they read at the same time lies
 // close together, whichever multiprocessor the block is on.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace stdeform::cuda {
 struct Tile {
   int b, m;
   int32_t in_head;  // its number among the tiles of its head
-  int32_t place;    // of the first row in the order; past the last query where there is no tile
+  int32_t start;    // of the first row in the schedule; past the last query where there is no tile
   int split, splits;
   int at_once;  // tiles that the block works on at a time; the warp's next one is as far away
 };
@@ -23,7 +23,7 @@ struct Tile {
 template <int rows_per_tile, int warps, class F>
 __device__ __forceinline__ void for_each_tile(const KernelParams& params, const TileShares& shares,
                                               int warp, F visit) {
-  static_assert(warps <= kForwardWarps, "Order::splits has an entry for each number of tiles");
+  static_assert(warps <= kForwardWarps, "Schedule::splits has an entry for each number of tiles");
   const int32_t of_head = tiles_of_head(params, rows_per_tile);
   const int64_t first = shares.first(blockIdx.x), bm = first / of_head;
   Tile tile;
@@ -33,7 +33,7 @@ __device__ __forceinline__ void for_each_tile(const KernelParams& params, const 
   int ahead = 0;  // of the first tile that is left
   // A block whose tiles pass 31 bits would have more rows than any device has memory for.
   for (auto left = int32_t(shares.number(blockIdx.x)); left > 0; left -= tile.at_once) {
-    const int splits = params.order.splits[left < warps ? left : warps];
+    const int splits = params.schedule.splits[left < warps ? left : warps];
     if (splits != tile.splits) {
       tile.splits = splits;
       tile.at_once = warps / splits;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void for_each_tile(const KernelParams& params, const 
       tile.in_head -= of_head;
       if (++tile.m == params.M) tile.m = 0, ++tile.b;
     }
-    tile.place = ahead < tile.at_once && ahead < left ? tile.in_head * rows_per_tile : params.Q;
+    tile.start = ahead < tile.at_once && ahead < left ? tile.in_head * rows_per_tile : params.Q;
     visit(tile);
     tile.in_head += tile.at_once;
   }
@@ -61,10 +61,10 @@ class TileQueries {
     first_ += rows_per_tile;
     if (first_ + rows_per_tile > kWarpSize || tile.splits != splits_) {
       const auto in_head = uint32_t(tile.in_head) + lane / rows_per_tile * tile.at_once;
-      const auto place =
+      const auto index =
           int32_t(in_head % uint32_t(tiles_of_head(params, rows_per_tile))) * rows_per_tile +
           lane % rows_per_tile;
-      query_ = place < params.Q ? query_at(params, place) : 0;
+      query_ = index < params.Q ? query_at(params, index) : 0;
       first_ = 0;
       splits_ = tile.splits;
     }

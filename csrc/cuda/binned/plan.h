@@ -8,7 +8,6 @@
 #include <string>
 
 #include "cuda/binned/bins.h"
-#include "cuda/tuning.h"
 
 namespace stdeform::cuda {
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include "cuda/compat.cuh"
+#include "cuda/params.h"
 
 namespace stdeform::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr int kWarps = 4;  // of a block, but for the forward's: kForwardWarps
 constexpr int kThreads = kWarps * kWarpSize;
 

@@ -87,7 +87,7 @@ def test_neighbours_share_more_than_what_is_dealt_out() -> None:
 def test_bricks_and_warps_are_those_of_the_kernels() -> None:
     folder = Path(__file__).parents[3] / "csrc/cuda"
     assert f"kForwardWarps = {Order().warps};" in (folder / "params.h").read_text()
-    chosen = (folder / "choose_schedule.h").read_text()
+    chosen = (folder / "schedule.h").read_text()
     for name, brick in (("kBrick", "bricks 5x5x9"), ("kImageBrick", "bricks 16x16x1")):
         cells = ", ".join(map(str, ORDERS[brick].brick))
         assert f"{name}[kMaxAxes] = {{{cells}}};" in chosen

@@ -53,7 +53,7 @@ def test_what_is_there_anyway_is_no_variant() -> None:
 
 
 def test_every_knob_is_a_field_and_says_where_it_is_chosen() -> None:
-    tuning = (ROOT / "csrc" / "cuda" / "tuning.h").read_text()
+    tuning = (ROOT / "csrc" / "cuda" / "params.h").read_text()
     for knob in KNOBS:
         assert f"int64_t {knob.name} = -1;" in tuning
         assert knob.mode in (FORWARD, BACKWARD)
@@ -67,9 +67,9 @@ SOME_KERNELS = """
 #include "cuda/zero.cu"
 namespace stdeform::cuda {
 template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(
-    const __grid_constant__ Call, TileShares);
+    const __grid_constant__ KernelParams, TileShares);
 template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(
-    const __grid_constant__ Call, const __grid_constant__ Bins, int);
+    const __grid_constant__ KernelParams, const __grid_constant__ Bins, int);
 }
 """
 

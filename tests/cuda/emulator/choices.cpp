@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "cuda/binned/plan.h"
-#include "cuda/choose_schedule.h"
 #include "cuda/launch.cuh"
+#include "cuda/schedule.h"
 
 using namespace stdeform;
 
@@ -24,19 +24,19 @@ Problem problem_of(const int64_t* sizes, const int64_t* spatial_shapes) {
 
 }  // namespace
 
-// The forward's order of aligned rows: {whether in bricks, cells along x, y, t, and the splits of a
-// tile for each number of tiles left}.
-EXPORT void chosen_order(const int64_t* sizes, int32_t* out) {
+// The forward's schedule for aligned rows: {whether in bricks, cells along x, y, t, and the splits
+// of a tile for each number of tiles left}.
+EXPORT void chosen_schedule(const int64_t* sizes, int32_t* out) {
   cuda::KernelParams params = {};
   params.problem = problem_of(sizes, nullptr);
   const Problem& p = params.problem;
   params.B = int32_t(p.B), params.Q = int32_t(p.Q), params.M = int32_t(p.M);
   params.D = int32_t(p.D), params.L = int32_t(p.L), params.K = int32_t(p.K);
   cuda::choose_layout<4>(p.D, true, [&](auto layout) {
-    const auto order = cuda::choose_forward_order(params, decltype(layout)::kRows, {});
-    out[0] = order.in_bricks;
-    std::copy_n(order.brick, kMaxAxes, out + 1);
-    std::copy_n(order.splits, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
+    const auto schedule = cuda::choose_forward_schedule(params, decltype(layout)::kRows, {});
+    out[0] = schedule.in_bricks;
+    std::copy_n(schedule.brick, kMaxAxes, out + 1);
+    std::copy_n(schedule.splits, cuda::kForwardWarps + 1, out + 1 + kMaxAxes);
   });
 }
 

@@ -57,7 +57,7 @@ class Machine:
         device: Where the arrays are said to lie; there are two.
         stream: A handle.
         multiprocessors: Of each device; few, so that small problems fill them.
-        tuning: Fields of `Tuning` in csrc/cuda/tuning.h that are forced.
+        tuning: Fields of `Tuning` in csrc/cuda/params.h that are forced.
         deterministic: Whether the backward must give the same bits in every run.
     """
 

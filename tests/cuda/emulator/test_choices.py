@@ -41,10 +41,10 @@ def _sizes(workload: Workload) -> Any:
     )
 
 
-def order(workload: Workload) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def schedule(workload: Workload) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Cells of a brick along x, y, t, or `PLAIN`; warps of a tile, for each number that is left."""
     out = (ctypes.c_int32 * (4 + WARPS + 1))()
-    _choices().chosen_order(_sizes(workload), out)
+    _choices().chosen_schedule(_sizes(workload), out)
     in_bricks, *rest = out
     return tuple(rest[:3]) if in_bricks else PLAIN, tuple(rest[4:])
 
@@ -69,26 +69,26 @@ def asking(num_queries: int, **changes: Any) -> Workload:
     return dataclasses.replace(DECODER, num_object_queries=num_queries, **changes)
 
 
-# -- the forward's order ---------------------------------------------------------------------------
+# -- the forward's schedule ------------------------------------------------------------------------
 
 
 def test_the_papers_sizes() -> None:
     assert (ENCODER.num_queries, ENCODER.num_cells, DECODER.num_queries) == (6120, 6120, 360)
     assert {ENCODER.num_heads, DECODER.num_heads} == {8}
-    assert order(ENCODER)[0] == (5, 5, 9)
-    assert order(DECODER)[0] == PLAIN
+    assert schedule(ENCODER)[0] == (5, 5, 9)
+    assert schedule(DECODER)[0] == PLAIN
 
 
 def test_a_query_for_every_cell_means_bricks() -> None:
-    assert order(WORKLOADS["paper-encoder-large"])[0] == (5, 5, 9)
-    assert order(WORKLOADS["detr-encoder"])[0] == (16, 16, 1)
+    assert schedule(WORKLOADS["paper-encoder-large"])[0] == (5, 5, 9)
+    assert schedule(WORKLOADS["detr-encoder"])[0] == (16, 16, 1)
     for num_queries in (6119, 6121):
-        assert order(asking(num_queries))[0] == PLAIN
-    assert order(asking(6120)) == order(ENCODER)
+        assert schedule(asking(num_queries))[0] == PLAIN
+    assert schedule(asking(6120)) == schedule(ENCODER)
 
 
 def _steps(left: int, splits: tuple[int, ...], of_a_tile: int) -> int:
-    """Turns until so many tiles are done; each has `of_a_tile`, and takes each warp one more."""
+    """Steps until that many tiles are done; each has `of_a_tile`, and costs each warp one more."""
     steps = 0
     while left > 0:
         sharing = splits[min(left, WARPS) - 1]
@@ -101,12 +101,12 @@ def _steps(left: int, splits: tuple[int, ...], of_a_tile: int) -> int:
 def test_warps_share_what_is_left(num_points: int) -> None:
     # A warp with five rows reads six samples of each in a step.
     of_a_tile = -(-num_points // 6)
-    _, splits = order(asking(10, num_points=num_points))
+    _, splits = schedule(asking(10, num_points=num_points))
     assert splits[-1] == 1  # nothing is gained while there is a tile for every warp
 
     @functools.cache
     def fewest(left: int) -> int:
-        """Turns, when every tile may be shared by any number of warps."""
+        """Steps, when every tile may be shared by any number of warps."""
         if left <= 0:
             return 0
         sharing = range(1, WARPS + 1)
@@ -122,7 +122,7 @@ def test_warps_share_what_is_left(num_points: int) -> None:
 def test_every_part_has_samples_to_read() -> None:
     for num_levels, num_points, most in ((1, 6, 1), (1, 7, 2), (2, 6, 2), (3, 1, 3), (4, 32, 16)):
         levels = ((36, 10, 17),) * num_levels
-        _, splits = order(asking(10, spatial_shapes=levels, num_points=num_points))
+        _, splits = schedule(asking(10, spatial_shapes=levels, num_points=num_points))
         assert max(splits) <= most
 
 
