@@ -1,4 +1,4 @@
-// The operator on a CUDA device: forward and backward of one params. Host code, no CUDA headers.
+// The operator on a CUDA device: forward and backward of one call. Host code, no CUDA headers.
 #pragma once
 
 #include "core/problem.h"

@@ -51,7 +51,7 @@ CLASSES = {
 
 
 # Kernels that need what an atomic addition returns: a place to write to.
-AWAITING = ("place_kernel", "reserve_kernel")
+AWAITING = ("fill_kernel", "reserve_kernel")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
 // Writes the number and the record of each sample into its bin, in any order.
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads, kRowBlocks)
-    place_kernel(const __grid_constant__ KernelParams params, const __grid_constant__ Bins bins) {
+    fill_kernel(const __grid_constant__ KernelParams params, const __grid_constant__ Bins bins) {
   wait_for_launch_before();
   using Real = Compute<T>;
   visit_chunk_row(params, bins, [&](const RowLane& lane, bool present, const ChunkRow& at) {
@@ -165,13 +165,13 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
     for_each_bin_of_row(params, bins, row, lane.point,
                         [&](int l, int k, const Real(&pixel)[N], uint32_t bin) {
                           if (bin == kNoBin) return;
-                          const uint32_t place = atomicAdd(end + bin, 1u);
-                          bins.samples[place] = uint32_t(at.in_chunk(params, l, k));
+                          const uint32_t slot = atomicAdd(end + bin, 1u);
+                          bins.samples[slot] = uint32_t(at.in_chunk(params, l, k));
                           BinRecord<Real> record = {};
 #pragma unroll
                           for (int n = 0; n < N; ++n) record.pixel[n] = pixel[n];
                           record.attention = row.attention(params, k);
-                          static_cast<BinRecord<Real>*>(bins.records)[place] = record;
+                          static_cast<BinRecord<Real>*>(bins.records)[slot] = record;
                         });
   });
 }

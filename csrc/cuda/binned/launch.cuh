@@ -55,8 +55,8 @@ void launch_bins(const KernelParams& params, const BinPlan& plan, void* workspac
     fill_with_zeros(head == 0 ? sums_of(p) : Words(), counts, multiprocessors, stream);
     STDEFORM_LAUNCH((count_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params, bins);
     reserve_bins(bins, stream);
-    STDEFORM_LAUNCH((place_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params, bins);
-    if (p.deterministic) order_bins(bins, stream);
+    STDEFORM_LAUNCH((fill_kernel<T, N>), row_grid, dim3(kThreads), 0, stream, params, bins);
+    if (p.deterministic) sort_bins(bins, stream);
     const auto launch = [&](auto layout) {
       launch_bin_sums<T, N, decltype(layout)>(params, bins, rows * p.L * p.K, stream);
     };

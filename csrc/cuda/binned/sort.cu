@@ -67,23 +67,23 @@ struct BinOfSamples {
   }
 };
 
-// Each of n <= 32 samples goes to the place of as many as have smaller numbers.
-__device__ void order_few(const BinOfSamples& samples, int n, int lane) {
+// Each of n <= 32 samples goes to the slot of as many as have smaller numbers.
+__device__ void sort_few(const BinOfSamples& samples, int n, int lane) {
   const uint32_t mine = lane < n ? samples.numbers[lane] : 0xffffffff;
-  int place = 0;
-  for (int i = 0; i < n; ++i) place += __shfl_sync(~0u, mine, i) < mine;
+  int slot = 0;
+  for (int i = 0; i < n; ++i) slot += __shfl_sync(~0u, mine, i) < mine;
   __syncwarp();
-  if (lane < n) samples.numbers[place] = mine;
+  if (lane < n) samples.numbers[slot] = mine;
   for (int i = 0; i < samples.size; ++i) {
     const uint4 record = samples.records[min(lane, n - 1) * samples.size + i];
     __syncwarp();
-    if (lane < n) samples.records[place * samples.size + i] = record;
+    if (lane < n) samples.records[slot * samples.size + i] = record;
   }
 }
 
 // A bitonic network in which every comparison puts the smaller number first, so that whatever lies
 // past the end can be left out.
-__device__ void order_many(const BinOfSamples& samples, uint32_t n, int lane) {
+__device__ void sort_many(const BinOfSamples& samples, uint32_t n, int lane) {
   const auto compare = [&](uint32_t a, uint32_t b) {
     if (b < n && samples.numbers[b] < samples.numbers[a]) samples.exchange(a, b);
   };
@@ -103,7 +103,7 @@ __device__ void order_many(const BinOfSamples& samples, uint32_t n, int lane) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) order_kernel(const __grid_constant__ Bins bins) {
+__global__ void __launch_bounds__(kThreads) sort_kernel(const __grid_constant__ Bins bins) {
   wait_for_launch_before();
   const int lane = threadIdx.x % kWarpSize;
   const int64_t bin = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) order_kernel(const __grid_constant__
       static_cast<uint4*>(bins.records) + int64_t(first) * bins.record_size,
       bins.record_size,
   };
-  n <= kWarpSize ? order_few(samples, int(n), lane) : order_many(samples, n, lane);
+  n <= kWarpSize ? sort_few(samples, int(n), lane) : sort_many(samples, n, lane);
 }
 
 }  // namespace
@@ -126,9 +126,9 @@ void reserve_bins(const Bins& bins, cudaStream_t stream) {
   STDEFORM_LAUNCH(reserve_kernel, grid, dim3(kThreads), 0, stream, bins);
 }
 
-void order_bins(const Bins& bins, cudaStream_t stream) {
+void sort_bins(const Bins& bins, cudaStream_t stream) {
   const dim3 grid(1 + (number_of(bins) - 1) / kWarps);
-  STDEFORM_LAUNCH(order_kernel, grid, dim3(kThreads), 0, stream, bins);
+  STDEFORM_LAUNCH(sort_kernel, grid, dim3(kThreads), 0, stream, bins);
 }
 
 }  // namespace stdeform::cuda

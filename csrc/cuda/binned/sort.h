@@ -12,6 +12,6 @@ namespace stdeform::cuda {
 void reserve_bins(const Bins&, cudaStream_t);
 
 // Sorts the samples of each bin by their numbers.
-void order_bins(const Bins&, cudaStream_t);
+void sort_bins(const Bins&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -206,7 +206,7 @@ def test_bins_are_taken_for_many_samples() -> None:
         for kernel, names in zip(
             chosen,
             (
-                *(["forward"], ["zero"], ["count"], ["reserve"], ["place"], ["bin_backward"]),
+                *(["forward"], ["zero"], ["count"], ["reserve"], ["fill"], ["bin_backward"]),
                 ["finish_rows"],
             ),
             strict=True,
