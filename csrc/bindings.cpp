@@ -157,7 +157,7 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
   p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
-  cuda::forward(p, to_stream(device, stream), tuning);
+  cuda::enqueue_forward(p, to_stream(device, stream), tuning);
 }
 
 // The first half of a backward: what it needs is known, and nothing is done yet. The tensors must

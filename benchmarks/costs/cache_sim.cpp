@@ -98,8 +98,8 @@ extern "C" double miss_rate(const Setting* s) {
         for (int64_t tile = block * s->warps; tile < end; ++tile) own.push_back(tile);
       }
     } else {
-      const TileShares shares(tiles, s->multiprocessors);
-      for (int64_t n = 0; n < shares.number(sm); ++n) own.push_back(shares.first(sm) + n);
+      const TilePartition partition(tiles, s->multiprocessors);
+      for (int64_t n = 0; n < partition.count(sm); ++n) own.push_back(partition.first(sm) + n);
     }
     const int64_t count = own.size(), at_a_time = s->warps * s->resident;
     Cache cache(s->cache_bytes);

@@ -11,12 +11,12 @@
 
 namespace stdeform::cuda {
 
-// Defined in kernels_<dtype>.cu.
+// Instantiated in inst_<dtype>.cu.
 template <class T>
-void forward(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
+void launch_forward(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
 template <class T>
-void backward(const KernelParams&, const BinPlan&, void* workspace, const DeviceProps&,
-              const Tuning&, cudaStream_t);
+void launch_backward(const KernelParams&, const BinPlan&, void* workspace, const DeviceProps&,
+                     const Tuning&, cudaStream_t);
 
 namespace {
 
@@ -129,7 +129,7 @@ bool is_empty(const Problem& p) { return p.B == 0 || p.Q == 0; }  // a grid cann
 
 }  // namespace
 
-void forward(const Problem& p, const Stream& stream, const Tuning& tuning) {
+void enqueue_forward(const Problem& p, const Stream& stream, const Tuning& tuning) {
   if (is_empty(p)) return;
   const KernelParams params = to_params(p);
   on_device("st_deform_attn", p, stream, [&](const DeviceProps& device, cudaStream_t stream) {

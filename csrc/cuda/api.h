@@ -13,25 +13,25 @@ struct Stream {
   void* handle;  // a cudaStream_t of that device; null is its default stream
 };
 
-// Forward and Backward::enqueue throw std::runtime_error if the work could not be handed over, and
-// leave the caller's device current. What fails later on the device is reported by whoever waits
-// for the stream.
-void forward(const Problem&, const Stream&, const Tuning& = {});
+// enqueue_forward and Backward::enqueue throw std::runtime_error if a launch fails, and leave the
+// current device as it was. What fails later on the device is reported when the caller waits for
+// the stream.
+void enqueue_forward(const Problem&, const Stream&, const Tuning& = {});
 
-// Gradients come in the compute type, for the caller to round or to add up:
-//   grad_value      [B, S, M, D], from a multiple of 16 bytes on
-//   grad_reference  [B, Q, M, L, N or 2N], a head's share each
+// Gradients have the compute type, for the caller to round or to add up:
+//   grad_value      [B, S, M, D], aligned to 16 bytes
+//   grad_reference  [B, Q, M, L, N or 2N], one per head
 //   grad_scores     [B, Q, M, L, K]
 // and grad_positions in the dtype of the positions.
 class Backward {
  public:
-  // Throws std::invalid_argument if the kernels cannot do it.
+  // Throws std::invalid_argument if the kernels do not support the problem.
   explicit Backward(const Problem&, const Tuning& = {});
 
-  // Of memory on the device, for the caller to bring.
+  // Bytes of device memory that the caller must provide.
   int64_t workspace_bytes() const { return plan_.bytes(); }
 
-  // `workspace`: from a multiple of 16 bytes on.
+  // `workspace` is aligned to 16 bytes.
   void enqueue(const Stream&, void* workspace) const;
 
  private:

@@ -1,5 +1,5 @@
-// The spellings that nvcc and the emulator of tests/cuda/emulator do not share. Everything else in
-// the kernels is plain CUDA C++, which both compile from the same files.
+// What nvcc and the emulator of tests/cuda/emulator spell differently. Everything else in the
+// kernels is plain CUDA C++, which both compile from the same files.
 //
 //   STDEFORM_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)
 //       kernel<<<...>>>(arguments...). Template arguments with commas go into parentheses,
@@ -9,8 +9,8 @@
 //   STDEFORM_DYNAMIC_SHARED(T, name)
 //       T* name: the block's dynamic shared memory, aligned to 16 bytes.
 //   wait_for_launch_before()
-//       What every kernel begins with: where launches overlap, it returns when the kernel launched
-//       before is done and its writes are seen. Elsewhere nothing.
+//       Every kernel begins with it: if launches overlap, it returns when the kernel launched
+//       before is done and its writes are visible. Otherwise it does nothing.
 //   STDEFORM_CUDA_ARCH
 //       The architecture that device code is compiled for, 900 for compute capability 9.0. The
 //       emulator's build may choose one.

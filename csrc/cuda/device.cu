@@ -12,7 +12,7 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// CUDA's own message for this error speaks of an old driver even where there is no driver at all.
+// CUDA's message for this error names an old driver even if there is no driver at all.
 std::string driver_problem() {
   int driver = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {

@@ -1,5 +1,18 @@
-// The forward kernel. A block has a multiprocessor to itself and works on neighbouring queries of
-// one head after the other, so that what its warps read is in the cache.
+// The forward kernel. One block per multiprocessor; a warp works on one tile: neighbouring queries
+// of one head of one batch element. Its lanes have two roles: to sample, and to gather channels.
+//
+//   1 schedule  which tile, which split of its samples          for_each_tile     tiles.cuh
+//   2 softmax   largest of the L * K logits of a query-head     find_max_logit    lanes/samples.cuh
+//   3 sample    a lane per (query-head, point): position ->     read_pixels       lanes/samples.cuh
+//               2^N corner cells and weights, to shared memory  find_corners      core/sampling.h
+//   4 gather    a lane per (query-head, 8 channels):            read_corners      lanes/rows.cuh
+//               sum += weight * value[cell], 16 bytes a load    multiply_add      lanes/vec.cuh
+//   5 combine   sum of the softmax; if warps share a tile,      add_splits        splits.cuh
+//               their sums in the order of the splits
+//   6 store     divide, round once, a vector at a time          store_vec         lanes/vec.cuh
+//
+// Shared memory: the corner table of each warp, used again by 5; and the QueryHeads, since a warp
+// that gathers needs all of its registers.
 #pragma once
 
 #include "cuda/lanes/rows.cuh"
@@ -9,59 +22,60 @@ namespace stdeform::cuda {
 
 template <class T, int N, class Layout>
 __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
-    forward_kernel(const __grid_constant__ KernelParams params, TileShares tiles) {
+    forward_kernel(const __grid_constant__ KernelParams params, TilePartition tiles) {
   wait_for_launch_before();
   using Real = Compute<T>;
-  constexpr int kRows = Layout::kRows, kPoints = kWarpSize / kRows;
-  using Table = CornerTable<Real, N, kRows, kPoints>;
-  constexpr int kNumbers =
-      Layout::kVecsPerLane * Layout::kVecSize;  // of channels that a lane holds
-  // Of a warp: for its corner table, where splits of a tile meet too.
-  constexpr int kSplitUnits = (kNumbers + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
-  constexpr int kUnits = Table::kSize > kSplitUnits ? Table::kSize : kSplitUnits;
-  constexpr int kWords = kUnits * int(sizeof(uint4) / sizeof(Real));
-  using Row = SampledRow<T, N>;
-  STDEFORM_SHARED(uint4, memory, kForwardWarps * kUnits);
-  // Kept there while a warp gathers, which needs all of its registers.
-  STDEFORM_SHARED(Row, row_memory, kForwardWarps * kRows);
+  constexpr int kQueries = Layout::kRows, kPoints = kWarpSize / kQueries;  // of a warp, of a step
+  using Table = CornerTable<Real, N, kQueries, kPoints>;
+  constexpr int kChannels = Layout::kVecsPerLane * Layout::kVecSize;  // of a lane
+  // Of a warp, in uint4: for its corner table, or for the sums of its split.
+  constexpr int kSplitSize = (kChannels + 1) * kWarpSize * int(sizeof(Real)) / int(sizeof(uint4));
+  constexpr int kSize = Table::kSize > kSplitSize ? Table::kSize : kSplitSize;
+  constexpr int kWords = kSize * int(sizeof(uint4) / sizeof(Real));
+  using Head = QueryHead<T, N>;
+  STDEFORM_SHARED(uint4, memory, kForwardWarps * kSize);
+  STDEFORM_SHARED(Head, query_heads, kForwardWarps * kQueries);
 
   const Problem& p = params.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const Table table(memory + warp * kUnits);
-  const SamplingLane<kRows, kPoints> sampling(lane);
-  const int row = lane / Layout::kLanes;  // whose channels the lane holds
+  const Table table(memory + warp * kSize);
+  const SamplingLane<kQueries, kPoints> sampling(lane);
+  const int qh = lane / Layout::kLanes;  // the query-head that the lane gathers channels of
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
-  Row& sampled = row_memory[warp * kRows + sampling.row];
-  TileQueries<kRows> queries;
-  const int batches = (params.K - 1) / kPoints + 1;  // of a level
+  Head& query_head = query_heads[warp * kQueries + sampling.qh];  // that the lane samples
+  TileQueries<kQueries> queries;
+  const int batches = (params.K - 1) / kPoints + 1;  // of samples, in a level
 
-  for_each_tile<kRows, kForwardWarps>(params, tiles, warp, [&](const Tile& tile) {
-    const bool samples = sampling.in_use && tile.start + sampling.row < params.Q;
-    const bool gathers = row < kRows && tile.start + row < params.Q;
+  // 1 schedule
+  for_each_tile<kQueries, kForwardWarps>(params, tiles, warp, [&](const Tile& tile) {
+    const bool is_sampler = sampling.in_use && tile.start + sampling.qh < params.Q;
+    const bool has_channels = qh < kQueries && tile.start + qh < params.Q;
     queries.next(params, tile, lane);
+    // 2 softmax
     {
-      Row mine;
-      mine.start(params, tile.b, queries.of_row(sampling.row), tile.m);
-      if (params.from_offsets) mine.largest = find_largest(params, sampling, samples, mine);
-      if (samples) mine.go_to_level(params, 0, 0);
+      Head head;
+      head.start(params, tile.b, queries.query(sampling.qh), tile.m);
+      if (params.from_offsets) head.max_logit = find_max_logit(params, sampling, is_sampler, head);
+      if (is_sampler) head.go_to_level(params, 0, 0);
       __syncwarp();
-      if (samples && sampling.point == 0) sampled = mine;
+      if (is_sampler && sampling.point == 0) query_head = head;
     }
-    const T* values = row_of<T>(p.value, tile.b, 0, tile.m);
-    T* out = row_of<T>(p.out, tile.b, uint32_t(queries.of_row(row < kRows ? row : 0)), tile.m);
+    const T* values = row_of<T>(p.value, tile.b, 0, tile.m);  // [S, D]
+    T* out =                                                  // [D]
+        row_of<T>(p.out, tile.b, uint32_t(queries.query(qh < kQueries ? qh : 0)), tile.m);
 
     for (int channel = first_channel; channel - first_channel < params.D;
          channel += Layout::kChannels) {
-      Real sums[kNumbers + 1] = {};  // of the lane's channels, and the softmax's own
-      Real softmax_sum = 0;          // over the samples that this lane has described
-      int batch = tile.split;        // of the warp's next samples, counted in the level
+      Real sums[kChannels + 1] = {};  // of the lane's channels, and of the softmax
+      Real softmax_sum = 0;           // over the samples that this lane has read
+      int batch = tile.split;         // of the warp's next samples, counted in the level
       for (int l = 0; l < params.L; ++l) {
         if (l > 0 || channel > first_channel) {
           __syncwarp();
-          if (samples && sampling.point == 0) {
-            Row mine = sampled;
-            mine.go_to_level(params, l, l > 0 ? 1 : 1 - params.L);
-            sampled = mine;
+          if (is_sampler && sampling.point == 0) {
+            Head head = query_head;
+            head.go_to_level(params, l, l > 0 ? 1 : 1 - params.L);
+            query_head = head;
           }
         }
         const CellRows<const T, Layout> rows(
@@ -70,45 +84,50 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
           const int first = batch * kPoints;
           const int count = min(params.K - first, kPoints);
           __syncwarp();
-          if (samples && sampling.point < count) {
+          // 3 sample
+          if (is_sampler && sampling.point < count) {
             Real pixel[N];
-            sampled.read_pixels(params, first + sampling.point, pixel);
-            const Real attention = sampled.undivided(params, first + sampling.point);
+            query_head.read_pixels(params, first + sampling.point, pixel);
+            const Real attention = query_head.unnormalized(params, first + sampling.point);
             softmax_sum += attention;
             const auto sample = sample_at<Real, N>(params, pixel, attention, l);
-            table.at(sampling.row, sampling.point) = find_corners(params, sample, l);
+            table.at(sampling.qh, sampling.point) = find_corners(params, sample, l);
           }
           __syncwarp();
-          if (!gathers) continue;
-          const Corners<Real, N>* corners = &table.at(row, 0);
+          // 4 gather
+          if (!has_channels) continue;
+          const Corners<Real, N>* corners = &table.at(qh, 0);
 #pragma unroll 2
           for (int i = 0; i < count; ++i, ++corners) {
             if (corners->cell == corners->kNone) continue;
             read_corners<T, Layout>(
-                rows, params.D - channel, *corners, [&](int c, int i, const auto& numbers) {
-                  multiply_add(corners->weight[c], numbers, &sums[i * Layout::kVecSize]);
+                rows, params.D - channel, *corners, [&](int c, int v, const auto& numbers) {
+                  multiply_add(corners->weight[c], numbers, &sums[v * Layout::kVecSize]);
                 });
           }
         }
         batch -= batches;
       }
+      // 5 combine
       if (params.from_offsets) {
         softmax_sum = sampling.reduce_to_first(softmax_sum, [](Real a, Real b) { return a + b; });
-        sums[kNumbers] = __shfl_sync(~0u, softmax_sum, row < kRows ? row * kPoints : 0);
+        sums[kChannels] = __shfl_sync(~0u, softmax_sum, qh < kQueries ? qh * kPoints : 0);
       }
       if (tile.splits > 1) {
         add_splits<kForwardWarps>(reinterpret_cast<Real*>(memory), kWords, tile, warp, lane, sums);
       }
-      if (gathers && tile.split == 0) {
-        const Real scale = params.from_offsets ? Real(1) / sums[kNumbers] : Real(1);
+      // 6 store
+      if (has_channels && tile.split == 0) {
+        const Real scale = params.from_offsets ? Real(1) / sums[kChannels] : Real(1);
 #pragma unroll
         for (int i = 0; i < Layout::kVecsPerLane; ++i) {
           const int at = channel + i * Layout::kStep;
           if (!Layout::kWhole && at >= params.D) continue;
           Real vec[Layout::kVecSize];
 #pragma unroll
-          for (int j = 0; j < Layout::kVecSize; ++j)
+          for (int j = 0; j < Layout::kVecSize; ++j) {
             vec[j] = sums[i * Layout::kVecSize + j] * scale;
+          }
           store_vec(vec, out + at);
         }
       }

@@ -2,9 +2,9 @@
 
 namespace stdeform::cuda {
 
-template void forward<BFloat16>(const KernelParams&, const DeviceProps&, const Tuning&,
-                                cudaStream_t);
-template void backward<BFloat16>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
-                                 const Tuning&, cudaStream_t);
+template void launch_forward<BFloat16>(const KernelParams&, const DeviceProps&, const Tuning&,
+                                       cudaStream_t);
+template void launch_backward<BFloat16>(const KernelParams&, const BinPlan&, void*,
+                                        const DeviceProps&, const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -2,8 +2,9 @@
 
 namespace stdeform::cuda {
 
-template void forward<Half>(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
-template void backward<Half>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
-                             const Tuning&, cudaStream_t);
+template void launch_forward<Half>(const KernelParams&, const DeviceProps&, const Tuning&,
+                                   cudaStream_t);
+template void launch_backward<Half>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
+                                    const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -2,8 +2,9 @@
 
 namespace stdeform::cuda {
 
-template void forward<double>(const KernelParams&, const DeviceProps&, const Tuning&, cudaStream_t);
-template void backward<double>(const KernelParams&, const BinPlan&, void*, const DeviceProps&,
-                               const Tuning&, cudaStream_t);
+template void launch_forward<double>(const KernelParams&, const DeviceProps&, const Tuning&,
+                                     cudaStream_t);
+template void launch_backward<double>(const KernelParams&, const BinPlan&, void*,
+                                      const DeviceProps&, const Tuning&, cudaStream_t);
 
 }  // namespace stdeform::cuda

@@ -1,4 +1,4 @@
-// The kernels of one dtype: which of them serves a problem, and its launch.
+// The kernels of one dtype: which of them a problem takes, and their launch.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,14 @@ inline bool rows_are_aligned(const Array& a, const KernelParams& params, int64_t
   constexpr int kVecBytes = 16;
   const int64_t sizes[] = {params.B, rows, params.M};
   bool aligned = reinterpret_cast<uintptr_t>(a.data) % kVecBytes == 0;
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < 3; ++i) {
     aligned &= sizes[i] == 1 || a.stride[i] * element_size % kVecBytes == 0;
+  }
   return aligned;
 }
 
-// Calls launch(layout) with the layout for rows of D channels; the vector
-// layouts load `vec_size` of them at a time. `aligned` says whether these may be used.
+// Calls launch(layout) with the layout for rows of D channels. Vector layouts load `vec_size`
+// channels at a time; `aligned` says whether they may be used.
 template <int vec_size, class F>
 void choose_layout(int64_t D, bool aligned, F launch) {
   if (!aligned) return launch(AnyLayout());
@@ -40,8 +41,8 @@ void choose_layout(int64_t D, bool aligned, F launch) {
 }
 
 template <class T, int N>
-void launch_forward(const KernelParams& params, const DeviceProps& device, const Tuning& tuning,
-                    cudaStream_t stream) {
+void launch_forward_kernels(const KernelParams& params, const DeviceProps& device,
+                            const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = params.problem;
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
@@ -50,7 +51,7 @@ void launch_forward(const KernelParams& params, const DeviceProps& device, const
     const int64_t tiles = tiles_of_all(params, Layout::kRows);
     const auto blocks = std::min<int64_t>(device.multiprocessors, tiles);
     STDEFORM_LAUNCH((forward_kernel<T, N, Layout>), dim3(blocks), dim3(kForwardWarps * kWarpSize),
-                    0, stream, scheduled, TileShares(tiles, blocks));
+                    0, stream, scheduled, TilePartition(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());  // for checking gradients, where speed does not count
@@ -63,15 +64,16 @@ void launch_forward(const KernelParams& params, const DeviceProps& device, const
 }
 
 template <class T, int N>
-void launch_backward(const KernelParams& params, const BinPlan& plan, void* workspace,
-                     const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
+void launch_backward_kernels(const KernelParams& params, const BinPlan& plan, void* workspace,
+                             const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = params.problem;
   const bool aligned = rows_are_aligned(p.value, params, p.S, sizeof(T)) &&
                        rows_are_aligned(p.out, params, p.Q, sizeof(T));
   if (plan.in_use()) {
-    return launch_bins<T, N>(params, plan, workspace, aligned, device.multiprocessors, stream);
+    return launch_binned_backward<T, N>(params, plan, workspace, aligned, device.multiprocessors,
+                                        stream);
   }
-  fill_with_zeros(sums_of(p), Words(), device.multiprocessors, stream);
+  fill_with_zeros(grad_value_words(p), Words(), device.multiprocessors, stream);
   const auto launch = [&](auto layout) {
     using Layout = decltype(layout);
     KernelParams scheduled = params;
@@ -81,7 +83,7 @@ void launch_backward(const KernelParams& params, const BinPlan& plan, void* work
     const auto blocks =
         std::min<int64_t>(device.multiprocessors * kBackwardBlocks<Compute<T>>, tiles);
     STDEFORM_LAUNCH((backward_kernel<T, N, Layout>), dim3(blocks), dim3(kThreads), 0, stream,
-                    scheduled, TileShares(tiles, blocks));
+                    scheduled, TilePartition(tiles, blocks));
   };
   if constexpr (std::is_same_v<T, double>) {
     launch(AnyLayout());
@@ -94,19 +96,19 @@ void launch_backward(const KernelParams& params, const BinPlan& plan, void* work
   }
 }
 
-// What api.cu calls; one source file per dtype instantiates it, so that they compile in
-// parallel.
+// Called by api.cu. One source file per dtype instantiates these, so that they compile in parallel.
 template <class T>
-void forward(const KernelParams& params, const DeviceProps& device, const Tuning& tuning,
-             cudaStream_t stream) {
-  params.problem.N == 3 ? launch_forward<T, 3>(params, device, tuning, stream)
-                        : launch_forward<T, 2>(params, device, tuning, stream);
+void launch_forward(const KernelParams& params, const DeviceProps& device, const Tuning& tuning,
+                    cudaStream_t stream) {
+  params.problem.N == 3 ? launch_forward_kernels<T, 3>(params, device, tuning, stream)
+                        : launch_forward_kernels<T, 2>(params, device, tuning, stream);
 }
 template <class T>
-void backward(const KernelParams& params, const BinPlan& plan, void* workspace,
-              const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
-  params.problem.N == 3 ? launch_backward<T, 3>(params, plan, workspace, device, tuning, stream)
-                        : launch_backward<T, 2>(params, plan, workspace, device, tuning, stream);
+void launch_backward(const KernelParams& params, const BinPlan& plan, void* workspace,
+                     const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
+  params.problem.N == 3
+      ? launch_backward_kernels<T, 3>(params, plan, workspace, device, tuning, stream)
+      : launch_backward_kernels<T, 2>(params, plan, workspace, device, tuning, stream);
 }
 
 }  // namespace stdeform::cuda

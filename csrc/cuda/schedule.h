@@ -42,25 +42,26 @@ STDEFORM_INLINE int32_t query_at(const KernelParams& params, int32_t index) {
          x + rest % columns;
 }
 
-STDEFORM_INLINE int32_t tiles_of_head(const KernelParams& params, int rows_per_tile) {
-  return 1 + (params.Q - 1) / rows_per_tile;
+STDEFORM_INLINE int32_t tiles_of_head(const KernelParams& params, int queries_per_tile) {
+  return 1 + (params.Q - 1) / queries_per_tile;
 }
-STDEFORM_INLINE int64_t tiles_of_all(const KernelParams& params, int rows_per_tile) {
-  return int64_t(params.B) * params.M * tiles_of_head(params, rows_per_tile);
+STDEFORM_INLINE int64_t tiles_of_all(const KernelParams& params, int queries_per_tile) {
+  return int64_t(params.B) * params.M * tiles_of_head(params, queries_per_tile);
 }
 
-// The tiles of all heads, shared out among blocks: some have one more than the others.
-struct TileShares {
-  int64_t of_block;  // at least
-  int64_t with_more;
+// The tiles of all heads, divided among blocks; the first `remainder` blocks have one more.
+struct TilePartition {
+  int64_t per_block;
+  int64_t remainder;
 
-  TileShares() = default;
-  TileShares(int64_t tiles, int64_t blocks) : of_block(tiles / blocks), with_more(tiles % blocks) {}
+  TilePartition() = default;
+  TilePartition(int64_t tiles, int64_t blocks)
+      : per_block(tiles / blocks), remainder(tiles % blocks) {}
 
   STDEFORM_INLINE int64_t first(int64_t block) const {
-    return block * of_block + (block < with_more ? block : with_more);
+    return block * per_block + (block < remainder ? block : remainder);
   }
-  STDEFORM_INLINE int64_t number(int64_t block) const { return of_block + (block < with_more); }
+  STDEFORM_INLINE int64_t count(int64_t block) const { return per_block + (block < remainder); }
 };
 
 // The cost of a tile for each of its warps, in steps, besides its steps: counted as two thirds of a
@@ -98,10 +99,10 @@ inline Schedule choose_schedule(const KernelParams& params, int warps, int sampl
   return schedule;
 }
 
-inline Schedule choose_forward_schedule(const KernelParams& params, int rows_per_tile,
+inline Schedule choose_forward_schedule(const KernelParams& params, int queries_per_tile,
                                         const Tuning& tuning) {
   Schedule schedule =
-      choose_schedule(params, kForwardWarps, kWarpSize / rows_per_tile, tuning.forward_splits);
+      choose_schedule(params, kForwardWarps, kWarpSize / queries_per_tile, tuning.forward_splits);
   // Self-attention has as many queries as cells. If these queries are others, it costs only speed.
   const bool on_grid = params.problem.Q == params.problem.S;
   schedule.in_bricks = on_grid && tuning.forward_bricks != 0;

@@ -7,7 +7,7 @@
 
 namespace stdeform::cuda {
 
-// `size` numbers of four bytes, from a multiple of 16 bytes on.
+// `size` numbers of four bytes, aligned to 16 bytes.
 struct Words {
   uint32_t* first = nullptr;
   int64_t size = 0;

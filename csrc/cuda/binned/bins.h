@@ -1,8 +1,8 @@
 // Further parameters of the kernels that work on bins.
 //
-// A bin holds the samples of one batch row, head and level that lie between the same cells, and so
-// read the same corners. A level with `size` cells along an axis has size + 1 bins along it: the
-// first and the last one have a corner outside.
+// A bin holds the samples of one batch element, head and level that are between the same cells,
+// and so read the same corners. A level with `size` cells along an axis has size + 1 bins along it:
+// the first and the last one have a corner outside.
 #pragma once
 
 #include "core/macros.h"
@@ -10,7 +10,7 @@
 
 namespace stdeform::cuda {
 
-// Divides numbers below 2^31 by one that stays the same, by a multiplication.
+// Division of numbers below 2^31 by a constant, as a multiplication.
 class Divisor {
  public:
   Divisor() = default;
@@ -19,7 +19,7 @@ class Divisor {
     multiplier_ = uint32_t(((uint64_t(1) << (31 + shift_)) + divisor - 1) / divisor);
   }
 
-  // The quotient; what remains is left in `number`.
+  // Returns the quotient and leaves the remainder in `number`.
   STDEFORM_INLINE uint32_t divide(uint32_t& number, uint32_t divisor) const {
     const auto quotient = uint32_t(uint64_t(2 * number) * multiplier_ >> 32) >> shift_;
     number -= quotient * divisor;
@@ -31,30 +31,30 @@ class Divisor {
   int32_t shift_ = 0;
 };
 
-// What is written down of a sample, of numbers in the compute type; images leave t out.
+// What fill_kernel writes of a sample, in the compute type; images have no t.
 template <class Real>
 struct alignas(16) BinRecord {
   Real pixel[kMaxAxes];
   Real attention;
 };
 
-// A chunk of heads that are worked on together; a head is one of the B * M pairs of a batch row and
-// a head. Arrays are [heads, ...] of this chunk.
+// A chunk of heads that are processed together; a head is one of the B * M pairs of a batch element
+// and a head, number b * M + m. Arrays are [heads, ...] of this chunk.
 struct Bins {
-  int32_t first_b, first_m;               // the first head
-  int32_t heads;                          // of this chunk
-  uint32_t per_head;                      // bins of all levels
-  uint32_t first[kMaxLevels];             // bin of each level
-  int32_t samples_per_warp;               // where sums may be formed in any order
-  Divisor by_row_size, by_K, by_Q, by_M;  // L * K, and as in KernelParams
+  int32_t first_b, first_m;         // the first head
+  int32_t heads;                    // of this chunk
+  uint32_t per_head;                // bins of all levels
+  uint32_t first[kMaxLevels];       // bin of each level
+  int32_t samples_per_warp;         // where sums may be formed in any order
+  Divisor by_LK, by_K, by_Q, by_M;  // L * K, and as in KernelParams
 
-  uint32_t* count;      // [per_head] samples of each bin
-  uint32_t* total;      // samples of all bins; right behind the counts
-  uint32_t* end;        // [per_head] of each bin in `samples`; meanwhile, how far it is filled
-  uint32_t* samples;    // sample numbers, [heads, Q, L, K], those of one bin next to each other
+  uint32_t* count;  // [per_head] samples of each bin
+  uint32_t* total;  // samples of all bins; right behind the counts
+  uint32_t* end;  // [per_head] end of each bin in `samples`; its next free slot while it is filled
+  uint32_t* samples;    // sample numbers, [heads, Q, L, K], sorted by bins
   void* records;        // a BinRecord of each
   int32_t record_size;  // in 16 bytes
-  void* softmax;        // [Q, 2] largest logit and scale of each row, in the compute type
+  void* softmax;        // [Q, 2] largest logit and scale of each query-head, in the compute type
   void* pixel_grads;  // [Q, L, K, N] in the compute type, or null: grad_positions has room for them
 };
 

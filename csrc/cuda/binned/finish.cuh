@@ -1,47 +1,56 @@
-// What is left of the backward by bins when the sums are done.
+// The last kernel of the backward by bins: from the gradients of samples to those of the inputs.
+//
+//   1 per sample      gradients of pixel coordinates -> of positions;   pass_on_pixel_grads
+//                     sums for the reference and for the softmax
+//   2 per level       gradient of the reference                         write_reference_grads
+//   3 per query-head  gradients of attention weights -> of logits       differentiate_softmax
 #pragma once
 
 #include "cuda/binned/assign.cuh"
-#include "cuda/lanes/row_grads.cuh"
+#include "cuda/lanes/input_grads.cuh"
 
 namespace stdeform::cuda {
 
-// Finishes the gradients of every row from those of its attention weights and pixel coordinates.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads, kRowBlocks)
-    finish_rows_kernel(const __grid_constant__ KernelParams params,
-                       const __grid_constant__ Bins bins) {
+__global__ void __launch_bounds__(kThreads, kBinningBlocks)
+    finish_kernel(const __grid_constant__ KernelParams params, const __grid_constant__ Bins bins) {
   wait_for_launch_before();
   using Real = Compute<T>;
   const Problem& p = params.problem;
-  visit_chunk_row(params, bins, [&](const RowLane& lane, bool present, const ChunkRow& at) {
-    auto row = sampled_row<T, N>(params, bins, at);
-    const int64_t gradient_row = at.in_problem(params);
-    const bool wants_logits = p.grad_scores.data && params.from_offsets;
-    RowSums<Real, N> sums;
+  visit_query_head(params, bins, [&](const auto& lane, bool has_query_head, const auto& at) {
+    auto query_head = load_query_head<T, N>(params, bins, at);
+    const int64_t at_query_head = at.in_problem(params);
+    const bool needs_logits = p.grad_scores.data && params.from_offsets;
+    QueryHeadSums<Real, N> sums;
     for (int l = 0; l < params.L; ++l) {
-      row.go_to_level(params, l, l > 0);
+      query_head.go_to_level(params, l, l > 0);
       sums.start_level();
-      for (int k = lane.point; present && k < params.K; k += RowLane::kPoints) {
+      // 1 per sample
+      for (int k = lane.point; has_query_head && k < params.K; k += BinningLane::kPoints) {
         const int64_t sample = at.in_problem(params, l, k);
-        if (wants_logits) {
-          sums.attention +=
-              row.attention(params, k) * static_cast<const Real*>(p.grad_scores.data)[sample];
+        if (needs_logits) {
+          sums.attention += query_head.attention(params, k) *
+                            static_cast<const Real*>(p.grad_scores.data)[sample];
         }
-        if (!wants_pixel_grads(p)) continue;
-        const Real* kept = pixel_grads_of<T, N>(params, bins, at.in_chunk(params, l, k), sample);
+        if (!needs_pixel_grads(p)) continue;
+        const Real* pixel_grads =
+            pixel_grads_of<T, N>(params, bins, at.in_chunk(params, l, k), sample);
         Real pixel[N];
 #pragma unroll
-        for (int n = 0; n < N; ++n) pixel[n] = kept[n];
-        pass_on_pixel_grads<T, N>(params, row, sample, l, k, pixel, sums);
+        for (int n = 0; n < N; ++n) pixel[n] = pixel_grads[n];
+        pass_on_pixel_grads<T, N>(params, query_head, sample, l, k, pixel, sums);
       }
+      // 2 per level
       if (!p.grad_reference.data) continue;
       sums.add_up_level(lane);
-      if (present) write_reference_grads<Real, N>(params, lane, gradient_row, l, sums);
+      if (has_query_head) write_reference_grads<Real, N>(params, lane, at_query_head, l, sums);
     }
-    if (!wants_logits) return;
+    // 3 per query-head
+    if (!needs_logits) return;
     const Real sum = lane.reduce(sums.attention, [](Real a, Real b) { return a + b; });
-    if (present) differentiate_softmax(params, row, lane, gradient_row, sum, 0, 1);
+    if (has_query_head) {
+      differentiate_softmax(params, query_head, lane, at_query_head, sum, 0, 1);
+    }
   });
 }
 

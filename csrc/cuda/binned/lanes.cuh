@@ -1,4 +1,4 @@
-// What the lanes of a warp hold of a bin, and what they leave for each other in shared memory.
+// What the lanes of a warp hold of a bin, and what they exchange in shared memory.
 #pragma once
 
 #include "cuda/binned/bins.h"
@@ -20,7 +20,7 @@ constexpr int kBinBatch = sizeof(Real) == 8 ? 16 : 32;
 template <int N>
 constexpr int kBinCorners = 1;
 
-// The lanes of a warp: corners, and of their rows the channels that the layout says.
+// The lanes of a warp hold the rows of all corners; the layout divides the channels of a row.
 template <int N, int channels>
 struct BinLayoutOf {
   static constexpr int kLanes = kWarpSize * kBinCorners<N> >> N;
@@ -36,7 +36,7 @@ using AnyBinLayout = RowLayout<(kWarpSize * kBinCorners<N> >> N), 8 / kBinCorner
 
 // A number for each corner of a lane.
 template <class Real, int N>
-struct alignas(sizeof(Real) * kBinCorners<N>) OfCorners {
+struct alignas(sizeof(Real) * kBinCorners<N>) PerCorner {
   Real of[kBinCorners<N>];
 };
 
@@ -44,59 +44,59 @@ struct alignas(sizeof(Real) * kBinCorners<N>) OfCorners {
 template <class T, int N>
 struct alignas(16) BinSample {
   Compute<T> weight[1 << N];  // interpolation weight times attention, of each corner
-  const T* grad_row;          // of grad_out
-  const T* value_row;         // of the lowest corner that exists
-  Compute<T>* sum_row;        // the same row of the value's gradient
+  const T* grad_row;          // [D] of grad_out
+  const T* value_row;         // [D] of the lowest corner that exists
+  Compute<T>* sum_row;        // [D] of grad_value, the same cell
   uint32_t to_next[N];        // rows from the lower to the higher corner along each axis
   uint32_t exists;            // a bit for each corner
 };
 
-// The lanes' shares of the dot products of a warp's samples with their corners: of each sample
-// [kLanes of a corner][corners]. The samples are an odd number of shares of four apart, so that
-// lanes that sum them up read different banks.
+// Partial dot products of the samples of a warp with their corners:
+// [sample][lane of a corner's row][corner]. Samples are an odd number of 16 bytes apart, so that
+// lanes that add them up read different banks.
 template <class Real, int N>
 class BinDots {
  public:
-  struct alignas(16) Share {
+  struct alignas(16) Partial {
     Real of[4];
   };
   static constexpr int kWords = kWarpSize * kBinCorners<N>;  // of a sample
   static constexpr int kPitch = kWords / 4 + 1;
   static constexpr int kSize = kBinBatch<Real> * kPitch;  // of memory
 
-  __device__ explicit BinDots(Share* memory) : memory_(memory) {}
+  __device__ explicit BinDots(Partial* memory) : memory_(memory) {}
 
-  // Where a lane's shares for sample 0 lie; those for the samples after it are kStep apart.
+  // The address of a lane's numbers for sample 0; those of the next samples are kStep apart.
   static constexpr int kStep = 4 * kPitch / kBinCorners<N>;
-  __device__ __forceinline__ OfCorners<Real, N>* of_lane(int corner, int in_row) const {
+  __device__ __forceinline__ PerCorner<Real, N>* of_lane(int corner, int lane_of_row) const {
     constexpr int kOfLane = kBinCorners<N>;
-    return reinterpret_cast<OfCorners<Real, N>*>(memory_) + (in_row << N) / kOfLane +
+    return reinterpret_cast<PerCorner<Real, N>*>(memory_) + (lane_of_row << N) / kOfLane +
            corner / kOfLane;
   }
 
   __device__ __forceinline__ void add_up(int sample, Real (&dots)[1 << N]) const {
 #pragma unroll
     for (int i = 0; i < kWords / 4; ++i) {
-      const Share share = memory_[sample * kPitch + i];
+      const Partial partial = memory_[sample * kPitch + i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) dots[(4 * i + j) % (1 << N)] += share.of[j];
+      for (int j = 0; j < 4; ++j) dots[(4 * i + j) % (1 << N)] += partial.of[j];
     }
   }
 
  private:
-  Share* memory_;
+  Partial* memory_;
 };
 
-// A lane's corners of one bin.
+// A lane's corners of the current bin.
 template <class T, int N, class Layout>
 struct BinCorner {
   using Real = Compute<T>;
   static constexpr int kCorners = kBinCorners<N>;
 
-  // Begins the bin of a sample: loads the rows of the lane's corners, starts their sums anew.
+  // Begins the bin of a sample: loads the rows of the lane's corners and sets their sums to zero.
   __device__ __forceinline__ void open(const Problem& p, const BinSample<T, N>& sample,
                                        int first_corner, int channel, int channels_left,
-                                       bool wants_values) {
+                                       bool needs_values) {
 #pragma unroll
     for (int c = 0; c < kCorners; ++c) {
       const int corner = first_corner + c;
@@ -106,7 +106,7 @@ struct BinCorner {
       for (int n = 0; n < N; ++n) row += corner >> n & 1 ? sample.to_next[n] : 0;
       sum_row[c] = sample.sum_row + row * uint64_t(p.M * p.D) + channel;
       LoadedRow<T, Layout> loaded = {};
-      if (exists[c] && wants_values) {
+      if (exists[c] && needs_values) {
         loaded.load(sample.value_row + row * uint64_t(p.value.stride[1]) + channel, channels_left);
       }
       loaded.widen_to(values[c]);
@@ -118,8 +118,8 @@ struct BinCorner {
     }
   }
 
-  // Adds the sums to memory; alone, if no other warp can be adding to the same rows.
-  __device__ __forceinline__ void close(bool alone, int channels_left) {
+  // Adds the sums to memory; `is_exclusive`: without atomics, since no other warp adds to the rows.
+  __device__ __forceinline__ void close(bool is_exclusive, int channels_left) {
 #pragma unroll
     for (int c = 0; c < kCorners; ++c) {
       if (!exists[c]) continue;
@@ -128,7 +128,7 @@ struct BinCorner {
       for (int i = 0; i < Layout::kVecsPerLane; ++i) {
         if (!Layout::kWhole && i * Layout::kStep >= channels_left) continue;
         Real* to = sum_row[c] + i * Layout::kStep;
-        if (alone) {
+        if (is_exclusive) {
           Real numbers[Layout::kVecSize];
           const auto* vec = reinterpret_cast<const Vec<Real, Layout::kVecSize>*>(to);
           widen<Real>(*vec, numbers);
@@ -142,11 +142,11 @@ struct BinCorner {
     }
   }
 
-  // Adds a sample's share to the sums; returns the products with the corners' rows.
-  __device__ __forceinline__ OfCorners<Real, N> add(
-      const OfCorners<Real, N>& weights,
+  // Adds weight * grad to the sums; returns the lane's part of the dot products grad * value.
+  __device__ __forceinline__ PerCorner<Real, N> add(
+      const PerCorner<Real, N>& weights,
       const Real (&grad)[Layout::kVecsPerLane][Layout::kVecSize]) {
-    OfCorners<Real, N> dots;
+    PerCorner<Real, N> dots;
 #pragma unroll
     for (int c = 0; c < kCorners; ++c) {
       dots.of[c] = 0;
@@ -160,7 +160,7 @@ struct BinCorner {
     return dots;
   }
 
-  bool exists[kCorners] = {};  // and is not added yet
+  bool exists[kCorners] = {};  // and its sums are not in memory yet
   Real* sum_row[kCorners];
   Real values[kCorners][Layout::kVecsPerLane][Layout::kVecSize];
   Real sums[kCorners][Layout::kVecsPerLane][Layout::kVecSize];

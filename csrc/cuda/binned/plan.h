@@ -1,5 +1,5 @@
-// Whether the backward works bin by bin, in which chunks, and with how much memory. Host code, no
-// CUDA headers.
+// Whether the backward works by bins, in which chunks, and with how much memory. Host code, no CUDA
+// headers.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,9 @@
 
 namespace stdeform::cuda {
 
-// Samples per bin from which on bins are taken. Reasoned, not measured: sorting and the sums of a
-// bin should cost about as much memory traffic as this many samples that add to memory themselves.
+// Samples per bin from which on the backward works by bins. Reasoned, not measured: sorting and the
+// sums of a bin should cost about as much memory traffic as this many samples in the direct
+// backward.
 constexpr int64_t kSamplesPerBin = 4;
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, but room for one head
 constexpr int64_t kSamplesPerWarp = 128;
@@ -33,23 +34,23 @@ class BinPlan {
       for (int n = 0; n < p.N; ++n) of_level *= p.spatial_shapes[l * p.N + n] + 1;
       bins += of_level;
     }
-    const bool possible = std::max(samples_, bins) <= kMost;
-    if (p.deterministic && !possible) {
+    const bool is_possible = std::max(samples_, bins) <= kMaxIndex;
+    if (p.deterministic && !is_possible) {
       throw std::invalid_argument(
           "deterministic algorithms take up to 2^31 samples and bins per batch row and head on "
           "CUDA, got " +
           std::to_string(samples_) + " and " + std::to_string(bins));
     }
-    const int64_t enough = tuning.samples_per_bin >= 0 ? tuning.samples_per_bin : kSamplesPerBin;
-    const bool pays = samples_ >= enough * bins;
-    const bool asked = tuning.backward_bins >= 0 ? tuning.backward_bins != 0 : pays;
-    in_use_ = p.deterministic || (possible && asked);
+    const int64_t threshold = tuning.samples_per_bin >= 0 ? tuning.samples_per_bin : kSamplesPerBin;
+    const bool is_profitable = samples_ >= threshold * bins;
+    const bool is_requested = tuning.backward_bins >= 0 ? tuning.backward_bins != 0 : is_profitable;
+    in_use_ = p.deterministic || (is_possible && is_requested);
     if (!in_use_) return;
 
     bins_.per_head = uint32_t(bins);
     bins_.samples_per_warp =
         int32_t(tuning.samples_per_warp > 0 ? tuning.samples_per_warp : kSamplesPerWarp);
-    bins_.by_row_size = Divisor(uint32_t(p.L * p.K));
+    bins_.by_LK = Divisor(uint32_t(p.L * p.K));
     bins_.by_K = Divisor(uint32_t(p.K));
     bins_.by_Q = Divisor(uint32_t(p.Q));
     bins_.by_M = Divisor(uint32_t(p.M));
@@ -58,16 +59,18 @@ class BinPlan {
     const int64_t record_bytes = f64 ? sizeof(BinRecord<double>) : sizeof(BinRecord<float>);
     bins_.record_size = int32_t(record_bytes / 16);
     softmax_bytes_ = p.reference.data ? p.Q * 2 * real_size : 0;
-    // Wanted, and grad_positions cannot hold them until they are final.
-    const bool kept = (p.grad_positions.data || p.grad_reference.data) &&
-                      !(p.grad_positions.data && size_of(p.grad_positions.dtype) == real_size);
-    pixel_grad_bytes_ = kept ? p.N * real_size : 0;
+    // Needed, and grad_positions cannot hold them until they are final.
+    const bool is_buffered =
+        (p.grad_positions.data || p.grad_reference.data) &&
+        !(p.grad_positions.data && size_of(p.grad_positions.dtype) == real_size);
+    pixel_grad_bytes_ = is_buffered ? p.N * real_size : 0;
 
-    M_ = p.M, all_ = p.B * p.M;
+    M_ = p.M, total_heads_ = p.B * p.M;
     const int64_t limit = tuning.workspace_bytes >= 0 ? tuning.workspace_bytes : kWorkspaceBytes;
-    const int64_t fitting = std::min(limit / lay_out(1).bytes, kMost / std::max(samples_, bins));
-    const int64_t chunks = (all_ - 1) / std::max<int64_t>(fitting, 1) + 1;
-    heads_ = (all_ - 1) / chunks + 1;
+    const int64_t fitting =
+        std::min(limit / lay_out(1).bytes, kMaxIndex / std::max(samples_, bins));
+    const int64_t chunks = (total_heads_ - 1) / std::max<int64_t>(fitting, 1) + 1;
+    heads_ = (total_heads_ - 1) / chunks + 1;
   }
 
   bool in_use() const { return in_use_; }
@@ -79,8 +82,8 @@ class BinPlan {
     Bins bins = bins_;
     bins.first_b = int32_t(first_head / M_);
     bins.first_m = int32_t(first_head % M_);
-    bins.heads = int32_t(std::min(heads_, all_ - first_head));
-    const Places at = lay_out(bins.heads);
+    bins.heads = int32_t(std::min(heads_, total_heads_ - first_head));
+    const Offsets at = lay_out(bins.heads);
     auto* const memory = static_cast<unsigned char*>(workspace);
     bins.count = reinterpret_cast<uint32_t*>(memory);
     bins.total = bins.count + bins.heads * int64_t(bins.per_head);
@@ -93,15 +96,15 @@ class BinPlan {
   }
 
  private:
-  static constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  static constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
 
-  struct Places {  // bytes from the start of the workspace
+  struct Offsets {  // bytes from the start of the workspace
     int64_t end, samples, records, softmax, pixel_grads, bytes;
   };
 
-  Places lay_out(int64_t heads) const {
+  Offsets lay_out(int64_t heads) const {
     const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
-    Places at;
+    Offsets at;
     at.end = aligned(4 * (heads * int64_t(bins_.per_head) + 1));
     at.samples = at.end + aligned(4 * heads * int64_t(bins_.per_head));
     at.records = at.samples + aligned(4 * heads * samples_);
@@ -112,9 +115,9 @@ class BinPlan {
   }
 
   bool in_use_ = false;
-  Bins bins_ = {};           // what all chunks share
-  int64_t samples_ = 0;      // of a head
-  int64_t M_ = 0, all_ = 0;  // heads
+  Bins bins_ = {};                   // what all chunks share
+  int64_t samples_ = 0;              // of a head
+  int64_t M_ = 0, total_heads_ = 0;  // M and B * M
   int64_t heads_ = 0;
   int64_t softmax_bytes_ = 0;     // of a head
   int64_t pixel_grad_bytes_ = 0;  // of a sample

@@ -20,13 +20,13 @@ __global__ void __launch_bounds__(kThreads) reserve_kernel(const __grid_constant
   const int64_t number = int64_t(bins.heads) * bins.per_head;
   const int64_t first = int64_t(blockIdx.x) * kBinsOfBlock + threadIdx.x * kBinsOfThread;
   uint32_t counts[kBinsOfThread];
-  uint32_t sum = 0;  // of this thread and, in the end, of those before it in the warp
+  uint32_t sum = 0;  // of this thread and, after the scan, of the threads before it in the warp
 #pragma unroll
   for (int i = 0; i < kBinsOfThread; ++i) {
     counts[i] = first + i < number ? bins.count[first + i] : 0;
     sum += counts[i];
   }
-  const uint32_t mine = sum;
+  const uint32_t of_thread = sum;
 #pragma unroll
   for (int step = 1; step < kWarpSize; step *= 2) {
     const uint32_t before = __shfl_up_sync(~0u, sum, step);
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) reserve_kernel(const __grid_constant
     of_block[0] = atomicAdd(bins.total, all);
   }
   __syncthreads();
-  uint32_t begin = of_block[0] + sum - mine;
+  uint32_t begin = of_block[0] + sum - of_thread;
   for (int i = 0; i < warp; ++i) begin += of_warp[i];
 #pragma unroll
   for (int i = 0; i < kBinsOfThread; ++i) {
@@ -67,13 +67,13 @@ struct BinOfSamples {
   }
 };
 
-// Each of n <= 32 samples goes to the slot of as many as have smaller numbers.
+// Sorts n <= 32 samples: the slot of each is the number of samples with smaller numbers.
 __device__ void sort_few(const BinOfSamples& samples, int n, int lane) {
-  const uint32_t mine = lane < n ? samples.numbers[lane] : 0xffffffff;
+  const uint32_t number = lane < n ? samples.numbers[lane] : 0xffffffff;
   int slot = 0;
-  for (int i = 0; i < n; ++i) slot += __shfl_sync(~0u, mine, i) < mine;
+  for (int i = 0; i < n; ++i) slot += __shfl_sync(~0u, number, i) < number;
   __syncwarp();
-  if (lane < n) samples.numbers[slot] = mine;
+  if (lane < n) samples.numbers[slot] = number;
   for (int i = 0; i < samples.size; ++i) {
     const uint4 record = samples.records[min(lane, n - 1) * samples.size + i];
     __syncwarp();
@@ -81,8 +81,8 @@ __device__ void sort_few(const BinOfSamples& samples, int n, int lane) {
   }
 }
 
-// A bitonic network in which every comparison puts the smaller number first, so that whatever lies
-// past the end can be left out.
+// A bitonic network in which every comparison puts the smaller number first, so that comparisons
+// with what is past the end can be left out.
 __device__ void sort_many(const BinOfSamples& samples, uint32_t n, int lane) {
   const auto compare = [&](uint32_t a, uint32_t b) {
     if (b < n && samples.numbers[b] < samples.numbers[a]) samples.exchange(a, b);

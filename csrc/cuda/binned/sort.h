@@ -1,5 +1,5 @@
-// What is done to bins between counting and placing their samples, and after. These kernels know no
-// dtype; all errors are CUDA's last error.
+// Reserving room for bins before they are filled, and sorting them after. These kernels are
+// independent of the dtype; all errors are CUDA's last error.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,7 @@
 
 namespace stdeform::cuda {
 
-// Gives each bin its place in `samples`: sets `end` to where it begins. Bins lie in no fixed order.
+// Gives each bin its room in `samples`: sets `end` to its first slot. Bins are in no fixed order.
 void reserve_bins(const Bins&, cudaStream_t);
 
 // Sorts the samples of each bin by their numbers.

@@ -1,6 +1,21 @@
-// The sums by bins. A warp goes through samples that read the same corners: it loads the rows of
-// these once, keeps the sums of their gradients in registers, and adds them to memory when the bin
+// The sums by bins. The samples of a bin read the same corners, so a warp loads the rows of these
+// once, keeps the sums of their gradients in registers, and adds them to memory when the bin
 // changes.
+//
+//   1 schedule   which samples: the next samples_per_warp, or one   range_of_warp
+//                bin of the color (deterministic)
+//   2 describe   a lane per sample: corners, weights, addresses,    describe, find_corners
+//                to shared memory; which samples begin a bin
+//   3 sum        a lane per (corner, channels), sample by sample:   BinCorner::add
+//                sum += weight * grad_out, partial dot products     (lanes.cuh)
+//                grad_out * value; grad_out is loaded kAhead
+//                samples ahead
+//   4 change     add the sums to grad_value, load the rows of the   BinCorner::close, open
+//                next corners
+//   5 finish     a lane per sample: dot products -> gradients of    BinDots::add_up,
+//                attention and of the pixel coordinates             interpolate
+//
+// Shared memory: the described samples and the partial dot products of each warp.
 #pragma once
 
 #include "cuda/binned/assign.cuh"
@@ -8,44 +23,46 @@
 
 namespace stdeform::cuda {
 
-// One sample as the lane holds it that describes it.
+// The sample that a lane describes and finishes.
 template <class T, int N>
-struct OwnSample {
+struct LaneSample {
   using Real = Compute<T>;
 
-  // The one at a place among the sorted ones.
-  __device__ __forceinline__ static OwnSample at(const KernelParams& params, const Bins& bins,
-                                                 uint32_t place) {
-    const uint32_t number = bins.samples[place];
-    uint32_t in_row = number;
-    const uint32_t row = bins.by_row_size.divide(in_row, uint32_t(params.L * params.K));
-    uint32_t k = in_row;
+  // The sample in slot `slot` of bins.samples.
+  __device__ __forceinline__ static LaneSample at(const KernelParams& params, const Bins& bins,
+                                                  uint32_t slot) {
+    const uint32_t number = bins.samples[slot];
+    uint32_t in_query_head = number;
+    const uint32_t query_head = bins.by_LK.divide(in_query_head, uint32_t(params.L * params.K));
+    uint32_t k = in_query_head;
     const uint32_t l = bins.by_K.divide(k, uint32_t(params.K));
-    return {number, in_row, int(l), ChunkRow(params, bins, row),
-            static_cast<const BinRecord<Real>*>(bins.records)[place]};
+    return {number, in_query_head, int(l), ChunkQueryHead(params, bins, query_head),
+            static_cast<const BinRecord<Real>*>(bins.records)[slot]};
   }
 
   __device__ __forceinline__ int64_t in_problem(const KernelParams& params) const {
-    return row.in_problem(params) * (int64_t(params.L) * params.K) + in_row;
+    return query_head.in_problem(params) * (int64_t(params.L) * params.K) + in_query_head;
   }
 
-  uint32_t number;  // in the chunk
-  uint32_t in_row;
+  uint32_t number;         // in the chunk
+  uint32_t in_query_head;  // l * K + k
   int l;
-  ChunkRow row;
+  ChunkQueryHead query_head;
   BinRecord<Real> record;
 };
 
 // Fills in a sample for all lanes and returns its bin.
 template <class T, int N>
 __device__ __forceinline__ uint32_t describe(const KernelParams& params, const Bins& bins,
-                                             const OwnSample<T, N>& own, BinSample<T, N>& to) {
+                                             const LaneSample<T, N>& lane_sample,
+                                             BinSample<T, N>& to) {
   const Problem& p = params.problem;
-  const auto sample =
-      sample_at<Compute<T>, N>(params, own.record.pixel, own.record.attention, own.l, true);
-  const auto corners = find_corners(params, sample, own.l);
+  const int l = lane_sample.l;
+  const auto sample = sample_at<Compute<T>, N>(params, lane_sample.record.pixel,
+                                               lane_sample.record.attention, l, true);
+  const auto corners = find_corners(params, sample, l);
   uint32_t exists = ~0u;
-  uint32_t bin = own.row.head * bins.per_head + bins.first[own.l], stride = 1;
+  uint32_t bin = lane_sample.query_head.head * bins.per_head + bins.first[l], stride = 1;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const auto& axis = sample.axes[n];
@@ -55,16 +72,16 @@ __device__ __forceinline__ uint32_t describe(const KernelParams& params, const B
     if (!axis.has_high) exists &= ~high;
     to.to_next[n] = corners.to_next[n];
     bin += bin_along(axis) * stride;
-    stride *= uint32_t(params.size[own.l][n]) + 1;
+    stride *= uint32_t(params.size[l][n]) + 1;
   }
 #pragma unroll
   for (int c = 0; c < (1 << N); ++c) to.weight[c] = corners.weight[c];
-  const uint64_t cell = uint32_t(params.first_cell[own.l]) + uint64_t(corners.cell);
-  const ChunkRow& row = own.row;
-  to.grad_row = row_of<T>(p.out, row.b, row.q, row.m);
-  to.value_row = row_of<T>(p.value, row.b, cell, row.m);
+  const uint64_t cell = uint32_t(params.first_cell[l]) + uint64_t(corners.cell);
+  const ChunkQueryHead& at = lane_sample.query_head;
+  to.grad_row = row_of<T>(p.out, at.b, at.q, at.m);
+  to.value_row = row_of<T>(p.value, at.b, cell, at.m);
   to.sum_row = static_cast<Compute<T>*>(p.grad_value.data) +
-               ((row.b * uint64_t(p.S) + cell) * uint32_t(params.M) + row.m) * uint32_t(params.D);
+               ((at.b * uint64_t(p.S) + cell) * uint32_t(params.M) + at.m) * uint32_t(params.D);
   to.exists = exists;
   return bin;
 }
@@ -116,7 +133,7 @@ struct SampleRange {
   uint32_t first, last;
 };
 
-// A bin of the color for each warp, or with color < 0 the next samples_per_warp samples.
+// One bin of the color per warp or, if color < 0, the next samples_per_warp samples.
 template <int N>
 __device__ __forceinline__ SampleRange range_of_warp(const KernelParams& params, const Bins& bins,
                                                      int color) {
@@ -144,106 +161,111 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
   using Dots = BinDots<Real, N>;
   constexpr int kBatch = kBinBatch<Real>;
   constexpr int kSamples = kBatch + kAhead<Layout>;  // of a warp, with those loaded ahead
-  constexpr int kPlaces = kAhead<Layout> + 1;
-  constexpr uint32_t kAfter = ~0u << (kWarpSize - kPlaces);  // no samples
+  constexpr int kBuffers = kAhead<Layout> + 1;
+  constexpr uint32_t kAfter = ~0u << (kWarpSize - kBuffers);  // past the last sample
   STDEFORM_SHARED(Sample, sample_memory, kWarps * kSamples);
-  STDEFORM_SHARED(typename Dots::Share, dot_memory, kWarps * Dots::kSize);
+  STDEFORM_SHARED(typename Dots::Partial, dot_memory, kWarps * Dots::kSize);
 
   const Problem& p = params.problem;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   Sample* const samples = sample_memory + warp * kSamples;
-  const Dots shares(dot_memory + warp * Dots::kSize);
+  const Dots partials(dot_memory + warp * Dots::kSize);
   const int corner = lane / Layout::kLanes * kBinCorners<N>;  // the first one
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool one_pass = params.D <= Layout::kChannels;
-  const bool wants_samples = p.grad_scores.data || wants_pixel_grads(p);
-  const bool alone = color >= 0;
+  const bool needs_sample_grads = p.grad_scores.data || needs_pixel_grads(p);
+  const bool is_exclusive = color >= 0;  // no other warp adds to the same rows
 
+  // 1 schedule
   const SampleRange range = range_of_warp<N>(params, bins, color);
-  BinCorner<T, N, Layout> own;
+  BinCorner<T, N, Layout> corners;  // of the lane
   uint32_t last_bin = kNoBin;
   for (uint32_t first = range.first; first < range.last; first += kBatch) {
     const int count = int(min(range.last - first, uint32_t(kBatch)));
+    // 2 describe
     // Lanes without a sample describe the last one: what is loaded ahead must exist.
-    const auto mine = OwnSample<T, N>::at(params, bins, first + min(lane, count - 1));
+    const auto lane_sample = LaneSample<T, N>::at(params, bins, first + min(lane, count - 1));
     Sample described;
-    const uint32_t bin = describe(params, bins, mine, described);
+    const uint32_t bin = describe(params, bins, lane_sample, described);
     if (lane < kBatch) samples[lane] = described;
     if (lane < kAhead<Layout>) samples[kBatch + lane].grad_row = described.grad_row;
-    // A bit for each sample that is not of the bin of the one before, or does not exist.
+    // A bit for each sample whose bin differs from the one before, or that does not exist.
     const uint32_t bin_before = __shfl_up_sync(~0u, bin, 1);
-    const uint32_t others = __ballot_sync(
+    const uint32_t all_changes = __ballot_sync(
         ~0u, lane >= count || (lane ? bin != bin_before : bin != last_bin || !one_pass));
     last_bin = __shfl_sync(~0u, bin, kWarpSize - 1);
     __syncwarp();
 
-    Real dots[1 << N] = {};  // of the lane's own sample
+    Real dots[1 << N] = {};  // of the lane's sample
     for (int channel = first_channel; channel - first_channel < params.D;
          channel += Layout::kChannels) {
       const int left = params.D - channel;
       const Sample* sample = samples;
-      auto* share = shares.of_lane(corner, lane % Layout::kLanes);
-      // Rows of grad_out take turns in places that do not change: nothing is moved in registers.
-      LoadedRow<T, Layout> rows[kPlaces];
+      auto* partial = partials.of_lane(corner, lane % Layout::kLanes);
+      // A ring of kBuffers rows of grad_out, indexed by constants: nothing is moved in registers.
+      LoadedRow<T, Layout> rows[kBuffers];
 #pragma unroll
       for (int i = 0; i < kAhead<Layout>; ++i) rows[i].load(samples[i].grad_row + channel, left);
-      const auto add_sample = [&](int place) {
-        rows[(place + kAhead<Layout>) % kPlaces].load(sample[kAhead<Layout>].grad_row + channel,
-                                                      left);
+      // 3 sum
+      const auto add_sample = [&](int buffer) {
+        rows[(buffer + kAhead<Layout>) % kBuffers].load(sample[kAhead<Layout>].grad_row + channel,
+                                                        left);
         Real grad[Layout::kVecsPerLane][Layout::kVecSize];
-        rows[place].widen_to(grad);
-        const auto& weights = *reinterpret_cast<const OfCorners<Real, N>*>(&sample->weight[corner]);
-        *share = own.add(weights, grad);
+        rows[buffer].widen_to(grad);
+        const auto& weights = *reinterpret_cast<const PerCorner<Real, N>*>(&sample->weight[corner]);
+        *partial = corners.add(weights, grad);
         ++sample;
-        share += Dots::kStep;
+        partial += Dots::kStep;
       };
-      uint32_t other = others;
+      uint32_t changes = all_changes;
 #pragma unroll 1
-      for (int i = 0; i < count; i += kPlaces, other = other >> kPlaces | kAfter) {
-        if ((other & ((1u << kPlaces) - 1)) == 0) {  // as most of the time
+      for (int i = 0; i < count; i += kBuffers, changes = changes >> kBuffers | kAfter) {
+        if ((changes & ((1u << kBuffers) - 1)) == 0) {  // as most of the time
 #pragma unroll
-          for (int j = 0; j < kPlaces; ++j) add_sample(j);
+          for (int j = 0; j < kBuffers; ++j) add_sample(j);
           continue;
         }
 #pragma unroll
-        for (int j = 0; j < kPlaces; ++j) {
+        for (int j = 0; j < kBuffers; ++j) {
           if (i + j >= count) break;
-          if (other >> j & 1) {
-            own.close(alone, left);
-            own.open(p, *sample, corner, channel, left, wants_samples);
+          // 4 change
+          if (changes >> j & 1) {
+            corners.close(is_exclusive, left);
+            corners.open(p, *sample, corner, channel, left, needs_sample_grads);
           }
           add_sample(j);
         }
       }
       __syncwarp();
-      if (wants_samples && lane < count) shares.add_up(lane, dots);
+      if (needs_sample_grads && lane < count) partials.add_up(lane, dots);
       if (one_pass) break;
-      own.close(alone, left);
+      corners.close(is_exclusive, left);
       __syncwarp();
     }
 
-    if (wants_samples && lane < count) {
+    // 5 finish
+    if (needs_sample_grads && lane < count) {
       // Where a corner does not exist its product is zero, whatever its weight.
       AxisSample<Real, IntOf<Real>> axes[N];
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        split(mine.record.pixel[n], axes[n].low, axes[n].high_weight);
+        split(lane_sample.record.pixel[n], axes[n].low, axes[n].high_weight);
         axes[n].low_weight = 1 - axes[n].high_weight;
         axes[n].low_slope = -1, axes[n].high_slope = 1;
       }
       Real slope[N];
       interpolate<N>(axes, dots, slope);
-      const int64_t in_problem = mine.in_problem(params);
+      const int64_t in_problem = lane_sample.in_problem(params);
       if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[in_problem] = dots[0];
-      if (wants_pixel_grads(p)) {
-        Real* to = pixel_grads_of<T, N>(params, bins, mine.number, in_problem);
+      if (needs_pixel_grads(p)) {
+        Real* to = pixel_grads_of<T, N>(params, bins, lane_sample.number, in_problem);
 #pragma unroll
-        for (int n = 0; n < N; ++n) to[n] = mine.record.attention * slope[n];
+        for (int n = 0; n < N; ++n) to[n] = lane_sample.record.attention * slope[n];
       }
     }
     __syncwarp();
   }
-  own.close(alone, params.D - first_channel);
+  corners.close(is_exclusive, params.D - first_channel);
 }
 
 }  // namespace stdeform::cuda

@@ -1,4 +1,4 @@
-// How a row of channels is shared out among the lanes of a warp.
+// How the channels of a row, a cell's or a query-head's, are divided among the lanes of a warp.
 #pragma once
 
 #include "cuda/compat.cuh"
@@ -6,11 +6,11 @@
 
 namespace stdeform::cuda {
 
-constexpr int kWarps = 4;  // of a block, but for the forward's: kForwardWarps
+constexpr int kWarps = 4;  // of a block; the forward has kForwardWarps
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Blocks of the backward sample by sample that a multiprocessor of 64 Ki registers has room for:
-// 255 or 168 registers for each thread.
+// Blocks of the direct backward that a multiprocessor of 64 Ki registers has room for: 255 or 168
+// registers for each thread.
 template <class Real>
 constexpr int kBackwardBlocks = sizeof(Real) == 8 ? 2 : 3;
 

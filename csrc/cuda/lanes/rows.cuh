@@ -1,11 +1,11 @@
-// The rows of channels that a lane reads: of grad_out or the value, at a sample's corners.
+// The rows of channels that lanes read: of grad_out, and of the value at the corners of a sample.
 #pragma once
 
 #include "cuda/lanes/samples.cuh"
 
 namespace stdeform::cuda {
 
-// The channels of a row that a lane holds, as they lie in memory; zeros past the end.
+// The channels of a row that a lane holds, in the dtype of memory; zeros past the end.
 template <class T, class Layout>
 struct LoadedRow {
   Vec<T, Layout::kVecSize> vecs[Layout::kVecsPerLane];
@@ -13,9 +13,9 @@ struct LoadedRow {
   __device__ __forceinline__ void load(const T* row, int channels_left) {
 #pragma unroll
     for (int i = 0; i < Layout::kVecsPerLane; ++i) {
-      const bool inside = Layout::kWhole || i * Layout::kStep < channels_left;
-      vecs[i] =
-          inside ? load_vec<Layout::kVecSize>(row + i * Layout::kStep) : Vec<T, Layout::kVecSize>{};
+      const bool in_range = Layout::kWhole || i * Layout::kStep < channels_left;
+      vecs[i] = in_range ? load_vec<Layout::kVecSize>(row + i * Layout::kStep)
+                         : Vec<T, Layout::kVecSize>{};
     }
   }
   __device__ __forceinline__ void widen_to(

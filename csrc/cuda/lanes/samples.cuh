@@ -1,7 +1,7 @@
-// From what the caller passes for one sample to the corners it reads and how much of each.
+// From the inputs of one sample to the corners that it reads, and the weight of each.
 //
-// Reading and describing a sample is the work of one lane; what it finds goes through shared memory
-// to the lanes that hold the row's channels.
+// One lane reads a sample and finds its corners; they go through shared memory to the lanes that
+// hold the channels of the query-head.
 #pragma once
 
 #include <cmath>
@@ -24,7 +24,7 @@ struct alignas(16) Corners {
 
   uint32_t cell;        // the lowest one, counted in the level; kNone if no corner exists
   uint32_t to_next[N];  // cells from the lower to the higher one along each axis
-  Real weight[kCount];  // interpolation weight times the sample's; zero where no cell is
+  Real weight[kCount];  // interpolation weight times attention; zero where no cell exists
 
   __device__ void cells(uint32_t (&of)[kCount]) const {
     of[0] = cell;
@@ -36,21 +36,21 @@ struct alignas(16) Corners {
   }
 };
 
-// What the samples of one row, (b, q, m), share: where its inputs lie, its softmax, and what turns
-// positions into pixel coordinates, pixel = position * scale + shift:
+// What the L * K samples of one query-head (b, q, m) share: the addresses of its inputs, its
+// softmax, and the map from positions to pixel coordinates, pixel = position * scale + shift:
 //   locations  location * size - 0.5
 //   points     offset + (reference * size - 0.5)
 //   boxes      offset * (box * size / 2K) + (centre * size - 0.5)
 template <class T, int N>
-struct alignas(16) SampledRow {
+struct alignas(16) QueryHead {
   using Real = Compute<T>;
 
-  // The row, before its first level.
+  // Before the first level.
   __device__ __forceinline__ void start(const KernelParams& params, int b, int q, int m) {
     positions = of_query(params.positions, b, q) + uint32_t(m) * params.positions.stride[2];
     scores = of_query(params.scores, b, q) + uint32_t(m) * params.scores.stride[2];
     reference = of_query(params.reference, b, q);
-    largest = 0, softmax_scale = 1;
+    max_logit = 0, softmax_scale = 1;
   }
 
   // Goes on by `steps` levels, to level l; back, if they are negative.
@@ -76,7 +76,7 @@ struct alignas(16) SampledRow {
     }
   }
 
-  // Where the scores of level 0 are, from the last level on.
+  // The address of the scores of level 0, if this is at the last level.
   __device__ __forceinline__ const unsigned char* first_scores(const KernelParams& params) const {
     return scores - uint32_t(params.L - 1) * params.scores.stride[3];
   }
@@ -86,7 +86,7 @@ struct alignas(16) SampledRow {
     const uint64_t* s = params.positions.stride;
     return read<T>(params.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
   }
-  // Rounded once, as written: two kernels that ask for a pixel find the same one to the last bit,
+  // Rounded once, as written: two kernels that compute a pixel find the same one to the last bit,
   // whatever their compiler fuses.
   __device__ __forceinline__ void read_pixels(const KernelParams& params, int k,
                                               Real (&pixel)[N]) const {
@@ -103,21 +103,21 @@ struct alignas(16) SampledRow {
   __device__ __forceinline__ Real attention(const KernelParams& params, int k) const {
     return params.from_offsets ? exponential(params, k) * softmax_scale : score(params, k);
   }
-  // The same before it is divided by the softmax's sum.
-  __device__ __forceinline__ Real undivided(const KernelParams& params, int k) const {
+  // The same before the division by the sum of the softmax.
+  __device__ __forceinline__ Real unnormalized(const KernelParams& params, int k) const {
     return params.from_offsets ? exponential(params, k) : score(params, k);
   }
 
   const unsigned char *positions, *scores, *reference;  // of the level
-  Real largest, softmax_scale;
-  Real pixel_scale[N], pixel_shift[N];  // of the level
+  Real max_logit, softmax_scale;                        // scale: 1 / sum of exponentials
+  Real pixel_scale[N], pixel_shift[N];                  // of the level
 
  private:
   __device__ static const unsigned char* of_query(const Numbers& array, int b, int q) {
     return array.data + uint32_t(b) * array.stride[0] + uint32_t(q) * array.stride[1];
   }
   __device__ __forceinline__ Real exponential(const KernelParams& params, int k) const {
-    return std::exp(score(params, k) - largest);
+    return std::exp(score(params, k) - max_logit);
   }
   __device__ __forceinline__ Real reference_number(const KernelParams& params, int n) const {
     return read<T>(params.reference, reference + uint32_t(n) * params.reference.stride[3]);
@@ -128,10 +128,10 @@ struct alignas(16) SampledRow {
 template <class Real, int N>
 struct Sample {
   AxisSample<Real, IntOf<Real>> axes[N];
-  Real attention;  // in the forward not yet divided by the softmax's sum
+  Real attention;  // in the forward not yet divided by the sum of the softmax
 };
 
-// A sample of level l at `pixel`; `inside` says that it reads something.
+// A sample of level l at `pixel`; `inside` says that at least one of its corners exists.
 template <class Real, int N>
 __device__ __forceinline__ Sample<Real, N> sample_at(const KernelParams& params, const Real* pixel,
                                                      Real attention, int l, bool inside = false) {
@@ -149,14 +149,14 @@ template <class Real, int N>
 __device__ __forceinline__ Corners<Real, N> find_corners(const KernelParams& params,
                                                          const Sample<Real, N>& sample, int l) {
   Corners<Real, N> corners;
-  bool reads = true;
+  bool has_corner = true;
   uint32_t stride = 1;
   corners.cell = 0;
   corners.weight[0] = sample.attention;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const auto& axis = sample.axes[n];
-    reads &= axis.has_any;
+    has_corner &= axis.has_any;
     corners.cell += uint32_t(axis.low) * stride;
     corners.to_next[n] = axis.has_low && axis.has_high ? stride : 0;
     stride *= uint32_t(params.size[l][n]);
@@ -166,52 +166,53 @@ __device__ __forceinline__ Corners<Real, N> find_corners(const KernelParams& par
       corners.weight[c] *= axis.low_weight;
     }
   }
-  if (!reads) corners.cell = Corners<Real, N>::kNone;
+  if (!has_corner) corners.cell = Corners<Real, N>::kNone;
   return corners;
 }
 
-// Which sample a lane reads: `points` lanes, one per point, for each of `rows` rows of the warp.
-template <int rows, int points>
+// Which sample a lane reads: `points` lanes, one per point, for each of the warp's `query_heads`.
+template <int query_heads, int points>
 struct SamplingLane {
-  static_assert(rows * points <= kWarpSize, "a lane reads one sample at a time");
+  static_assert(query_heads * points <= kWarpSize, "a lane reads one sample at a time");
   static constexpr int kPoints = points;
 
   __device__ explicit SamplingLane(int lane)
-      : row(lane / points < rows ? lane / points : rows - 1),
+      : qh(lane / points < query_heads ? lane / points : query_heads - 1),
         point(lane % points),
-        in_use(lane < rows * points) {}
+        in_use(lane < query_heads * points) {}
 
-  // `combine` of the numbers of all lanes of a row, on the first of them. All lanes of the warp
-  // call this and the next one.
+  // `combine` of the numbers of all lanes of a query-head, on the first of them. All lanes of the
+  // warp call this and the next one.
   template <class Real, class F>
-  __device__ __forceinline__ Real reduce_to_first(Real mine, F combine) const {
-    return reduce_first<points>(mine, combine);
+  __device__ __forceinline__ Real reduce_to_first(Real number, F combine) const {
+    return reduce_first<points>(number, combine);
   }
   // The same on each of them.
   template <class Real, class F>
-  __device__ __forceinline__ Real reduce(Real mine, F combine) const {
-    return __shfl_sync(~0u, reduce_to_first(mine, combine), row * points);
+  __device__ __forceinline__ Real reduce(Real number, F combine) const {
+    return __shfl_sync(~0u, reduce_to_first(number, combine), qh * points);
   }
 
-  int row, point;
+  int qh;  // the query-head, counted in the warp
+  int point;
   bool in_use;
 
  private:
-  // Of the first n lanes of a row.
+  // Of the first n lanes of a query-head.
   template <int n, class Real, class F>
-  __device__ __forceinline__ static Real reduce_first(Real mine, F combine) {
+  __device__ __forceinline__ static Real reduce_first(Real number, F combine) {
     if constexpr (n % 2 == 0) {
-      return reduce_first<n / 2>(combine(mine, __shfl_down_sync(~0u, mine, n / 2)), combine);
+      return reduce_first<n / 2>(combine(number, __shfl_down_sync(~0u, number, n / 2)), combine);
     } else {
-      Real all = mine;
+      Real all = number;
 #pragma unroll
-      for (int i = 1; i < n; ++i) all = combine(all, __shfl_down_sync(~0u, mine, i));
+      for (int i = 1; i < n; ++i) all = combine(all, __shfl_down_sync(~0u, number, i));
       return all;
     }
   }
 };
 
-// Calls visit(score, l, k) for the scores of the lane's row that it reads; they start at `scores`.
+// Calls visit(score, l, k) for the lane's samples of its query-head, whose scores are at `scores`.
 template <class T, class Lane, class F>
 __device__ __forceinline__ void for_each_score(const KernelParams& params, const Lane& lane,
                                                const unsigned char* scores, F visit) {
@@ -225,51 +226,52 @@ __device__ __forceinline__ void for_each_score(const KernelParams& params, const
   }
 }
 
-// The largest logit of the lane's row, on the row's first lane. All lanes of the warp call this and
-// the next one; `present` says whether the lane has a row. A NaN logit makes its whole row NaN, as
-// it does in PyTorch: here it is lost in the maximum, and returns with the sum.
+// The largest logit of the lane's query-head, on the first lane of it. All lanes of the warp call
+// this and the next one; `has_query_head` is false on lanes without one. A NaN logit makes the
+// whole query-head NaN, as in PyTorch: the maximum loses it, and the sum has it again.
 template <class T, int N, class Lane>
-__device__ __forceinline__ Compute<T> find_largest(const KernelParams& params, const Lane& lane,
-                                                   bool present, const SampledRow<T, N>& row) {
+__device__ __forceinline__ Compute<T> find_max_logit(const KernelParams& params, const Lane& lane,
+                                                     bool has_query_head,
+                                                     const QueryHead<T, N>& query_head) {
   using Real = Compute<T>;
   const auto larger = [](Real a, Real b) { return std::fmax(a, b); };
-  Real largest = -Real(INFINITY);
-  if (present) {
-    for_each_score<T>(params, lane, row.scores,
-                      [&](Real x, int, int) { largest = larger(largest, x); });
+  Real max_logit = -Real(INFINITY);
+  if (has_query_head) {
+    for_each_score<T>(params, lane, query_head.scores,
+                      [&](Real x, int, int) { max_logit = larger(max_logit, x); });
   }
-  return lane.reduce_to_first(largest, larger);
+  return lane.reduce_to_first(max_logit, larger);
 }
 
-// Fills in the softmax of the lane's row.
+// Fills in the softmax of the lane's query-head.
 template <class T, int N, class Lane>
 __device__ __forceinline__ void find_softmax(const KernelParams& params, const Lane& lane,
-                                             bool present, SampledRow<T, N>& row) {
+                                             bool has_query_head, QueryHead<T, N>& query_head) {
   using Real = Compute<T>;
-  row.largest =
-      __shfl_sync(~0u, find_largest(params, lane, present, row), lane.row * Lane::kPoints);
+  query_head.max_logit = __shfl_sync(~0u, find_max_logit(params, lane, has_query_head, query_head),
+                                     lane.qh * Lane::kPoints);
   Real sum = 0;
-  if (present) {
-    for_each_score<T>(params, lane, row.scores,
-                      [&](Real x, int, int) { sum += std::exp(x - row.largest); });
+  if (has_query_head) {
+    for_each_score<T>(params, lane, query_head.scores,
+                      [&](Real x, int, int) { sum += std::exp(x - query_head.max_logit); });
   }
-  row.softmax_scale = Real(1) / lane.reduce(sum, [](Real a, Real b) { return a + b; });
+  query_head.softmax_scale = Real(1) / lane.reduce(sum, [](Real a, Real b) { return a + b; });
 }
 
-// The corners of the samples that a warp works on together: [rows][points], in shared memory. Rows
-// are an odd number of 16 bytes apart, so that lanes of different rows read different banks.
-template <class Real, int N, int rows, int points>
+// The corners of the samples of a step of a warp: [query_heads][points], in shared memory.
+// Query-heads are an odd number of 16 bytes apart, so that their lanes read different banks.
+template <class Real, int N, int query_heads, int points>
 class CornerTable {
-  static constexpr int kUnits = int(sizeof(Corners<Real, N>)) / 16;
-  static constexpr int kPitch = points * kUnits | 1;
+  static constexpr int kCornersSize = int(sizeof(Corners<Real, N>)) / 16;  // in uint4
+  static constexpr int kPitch = points * kCornersSize | 1;
 
  public:
-  static constexpr int kSize = rows * kPitch;  // of memory, in uint4
+  static constexpr int kSize = query_heads * kPitch;  // of memory, in uint4
 
   __device__ explicit CornerTable(uint4* memory) : memory_(memory) {}
 
-  __device__ Corners<Real, N>& at(int row, int point) const {
-    return *reinterpret_cast<Corners<Real, N>*>(memory_ + row * kPitch + point * kUnits);
+  __device__ Corners<Real, N>& at(int qh, int point) const {
+    return *reinterpret_cast<Corners<Real, N>*>(memory_ + qh * kPitch + point * kCornersSize);
   }
 
  private:

@@ -30,7 +30,7 @@ struct VecOf<16> {
 template <class T, int n>
 using Vec = typename VecOf<int(sizeof(T)) * n>::type;
 
-// n elements as one load, aligned to their size. Values do not change while a kernel runs.
+// n elements by one load, aligned to their size. They are constant while the kernel runs.
 template <int n, class T>
 __device__ __forceinline__ Vec<T, n> load_vec(const T* from) {
   return __ldg(reinterpret_cast<const Vec<T, n>*>(from));
@@ -90,9 +90,9 @@ __device__ __forceinline__ void multiply_add(float factor, const float (&numbers
 }
 #endif
 
-// Adds n numbers to global memory that other threads add to as well. Nobody asks for the result, so
-// that the cache does it and nobody waits. As PTX, because nvcc takes an addition to an address
-// that was computed as a number for one to any kind of memory, which is slow.
+// Adds n numbers atomically to global memory. `red` has no return value: the L2 cache performs the
+// addition and the thread does not wait. As PTX, because nvcc does not know that an address
+// computed from an integer is one of global memory, and a generic atomic addition is slow.
 __device__ __forceinline__ void add_vec(const double (&numbers)[1], double* to) {
 #ifdef STDEFORM_EMULATED
   atomicAdd(to, numbers[0]);
@@ -137,7 +137,7 @@ __device__ __forceinline__ void add_vec(const float (&numbers)[4], float* to) {
 #endif
 }
 
-// As PTX, because nvcc widens an invariant b ahead of the loop, and then multiplies by its upper
+// As PTX, because nvcc widens a loop-invariant b before the loop, and then multiplies by its upper
 // half as well, which is zero.
 __device__ __forceinline__ uint64_t product(uint32_t a, uint32_t b) {
 #ifdef STDEFORM_EMULATED
@@ -153,7 +153,7 @@ __device__ __forceinline__ uint64_t product(uint32_t a, uint64_t b) { return a *
 // Rows of channels, one per cell, from the lane's first channel on.
 template <class T, class Layout>
 class CellRows {
-  // 32 bits make fewer instructions of an address; aligned rows farther apart take AnyLayout.
+  // With 32 bits an address takes fewer instructions; rows farther apart take AnyLayout.
   using Stride = std::conditional_t<Layout::kWhole, uint32_t, uint64_t>;
 
  public:
@@ -169,7 +169,7 @@ class CellRows {
   Stride stride_;  // in bytes
 };
 
-// Row (b, i, m) of an array whose last axis are channels.
+// Row (b, i, m) of an array [B, rows, M, D].
 template <class T>
 __device__ __forceinline__ T* row_of(const Array& array, uint32_t b, uint64_t i, uint32_t m) {
   return static_cast<T*>(array.data) + b * uint64_t(array.stride[0]) +

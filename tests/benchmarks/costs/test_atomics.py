@@ -43,7 +43,7 @@ def test_counts_are_those_of_a_loop() -> None:
 def test_numbers_are_those_of_the_kernels() -> None:
     folder = Path(__file__).parents[3] / "csrc/cuda"
     plan = (folder / "binned/plan.h").read_text()
-    assert f"kRunOfSamples = {atomics._RUN};" in plan
+    assert f"kSamplesPerWarp = {atomics._RUN};" in plan
     assert f"kSamplesPerBin = {atomics._SAMPLES_PER_BIN};" in plan
 
 

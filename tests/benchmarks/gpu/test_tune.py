@@ -67,7 +67,7 @@ SOME_KERNELS = """
 #include "cuda/zero.cu"
 namespace stdeform::cuda {
 template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(
-    const __grid_constant__ KernelParams, TileShares);
+    const __grid_constant__ KernelParams, TilePartition);
 template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(
     const __grid_constant__ KernelParams, const __grid_constant__ Bins, int);
 }

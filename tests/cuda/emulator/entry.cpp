@@ -44,7 +44,7 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
       const int64_t bytes = work.workspace_bytes();
       work.enqueue({device, stream}, bytes ? allocate(bytes) : nullptr);
     } else {
-      stdeform::cuda::forward(p, {device, stream}, tuning);
+      stdeform::cuda::enqueue_forward(p, {device, stream}, tuning);
     }
     return nullptr;
   } catch (const std::exception& error) {

@@ -115,7 +115,7 @@ bool run(const Settings& s, unsigned seed) {
   Owned grad_positions(s.side_dtype, {p.B, p.Q, p.M, p.L, p.K, p.N});
   Owned grad_reference(compute, {p.B, p.Q, p.M, p.L, width});
   try {
-    cuda::forward(p, {int(seed % 2), nullptr}, s.tuning);  // on either device
+    cuda::enqueue_forward(p, {int(seed % 2), nullptr}, s.tuning);  // on either device
     if (!out.is_finite()) return false;
     p.grad_value = grad_value.array;
     if (s.all_grads) {
@@ -231,15 +231,15 @@ int refusals() {
   many_samples.grad_value.data = &many_samples;  // anything but null
   Problem nothing = p;                           // launches nothing
   nothing.B = 0;
-  cuda::forward(nothing, {0, nullptr});
+  cuda::enqueue_forward(nothing, {0, nullptr});
   cuda::Backward(nothing).enqueue({0, nullptr}, nullptr);
   cuda::Tuning many_splits;
   many_splits.forward_splits = 17;
-  return !is_refused([&] { cuda::forward(p, {9, nullptr}); }, "CUDA device 9") +
-         !is_refused([&] { cuda::forward(many_levels, {0, nullptr}); }, "got L = 65") +
-         !is_refused([&] { cuda::forward(long_rows, {0, nullptr}); }, "2147483648") +
+  return !is_refused([&] { cuda::enqueue_forward(p, {9, nullptr}); }, "CUDA device 9") +
+         !is_refused([&] { cuda::enqueue_forward(many_levels, {0, nullptr}); }, "got L = 65") +
+         !is_refused([&] { cuda::enqueue_forward(long_rows, {0, nullptr}); }, "2147483648") +
          !is_refused([&] { cuda::Backward backward(many_samples); }, "got 4294967296 and 8") +
-         !(is_refused([&] { cuda::forward(p, {1, nullptr}, many_splits); },
+         !(is_refused([&] { cuda::enqueue_forward(p, {1, nullptr}, many_splits); },
                       "at most 16 warps can share a tile, got 17") &&
            current_device() == 0) +
          !is_refused([] { cuda::Tuning()["brick"] = 1; }, "no tuning \"brick\"");

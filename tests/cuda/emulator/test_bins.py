@@ -207,7 +207,7 @@ def test_bins_are_taken_for_many_samples() -> None:
             chosen,
             (
                 *(["forward"], ["zero"], ["count"], ["reserve"], ["fill"], ["bin_backward"]),
-                ["finish_rows"],
+                ["finish"],
             ),
             strict=True,
         )
