@@ -36,7 +36,7 @@ void check(cudaError_t error, const char* what, const Problem& p, const Stream& 
                            sizes(p) + ")");
 }
 
-// With room for lanes that count past the last query, point or channel.
+// With room for lanes whose indices pass the last query, point or channel.
 constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max() - kWarps * kWarpSize;
 
 int32_t to_int(int64_t size) {
@@ -86,17 +86,7 @@ KernelParams to_params(const Problem& p) {
   return params;
 }
 
-template <class F>
-void by_dtype(DType dtype, F f) {
-  switch (dtype) {
-    case DType::f64: return f(double());
-    case DType::f32: return f(float());
-    case DType::f16: return f(Half());
-    case DType::bf16: return f(BFloat16());
-  }
-}
-
-// A device as the caller's thread's current one; the one before returns with its end.
+// Makes a device the current one of the thread, and restores the one before at its end.
 class CurrentDevice {
  public:
   CurrentDevice(const char* what, const Problem& p, const Stream& stream) : now_(stream.device) {
@@ -133,8 +123,8 @@ void enqueue_forward(const Problem& p, const Stream& stream, const Tuning& tunin
   if (is_empty(p)) return;
   const KernelParams params = to_params(p);
   on_device("st_deform_attn", p, stream, [&](const DeviceProps& device, cudaStream_t stream) {
-    by_dtype(p.value.dtype,
-             [&](auto type) { forward<decltype(type)>(params, device, tuning, stream); });
+    visit_dtype(p.value.dtype,
+                [&](auto zero) { launch_forward<decltype(zero)>(params, device, tuning, stream); });
   });
 }
 
@@ -145,8 +135,8 @@ void Backward::enqueue(const Stream& stream, void* workspace) const {
   const Problem& p = params_.problem;
   if (is_empty(p)) return;
   const auto launch = [&](const DeviceProps& device, cudaStream_t stream) {
-    by_dtype(p.value.dtype, [&](auto type) {
-      backward<decltype(type)>(params_, plan_, workspace, device, tuning_, stream);
+    visit_dtype(p.value.dtype, [&](auto zero) {
+      launch_backward<decltype(zero)>(params_, plan_, workspace, device, tuning_, stream);
     });
   };
   on_device("the backward of st_deform_attn", p, stream, launch);
