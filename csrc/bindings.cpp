@@ -101,7 +101,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
 void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
                const py::object& grad_scores, bool is_per_head) {
-  p.out = split_heads(grad_out, p, "grad_out");
+  p.grad_out = split_heads(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference = optional_array(grad_reference, is_per_head ? 5 : 4, "grad_reference_points");
   p.grad_positions = optional_array(grad_positions, 6, "grad_positions");

@@ -35,6 +35,8 @@ STDEFORM_INLINE T* at(const Array& a, int64_t b, int64_t i, int64_t m) {
 //   positions  sampling locations          sampling offsets
 //   scores     attention weights           attention logits, before softmax
 struct Problem {
+  Problem() {}  // not implicit, because of the union
+
   int N = 0;  // axes of a level: 2 or 3
   int64_t B = 0, S = 0, M = 0, D = 0, Q = 0, L = 0, K = 0;
   const int64_t* spatial_shapes = nullptr;  // [L, N], outermost axis first
@@ -45,7 +47,10 @@ struct Problem {
   Array positions;  // [B, Q, M, L, K, N]
   Array scores;     // [B, Q, M, L, K]
 
-  Array out;  // [B, Q, M, D]; forward: the result; backward: its gradient, last stride 1
+  union {
+    Array out = {};  // [B, Q, M, D], last stride 1; forward only
+    Array grad_out;  // [B, Q, M, D], last stride 1; backward only
+  };
 
   // Backward only; contiguous, null if not requested. The CPU kernels write every element, in the
   // dtype of the tensor; for CUDA see cuda/api.h.

@@ -131,10 +131,10 @@ class BackwardKernel {
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
                    RowRange range = {}) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* grad_out = at<T>(p_.out, b, 0, m);                                  // [Q, D]
+    const T* grad_out = at<T>(p_.grad_out, b, 0, m);                             // [Q, D]
     const T* value = with_dots ? values_[copy] : nullptr;                        // [S + 1, D]
     Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];  // [S + 1, D]
-    const int64_t grad_out_stride = p_.out.stride[1];
+    const int64_t grad_out_stride = p_.grad_out.stride[1];
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) {
         scratch.reader.prefetch(b, q + kPrefetch, m);

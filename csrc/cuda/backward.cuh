@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
     const T* values = row_of<T>(p.value, b, 0, m);  // [S, D]
     Real* grad_values =                             // [S, D]
         static_cast<Real*>(p.grad_value.data) + b * p.S * grad_stride + m * p.D;
-    const T* grad_row = row_of<T>(p.out, b, has_channels ? first_query + qh : 0, m);  // [D]
+    const T* grad_row = row_of<T>(p.grad_out, b, has_channels ? first_query + qh : 0, m);  // [D]
     LoadedRow<T, Layout> loaded = {};
     if (Layout::kWhole && has_channels) loaded.load(grad_row + first_channel, params.D);
     Real grad[Layout::kVecsPerLane][Layout::kVecSize];

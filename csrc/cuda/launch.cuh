@@ -68,7 +68,7 @@ void launch_backward_kernels(const KernelParams& params, const BinPlan& plan, vo
                              const DeviceProps& device, const Tuning& tuning, cudaStream_t stream) {
   const Problem& p = params.problem;
   const bool aligned = rows_are_aligned(p.value, params, p.S, sizeof(T)) &&
-                       rows_are_aligned(p.out, params, p.Q, sizeof(T));
+                       rows_are_aligned(p.grad_out, params, p.Q, sizeof(T));
   if (plan.in_use()) {
     return launch_binned_backward<T, N>(params, plan, workspace, aligned, device.multiprocessors,
                                         stream);

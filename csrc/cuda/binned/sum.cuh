@@ -78,7 +78,7 @@ __device__ __forceinline__ uint32_t describe(const KernelParams& params, const B
   for (int c = 0; c < (1 << N); ++c) to.weight[c] = corners.weight[c];
   const uint64_t cell = uint32_t(params.first_cell[l]) + uint64_t(corners.cell);
   const ChunkQueryHead& at = lane_sample.query_head;
-  to.grad_row = row_of<T>(p.out, at.b, at.q, at.m);
+  to.grad_row = row_of<T>(p.grad_out, at.b, at.q, at.m);
   to.value_row = row_of<T>(p.value, at.b, cell, at.m);
   to.sum_row = static_cast<Compute<T>*>(p.grad_value.data) +
                ((at.b * uint64_t(p.S) + cell) * uint32_t(params.M) + at.m) * uint32_t(params.D);

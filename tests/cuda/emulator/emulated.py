@@ -137,7 +137,7 @@ def backward(
         shape = (batch, num_queries, inputs.value.shape[2], num_levels, width)
         made["reference"] = (shape, compute)
     wanted = {f"grad_{name}": made[name] for name in _GRADIENTS if name in needs and name in made}
-    grads = _run(inputs, machine, {"out": grad_out}, wanted)
+    grads = _run(inputs, machine, {"grad_out": grad_out}, wanted)
     grads = {name.removeprefix("grad_"): grad for name, grad in grads.items()}
     if "reference" in grads:  # a share per head, which the caller adds up
         grads["reference"] = grads["reference"].sum(2)
@@ -156,7 +156,7 @@ class _Array(ctypes.Structure):
 
 # In the order of `Arrays` of entry.cpp.
 _FIELDS = (
-    *("value", "reference", "positions", "scores", "out"),
+    *("value", "reference", "positions", "scores", "out", "grad_out"),
     *("grad_value", "grad_reference", "grad_positions", "grad_scores"),
 )
 

@@ -7,14 +7,14 @@
 using stdeform::Array;
 using stdeform::Problem;
 
-// In the order of the fields of Problem; data is null where there is no array.
+// In the order of the fields of Problem; data is null if there is no array.
 struct Arrays {
-  Array value, reference, positions, scores, out;
+  Array value, reference, positions, scores, out, grad_out;
   Array grad_value, grad_reference, grad_positions, grad_scores;
 };
 
-// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning; `allocate` is asked
-// for the workspace. Returns null, or what went wrong.
+// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning; `allocate` returns
+// the workspace. Returns null, or what went wrong.
 extern "C" __attribute__((visibility("default"))) const char* run_operator(
     bool backward, bool deterministic, const int64_t* sizes, const int64_t* spatial_shapes,
     bool boxes, const Arrays* arrays, int device, void* stream, int num_forced,
@@ -29,7 +29,6 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
   p.reference = arrays->reference;
   p.positions = arrays->positions;
   p.scores = arrays->scores;
-  p.out = arrays->out;
   p.grad_value = arrays->grad_value;
   p.grad_reference = arrays->grad_reference;
   p.grad_positions = arrays->grad_positions;
@@ -40,10 +39,12 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
     for (int i = 0; i < num_forced; ++i) tuning[forced[i]] = to[i];
     p.deterministic = deterministic;
     if (backward) {
+      p.grad_out = arrays->grad_out;
       const stdeform::cuda::Backward work(p, tuning);
       const int64_t bytes = work.workspace_bytes();
       work.enqueue({device, stream}, bytes ? allocate(bytes) : nullptr);
     } else {
+      p.out = arrays->out;
       stdeform::cuda::enqueue_forward(p, {device, stream}, tuning);
     }
     return nullptr;

@@ -117,6 +117,7 @@ bool run(const Settings& s, unsigned seed) {
   try {
     cuda::enqueue_forward(p, {int(seed % 2), nullptr}, s.tuning);  // on either device
     if (!out.is_finite()) return false;
+    p.grad_out = out.array;
     p.grad_value = grad_value.array;
     if (s.all_grads) {
       p.grad_scores = grad_scores.array;
