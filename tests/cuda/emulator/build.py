@@ -40,14 +40,12 @@ class Variant:
         kernels: Flags for everything but the emulator.
         emulator: Flags for the emulator.
         link: Flags for the linker.
-        hooks: Whether the emulator's own functions take the place of ThreadSanitizer's library.
     """
 
     name: str
     kernels: tuple[str, ...] = ()
     emulator: tuple[str, ...] = ()
     link: tuple[str, ...] = ()
-    hooks: bool = True
 
 
 PLAIN = Variant("plain")
@@ -67,7 +65,6 @@ THREAD = Variant(
     kernels=CHECKED.kernels,  # the same objects
     emulator=("-DEMULATED_TSAN",),
     link=("-fsanitize=thread",),
-    hooks=False,
 )
 COVERAGE = Variant("coverage", kernels=("--coverage", "-O0"), link=("--coverage",))
 # Stacks switched by the C library, for processors that the emulator has no assembly for.
@@ -175,8 +172,6 @@ def symbolise(message: str, binary: Path) -> str:
 def objects(sources: Sequence[Path], variant: Variant = PLAIN) -> list[Path]:
     """Compiles `sources` and the emulator, in this order; see `library`."""
     emulator = sorted((HERE / "core").glob("*.cpp"))
-    if not variant.hooks:
-        emulator = [path for path in emulator if path.stem != "access"]
     # Kernels take longest, so they go first.
     work = [(path, variant.kernels) for path in sources]
     return _compile_all([*work, *((path, variant.emulator) for path in emulator)])

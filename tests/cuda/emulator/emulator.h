@@ -12,13 +12,11 @@
 #include <cuda_runtime.h>
 
 #include "core/atomics.h"
-#include "core/barrier.h"
 #include "core/intrinsics.h"
-#include "core/launch.h"
+#include "core/memory.h"
 #include "core/runtime.h"
-#include "core/shared.h"
+#include "core/sync.h"
 #include "core/thread.h"
-#include "core/warp.h"
 
 // CUDA's headers make nothing of these, which is right for __global__ and __device__ alone.
 #undef __shared__

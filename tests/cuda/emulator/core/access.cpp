@@ -4,8 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "failure.h"
 #include "races.h"
 #include "scheduler.h"
+
+#ifndef EMULATED_TSAN  // where ThreadSanitizer's own library has these functions
 
 namespace emulated {
 namespace {
@@ -64,3 +67,29 @@ EMULATED_ATOMICS(32, std::uint32_t)
 EMULATED_ATOMICS(64, std::uint64_t)
 
 }  // extern "C"
+
+#endif
+
+// -fsanitize=alignment calls this for an access whose address does not fit its type: a vector load
+// that a device would refuse.
+namespace {
+
+// As the compiler lays it out.
+struct TypeMismatch {
+  const char* file;
+  std::uint32_t line, column;
+  const struct {
+    std::uint16_t kind, info;
+    char name[1];
+  }* type;
+  unsigned char log_alignment, kind;
+};
+
+}  // namespace
+
+extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* at, std::uintptr_t address) {
+  if (!emulated::current) return;
+  emulated::fail("misaligned address %#zx of type %s, which needs %u bytes, at %s:%u",
+                 static_cast<std::size_t>(address), at->type->name, 1u << at->log_alignment,
+                 at->file, at->line);
+}

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "device.h"
 #include "failure.h"
+#include "thread.h"
 
 namespace emulated {
 

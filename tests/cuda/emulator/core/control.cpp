@@ -3,8 +3,7 @@
 #include <new>
 
 #include "failure.h"
-#include "guard.h"
-#include "launch.h"
+#include "memory.h"
 #include "runtime.h"
 #include "scheduler.h"
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "device.h"
+#include "thread.h"
 
 // Caches are not emulated: hints change nothing.
 #define EMULATED_LOAD(NAME)                  \

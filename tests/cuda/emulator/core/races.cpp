@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "failure.h"
-#include "guard.h"
+#include "memory.h"
 #include "scheduler.h"
-#include "shared.h"
 
 namespace emulated {
 namespace {

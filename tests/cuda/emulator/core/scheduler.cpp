@@ -3,9 +3,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "barrier.h"
 #include "failure.h"
-#include "warp.h"
+#include "sync.h"
 
 namespace emulated {
 

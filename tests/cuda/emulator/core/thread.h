@@ -1,4 +1,4 @@
-// One CUDA thread of the running block, and the warps they form.
+// One CUDA thread of the running block, and how the emulator's device functions are declared.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,12 @@
 #include "device_types.h"
 #include "fiber.h"
 #include "vector_types.h"
+
+// Part of the kernel that calls it, so that messages name the kernel's line.
+#define EMULATED_DEVICE __attribute__((always_inline)) inline
+
+// Last parameters that say where the call stands.
+#define EMULATED_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 namespace emulated {
 
