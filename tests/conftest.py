@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from stdeform import _native
-from tests.cuda import stand_in
+from tests.cuda import emulated_gpu
+from tests.cuda.emulated_gpu import EmulatedGpu
 from tests.cuda.emulator import build
-from tests.cuda.stand_in import StandIn
 from tests.support.cases import BACKENDS, KERNELS, NATIVE
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
@@ -32,7 +32,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 def pytest_report_header() -> str:
-    gpu = torch.cuda.get_device_name() if stand_in.HAS_GPU else "emulated"
+    gpu = torch.cuda.get_device_name() if emulated_gpu.HAS_GPU else "emulated"
     return f"stdeform: backends {', '.join(BACKENDS)}; GPU: {gpu}; torch {torch.__version__}"
 
 
@@ -56,13 +56,13 @@ def needs_emulator() -> None:
 
 
 @pytest.fixture
-def gpu(request: pytest.FixtureRequest) -> Iterator[StandIn | None]:
-    """A GPU, or what stands in for it, which then is the fixture's value."""
-    if stand_in.HAS_GPU:
+def gpu(request: pytest.FixtureRequest) -> Iterator[EmulatedGpu | None]:
+    """A GPU; or an emulated one, which then is the fixture's value."""
+    if emulated_gpu.HAS_GPU:
         yield None
         return
     request.getfixturevalue("needs_emulator")
-    with stand_in.installed() as installed:
+    with emulated_gpu.installed() as installed:
         yield installed
 
 

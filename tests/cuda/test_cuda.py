@@ -1,7 +1,7 @@
 """The CUDA branch behind PyTorch: streams, graphs, devices, waiting, determinism, memory.
 
 Results themselves are tested with all backends, by test_forward.py and test_gradients.py.
-Without a GPU, tests/cuda/stand_in.py stands in for one.
+Without a GPU, they run on the emulated one of tests/cuda/emulated_gpu.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stdeform.testing import (
     make_problem,
     with_layout,
 )
-from tests.cuda.stand_in import DEVICE, HAS_GPU, only_a_gpu_shows
+from tests.cuda.emulated_gpu import DEVICE, HAS_GPU, only_a_gpu_shows
 from tests.support.backends import to_gpu
 from tests.support.cases import (
     DTYPES,

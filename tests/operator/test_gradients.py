@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stdeform.testing import LAYOUTS, Layout, Problem, assert_close, with_layout
-from tests.cuda.stand_in import HAS_GPU
+from tests.cuda.emulated_gpu import HAS_GPU
 from tests.support.cases import (
     AXES,
     DTYPES,

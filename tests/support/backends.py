@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import stdeform
+from tests.cuda.emulated_gpu import DEVICE
 from tests.cuda.emulator import emulated
-from tests.cuda.stand_in import DEVICE
 
 # -- on a GPU ----------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ class FromGpu(torch.autograd.Function):
 
 
 def on_gpu(form: str) -> Callable[..., Tensor]:
-    """The operator of this form, on the GPU or on what stands in for it."""
+    """The operator of this form, on the GPU or on the emulated one."""
     function: Callable[..., Tensor] = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )

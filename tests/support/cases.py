@@ -16,7 +16,7 @@ from tests.support import backends, oracle
 # A bare "native" is skipped with the reason why there is no kernel.
 NATIVE = [f"native-{isa}" for isa in _native.usable_isas()] or ["native"]
 # All kernels: the CPU's; the CUDA sources, emulated on arrays; the library's CUDA branch, on a GPU
-# or on what stands in for it.
+# or on the emulated one.
 KERNELS = [*NATIVE, "emulated", "cuda"]
 BACKENDS = ["reference", *KERNELS]
 

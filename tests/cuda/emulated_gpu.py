@@ -1,8 +1,8 @@
-"""What stands in for a GPU: the library's CUDA branch on tensors of the CPU, its kernels emulated.
+"""An emulated GPU: the library's CUDA branch on tensors of the CPU, its kernels emulated.
 
-To `stdeform` every tensor lies on a CUDA device meanwhile; to PyTorch all are on the CPU. The
+For `stdeform` every tensor is then on a CUDA device; for PyTorch all are on the CPU. The
 native core is built from the same bindings and kernels as for a GPU, with the emulator of
-tests/cuda/emulator/ for nvcc. What `torch.cuda` offers is as much of it as the tests use.
+tests/cuda/emulator/ in place of nvcc. What `torch.cuda` offers is as much of it as the tests use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEVICE = "cuda" if HAS_GPU else "cpu"  # where tests of the CUDA branch put thei
 
 
 def only_a_gpu_shows(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Lets a test run without a GPU too, but not pass there: what it is for would not be seen."""
+    """Runs a test without a GPU too, but reports it as skipped: its point needs a GPU."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
@@ -49,11 +49,11 @@ def only_a_gpu_shows(what: str) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
-class StandIn:
-    """A GPU that is not there.
+class EmulatedGpu:
+    """An emulated GPU.
 
     Attributes:
-        device: Where stdeform finds tensors; there are two.
+        device: The device on which stdeform finds tensors; there are two.
         stream: The current one.
     """
 
@@ -172,15 +172,15 @@ class _NothingWaits(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[StandIn]:
-    """Lets it stand in for a GPU meanwhile.
+def installed() -> Iterator[EmulatedGpu]:
+    """Installs an emulated GPU for as long as the context lasts.
 
     Raises:
         FileNotFoundError: There is no C++ compiler, or there are no CUDA headers.
     """
-    stand_in = StandIn(_emulated_core())
+    gpu = EmulatedGpu(_emulated_core())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_native, "_C", stand_in.core)
+        patch.setattr(_native, "_C", gpu.core)
         patch.setattr(functional, "_device_type", lambda tensor: "cuda")
         # PyTorch's own questions get its own answers.
         patch.setattr(Tensor, "is_cuda", property(lambda tensor: _asked_by_stdeform(tensor)))
@@ -188,31 +188,27 @@ def installed() -> Iterator[StandIn]:
             Tensor,
             "get_device",
             lambda tensor: (
-                stand_in.device
-                if _asked_by_stdeform(tensor)
-                else torch._C.TensorBase.get_device(tensor)
+                gpu.device if _asked_by_stdeform(tensor) else torch._C.TensorBase.get_device(tensor)
             ),
         )
-        patch.setattr(
-            torch._C, "_cuda_getCurrentRawStream", stand_in.current_raw_stream, raising=False
-        )
+        patch.setattr(torch._C, "_cuda_getCurrentRawStream", gpu.current_raw_stream, raising=False)
         for name, substitute in {
             "CUDAGraph": Graph,
             "Stream": Stream,
             "_sleep": lambda cycles: None,
-            "current_stream": lambda: stand_in.stream,
+            "current_stream": lambda: gpu.stream,
             "graph": lambda graph: graph,
-            "max_memory_allocated": stand_in.max_memory_allocated,
+            "max_memory_allocated": gpu.max_memory_allocated,
             "memory_allocated": lambda: 0,
-            "reset_peak_memory_stats": stand_in.reset_peak_memory_stats,
-            "set_sync_debug_mode": stand_in.set_sync_debug_mode,
-            "stream": stand_in.use_stream,
+            "reset_peak_memory_stats": gpu.reset_peak_memory_stats,
+            "set_sync_debug_mode": gpu.set_sync_debug_mode,
+            "stream": gpu.use_stream,
             "synchronize": lambda: None,
         }.items():
             patch.setattr(torch.cuda, name, substitute)
         _native._missing_cuda.cache_clear()
-        with contextlib.closing(stand_in):
-            yield stand_in
+        with contextlib.closing(gpu):
+            yield gpu
     _native._missing_cuda.cache_clear()
 
 
