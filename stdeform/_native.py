@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,25 +14,23 @@ from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]  # a docu
 from ._build import read_record
 from ._checks import compute_dtype
 
+try:
+    import stdeform._C as _C
 
-def _load() -> tuple[ModuleType | None, str]:
-    try:
-        return importlib.import_module("stdeform._C"), ""
-    except ModuleNotFoundError:
-        why = read_record().no_native or "it was built for another Python"
-        return None, f"stdeform has no native core: {why}; mend that and reinstall stdeform"
-
-
-_C, _why_missing = _load()
+    _why_missing = ""
+except ModuleNotFoundError:
+    _C = None  # type: ignore[assignment]
+    _reason = read_record().no_native or "it was built for another Python"
+    _why_missing = f"stdeform has no native core: {_reason}; mend that and reinstall stdeform"
 
 
 class Options:
-    """What tests may force; None leaves the choice to the kernel.
+    """Overrides for tests and benchmarks; None leaves the choice to the kernel.
 
     Attributes:
         isa: The instruction set, one of `usable_isas()`.
-        num_threads: Instead of `torch.get_num_threads()`, and even where there is less work than
-            is worth waking so many threads.
+        num_threads: Replaces `torch.get_num_threads()`; all of these threads run, even if there is
+            too little work for them.
         cuda_tuning: Fields of `Tuning` in csrc/cuda/params.h.
     """
 
@@ -45,10 +43,10 @@ options = Options()
 
 
 def missing(device_type: str) -> str | None:
-    """Why there is no kernel for tensors on `device_type`; None if there is one."""
+    """Returns why there is no kernel for tensors on `device_type`, or None if there is one."""
     if device_type == "cpu":
         return _why_missing if _C is None else None
-    if device_type == "meta":  # shapes only: the registered fake serves, built or not
+    if device_type == "meta":  # shapes only: the registered fake kernel needs no extension
         return None
     if device_type != "cuda":
         return f"no kernel exists for {device_type} yet"
@@ -59,8 +57,8 @@ def _missing_on_cuda() -> str | None:
     return _missing_cuda()
 
 
-# A compiler cannot look into the native core. This is what torch.compiler.assume_constant_result
-# does, but that loads the compiler, which takes as long as the import of PyTorch.
+# torch.compile cannot trace into the extension. torch.compiler.assume_constant_result sets the same
+# attribute, but loads the compiler, which takes as long as the import of PyTorch.
 _missing_on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -87,22 +85,22 @@ def forward(
     positions: Tensor,  # [B, Q, M, L, K, N] locations or offsets
     scores: Tensor,  # [B, Q, M, L, K] weights or logits
 ) -> Tensor:  # [B, Q, M * D]
-    """Runs the forward kernel of the device the tensors are on."""
+    """Runs the forward kernel of the tensors' device."""
     batch, _, num_heads, head_dim = value.shape
     num_queries = positions.shape[1]
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
     if batch and num_queries:
         value = _with_unit_stride(value)
-        _run(
-            "forward",
-            value,
-            spatial_shapes,
-            to_dlpack(value),
-            to_dlpack(positions),
-            to_dlpack(scores),
-            None if reference_points is None else to_dlpack(reference_points),
+        arrays = (
+            *_arrays(value, spatial_shapes, reference_points, positions, scores),
             to_dlpack(out),
         )
+        if value.is_cuda:
+            _require("cuda")
+            _C.cuda_forward(*_stream_of(value), dict(options.cuda_tuning), *arrays)
+        else:
+            _require("cpu")
+            _C.cpu_forward(*_cpu_options(), *arrays)
     return out
 
 
@@ -115,7 +113,7 @@ def backward(
     scores: Tensor,
     needs: Sequence[bool],  # of value, reference_points, positions, scores
 ) -> tuple[Tensor, ...]:
-    """Runs the backward kernel; a gradient that is not needed comes back with no elements."""
+    """Runs the backward kernel; a gradient that is not requested has no elements."""
     inputs = (value, reference_points, positions, scores)
     if grad_out.numel() == 0:
         return tuple(grad.zero_() for grad in empty_grads(inputs, needs))
@@ -124,17 +122,17 @@ def backward(
     grad_out = _with_unit_stride(grad_out)
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
-        _run(
-            "backward",
-            value,
-            spatial_shapes,
-            to_dlpack(value),
-            to_dlpack(positions),
-            to_dlpack(scores),
-            None if reference_points is None else to_dlpack(reference_points),
+        arrays = (
+            *_arrays(value, spatial_shapes, reference_points, positions, scores),
             to_dlpack(grad_out),
             *(to_dlpack(grad) if grad.numel() else None for grad in grads),
         )
+        if value.is_cuda:
+            _require("cuda")
+            _cuda_backward(value, arrays)
+        else:
+            _require("cpu")
+            _C.cpu_backward(*_cpu_options(), *arrays)
     return _round_buffers(grads, inputs) if value.is_cuda else grads
 
 
@@ -149,7 +147,7 @@ def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple
 
 
 def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
-    """What the CUDA backward writes to: sums in the compute dtype; see csrc/cuda/api.h."""
+    """Allocates what the CUDA backward writes, in the compute dtype; see csrc/cuda/api.h."""
     value, reference_points, positions, scores = inputs
     assert value is not None
     assert positions is not None
@@ -171,7 +169,7 @@ def _cuda_buffers(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tup
 def _round_buffers(
     buffers: tuple[Tensor, ...], inputs: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """The gradients from what the CUDA backward has written."""
+    """Turns the outputs of the CUDA backward into gradients."""
     by_head = buffers[1]
     summed = (buffers[0], by_head.sum(2) if by_head.numel() else by_head, *buffers[2:])
     return tuple(
@@ -180,44 +178,58 @@ def _round_buffers(
     )
 
 
-def _run(name: str, value: Tensor, *arguments: object) -> None:
-    """Calls the kernel of the device that `value` is on, one of those that are registered for."""
-    is_cuda = value.is_cuda
-    reason = missing("cuda" if is_cuda else "cpu")
-    if _C is None or reason:
-        raise RuntimeError(f"no native kernel for {value.device.type} tensors: {reason}")
-    if is_cuda:
-        index = value.get_device()
-        stream = _current_stream(index)
-        forced = dict(options.cuda_tuning)
-        if name == "forward":
-            _C.cuda_forward(index, stream, forced, *arguments)
-        else:
-            deterministic = torch.are_deterministic_algorithms_enabled()
-            work = _C.CudaBackward(forced, deterministic, *arguments)
-            # Lives until the kernels are enqueued; what takes its place waits for them.
-            workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
-            work.enqueue(index, stream, workspace.data_ptr())
-    else:
-        run = _C.cpu_forward if name == "forward" else _C.cpu_backward
-        threads = options.num_threads
-        exact = threads is not None
-        run(options.isa or "", threads or torch.get_num_threads(), exact, *arguments)
+def _require(device_type: str) -> None:
+    """Raises RuntimeError if there is no kernel: operators can be called without functional.py."""
+    if reason := missing(device_type):
+        raise RuntimeError(f"no native kernel for {device_type} tensors: {reason}")
 
 
-def _current_stream(index: int) -> int:
-    """The current CUDA stream of a device as a number."""
+def _arrays(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> tuple[Any, ...]:
+    """The operator's inputs in the order of csrc/bindings.cpp, tensors as DLPack capsules."""
+    return (
+        spatial_shapes,
+        to_dlpack(value),
+        to_dlpack(positions),
+        to_dlpack(scores),
+        None if reference_points is None else to_dlpack(reference_points),
+    )
+
+
+def _cpu_options() -> tuple[str, int, bool]:
+    """Instruction set ("": the fastest), number of threads, and whether all of them must run."""
+    threads = options.num_threads
+    return options.isa or "", threads or torch.get_num_threads(), threads is not None
+
+
+def _stream_of(tensor: Tensor) -> tuple[int, int]:
+    """Device of a CUDA tensor, and the current stream of that device as a number."""
+    index = tensor.get_device()
     try:
         # Private to PyTorch, whose generated code calls it too; the public way makes an object.
         stream: int = torch._C._cuda_getCurrentRawStream(index)
     except AttributeError:
         stream = torch.cuda.current_stream(index).cuda_stream
-    return stream
+    return index, stream
+
+
+def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
+    """Enqueues the CUDA backward, with its workspace from PyTorch's allocator."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    work = _C.CudaBackward(dict(options.cuda_tuning), deterministic, *arrays)
+    # Freed once the kernels are enqueued: memory of the same stream is reused in stream order.
+    workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
+    work.enqueue(*_stream_of(value), workspace.data_ptr())
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:
-    """The kernels read a row of channels as one run of memory; all other strides are free."""
-    # The first question is the fastest, and mostly enough.
+    """Copies a tensor unless its channels are contiguous; all other strides are free."""
+    # The first test is the fastest, and mostly true.
     if tensor.is_contiguous() or tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
         return tensor
     return tensor.contiguous()

@@ -12,7 +12,7 @@
 
 namespace stdeform::cuda {
 
-// Cells of a brick along x, y, t; benchmarks/costs/cache_order.py simulates what others would read.
+// Cells of a brick along x, y, t; benchmarks/costs/cache_sim.py simulates what others would read.
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 
