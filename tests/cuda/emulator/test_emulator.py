@@ -1,11 +1,9 @@
-"""The emulator of CUDA kernels, every operation held against its definition."""
+"""The emulator of CUDA kernels, every operation tested against its definition."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,7 +126,7 @@ def _source(kind: str, lane: int, argument: int, width: int) -> int:
 
 @pytest.mark.parametrize("width", [1, 2, 8, 32])
 @pytest.mark.parametrize("kind", SHUFFLES)
-@pytest.mark.parametrize("dtype", ["f2", "i4", "f8", "f4x4"])
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f8", "f4x4"])
 def test_shuffles(toys: Emulator, dtype: str, kind: str, width: int) -> None:
     parts = 4 if dtype.endswith("x4") else 1
     values = np.arange(WARP * parts).reshape(WARP, parts).astype(dtype.split("x")[0])
@@ -154,51 +152,23 @@ def test_shuffles(toys: Emulator, dtype: str, kind: str, width: int) -> None:
 
 @pytest.mark.parametrize("others", ["wait", "end"])
 @pytest.mark.parametrize("mask", [0xFFFFFFFF, 0x0000FFFF, 0x80000001, 0x00000400])
-def test_votes_and_reductions(toys: Emulator, mask: int, others: str) -> None:
+def test_ballots(toys: Emulator, mask: int, others: str) -> None:
     values = (np.arange(WARP) * 37 % 41 - 9).astype(np.int32)
     lanes = [lane for lane in range(WARP) if mask >> lane & 1]
-    out = np.full((WARP, 12), 77, np.uint32)
+    out = np.full(WARP, 77, np.uint32)
     *_, out = _run(toys, "votes", ctypes.c_uint(mask), others == "end", WARP, values, out)
-    _check_votes(values, lanes, out)
-    assert (np.delete(out, lanes, axis=0) == 77).all()
-
-
-def _check_votes(values: NDArray[Any], lanes: list[int], out: NDArray[Any]) -> None:
-    signed = values[lanes].astype(np.int64)
-    unsigned = signed % 2**32
-    reductions: tuple[Callable[[int, int], int], ...] = (operator.and_, operator.or_, operator.xor)
-    want = [
-        sum(1 << lane for lane in lanes if values[lane] > 0),
-        (signed > 0).any(),
-        (signed > 0).all(),
-        signed.sum() % 2**32,
-        signed.min() % 2**32,
-        signed.max() % 2**32,
-        unsigned.sum() % 2**32,
-        unsigned.min(),
-        unsigned.max(),
-        *(functools.reduce(reduction, map(int, unsigned)) for reduction in reductions),
-    ]
-    np.testing.assert_array_equal(out[lanes], [[int(word) for word in want]] * len(lanes))
+    assert (out[lanes] == sum(1 << lane for lane in lanes if values[lane] > 0)).all()
+    assert (np.delete(out, lanes) == 77).all()
 
 
 def test_a_last_warp_may_be_partial(toys: Emulator) -> None:
     values = np.arange(20, dtype=np.int32) - 3
-    out = np.zeros((20, 12), np.uint32)
+    out = np.zeros(20, np.uint32)
     *_, out = _run(toys, "votes", ctypes.c_uint(0xFFFFFFFF), False, 20, values, out)
-    _check_votes(values, list(range(20)), out)
+    assert (out == sum(1 << lane for lane in range(20) if values[lane] > 0)).all()
 
 
 # -- blocks --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("threads", [1, 31, 32, 100])
-def test_barriers_with_predicates(toys: Emulator, threads: int) -> None:
-    for pattern in (np.zeros(threads), np.ones(threads), np.arange(threads) % 3):
-        values = pattern.astype(np.int32)
-        _, out = _run(toys, "block_predicates", threads, values, np.zeros((threads, 3), np.int32))
-        want = [(values != 0).sum(), (values != 0).all(), (values != 0).any()]
-        np.testing.assert_array_equal(out, [[int(x) for x in want]] * threads)
 
 
 def test_shared_memory(toys: Emulator) -> None:
@@ -233,18 +203,7 @@ def test_sums_of_blocks(toys: Emulator) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [
-        "int32",
-        "uint32",
-        "uint64",
-        "float32",
-        "float64",
-        "float16",
-        "float16x2",
-        "float32x2",
-        "float32x4",
-    ],
+    "dtype", ["int32", "uint32", "uint64", "float32", "float64", "float32x2", "float32x4"]
 )
 def test_atomic_add(toys: Emulator, dtype: str) -> None:
     scalar, _, parts = dtype.partition("x")
@@ -260,83 +219,13 @@ def test_atomics_on_shared_memory(toys: Emulator) -> None:
     np.testing.assert_array_equal(out, np.bincount(values & 3, minlength=4))
 
 
-def test_other_atomics(toys: Emulator) -> None:
-    values = (np.arange(40) * 29 % 101 + 64).astype(np.int32)
-    start = np.array([1000, 90, 90, -1, 0, 0, 7, 7, 3], np.int32)
-    _, out = _run(toys, "atomics", len(values), values, start)
-    numbers = [int(x) for x in values]
-    assert out[:6].tolist() == [
-        1000 - sum(numbers),
-        min(90, *numbers),
-        max(90, *numbers),
-        functools.reduce(operator.and_, numbers),
-        functools.reduce(operator.or_, numbers),
-        functools.reduce(operator.xor, numbers),
-    ]
-    assert out[6] in numbers
-    assert out[7] in numbers
-    assert out[8] == (3 + len(numbers)) % 10
-
-
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def test_real_functions() -> None:
-    x = np.linspace(-3, 3, 32, dtype=np.float32)
-    _, out = _run(_load("plain"), "reals", 32, x, np.zeros((32, 8), np.float32))
-    exact = x.astype(np.float64)
-    want = [
-        np.exp(exact),
-        np.exp2(exact),
-        np.log(np.abs(exact)),
-        1 / exact,
-        1 / np.sqrt(np.abs(exact)),
-        np.clip(exact, 0, 1),
-        exact**2 + 1,
-        exact + np.maximum(exact, 0.5) + np.minimum(exact, 0.5),
-    ]
-    np.testing.assert_allclose(out, np.stack(want, 1), rtol=3e-7)
-
-
-def test_conversions_saturate() -> None:
-    # CUDA's programming guide: NaN becomes 0, what is too large the largest.
-    x = np.array(
-        [0.5, 1.5, 2.5, -0.5, -1.5, 2.7, -2.7, 3e9, -3e9, np.inf, -np.inf, np.nan], np.float32
-    )
-    _, out = _run(_load("plain"), "integers", len(x), x, np.zeros((len(x), 5), np.int32))
-    finite = np.clip(np.nan_to_num(x.astype(np.float64), posinf=1e10, neginf=-1e10), -1e10, 1e10)
-    for column, rounded in enumerate((np.rint, np.trunc, np.floor, np.ceil)):
-        want = np.clip(rounded(finite), -(2**31), 2**31 - 1)
-        np.testing.assert_array_equal(out[:, column], want)
-    np.testing.assert_array_equal(out[:, 4], x.view(np.int32))
-
-
-def test_half_rounds_to_nearest_even() -> None:
-    numbers = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float16)
-    exact = numbers.astype(np.float64)
-    _, out = _run(_load("plain"), "halves", len(numbers), numbers, np.zeros_like(numbers))
-    a, b, c = exact.T
-    np.testing.assert_array_equal(out, np.stack([a + b, a * b + c, a * b], 1).astype(np.float16))
-
-
-def test_bfloat16_rounds_to_nearest_even() -> None:
-    bits = np.random.default_rng(0).integers(0x3C00, 0x4400, (200, 3)).astype(np.uint16)
-    bits |= np.random.default_rng(1).integers(0, 2, bits.shape).astype(np.uint16) << 15
-    _, out = _run(_load("plain"), "bfloat16s", len(bits), bits, np.zeros_like(bits))
-    a, b, c = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64).T
-
-    def rounded(exact: NDArray[np.float64]) -> NDArray[np.uint16]:
-        # The nearer of the two neighbours, and of equally near ones the even: by their distance.
-        down = exact.astype(np.float32).view(np.uint32) >> 16
-        around = np.stack([down - 1, down, down + 1])
-        distance = np.abs((around << 16).view(np.float32).astype(np.float64) - exact)
-        best = distance * (1 + (around & 1) * 2.0**-50)
-        nearest: NDArray[np.uint32] = np.take_along_axis(around, best.argmin(0)[None], 0)[0]
-        return nearest.astype(np.uint16)
-
-    np.testing.assert_array_equal(
-        out, np.stack([rounded(a + b), rounded(a * b + c), rounded(a * b)], 1)
-    )
+def test_least_and_most() -> None:
+    x = np.arange(-16, 16).astype(np.float32)
+    _, out = _run(_load("plain"), "least_and_most", 32, x, np.zeros((32, 2), np.int64))
+    np.testing.assert_array_equal(out, np.stack([np.minimum(x, 5), np.maximum(x, 5)], 1))
 
 
 # -- the runtime ---------------------------------------------------------------------------------
@@ -346,8 +235,8 @@ def test_runtime() -> None:
     emulator = _load("plain")
     for multiprocessors in (132, 4):
         emulator.set_multiprocessors(multiprocessors)
-        (out,) = _run(emulator, "runtime", np.full(10, -1, np.int32))
-        assert out.tolist() == [2, 1, 1, 1, 1, multiprocessors, 2, 1, 1, 0]
+        (out,) = _run(emulator, "runtime", np.full(7, -1, np.int32))
+        assert out.tolist() == [2, 1, 1, 1, 1, multiprocessors, 1]
 
 
 @pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 1025)])

@@ -1,4 +1,6 @@
-// Kernels that do one thing each, so that the emulator can be held against the thing's definition.
+// Kernels that do one thing each, so that the emulator can be tested against the definition of
+// each.
+#include <cstdint>
 #include <cstring>
 
 #include "cuda/compat.cuh"
@@ -43,37 +45,14 @@ __global__ void shuffle_kernel(Shuffle kind, const T* in, const int* argument, i
   out[threadIdx.x] = shuffled(kind, in[threadIdx.x], argument[threadIdx.x], width);
 }
 
-__device__ void vote(unsigned mask, int x, unsigned* row) {
-  row[0] = __ballot_sync(mask, x > 0);
-  row[1] = __any_sync(mask, x > 0);
-  row[2] = __all_sync(mask, x > 0);
-  row[3] = __reduce_add_sync(mask, x);
-  row[4] = __reduce_min_sync(mask, x);
-  row[5] = __reduce_max_sync(mask, x);
-  row[6] = __reduce_add_sync(mask, unsigned(x));
-  row[7] = __reduce_min_sync(mask, unsigned(x));
-  row[8] = __reduce_max_sync(mask, unsigned(x));
-  row[9] = __reduce_and_sync(mask, unsigned(x));
-  row[10] = __reduce_or_sync(mask, unsigned(x));
-  row[11] = __reduce_xor_sync(mask, unsigned(x));
-}
-
 // The lanes of `mask` vote; the others end, or wait for them.
 __global__ void vote_kernel(unsigned mask, bool others_end, const int* in, unsigned* out) {
   const int lane = threadIdx.x;
-  if (mask >> lane & 1) vote(mask, in[lane], out + lane * 12);
+  if (mask >> lane & 1) out[lane] = __ballot_sync(mask, in[lane] > 0);
   if (!others_end) __syncthreads();
 }
 
 // -- blocks ------------------------------------------------------------------------------------
-
-__global__ void predicates(const int* in, int* out) {
-  const int x = in[threadIdx.x];
-  int* const row = out + threadIdx.x * 3;
-  row[0] = __syncthreads_count(x);
-  row[1] = __syncthreads_and(x);
-  row[2] = __syncthreads_or(x);
-}
 
 template <int kThreads>
 __global__ void reverse_twice(const float* in, float* out) {
@@ -123,60 +102,12 @@ __global__ void add_in_shared(const int* in, unsigned* out) {
   if (threadIdx.x < 4) out[threadIdx.x] = bins[threadIdx.x];
 }
 
-__global__ void other_atomics(const int* in, int* out) {
-  const int x = in[threadIdx.x];
-  atomicSub(out + 0, x);
-  atomicMin(out + 1, x);
-  atomicMax(out + 2, x);
-  atomicAnd(out + 3, x);
-  atomicOr(out + 4, x);
-  atomicXor(out + 5, x);
-  atomicExch(out + 6, x);
-  atomicCAS(out + 7, 7, x);
-  atomicInc(reinterpret_cast<unsigned*>(out + 8), 9u);
-}
-
 // -- arithmetic --------------------------------------------------------------------------------
 
-__global__ void real_functions(const float* in, float* out) {
-  const float x = in[threadIdx.x];
-  float* const row = out + threadIdx.x * 8;
-  row[0] = __expf(x);
-  row[1] = exp2f(x);
-  row[2] = __logf(fabsf(x));
-  row[3] = __fdividef(1.0f, x);
-  row[4] = rsqrtf(fabsf(x));
-  row[5] = __saturatef(x);
-  row[6] = __fmaf_rn(x, x, 1.0f);
-  row[7] = __ldg(in + threadIdx.x) + max(x, 0.5f) + min(x, 0.5f);
-}
-
-__global__ void to_integers(const float* in, int* out) {
-  const float x = in[threadIdx.x];
-  int* const row = out + threadIdx.x * 5;
-  row[0] = __float2int_rn(x);
-  row[1] = __float2int_rz(x);
-  row[2] = __float2int_rd(x);
-  row[3] = __float2int_ru(x);
-  row[4] = __float_as_int(x);
-}
-
-template <class T, class ToReal, class FromReal>
-__device__ void narrow_arithmetic(const T* in, T* out, ToReal to_real, FromReal from_real) {
-  const T a = in[threadIdx.x * 3], b = in[threadIdx.x * 3 + 1], c = in[threadIdx.x * 3 + 2];
-  out[threadIdx.x * 3] = __hadd(a, b);
-  out[threadIdx.x * 3 + 1] = __hfma(a, b, c);
-  out[threadIdx.x * 3 + 2] = from_real(to_real(a) * to_real(b));
-}
-
-__global__ void half_arithmetic(const __half* in, __half* out) {
-  narrow_arithmetic(
-      in, out, [](__half x) { return __half2float(x); }, [](float x) { return __float2half(x); });
-}
-__global__ void bfloat16_arithmetic(const __nv_bfloat16* in, __nv_bfloat16* out) {
-  narrow_arithmetic(
-      in, out, [](__nv_bfloat16 x) { return __bfloat162float(x); },
-      [](float x) { return __float2bfloat16(x); });
+__global__ void extremes(const float* in, long* out) {
+  const long x = __ldg(in + threadIdx.x);
+  out[threadIdx.x * 2] = min(x, 5L);
+  out[threadIdx.x * 2 + 1] = max(x, 5L);
 }
 
 template <class T>
@@ -200,7 +131,8 @@ EXPORT void indices(int* out, const int* grid, const int* block) {
 
 EXPORT void shuffle(const char* type, int kind, const void* in, const int* argument, int width,
                     void* out) {
-  if (!std::strcmp(type, "f2")) launch_shuffle<__half>(Shuffle(kind), in, argument, width, out);
+  if (!std::strcmp(type, "u2"))
+    launch_shuffle<std::uint16_t>(Shuffle(kind), in, argument, width, out);
   if (!std::strcmp(type, "i4")) launch_shuffle<int>(Shuffle(kind), in, argument, width, out);
   if (!std::strcmp(type, "f8")) launch_shuffle<double>(Shuffle(kind), in, argument, width, out);
   if (!std::strcmp(type, "f4x4")) launch_shuffle<float4>(Shuffle(kind), in, argument, width, out);
@@ -208,10 +140,6 @@ EXPORT void shuffle(const char* type, int kind, const void* in, const int* argum
 
 EXPORT void votes(unsigned mask, bool others_end, int threads, const int* in, unsigned* out) {
   STDEFORM_LAUNCH(vote_kernel, 1, threads, 0, nullptr, mask, others_end, in, out);
-}
-
-EXPORT void block_predicates(int threads, const int* in, int* out) {
-  STDEFORM_LAUNCH(predicates, 1, threads, 0, nullptr, in, out);
 }
 
 EXPORT void reverse(int blocks, const float* in, float* out) {
@@ -233,8 +161,6 @@ EXPORT void add(const char* type, const void* in, void* sum, int blocks, int thr
   if (is("uint64")) launch_add<unsigned long long>(in, sum, blocks, threads);
   if (is("float32")) launch_add<float>(in, sum, blocks, threads);
   if (is("float64")) launch_add<double>(in, sum, blocks, threads);
-  if (is("float16")) launch_add<__half>(in, sum, blocks, threads);
-  if (is("float16x2")) launch_add<__half2>(in, sum, blocks, threads);
   if (is("float32x2")) launch_add<float2>(in, sum, blocks, threads);
   if (is("float32x4")) launch_add<float4>(in, sum, blocks, threads);
 }
@@ -243,28 +169,12 @@ EXPORT void shared_bins(int threads, const int* in, unsigned* out) {
   STDEFORM_LAUNCH(add_in_shared, 1, threads, 0, nullptr, in, out);
 }
 
-EXPORT void atomics(int threads, const int* in, int* out) {
-  STDEFORM_LAUNCH(other_atomics, 1, threads, 0, nullptr, in, out);
-}
-
-EXPORT void reals(int threads, const float* in, float* out) {
-  STDEFORM_LAUNCH(real_functions, 1, threads, 0, nullptr, in, out);
-}
-
-EXPORT void integers(int threads, const float* in, int* out) {
-  STDEFORM_LAUNCH(to_integers, 1, threads, 0, nullptr, in, out);
-}
-
-EXPORT void halves(int threads, const __half* in, __half* out) {
-  STDEFORM_LAUNCH(half_arithmetic, 1, threads, 0, nullptr, in, out);
-}
-
-EXPORT void bfloat16s(int threads, const __nv_bfloat16* in, __nv_bfloat16* out) {
-  STDEFORM_LAUNCH(bfloat16_arithmetic, 1, threads, 0, nullptr, in, out);
+EXPORT void least_and_most(int threads, const float* in, long* out) {
+  STDEFORM_LAUNCH(extremes, 1, threads, 0, nullptr, in, out);
 }
 
 // The runtime's answers: {device count, device after setting 1 and setting 5, errors of the two,
-// multiprocessors, blocks per multiprocessor for 256 threads and 100 KiB, last error, last error}.
+// multiprocessors, last error}.
 EXPORT void runtime(int* out) {
   cudaGetDeviceCount(out);
   out[3] = cudaSetDevice(1) == cudaSuccess;
@@ -272,10 +182,7 @@ EXPORT void runtime(int* out) {
   cudaGetDevice(out + 1);
   out[2] = cudaSetDevice(0) == cudaSuccess;
   cudaDeviceGetAttribute(out + 5, cudaDevAttrMultiProcessorCount, 0);
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(out + 6, read_unwritten, 256, 100 << 10);
-  out[7] = cudaPeekAtLastError() == cudaErrorInvalidDevice;
-  out[8] = cudaGetLastError() == cudaErrorInvalidDevice && cudaGetLastError() == cudaSuccess;
-  cudaMemsetAsync(out + 9, 0, sizeof(int), nullptr);
+  out[6] = cudaGetLastError() == cudaErrorInvalidDevice && cudaGetLastError() == cudaSuccess;
 }
 
 // Dynamic shared memory beyond 48 KiB, allowed before or not; returns the launch's error.

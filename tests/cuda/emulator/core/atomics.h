@@ -1,9 +1,8 @@
-// Atomic operations on global and shared memory, relaxed as CUDA's are: a compare-and-swap loop, so
-// that sanitizers see them for what they are.
+// Atomic additions to global and shared memory, relaxed as CUDA's are: a compare-and-swap loop, so
+// that sanitizers see that they are atomic.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include <vector_types.h>
 
 #include <cstdint>
 #include <cstring>
@@ -15,10 +14,6 @@ namespace emulated {
 
 template <std::size_t bytes>
 struct Word;
-template <>
-struct Word<2> {
-  using type = std::uint16_t;
-};
 template <>
 struct Word<4> {
   using type = std::uint32_t;
@@ -61,10 +56,6 @@ EMULATED_ATOMIC_ADD(unsigned, old + value)
 EMULATED_ATOMIC_ADD(unsigned long long, old + value)
 EMULATED_ATOMIC_ADD(float, old + value)
 EMULATED_ATOMIC_ADD(double, old + value)
-EMULATED_ATOMIC_ADD(__half, __hadd(old, value))
-EMULATED_ATOMIC_ADD(__half2, __hadd2(old, value))
-EMULATED_ATOMIC_ADD(__nv_bfloat16, __hadd(old, value))
-EMULATED_ATOMIC_ADD(__nv_bfloat162, __hadd2(old, value))
 #undef EMULATED_ATOMIC_ADD
 
 // Each component is atomic by itself, the vector is not.
@@ -76,27 +67,4 @@ EMULATED_DEVICE float4 atomicAdd(float4* address, float4 value) {
   emulated::check_alignment(address, sizeof value);
   return {atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y),
           atomicAdd(&address->z, value.z), atomicAdd(&address->w, value.w)};
-}
-
-#define EMULATED_ATOMIC(NAME, RESULT)                                                          \
-  template <class T>                                                                           \
-  EMULATED_DEVICE T NAME(T* address, T value) {                                                \
-    return emulated::atomically(address, [&]([[maybe_unused]] T old) -> T { return RESULT; }); \
-  }
-EMULATED_ATOMIC(atomicSub, old - value)
-EMULATED_ATOMIC(atomicMin, value < old ? value : old)
-EMULATED_ATOMIC(atomicMax, old < value ? value : old)
-EMULATED_ATOMIC(atomicAnd, old& value)
-EMULATED_ATOMIC(atomicOr, old | value)
-EMULATED_ATOMIC(atomicXor, old ^ value)
-EMULATED_ATOMIC(atomicExch, value)
-#undef EMULATED_ATOMIC
-
-template <class T>
-EMULATED_DEVICE T atomicCAS(T* address, T expected, T value) {
-  return emulated::atomically(address, [&](T old) { return old == expected ? value : old; });
-}
-// Counts up to `last`, then begins anew at zero.
-EMULATED_DEVICE unsigned atomicInc(unsigned* address, unsigned last) {
-  return emulated::atomically(address, [&](unsigned old) { return old >= last ? 0 : old + 1; });
 }

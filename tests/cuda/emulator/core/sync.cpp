@@ -9,21 +9,14 @@
 namespace emulated {
 namespace {
 
-int arrived, predicates, result;
-BarrierKind kind_here;
+int arrived;
 Site site_here;
 // Two in turn: a thread may arrive at the next barrier before another has left this one.
 char sync_points[2];
 int turn;
 
 void finish() {
-  switch (kind_here) {
-    case BarrierKind::plain: result = 0; break;
-    case BarrierKind::count: result = predicates; break;
-    case BarrierKind::all: result = predicates == arrived; break;
-    case BarrierKind::any: result = predicates > 0; break;
-  }
-  arrived = predicates = 0;
+  arrived = 0;
   turn ^= 1;
   ++statistics.barriers;
   block_met();
@@ -34,23 +27,21 @@ void finish() {
 
 }  // namespace
 
-void reset_barrier() { arrived = predicates = 0; }
+void reset_barrier() { arrived = 0; }
 
 void barrier_thread_ended() {
   if (arrived && arrived == threads_alive()) finish();
 }
 
-int barrier(BarrierKind kind, bool predicate, Site site) {
+void barrier(Site site) {
   current->site = site;
   if (!arrived) {
-    kind_here = kind;
     site_here = site;
-  } else if (site_here.line != site.line || kind_here != kind) {
+  } else if (site_here.line != site.line) {
     fail("divergent __syncthreads: here %s:%d, other threads of the block wait at %s:%d", site.file,
          site.line, site_here.file, site_here.line);
   }
   ++arrived;
-  predicates += predicate;
   char* const point = &sync_points[turn];
   release(point);
   if (arrived == threads_alive()) {
@@ -59,7 +50,6 @@ int barrier(BarrierKind kind, bool predicate, Site site) {
     wait(State::at_barrier);
   }
   acquire(point);
-  return result;
 }
 
 namespace {
@@ -106,34 +96,16 @@ int source_lane(WarpKind kind, int lane, std::int64_t argument, int width) {
   return too_low || source > last ? lane : static_cast<int>(source);
 }
 
-std::uint32_t combine(WarpKind kind, bool is_signed, std::uint32_t a, std::uint32_t b) {
-  const bool less = is_signed ? static_cast<std::int32_t>(a) < static_cast<std::int32_t>(b) : a < b;
-  switch (kind) {
-    case WarpKind::reduce_add: return a + b;
-    case WarpKind::reduce_min: return less ? a : b;
-    case WarpKind::reduce_max: return less ? b : a;
-    case WarpKind::reduce_and: return a & b;
-    case WarpKind::reduce_or: return a | b;
-    default: return a ^ b;
-  }
-}
-
-// A vote's or a reduction's result, the same for all lanes.
-std::uint32_t reduced(const Pending& operation, const Thread* lanes) {
-  std::uint32_t result = 0;
-  bool first = true;
+// The votes of a ballot, the same for all lanes.
+std::uint32_t ballot(const Pending& operation, const Thread* lanes) {
+  std::uint32_t votes = 0;
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(operation.arrived >> lane & 1)) continue;
-    std::uint32_t value;
-    copy(&value, lanes[lane].given, sizeof value);
-    if (operation.kind == WarpKind::ballot) {
-      result |= value << lane;
-    } else {
-      result = first ? value : combine(operation.kind, lanes[lane].argument, result, value);
-    }
-    first = false;
+    std::uint32_t vote;
+    copy(&vote, lanes[lane].given, sizeof vote);
+    votes |= vote << lane;
   }
-  return result;
+  return votes;
 }
 
 // Gives all lanes their results and wakes those that wait.
@@ -143,7 +115,7 @@ void finish(Warp& warp, std::size_t index) {
   ++statistics.warp_operations;
   Thread* const lanes = &threads()[(&warp - warps.data()) * kWarp];
   if (operation.kind == WarpKind::sync) lanes_met(lanes->warp(), operation.arrived);
-  const std::uint32_t common = reduced(operation, lanes);
+  const std::uint32_t votes = operation.kind == WarpKind::ballot ? ballot(operation, lanes) : 0;
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(operation.arrived >> lane & 1)) continue;
     Thread& thread = lanes[lane];
@@ -156,7 +128,7 @@ void finish(Warp& warp, std::size_t index) {
       }
       copy(thread.taken, lanes[source].given, thread.bytes);
     } else if (thread.taken) {
-      copy(thread.taken, &common, sizeof common);
+      copy(thread.taken, &votes, sizeof votes);
     }
     if (thread.state == State::at_warp_operation) wake(thread);
   }
