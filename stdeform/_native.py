@@ -92,7 +92,11 @@ def forward(
     if batch and num_queries:
         value = _with_unit_stride(value)
         arrays = (
-            *_arrays(value, spatial_shapes, reference_points, positions, scores),
+            spatial_shapes,
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
             to_dlpack(out),
         )
         if value.is_cuda:
@@ -123,7 +127,11 @@ def backward(
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
     if any(grad.numel() for grad in grads):
         arrays = (
-            *_arrays(value, spatial_shapes, reference_points, positions, scores),
+            spatial_shapes,
+            to_dlpack(value),
+            to_dlpack(positions),
+            to_dlpack(scores),
+            None if reference_points is None else to_dlpack(reference_points),
             to_dlpack(grad_out),
             *(to_dlpack(grad) if grad.numel() else None for grad in grads),
         )
@@ -182,23 +190,6 @@ def _require(device_type: str) -> None:
     """Raises RuntimeError if there is no kernel: operators can be called without functional.py."""
     if reason := missing(device_type):
         raise RuntimeError(f"no native kernel for {device_type} tensors: {reason}")
-
-
-def _arrays(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor | None,
-    positions: Tensor,
-    scores: Tensor,
-) -> tuple[Any, ...]:
-    """The operator's inputs in the order of csrc/bindings.cpp, tensors as DLPack capsules."""
-    return (
-        spatial_shapes,
-        to_dlpack(value),
-        to_dlpack(positions),
-        to_dlpack(scores),
-        None if reference_points is None else to_dlpack(reference_points),
-    )
 
 
 def _cpu_options() -> tuple[str, int, bool]:
