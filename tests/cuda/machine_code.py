@@ -306,20 +306,20 @@ def _cuobjdump(question: str, path: Path, arch: str) -> str:
     ).stdout
 
 
-def _resources(told: str) -> dict[str, tuple[int, int, int]]:
-    """Registers, stack and shared memory by mangled name, of what `cuobjdump -res-usage` says."""
+def _resources(output: str) -> dict[str, tuple[int, int, int]]:
+    """Registers, stack and shared memory by mangled name, as `cuobjdump -res-usage` prints them."""
     pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
     return {
         name: (int(registers), int(stack), int(shared))
-        for name, registers, stack, shared in re.findall(pattern, told)
+        for name, registers, stack, shared in re.findall(pattern, output)
     }
 
 
-def _disassembly(told: str) -> dict[str, tuple[Instruction, ...]]:
-    """Instructions by mangled name, of what `cuobjdump -sass` says."""
+def _disassembly(output: str) -> dict[str, tuple[Instruction, ...]]:
+    """Instructions by mangled name, as `cuobjdump -sass` prints them."""
     line = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)\s*([^;]*);")
     found = {}
-    for part in told.split("Function : ")[1:]:
+    for part in output.split("Function : ")[1:]:
         name, _, code = part.partition("\n")
         instructions = [
             Instruction(int(address, 16), mnemonic, operands.strip(), guard)
@@ -336,10 +336,10 @@ def readable(names: Sequence[str]) -> list[str]:
     demangler = shutil.which("cu++filt") or shutil.which("c++filt")
     if not demangler or not names:
         return list(names)
-    told = subprocess.run(
+    demangled = subprocess.run(
         [demangler], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    return [_shortened(name) for name in told]
+    return [_shortened(name) for name in demangled]
 
 
 def _shortened(name: str) -> str:

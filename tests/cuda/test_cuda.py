@@ -265,7 +265,7 @@ def test_opcheck_backward(form: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_compile(form: str) -> None:
-    """With all gradients, and with one: those that nobody wants have no elements."""
+    """With all gradients, and with one: those that are not requested have no elements."""
     torch._dynamo.reset()
     problem = _on_gpu(draw(form, num_queries=33))
     shapes = problem.spatial_shapes

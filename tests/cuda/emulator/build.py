@@ -31,7 +31,7 @@ class CompileError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A way to build: what the kernels, the emulator and the linker are told.
+    """A way to build: flags for the kernels, the emulator and the linker.
 
     The emulator itself is never instrumented: it is not what is tested.
 
@@ -79,7 +79,7 @@ def library(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
         variant: How to build.
 
     Returns:
-        Where it lies.
+        Its path.
 
     Raises:
         CompileError: A source does not compile.
@@ -139,8 +139,8 @@ def cuda_include() -> Path:
     if nvcc := shutil.which("nvcc"):
         # Asked, since what is on the path may be a link or a wrapper.
         command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused"]
-        told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-        places += [Path(top.strip()) for top in re.findall(r"TOP=(.*)", told)]
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        places += [Path(top.strip()) for top in re.findall(r"TOP=(.*)", output)]
     places.append(FALLBACK)
     places += sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"), reverse=True)
     for place in places:
@@ -160,8 +160,8 @@ def symbolise(message: str, binary: Path) -> str:
         if not tool:
             return match[0]
         command = [tool, "-C", "-f", "-i", "-e", str(binary), match[1]]
-        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        lines = re.findall(r"^([^?\n]+:\d+)", told.replace(f"{ROOT}/", ""), re.MULTILINE)
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        lines = re.findall(r"^([^?\n]+:\d+)", output.replace(f"{ROOT}/", ""), re.MULTILINE)
         # The innermost frames may be of the emulator's own headers.
         kernels = [line for line in lines if not line.startswith("tests/cuda/emulator/core/")]
         return str((kernels or lines or [match[0]])[0])

@@ -116,11 +116,11 @@ def backward(
         inputs: One call's arguments.
         grad_out: The result's gradient, [B, Q, M, D] in value's dtype, its last axis contiguous.
         machine: What runs it.
-        needs: Which gradients are asked for, of "value", "reference", "positions", "scores".
+        needs: The requested gradients, of "value", "reference", "positions", "scores".
 
     Returns:
-        Those that were asked for and exist. They are in the type that the kernels compute in, for
-        the caller to round, but for that of the positions, which comes in their dtype.
+        The requested gradients that exist. They have the type that the kernels compute in, for the
+        caller to round, except for that of the positions, which has their dtype.
 
     Raises:
         KernelError: A kernel broke a rule, or wrote to an input.

@@ -30,8 +30,8 @@ class Schedule:
     Attributes:
         order: Of the blocks, and of the threads that could run.
         seed: Of all that is random.
-        preempt_one_in: In the checked build one in so many accesses to memory lets another thread
-            go first; 0: none does.
+        preempt_one_in: In the checked build, one in this many accesses to memory lets another
+            thread go first; 0: none does.
     """
 
     order: Order = "fifo"
@@ -58,7 +58,7 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One launch, as it was asked for; `launcher` is the launching function's signature."""
+    """One launch, as it was requested; `launcher` is the signature of the launching function."""
 
     kernel: str
     launcher: str
@@ -175,7 +175,7 @@ class Arrays:
         self._made: list[tuple[str, int, int]] = []
 
     def copy(self, source: ArrayLike, name: str = "an array") -> NDArray[Any]:
-        """A guarded copy with the same strides; what lies in their gaps is NaN.
+        """A guarded copy with the same strides; the gaps between elements are NaN.
 
         A vector load may go as far as the last element and no farther: memory ends there, or it
         starts at the first. It is aligned to 16 bytes if its size allows, else to one element.

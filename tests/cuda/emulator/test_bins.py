@@ -41,7 +41,7 @@ def on(machine: Machine, problem: Problem, form: str) -> tuple[Tensor, ...]:
 
 
 def in_one_bin(num_queries: int, **settings: int) -> Problem:
-    """A problem whose samples all lie between the same cells of their level."""
+    """A problem with all samples between the same cells of their level."""
     problem = draw("points", [(2, 3, 3)], num_queries=num_queries, **settings)
     return dataclasses.replace(
         problem,
@@ -108,18 +108,18 @@ def test_coordinates_that_read_nothing(form: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_that_are_asked_for_alone(form: str, way: str) -> None:
+def test_gradients_that_are_requested_alone(form: str, way: str) -> None:
     problem = draw(form)
     every = on(emulated.PLAIN, problem, form)
     for chosen in itertools.product((False, True), repeat=len(every) - 1):
         args = [
             arg.detach() if isinstance(arg, Tensor) else arg for arg in arguments(problem, form)
         ]
-        asked = [t for t, wanted in zip(tensors(args), (True, *chosen), strict=True) if wanted]
-        for tensor in asked:
+        requested = [t for t, wanted in zip(tensors(args), (True, *chosen), strict=True) if wanted]
+        for tensor in requested:
             tensor.requires_grad_()
         with on_machine(WAYS[way]):
-            grads = torch.autograd.grad(on_emulator(form)(*args), asked, problem.grad_out)
+            grads = torch.autograd.grad(on_emulator(form)(*args), requested, problem.grad_out)
         expected = [g for g, wanted in zip(every, (True, *chosen), strict=True) if wanted]
         for one, other in zip(grads, expected, strict=True):
             # Float32 sums of about a hundred terms, in another order.

@@ -1,6 +1,6 @@
 """What the CUDA operator chooses by itself, at the sizes that it is made for.
 
-Nothing is launched but in the last test: the host code of csrc/cuda/ alone is asked.
+Only the last test launches kernels: the others call the host code of csrc/cuda/ alone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_every_part_has_samples_to_read() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_steps_that_nobody_takes_mean_nothing(axis: int) -> None:
+def test_strides_of_axes_of_size_one_are_ignored(axis: int) -> None:
     # Older versions of PyTorch hand over a stride of 1 for every axis of size 1.
     sizes, strides = [2, 5, 8], [5 * 8 * 48, 8 * 48, 48, 1]
 

@@ -1,4 +1,4 @@
-"""The order of work of the CUDA forward, on the processor: bricks, runs, rows shared by warps."""
+"""The schedule of the CUDA forward, emulated: bricks, ranges of tiles, tiles shared by warps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_bricks_change_no_bit(dtype: str, form: str) -> None:
 @pytest.mark.parametrize("splits", [2, 3, 5, 8, 16])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
-def test_warps_that_share_rows(dtype: str, form: str, splits: int) -> None:
+def test_warps_that_share_tiles(dtype: str, form: str, splits: int) -> None:
     # Fewer samples than splits, more, and channels that take several passes.
     for num_points, head_dim, num_queries in ((1, 16, 3), (33, 48, 7), (9, 130, 1)):
         problem = draw(
@@ -67,7 +67,7 @@ def test_warps_that_share_rows(dtype: str, form: str, splits: int) -> None:
         )  # fmt: skip
         machine = Machine(tuning={"forward_splits": splits})
         first = check(problem, form, machine)
-        # Sums have one order, whoever comes first.
+        # Sums have one order, whatever the order of threads.
         for schedule in (LIFO, Schedule("random", seed=5)):
             again = on(dataclasses.replace(machine, schedule=schedule), problem, form)
             assert torch.equal(again, first)
@@ -76,7 +76,7 @@ def test_warps_that_share_rows(dtype: str, form: str, splits: int) -> None:
 @pytest.mark.parametrize("splits", [2, 3, 4])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
-def test_warps_that_share_rows_backward(dtype: str, form: str, splits: int) -> None:
+def test_warps_that_share_tiles_backward(dtype: str, form: str, splits: int) -> None:
     for num_points, head_dim, num_queries in ((1, 16, 3), (33, 48, 7), (9, 130, 1)):
         problem = draw(
             form, num_points=num_points, head_dim=head_dim, num_queries=num_queries,
@@ -86,7 +86,7 @@ def test_warps_that_share_rows_backward(dtype: str, form: str, splits: int) -> N
         with on_machine(machine):
             check_against_baseline(problem, form, "emulated")
             _, *first = gradients(problem, form, "emulated")
-        # All gradients but that of the value have one order, whoever comes first.
+        # All gradients but that of the value have one order, whatever the order of threads.
         for schedule in (LIFO, Schedule("random", seed=5)):
             with on_machine(dataclasses.replace(machine, schedule=schedule)):
                 _, *again = gradients(problem, form, "emulated")
@@ -113,7 +113,7 @@ def test_nothing_races(splits: int, schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("num_queries", [1, 4, 5, 6, 79, 80, 81, 700])
 def test_numbers_of_queries(num_queries: int) -> None:
-    # Around the rows of a tile and of a block's turn, and more than four multiprocessors have room.
+    # Around the queries of a tile and of a step of a block; and more than four blocks do at once.
     for batch, num_heads in ((1, 1), (3, 2)):
         problem = draw(
             "points", num_queries=num_queries, head_dim=48, batch=batch, num_heads=num_heads
