@@ -101,7 +101,8 @@ def forward(
         )
         if value.is_cuda:
             _require("cuda")
-            _C.cuda_forward(*_stream_of(value), dict(options.cuda_tuning), *arrays)
+            index = value.get_device()
+            _C.cuda_forward(index, _current_stream(index), dict(options.cuda_tuning), *arrays)
         else:
             _require("cpu")
             _C.cpu_forward(*_cpu_options(), *arrays)
@@ -198,15 +199,14 @@ def _cpu_options() -> tuple[str, int, bool]:
     return options.isa or "", threads or torch.get_num_threads(), threads is not None
 
 
-def _stream_of(tensor: Tensor) -> tuple[int, int]:
-    """Device of a CUDA tensor, and the current stream of that device as a number."""
-    index = tensor.get_device()
+def _current_stream(index: int) -> int:
+    """The current CUDA stream of a device as a number."""
     try:
         # Private to PyTorch, whose generated code calls it too; the public way makes an object.
         stream: int = torch._C._cuda_getCurrentRawStream(index)
     except AttributeError:
         stream = torch.cuda.current_stream(index).cuda_stream
-    return index, stream
+    return stream
 
 
 def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
@@ -215,7 +215,8 @@ def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
     work = _C.CudaBackward(dict(options.cuda_tuning), deterministic, *arrays)
     # Freed once the kernels are enqueued: memory of the same stream is reused in stream order.
     workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
-    work.enqueue(*_stream_of(value), workspace.data_ptr())
+    index = value.get_device()
+    work.enqueue(index, _current_stream(index), workspace.data_ptr())
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:
