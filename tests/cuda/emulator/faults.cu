@@ -1,6 +1,8 @@
 // Kernels with a planted fault each, and the same kernels without it: the emulator and the
 // sanitizers must tell the two apart. Two blocks of 64 threads work on 128 numbers.
+#include <cstdio>
 #include <cstring>
+#include <vector>
 
 #include "cuda/compat.cuh"
 
@@ -256,8 +258,7 @@ const Fault kFaults[] = {
 
 }  // namespace
 
-// `data` is [128]. Returns the launch's error, -1 for a name that is none, and names by their
-// number from fault_name.
+// `data` is [128]. Returns the launch's error, -1 for an unknown name.
 EXPORT int run_fault(const char* name, bool planted, float* data) {
   for (const Fault& fault : kFaults) {
     if (std::strcmp(fault.name, name)) continue;
@@ -268,6 +269,25 @@ EXPORT int run_fault(const char* name, bool planted, float* data) {
   return -1;
 }
 
-EXPORT const char* fault_name(unsigned number) {
-  return number < sizeof kFaults / sizeof kFaults[0] ? kFaults[number].name : nullptr;
+extern "C" const char* emulated_take_failure();
+
+namespace {
+
+int run(const char* name, bool planted) {
+  std::vector<float> data(128, 1.0f);
+  data.shrink_to_fit();
+  const int error = run_fault(name, planted, data.data());
+  if (error) std::fprintf(stderr, "emulator: %s\n", emulated_take_failure());
+  return error;
+}
+
+}  // namespace
+
+// Under a sanitizer: `program NAME with|without`, or `program all` for every one without its fault.
+int main(int count, char** words) {
+  if (count == 3) return run(words[1], !std::strcmp(words[2], "with")) != 0;
+  if (count != 2 || std::strcmp(words[1], "all")) return 2;
+  int errors = 0;
+  for (const Fault& fault : kFaults) errors += run(fault.name, false) != 0;
+  return errors != 0;
 }

@@ -19,7 +19,6 @@ from tests.cuda.emulator.emulator import Emulator, KernelError, Order, Schedule,
 SOURCE = build.HERE / "faults.cu"
 ORDERS: tuple[Order, ...] = ("fifo", "lifo", "random")
 SIDES: tuple[Side, ...] = ("end", "start")
-MAIN = build.HERE / "faults_main.cpp"
 
 # What the emulator itself says, in every build.
 RULES = {
@@ -170,8 +169,8 @@ def test_the_next_launch_is_a_fresh_one() -> None:
 
 
 def _sanitized(variant: build.Variant, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs faults_main.cpp; sanitizers must be loaded first, so it is a process of its own."""
-    return build.run(build.program([SOURCE, MAIN], variant), *words)
+    """Runs faults.cu as a program; sanitizers must be loaded first, so it is a process of its own."""
+    return build.run(build.program([SOURCE], variant), *words)
 
 
 @pytest.mark.parametrize("fault", ADDRESS)
