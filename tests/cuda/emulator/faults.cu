@@ -258,7 +258,8 @@ const Fault kFaults[] = {
 
 }  // namespace
 
-// `data` is [128]. Returns the launch's error, -1 for an unknown name.
+// `data` is [128]. Returns the launch's error, -1 for a name that is none, and names by their
+// number from fault_name.
 EXPORT int run_fault(const char* name, bool planted, float* data) {
   for (const Fault& fault : kFaults) {
     if (std::strcmp(fault.name, name)) continue;
@@ -267,6 +268,10 @@ EXPORT int run_fault(const char* name, bool planted, float* data) {
     return cudaGetLastError();
   }
   return -1;
+}
+
+EXPORT const char* fault_name(unsigned number) {
+  return number < sizeof kFaults / sizeof kFaults[0] ? kFaults[number].name : nullptr;
 }
 
 extern "C" const char* emulated_take_failure();
