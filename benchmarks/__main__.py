@@ -6,10 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, costs, layers, model, operator, suite
-from benchmarks.gpu import gpu_check, prebuilt, tune
-from benchmarks.measure import host_time
-from benchmarks.report import gpu_rows, report
+from benchmarks.commands import complexity, costs, host_time, layers, model, operator, report, suite
+from benchmarks.gpu import check, prebuilt
 from benchmarks.subjects.base import WrongAnswerError
 
 _COMMANDS = {
@@ -20,11 +18,9 @@ _COMMANDS = {
     "model": model,
     "report": report,
     "costs": costs,
-    "gpu-check": gpu_check,
-    "gpu-rows": gpu_rows,
+    "gpu-check": check,
     "host-time": host_time,
     "prebuilt": prebuilt,
-    "tune": tune,
 }
 
 
@@ -43,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in _COMMANDS.items():
         described = (module.__doc__ or "").splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=described, description=described))
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, argparse.Namespace(argv=arguments))
     try:
-        status: int = _COMMANDS[options.command].run(options, arguments)
+        status: int = _COMMANDS[options.command].run(options)
     except WrongAnswerError as error:
         print(f"wrong answer, nothing was timed: {error}", file=sys.stderr)
         return 1

@@ -14,14 +14,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks import metrics
+from benchmarks.commands import showing
 from benchmarks.costs.flops import multiply_adds, operand_bytes
-from benchmarks.measure import environment, recording
-from benchmarks.measure.memory import measure_peak
-from benchmarks.measure.timing import Task, interleave, ratios, shared, spread
-from benchmarks.report import report
-from benchmarks.report.bars import Row
+from benchmarks.measure import recording
+from benchmarks.measure.rows import MODES, Row
+from benchmarks.measure.timing import CpuClock, Task, compare
 from benchmarks.report.growth import crossovers, exponents
-from benchmarks.subjects.base import MODES, Case
+from benchmarks.subjects.base import Case
 from benchmarks.subjects.blocks import BLOCKS, check_block
 from benchmarks.subjects.correctness import check_correctness
 from benchmarks.subjects.registry import IMPLEMENTATIONS
@@ -69,14 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_slow_rounds(parser, default=3)
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measures and prints; the exit status is 0.
 
     Raises:
         WrongAnswerError: The operator computes something else; it was not timed.
     """
-    report.show(recording.Recorder("complexity", options, arguments), _all(options))
-    return 0
+    return showing.measure_and_show("complexity", options, _all(options))
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
@@ -163,40 +162,31 @@ def _measure(
             for number, (volume, kinds) in enumerate(prepared.items())
             for kind, each in kinds.items()
         }
-        samples = interleave(
-            list(tasks.values()),
-            rounds=options.rounds,
-            **pace,
-        )
-        for (volume, kind), task in tasks.items():
-            own = samples[task.name]
-            ratio = spread(ratios(*shared(own, samples[tasks[volume, "deformable"].name])))
+        first = {task.name: tasks[volume, "deformable"].name for (volume, _), task in tasks.items()}
+        timed = compare(list(tasks.values()), to=first, rounds=options.rounds, **pace)
+        for (volume, kind), (_, figures) in zip(tasks, timed, strict=True):
+            figures["ratio"]["to"] = "deformable"
             yield {
-                **_about(volume, options),
+                **metrics.about(volume, options.threads),
                 "subject": subject,
                 "variant": kind,
                 "mode": mode,
                 "cells": volume.num_cells,
                 "multiply_adds": multiply_adds(volume, kind, subject in BLOCKS),
                 "operand_bytes": operand_bytes(volume, kind),
-                "seconds": dataclasses.asdict(spread(own)),
-                "rounds": own,
-                "ratio": {"to": "deformable", **dataclasses.asdict(ratio)},
+                **figures,
             }
 
 
 def _pace(options: argparse.Namespace, at_least: int, are_small: bool = False) -> dict[str, Any]:
-    """What `interleave` is told of samples and rounds."""
+    """The clock, the time and the rounds for `compare`."""
+    short = CpuClock(_SHORT_SECONDS)
     if options.quick:
-        return {"budget_seconds": options.seconds, "block_seconds": _SHORT_SECONDS}
+        return {"clock": short, "seconds": options.seconds}
     if are_small:
-        return {
-            "budget_seconds": options.seconds / 4,
-            "at_least": _SMALL_ROUNDS,
-            "block_seconds": _SHORT_SECONDS,
-        }
+        return {"clock": short, "seconds": options.seconds / 4, "at_least": _SMALL_ROUNDS}
     return {
-        "budget_seconds": options.seconds,
+        "seconds": options.seconds,
         "at_least": at_least,
         "slow_rounds": options.slow_rounds,
     }
@@ -225,38 +215,21 @@ def _check(workload: Workload, names: list[str], seed: int) -> None:
     check_correctness(short, {name: IMPLEMENTATIONS[name].prepare(short, seed) for name in names})
 
 
-def _about(workload: Workload, options: argparse.Namespace) -> Row:
-    return {
-        "workload": dataclasses.asdict(workload),
-        "label": workload.label,
-        "threads": options.threads,
-        "load_average": environment.load_average(),
-    }
-
-
 def _memory(subject: str, workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
     """Peak extra memory of forward and backward, each in a process of its own."""
     mode, block = MODES[-1], subject if subject in BLOCKS else None
     first: int | None = None
     for kind in _kinds(workload, tuple(_VARIANTS)):
-        peak = measure_peak(
-            workload,
-            kind if block else _VARIANTS[kind],
-            mode,
-            threads=options.threads,
-            seed=options.seed,
-            block=block,
-        )
+        name = kind if block else _VARIANTS[kind]
+        peak = metrics.measure_peak(workload, name, mode, options.threads, options.seed, block)
         first = first or peak.extra_bytes
         yield {
-            **_about(workload, options),
+            **metrics.about(workload, options.threads),
             "measurement": "memory by size",
             "label": f"{subject}, {workload.label}",
             "subject": subject,
             "variant": kind,
             "mode": mode,
             "cells": workload.num_cells,
-            "extra_bytes": peak.extra_bytes,
-            "method": peak.method,
-            "ratio": {"to": "deformable", "median": peak.extra_bytes / first if first else None},
+            **metrics.peak_row(peak, "deformable", first),
         }

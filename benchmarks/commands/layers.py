@@ -6,15 +6,13 @@ At the sizes of the paper's encoder, deformable beside dense.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterator, Sequence
 
-from benchmarks.measure import environment, recording
-from benchmarks.measure.measurements import compare
-from benchmarks.measure.timing import Task
-from benchmarks.report import report
-from benchmarks.report.bars import Row
-from benchmarks.subjects.base import MODES
+from benchmarks import metrics
+from benchmarks.commands import showing
+from benchmarks.measure import recording
+from benchmarks.measure.rows import MODES, Row
+from benchmarks.measure.timing import Task, compare
 from benchmarks.subjects.blocks import BLOCKS, check_block
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -29,9 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_slow_rounds(parser, default=None)
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measures and prints; the exit status is 0."""
-    recorder = recording.Recorder("layers", options, arguments)
     names = ["tiny"] if options.quick else ["paper-encoder", "paper-encoder-large"]
     rows = (
         row
@@ -39,8 +36,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         for block in _BLOCKS
         for row in measure(block, WORKLOADS[name], options)
     )
-    report.show(recorder, rows)
-    return 0
+    return showing.measure_and_show("layers", options, rows)
 
 
 def measure(
@@ -53,17 +49,14 @@ def measure(
     """
     check_block(workload, options.seed)
     prepared = {kind: BLOCKS[block][kind](workload, options.seed) for kind in _KINDS}
+    pace = {name: getattr(options, name) for name in ("seconds", "rounds", "slow_rounds")}
     for mode in modes:
         tasks = [Task(kind, each.call(mode), options.threads) for kind, each in prepared.items()]
-        timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
-        for kind, figures in timed:
+        for kind, figures in compare(tasks, **pace):
             yield {
                 "measurement": block,
-                "workload": dataclasses.asdict(workload),
-                "label": workload.label,
+                **metrics.about(workload, options.threads),
                 "subject": _KINDS[0],
-                "threads": options.threads,
-                "load_average": environment.load_average(),
                 "variant": kind,
                 "mode": mode,
                 **figures,

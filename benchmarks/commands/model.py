@@ -12,14 +12,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.measure import environment, live_memory, recording
-from benchmarks.measure.measurements import compare
-from benchmarks.measure.timing import Task
-from benchmarks.report import report
-from benchmarks.report.bars import Row
+from benchmarks.commands import showing
+from benchmarks.measure import environment, recording
+from benchmarks.measure.memory import PartMemory, live_tensors
+from benchmarks.measure.rows import Row
+from benchmarks.measure.timing import Task, compare
 from benchmarks.subjects.whole_models import PARTS, WholeModel, prepare_parts
 
-# Whose modules are looked at one by one.
+# Their modules are measured one by one.
 _NETWORKS = ("network", "training step")
 _PRESETS = ("paper", "vistr")
 _SIZE = (300, 533)
@@ -41,10 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_slow_rounds(parser, default=None)
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measures and prints; the exit status is 0."""
-    report.show(recording.Recorder("model", options, arguments), _all(options))
-    return 0
+    return showing.measure_and_show("model", options, _all(options))
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
@@ -90,8 +89,8 @@ def _measure(
     calls = {name: model.calls[part, mode] for name, model in models.items()}
     yield from _memory(models, part, mode)
     tasks = [Task(name, call, options.threads) for name, call in calls.items()]
-    timed = compare(tasks, options.seconds, options.rounds, options.slow_rounds)
-    for name, figures in timed:
+    pace = {name: getattr(options, name) for name in ("seconds", "rounds", "slow_rounds")}
+    for name, figures in compare(tasks, **pace):
         yield {
             "measurement": "model",
             "label": part,
@@ -104,13 +103,13 @@ def _measure(
 def _memory(models: dict[str, WholeModel], part: str, mode: str) -> Iterator[Row]:
     """Most bytes alive in all models, and while the parts of a network run that it has."""
     first = next(iter(models))
-    found: dict[str, dict[str, live_memory.PartMemory]] = {}
+    found: dict[str, dict[str, PartMemory]] = {}
     for name, model in models.items():
         call = model.calls[part, mode]
         if part == "training step":
             call()  # makes the optimiser's averages, which stay
-        peak, of_modules = live_memory.measure(call, model.modules if part in _NETWORKS else {})
-        found[name] = {part: live_memory.PartMemory(peak), **of_modules}
+        peak, of_modules = live_tensors(call, model.modules if part in _NETWORKS else {})
+        found[name] = {part: PartMemory(peak), **of_modules}
     for which in found[first]:
         for name, memories in found.items():
             peak = memories[which].peak
@@ -124,7 +123,7 @@ def _memory(models: dict[str, WholeModel], part: str, mode: str) -> Iterator[Row
             }
 
 
-def _named(part: str, which: str, memory: live_memory.PartMemory) -> Row:
+def _named(part: str, which: str, memory: PartMemory) -> Row:
     """What a row of memory is about: a whole call, or a module in it."""
     if which == part:
         return {"measurement": "memory of models", "label": part}

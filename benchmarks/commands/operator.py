@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+from benchmarks.commands import showing
 from benchmarks.measure import recording
-from benchmarks.measure.measurements import CALL, MEASUREMENTS, Job, measure
-from benchmarks.report import report
-from benchmarks.subjects.base import MODES
+from benchmarks.measure.rows import MODES, Row
+from benchmarks.metrics import CALL, METRICS, ON_CUDA, Job, measure
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import DTYPES, WORKLOADS, Workload
@@ -28,27 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORKLOAD",
         help=f"some of {', '.join(WORKLOADS)}; by default paper-encoder",
     )
-    parser.add_argument(
-        "--all", action="store_true", help="every measurement docs/benchmarks.md shows"
-    )
+    parser.add_argument("--all", action="store_true", help="every table of the results")
     parser.add_argument(
         "--quick", action="store_true", help="every measurement on a tiny problem, in seconds"
     )
     parser.add_argument(
         "--measure",
         nargs="+",
-        choices=MEASUREMENTS,
-        default=_USUAL,
-        help=f"by default {' '.join(_USUAL)}",
+        choices=METRICS,
+        help=f"by default {' '.join(_USUAL)}; on a GPU {' and '.join(ON_CUDA)} alone",
     )
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=[variant.name for variant in IMPLEMENTATIONS.values() if variant.on_cpu],
-        default=_default_variants(),
+        choices=IMPLEMENTATIONS,
         help="what is timed in turn; ratios are to the first; by default native composite dense,"
         " and other libraries' operators that are installed; each only where it can",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="instead of the workload's float32")
     parser.add_argument("--batch", type=recording.count, help="instead of the workload's 1")
     parser.add_argument(
@@ -57,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_arguments(parser, seconds=60)
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Measures, prints every row, and at the end the tables and the bars.
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints every row, and at the end the tables and the targets.
 
     Returns:
         The exit status, 0.
@@ -67,14 +64,17 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         WrongAnswerError: A variant computes something else; it was not timed.
         SystemExit: The options contradict each other, or there is no native kernel.
     """
+    usual = _USUAL if options.device == "cpu" else ON_CUDA[:1]
+    options.measure = tuple(options.measure or usual)
+    options.variants = tuple(options.variants or ()) or _default_variants(options.device)
     _refuse_contradictions(options)
-    recorder = recording.Recorder("operator", options, arguments)
-    for job in _plan(options):
-        print(f"-- {job.workload.label}: {', '.join(job.measurements)}", flush=True)
-        for row in recorder.add(measure(job)):
-            print(report.line(row), flush=True)
-    print("\n" + report.tables(recorder.rows))
-    return 0
+    return showing.measure_and_show("operator", options, _rows(_plan(options)))
+
+
+def _rows(jobs: Sequence[Job]) -> Iterator[Row]:
+    for job in jobs:
+        print(f"-- {job.workload.label}: {', '.join(job.metrics)}", flush=True)
+        yield from measure(job)
 
 
 def _workload_name(text: str) -> str:
@@ -88,17 +88,23 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise SystemExit("choose workloads, or --all, or --quick")
     if options.all and (options.dtype or options.batch or options.offset_spread is not None):
         raise SystemExit("--all has its own dtypes, batch and spread: choose workloads instead")
+    if options.device != "cpu" and (options.all or not set(options.measure) <= set(ON_CUDA)):
+        raise SystemExit(f"--device {options.device} measures {' and '.join(ON_CUDA)} alone")
     if "native" in options.variants:
         try:
-            resolve_backend("cpu", "native")
+            resolve_backend(options.device, "native")
         except RuntimeError as error:
             raise SystemExit(
                 f"{error}; without it: --variants reference composite dense"
             ) from error
 
 
-def _default_variants() -> tuple[str, ...]:
-    others = (each.name for each in THIRD_PARTY.values() if each.on_cpu and each.is_installed)
+def _default_variants(device: str = "cpu") -> tuple[str, ...]:
+    others = (
+        each.name
+        for each in THIRD_PARTY.values()
+        if each.is_installed and (each.on_cpu or device != "cpu")
+    )
     return ("native", "composite", "dense", *others)
 
 
@@ -106,17 +112,17 @@ def _default_variants() -> tuple[str, ...]:
 
 
 def _plan(options: argparse.Namespace) -> list[Job]:
-    wished = _jobs(options)
+    requested = _jobs(options)
     refusals = {
-        (job.workload.label, name): IMPLEMENTATIONS[name].refusal(job.workload)
-        for job in wished
+        (job.workload.label, name): _refusal(name, job.workload, options.device)
+        for job in requested
         for name in job.variants
     }
     for (label, name), refusal in refusals.items():
         if refusal:
             print(f"-- {label}: {name} is left out, {refusal}", flush=True)
     jobs = []
-    for job in wished:
+    for job in requested:
         able = tuple(name for name in job.variants if not refusals[job.workload.label, name])
         jobs.append(dataclasses.replace(job, variants=able))
     for job in jobs:
@@ -124,13 +130,21 @@ def _plan(options: argparse.Namespace) -> list[Job]:
             names, label = " and ".join(options.variants), job.workload.label
             raise SystemExit(f"{names} cannot do {label}: {refusals[label, options.variants[0]]}")
         refusal = IMPLEMENTATIONS[job.subject].refusal(CALL)
-        if "overhead" in job.measurements and refusal:
+        if "overhead" in job.metrics and refusal:
             raise SystemExit(f"--measure overhead: {job.subject} cannot do {CALL.label}: {refusal}")
     return jobs
 
 
+def _refusal(name: str, workload: Workload, device: str) -> str:
+    """Why a variant cannot do a workload; "" if it can."""
+    variant = IMPLEMENTATIONS[name]
+    if device == "cpu" and not variant.on_cpu:
+        return "it needs a GPU"
+    return variant.refusal(workload)
+
+
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    variants = tuple(options.variants)
+    variants = options.variants
     job = functools.partial(
         Job,
         variants=variants,
@@ -138,21 +152,24 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         seconds=options.seconds,
         rounds=options.rounds,
         seed=options.seed,
+        device=options.device,
+        is_detailed=options.device != "cpu",
         checked=set(),
     )
     if options.quick:
-        return [job(_adapt(WORKLOADS["tiny"], options), tuple(MEASUREMENTS), seconds=0.5)]
+        metrics = tuple(METRICS) if options.device == "cpu" else ON_CUDA
+        return [job(_adapt(WORKLOADS["tiny"], options), metrics, seconds=0.5)]
     if options.all:
         return _everything(job, variants, options.seconds)
     names = options.workloads or ["paper-encoder"]
-    return [job(_adapt(WORKLOADS[name], options), tuple(options.measure)) for name in names]
+    return [job(_adapt(WORKLOADS[name], options), options.measure) for name in names]
 
 
 def _everything(job: Callable[..., Job], variants: tuple[str, ...], seconds: float) -> list[Job]:
     """Every table of the page.
 
-    The promises are about the paper's encoder in float32, which gets all the time. Of the others
-    many take so long a call that the fewest rounds are more than what they get.
+    The targets are about the paper's encoder in float32, which gets all the time. A call of many
+    others takes so long that the fewest rounds take longer than their share.
     """
     encoder, detr = WORKLOADS["paper-encoder"], WORKLOADS["detr-encoder"]
     bfloat16, float16, float64 = (
@@ -178,7 +195,7 @@ def _everything(job: Callable[..., Job], variants: tuple[str, ...], seconds: flo
         # counts.
         brief(encoder, ("latency",), variants=with_reference, modes=MODES),
         job(encoder, ("latency",), variants=with_compiled),
-        job(encoder, tuple(name for name in MEASUREMENTS if name != "latency")),
+        job(encoder, tuple(name for name in METRICS if name != "latency")),
         brief(bfloat16, _USUAL),
         brief(float16, ("latency", "bandwidth")),
         brief(float64, ("latency", "bandwidth")),
@@ -199,7 +216,7 @@ def _without(kind: str, variants: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _adapt(workload: Workload, options: argparse.Namespace) -> Workload:
-    wished = {name: getattr(options, name) for name in ("dtype", "batch", "offset_spread")}
+    changes = {name: getattr(options, name) for name in ("dtype", "batch", "offset_spread")}
     return dataclasses.replace(
-        workload, **{name: wish for name, wish in wished.items() if wish is not None}
+        workload, **{name: change for name, change in changes.items() if change is not None}
     )

@@ -11,10 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from benchmarks.measure import recording
-from benchmarks.measure.measurements import MEASUREMENTS
+from benchmarks.metrics import METRICS
 
 _ROOT = Path(__file__).parents[2]
 # Seconds for the rounds of one comparison, by command: usually, and with --quick.
@@ -30,12 +28,7 @@ _SLOW_ROUNDS = 1  # of dense attention on large volumes, which takes up to half 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument("--quick", action="store_true", help="tiny problems")
-    parser.add_argument(
-        "--threads",
-        type=recording.count,
-        default=torch.get_num_threads(),
-        help="by default torch's",
-    )
+    recording.add_threads(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -44,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Runs the commands, each in a process of its own: what one leaves in memory is not measured.
 
     Returns:
@@ -75,5 +68,5 @@ def words(name: str, options: argparse.Namespace) -> list[str]:
     if options.quick:
         chosen.append("--quick")
     elif name == "operator":
-        chosen += ["--measure", *MEASUREMENTS]
+        chosen += ["--measure", *METRICS]
     return chosen

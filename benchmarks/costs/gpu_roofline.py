@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import compiled
-from benchmarks.measure.device_timing import time_calls
+from benchmarks.measure.stats import spread
+from benchmarks.measure.timing import CudaClock, Task, interleave
 
 SOURCE = Path(__file__).with_name("gpu_roofline.cu")
 ROW_BYTES = (64, 96, 128, 192)
@@ -99,7 +100,8 @@ def measure(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
     makers += [functools.partial(machine.copy, level, size) for level, size in copies]
     for make in makers:
         bench = make()
-        taken = time_calls({bench.name: bench.run}, "cuda", rounds=rounds)[bench.name].device
+        task = Task(bench.name, bench.run)
+        taken = spread(interleave([task], CudaClock(), rounds=rounds)[task.name]["seconds"])
         yield (
             bench.name,
             {

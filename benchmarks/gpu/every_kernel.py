@@ -2,25 +2,24 @@
 
 A problem is a dtype, a number of axes, a number of channels and a way backward. Together they
 reach every instantiation of the CUDA kernels (tests/benchmarks/gpu/test_every_kernel.py, in the
-emulator). Results and gradients are held against the reference in float64. It is short enough for
-every tool of compute-sanitizer, and without one it is the first thing to ask of a GPU.
+emulator). Results and gradients are compared with the reference in float64. It is short enough for
+every tool of compute-sanitizer, and without one it is the first test on a GPU.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import stdeform
-from benchmarks.gpu.gpu_job import first_line
-from benchmarks.gpu.gpu_record import Record
+from benchmarks.gpu.record import Record, of_environment
+from benchmarks.gpu.stage import first_line
 from benchmarks.subjects.base import poison
+from benchmarks.workloads import DTYPES
 from stdeform import _native, reference
 from stdeform.testing import Problem, excess, make_problem
 
@@ -32,29 +31,16 @@ _QUERIES = 37  # more than a warp has rows, and no multiple of them
 # Channels with a layout of their own, and 5 for that of any number.
 _CHANNELS = (48, 32, 5, 64, 16, 96, 128)
 _BIN_CHANNELS = (48, 32, 5, 64)
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way backward, and with it a way forward.
+    """A way backward, and with it a way forward."""
 
-    Attributes:
-        form: "attention" takes locations and weights, "from_offsets" a reference.
-        tuning: What is forced, of `Tuning` in csrc/cuda/params.h.
-        deterministic: Whether sums are in a fixed order.
-        channels: With which it has kernels of its own.
-    """
-
-    form: str
-    tuning: Mapping[str, int]
-    deterministic: bool
-    channels: tuple[int, ...]
+    form: str  # "attention" takes locations and weights, "from_offsets" a reference
+    tuning: Mapping[str, int]  # forced fields of `Tuning` in csrc/cuda/params.h
+    deterministic: bool  # whether sums are in a fixed order
+    channels: tuple[int, ...]  # with kernels of their own
 
 
 WAYS = {
@@ -86,7 +72,7 @@ class Case:
             _SHAPES[self.axes],
             num_queries=_QUERIES,
             head_dim=self.channels,
-            dtype=_DTYPES[self.dtype],
+            dtype=DTYPES[self.dtype],
             kink_margin=0.1,
         )
 
@@ -95,7 +81,7 @@ def cases() -> list[Case]:
     """Every one, the most used first."""
     return [
         Case(dtype, axes, channels, way)
-        for dtype in _DTYPES
+        for dtype in DTYPES
         for axes in (3, 2)
         for way in WAYS
         # In float64 all numbers of channels are served by the same kernels.
@@ -163,7 +149,7 @@ def run(
     for case in chosen:
         if case.label in tried:
             continue
-        record.trying(case.label)
+        record.write(trying=case.label)
         print(case.label, flush=True)  # before it runs: what a sanitizer says next is about it
         try:
             error = error_of(case, device)
@@ -171,7 +157,7 @@ def run(
             record.note(f"{case.label}: {first_line(reason)}")
             check_device()
             continue
-        record.row({"problem": case.label, "error": error})
+        record.write(row={"problem": case.label, "error": error})
         if not error <= 1:
             record.note(f"{case.label}: {error:.3g} times as far off as the tolerance allows")
     rows = record.read()["rows"]
@@ -179,8 +165,7 @@ def run(
 
 
 def _main() -> int:
-    record = Record(Path(os.environ["STDEFORM_GPU_RECORD"]), os.environ["STDEFORM_GPU_STAGE"])
-    return int(not run(sys.argv[1], record, cases()))
+    return int(not run(sys.argv[1], of_environment(), cases()))
 
 
 if __name__ == "__main__":

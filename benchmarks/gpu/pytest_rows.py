@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
-from benchmarks.gpu.gpu_record import Record
+from benchmarks.gpu.record import Record, of_environment
 
 _LONGEST = 2000  # letters of an error: its end
 
@@ -25,11 +22,10 @@ class _Rows:
         row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
         if report.failed:
             row["error"] = report.longreprtext[-_LONGEST:]
-        self._record.row(row)
+        self._record.write(row=row)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the rows, in the process that hears of all tests."""
     if not hasattr(config, "workerinput"):
-        record = Record(Path(os.environ["STDEFORM_GPU_RECORD"]), os.environ["STDEFORM_GPU_STAGE"])
-        config.pluginmanager.register(_Rows(record))
+        config.pluginmanager.register(_Rows(of_environment()))

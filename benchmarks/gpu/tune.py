@@ -1,31 +1,28 @@
-"""`python -m benchmarks tune`: which constants and choices of the CUDA kernels are fastest here.
+"""The stages `variants` and `sweep` of `gpu-check`: which constants and choices are fastest here.
 
-Builds the variants of `kernel_variants.py` beside the module that is installed, times all of them
-and all knobs on the same inputs, and says for every workload what wins and what to change for it.
+Builds the variants of `kernel_variants.py` beside the installed module, times all of them and all
+knobs on the same inputs, and says for every workload what wins and what to change for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import datetime
 import importlib.util
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from benchmarks.gpu import kernel_variants, variant_build
-from benchmarks.gpu.gpu_job import Job, LostDeviceError, first_line
-from benchmarks.gpu.gpu_record import Record
-from benchmarks.measure import graph_timing
+from benchmarks.gpu.stage import LostDeviceError, Stage, first_line
 from benchmarks.measure.processes import ROOT
-from benchmarks.measure.timing import ratios, spread
-from benchmarks.report.bars import Row
+from benchmarks.measure.rows import Row
+from benchmarks.measure.timing import Task, clock_of, compare
 from benchmarks.report.markdown import table
 from benchmarks.subjects.base import Case, poison
 from benchmarks.subjects.registry import IMPLEMENTATIONS
@@ -38,10 +35,11 @@ _FOLDER = ROOT / "build" / "variants"
 _MODES = (kernel_variants.FORWARD, kernel_variants.BACKWARD)
 _WORKLOADS = ("paper-encoder", "paper-decoder", "detr-encoder", "paper-encoder-large")
 _GAIN = 0.01  # what a change must bring to be worth a line
+_WARM_UP = 3  # calls before a graph is captured
 
 
 class Choice(NamedTuple):
-    """What is timed: kernels, and what is forced on them."""
+    """What is timed: kernels, and forced values of knobs."""
 
     variant: str
     forced: tuple[tuple[str, int], ...]
@@ -53,90 +51,57 @@ class Choice(NamedTuple):
         return f"{self.variant}, {knobs}" if knobs else self.variant
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of this command."""
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="one variant, a tiny problem")
-    parser.add_argument("--rounds", type=int, default=15, help="of timing; default 15")
-    parser.add_argument("--seconds", type=float, default=600, help="for all; default 600")
-    parser.add_argument("--output", type=Path, default=ROOT / "build" / "tune", help="a folder")
-
-
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Builds, times and tells.
-
-    Returns:
-        The exit status: 1 if something could not be built or timed.
-    """
-    record = Record(options.output.absolute(), "tune")
-    record.begin(datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
-    start = time.monotonic()
-    job = Job(
-        device=options.device,
-        quick=options.quick,
-        deadline=start + options.seconds,
-        rounds=options.rounds,
-        output=options.output.absolute(),
-        record=record,
-        words=("tune",),
-        prebuilt=None,
-    )
-    passed = build_variants(job) and time_variants(job)
-    record.end(passed=passed, seconds=time.monotonic() - start)
-    rows = [row for row in record.read()["rows"] if "ratio" in row]
-    print("\n\n".join((times(rows), winners(rows))))
-    return int(not passed)
-
-
-def build_variants(job: Job) -> bool:
+def build_variants(stage: Stage) -> bool:
     """The stage that builds them."""
     # One that is what is there anyway has nothing to build.
-    chosen = [each for each in kernel_variants.VARIANTS if each.files()][: 1 if job.quick else None]
+    chosen = [each for each in kernel_variants.VARIANTS if each.files()][
+        : 1 if stage.quick else None
+    ]
     try:
-        built = variant_build.build(chosen, _FOLDER, job.log, job.left)
+        built = variant_build.build(chosen, _FOLDER, stage.log, stage.left)
     except variant_build.NotBuiltError as error:
-        job.record.note(str(error))
-        return job.device == "cpu"
+        stage.record.note(str(error))
+        return stage.device == "cpu"
     names = {module.parent.name for module in built}
     failed = [each.name for each in chosen if each.slug not in names]
-    job.record.row({"built": sorted(names)})
-    for name, kernels in variant_build.spills(job.log.read_text(errors="replace")).items():
-        job.record.note(f"{name}: {kernels} kernels spill registers")
+    stage.record.write(row={"built": sorted(names)})
+    for name, kernels in variant_build.spills(stage.log.read_text(errors="replace")).items():
+        stage.record.note(f"{name}: {kernels} kernels spill registers")
     if failed:
-        job.record.note(f"not built, see {job.log.name}: {', '.join(failed)}")
+        stage.record.note(f"not built, see gpu-check.log: {', '.join(failed)}")
     return not failed
 
 
-def time_variants(job: Job) -> bool:
+def time_variants(stage: Stage) -> bool:
     """The stage that times them."""
     modules = load(_FOLDER)
-    earlier = [row for row in job.record.read()["rows"] if "ratio" in row]
-    for workload in workloads(job.quick):
-        prepared = IMPLEMENTATIONS["native"].prepare(workload, 0).to(job.device)
+    done = stage.record.read()["done"]
+    for workload in workloads(stage.quick):
+        prepared = IMPLEMENTATIONS["native"].prepare(workload, 0).to(stage.device)
         for mode in _MODES:
-            if any((row["label"], row["mode"]) == (workload.label, mode) for row in earlier):
+            about = f"{workload.label}, {mode}"
+            if about in done:
                 continue
             began = time.monotonic()
             try:
-                for row in _compare(workload, prepared, mode, modules, job):
-                    job.record.row(row)
+                if stage.add(_compare(workload, prepared, mode, modules, stage)):
+                    stage.record.write(done=about)
             except LostDeviceError:
                 raise
             except Exception as error:  # no memory, say: the other workloads are worth having
-                job.record.note(f"{workload.label}, {mode}: {first_line(error)}")
-                job.check_device()
-            if job.left < 1.5 * (time.monotonic() - began):
-                job.record.note(f"no time for what comes after {workload.label}, {mode}")
+                stage.record.note(f"{about}: {first_line(error)}")
+                stage.check_device()
+            if stage.left < 1.5 * (time.monotonic() - began):
+                stage.record.note(f"no time for what comes after {about}")
                 return True
     return True
 
 
 def workloads(quick: bool) -> list[Workload]:
     """Each in both dtypes that variants are compiled for."""
-    names = ("tiny",) if quick else _WORKLOADS
     return [
         dataclasses.replace(WORKLOADS[name], dtype=dtype)
-        for name in names
+        for name in (("tiny",) if quick else _WORKLOADS)
         for dtype in ("float32", "bfloat16")
     ]
 
@@ -182,49 +147,74 @@ def using(module: ModuleType, forced: Mapping[str, int]) -> Iterator[None]:
         _native.options.cuda_tuning = {}
 
 
+def capture(prepared: Case, mode: str, device: str) -> Callable[[], object]:
+    """A call as a CUDA graph, which is timed whatever the host does; on the CPU the call itself."""
+    if device == "cpu":
+        return prepared.call(mode)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    # Autograd runs a backward on the stream where its forward ran, and adds to a leaf on the one
+    # that first saw it: both are the one that captures, so the leaves are new.
+    with torch.cuda.stream(stream):
+        run = prepared.to(device).call(mode)
+        for _ in range(_WARM_UP):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    # The present stream is made current again even if capture fails.
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, stream=stream),
+    ):
+        run()
+    graph.replay()
+    torch.cuda.synchronize()
+
+    def replay() -> object:
+        graph.replay()
+        return run  # which keeps what the graph reads
+
+    return replay
+
+
 def _compare(
     workload: Workload,
     prepared: Case,
     mode: str,
     modules: Mapping[str, ModuleType],
-    job: Job,
+    stage: Stage,
 ) -> Iterator[Row]:
-    """A row of every choice; a wrong one is timed too, and says so."""
+    """A row of every choice; a wrong one is timed too, and marked."""
     replays, wrong = {}, {}
     expected: list[Tensor] = []
-    stage = job.record.read()
+    before = stage.record.read()
     for choice in choices(mode, list(modules)):
         tried = f"{workload.label}, {mode}: {choice.label}"
-        if tried in stage["tried"] and tried not in stage["done"]:
-            job.record.note(f"{tried}: it has ended the process that tried it")
+        if tried in before["tried"] and tried not in before["done"]:
+            stage.record.note(f"{tried}: it has ended the process that tried it")
             continue
-        job.record.trying(tried)
+        stage.record.write(trying=tried)
         with using(modules[choice.variant], dict(choice.forced)):
             try:
                 found = _answers(prepared, mode)
                 expected = expected or [tensor.double() for tensor in found]
                 wrong[choice] = max(map(_error, found, expected)) > 2
-                replays[choice] = graph_timing.capture(prepared, mode, job.device)
+                replays[choice] = capture(prepared, mode, stage.device)
             except (RuntimeError, ValueError) as error:
-                job.record.note(f"{tried}: {first_line(error)}")
-                job.check_device()
-        job.record.done(tried)
-    if not replays:
-        return
-    labels = {choice.label: replay for choice, replay in replays.items()}
-    samples = graph_timing.time_replays(labels, job.device, job.rounds)
-    usual = samples[next(iter(samples))]
-    for choice in replays:
-        own = samples[choice.label]
+                stage.record.note(f"{tried}: {first_line(error)}")
+                stage.check_device()
+        stage.record.write(done=tried)
+    tasks = [Task(choice.label, replay) for choice, replay in replays.items()]
+    timed = compare(tasks, clock_of(stage.device, replays=True), rounds=stage.rounds)
+    for choice, (_, figures) in zip(replays, timed, strict=True):
         yield {
+            "measurement": "tuning",
             "label": workload.label,
             "mode": mode,
             "variant": choice.variant,
             "forced": dict(choice.forced),
-            "wrong": wrong[choice],
-            "seconds": dataclasses.asdict(spread(own)),
-            "rounds": own,
-            "ratio": dataclasses.asdict(spread(ratios(own, usual))),
+            **({"wrong": "its results are others"} if wrong[choice] else {}),
+            **figures,
         }
 
 
@@ -243,41 +233,40 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 def winners(rows: Sequence[Row]) -> str:
     """Markdown: for every workload and mode the fastest choice, and what to change for it."""
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    for row in _tuned(rows):
         groups.setdefault((row["label"], row["mode"]), []).append(row)
     body = []
     for (label, mode), group in groups.items():
-        right = [row for row in group if not row["wrong"]]
+        right = [row for row in group if "wrong" not in row]
         if not right:
             continue
         best = min(right, key=lambda row: float(row["ratio"]["median"]))
         share = best["ratio"]["median"]
         gains = share < 1 - _GAIN and best["ratio"]["q3"] < 1
-        body.append(
-            [
-                label,
-                mode,
-                f"{1e6 * group[0]['seconds']['median']:.1f}",
-                f"{1e6 * best['seconds']['median']:.1f}",
-                f"{share:.3f}",
-                kernel_variants.say(best["variant"], best["forced"]) if gains else "nothing",
-            ]
-        )
-    return (
-        table(["workload", "mode", "now us", "best us", "of now", "change"], body) if body else ""
-    )
+        micro = [f"{1e6 * row['seconds']['median']:.1f}" for row in (group[0], best)]
+        change = kernel_variants.say(best["variant"], best["forced"]) if gains else "nothing"
+        body.append([label, mode, *micro, f"{share:.3f}", change])
+    return table(["workload", "mode", "now us", "best us", "of now", "change"], body)
 
 
 def times(rows: Sequence[Row]) -> str:
     """Markdown: a line for every choice, and for every workload its time as a share of now."""
+    rows = _tuned(rows)
     columns = list(dict.fromkeys((row["label"], row["mode"]) for row in rows))
     lines: dict[str, dict[tuple[str, str], str]] = {}
     for row in rows:
         name = Choice(row["variant"], tuple(row["forced"].items())).label
-        shown = f"{row['ratio']['median']:.3f}" + " WRONG" * row["wrong"]
+        shown = f"{row['ratio']['median']:.3f}" + " WRONG" * ("wrong" in row)
         lines.setdefault(name, {})[row["label"], row["mode"]] = shown
     heads = [f"{label}, {mode}" for label, mode in columns]
     body = [
         [name, *(cells.get(column, "-") for column in columns)] for name, cells in lines.items()
     ]
-    return table(["choice", *heads], body) if body else ""
+    return table(["choice", *heads], body)
+
+
+def _tuned(rows: Sequence[Row]) -> list[Row]:
+    """The last row of every choice."""
+    keys = ("label", "mode", "variant", "forced")
+    tuned = [row for row in rows if row["measurement"] == "tuning"]
+    return list({tuple(str(row[key]) for key in keys): row for row in tuned}.values())

@@ -1,7 +1,7 @@
 """Builds variants of the CUDA kernels side by side, from what the in-place build has left.
 
 Of a variant the float32 and bfloat16 kernels are compiled and what launches them; all other objects
-are those of the in-place build, whose build.ninja says how.
+are those of the in-place build, and its build.ninja says how to compile.
 """
 
 from __future__ import annotations

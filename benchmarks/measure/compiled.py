@@ -36,10 +36,10 @@ def library(source: Path) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise RuntimeError(f"{source.name} needs a C++ compiler (g++ or clang++)")
-    told = subprocess.run(
+    expanded = subprocess.run(
         [command, "-std=c++17", f"-I{_CSRC}", "-E", str(source)], capture_output=True, check=True
     )
-    key = hashlib.sha256(b"\0".join([told.stdout, platform.node().encode(), command.encode()]))
+    key = hashlib.sha256(b"\0".join([expanded.stdout, platform.node().encode(), command.encode()]))
     folder = Path(tempfile.gettempdir()) / f"stdeform-benchmarks-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / f"{key.hexdigest()[:16]}.so"
@@ -48,6 +48,11 @@ def library(source: Path) -> ctypes.CDLL:
         subprocess.run([command, *_FLAGS, str(source), "-o", str(fresh)], check=True)
         fresh.rename(target)
     return ctypes.CDLL(str(target))
+
+
+def cuda_tool(name: str) -> str | None:
+    """The path of a program of the CUDA toolkit; None if it is not installed."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
 
 
 @functools.cache
@@ -61,14 +66,14 @@ def cuda_library(source: Path, architecture: str) -> ctypes.CDLL:
     Raises:
         RuntimeError: There is no nvcc, or it refuses the source; says what it said.
     """
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
+    command = cuda_tool("nvcc")
+    if command is None:
         raise RuntimeError(f"{source.name} needs nvcc")
     code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "library.so"
         done = subprocess.run(
-            [nvcc, *_CUDA_FLAGS, code, str(source), "-o", str(target)],
+            [command, *_CUDA_FLAGS, code, str(source), "-o", str(target)],
             capture_output=True,
             text=True,
             check=False,

@@ -1,27 +1,19 @@
-"""Times of the single kernels that a call launches, as PyTorch's profiler sees them.
-
-`python -m benchmarks.measure.kernel_times DEVICE WORKLOAD DTYPE CALLS` runs forward and backward
-CALLS times: a program for `ncu` to look at.
-"""
+"""Times of the single kernels that a call launches, as PyTorch's profiler sees them."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import sys
 from collections.abc import Callable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.report.bars import Row
-from benchmarks.subjects.registry import IMPLEMENTATIONS
-from benchmarks.workloads import WORKLOADS
+from benchmarks.measure.rows import Row
 
 _OURS = r"stdeform::cuda::(?:\(anonymous namespace\)::)?(\w+)"
 _WARM_UP = 3
 _CALLS = 20
-_MOST = 12  # kernels of a call that are told
+_MOST = 12  # kernels of a call that are reported
 
 
 def measure(run: Callable[[], object], device: str) -> list[Row]:
@@ -48,11 +40,12 @@ def measure(run: Callable[[], object], device: str) -> list[Row]:
         {
             "kernel": event.key,
             "launches": event.count / _CALLS,
-            "seconds": _micro(event, device) / 1e6 / _CALLS,
+            "kernel_seconds": _micro(event, device) / 1e6 / _CALLS,
         }
         for event in seen.key_averages()
     ]
-    return sorted((row for row in rows if row["seconds"]), key=lambda row: -row["seconds"])[:_MOST]
+    launched = [row for row in rows if row["kernel_seconds"]]
+    return sorted(launched, key=lambda row: -row["kernel_seconds"])[:_MOST]
 
 
 def _micro(event: object, device: str) -> float:
@@ -72,15 +65,3 @@ def function(kernel: str) -> str | None:
     """The name of the function of a kernel of ours; None if it is not ours."""
     match = re.search(_OURS, kernel)
     return match[1] if match else None
-
-
-def _main() -> None:
-    device, name, dtype, calls = sys.argv[1:]
-    workload = dataclasses.replace(WORKLOADS[name], dtype=dtype)
-    run = IMPLEMENTATIONS["native"].prepare(workload, 0).to(device).call("forward+backward")
-    for _ in range(int(calls)):
-        run()
-
-
-if __name__ == "__main__":
-    _main()

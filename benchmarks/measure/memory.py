@@ -1,41 +1,28 @@
-"""Peak extra memory of one call, measured in a process of its own.
+"""Peak memory of a call: of the process, and of the tensors that are alive.
 
-The native core and oneDNN allocate outside torch's allocator, so what counts is what the operating
-system sees: the peak of the resident set during the call, less the resident set just before it,
-when inputs exist and the same kind of call has already run on a handful of cells (a compiled
-variant: on the workload itself), so that libraries are loaded and threads are started. It includes
-the result, everything kept for backward, all gradients, and all scratch.
+The native core and oneDNN allocate outside torch's allocator, so of the process what counts is what
+the operating system sees: the peak of the resident set during the call, less the resident set just
+before it. That includes the result, everything kept for backward, all gradients, and all scratch.
+Of live tensors, weights, inputs and scratch of kernels are no part.
 """
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import gc
-import json
-import os
 import re
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch import nn
 
-from benchmarks.subjects.base import Case
-from benchmarks.subjects.blocks import BLOCKS
-from benchmarks.subjects.registry import IMPLEMENTATIONS
-from benchmarks.workloads import Workload
-
-_ROOT = Path(__file__).parents[2]
 _SAMPLING_SECONDS = 0.0005
-# glibc raises the size from which a block is mapped, and given back when freed, as blocks are
-# freed. A fixed size keeps freed blocks from being reused without the peak showing it.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Peak:
     """What one call added to the resident set at its peak.
 
@@ -49,50 +36,12 @@ class Peak:
     method: str
 
 
-def measure_peak(
-    workload: Workload,
-    variant: str,
-    mode: str,
-    *,
-    threads: int,
-    seed: int,
-    block: str | None = None,
-) -> Peak:
-    """Starts a fresh process and measures one call of `variant` in it.
-
-    Args:
-        workload: What it is called on.
-        variant: Name in `IMPLEMENTATIONS`; of a block its kind.
-        mode: One of `MODES`.
-        threads: torch's threads.
-        seed: Of the inputs.
-        block: Name in `BLOCKS`: a module with its projections in place of an operator.
+def peak_of(call: Callable[[], object]) -> Peak:
+    """Peak extra resident memory of `call`, in this process.
 
     Raises:
-        RuntimeError: The process failed, or this system has no /proc.
+        RuntimeError: This system has no /proc.
     """
-    request = {
-        "workload": dataclasses.asdict(workload),
-        "variant": variant,
-        "block": block,
-        "mode": mode,
-        "threads": threads,
-        "seed": seed,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(request)],
-        cwd=_ROOT,
-        env={**os.environ, **_ENVIRONMENT},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"memory of {variant} could not be measured:\n{done.stderr}")
-    return Peak(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def peak_of(call: Callable[[], object]) -> Peak:
-    """Peak extra resident memory of `call`, in this process."""
     gc.collect()
     _give_freed_memory_back()
     if _reset_high_water_mark():
@@ -109,7 +58,7 @@ def peak_of(call: Callable[[], object]) -> Peak:
 
 
 class _Sampler:
-    """Reads the resident set from a second thread for as long as the call runs."""
+    """Reads the resident set from a second thread while the call runs."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -154,26 +103,62 @@ def _give_freed_memory_back() -> None:
         trim(0)
 
 
-def _subject(name: str, block: str | None) -> tuple[Callable[[Workload, int], Case], bool]:
-    """What prepares it, and whether its first call compiles."""
-    if block is not None:
-        return BLOCKS[block][name], False
-    return IMPLEMENTATIONS[name].prepare, IMPLEMENTATIONS[name].is_compiled
+@dataclass(frozen=True)
+class PartMemory:
+    """Bytes of live tensors in the forward pass of one part of a model.
+
+    Attributes:
+        peak: Most bytes alive at a time while it runs, less those alive before.
+        kept: Alive after it, likewise: its result, and in training what its backward needs. Of a
+            part that runs several times the sum.
+    """
+
+    peak: int = 0
+    kept: int = 0
 
 
-def _main() -> None:
-    request = json.loads(sys.argv[1])
-    shapes = tuple(tuple(shape) for shape in request["workload"].pop("spatial_shapes"))
-    workload = Workload(spatial_shapes=shapes, **request["workload"])
-    torch.set_num_threads(request["threads"])
-    prepare, is_compiled = _subject(request["variant"], request["block"])
-    prepared = prepare(workload, request["seed"])
-    little = prepare(workload.shrunk(), request["seed"])
-    (prepared if is_compiled else little).call(request["mode"])()
-    torch.ones(1 << 20).sum()  # starts the pool of threads, which the little problem may not
-    peak = peak_of(prepared.call(request["mode"]))
-    print(json.dumps(dataclasses.asdict(peak)))
+def live_tensors(
+    call: Callable[[], object], parts: Mapping[str, Sequence[nn.Module]]
+) -> tuple[int, dict[str, PartMemory]]:
+    """The peak of a call, and what each part of a model adds that ran in it.
 
+    Args:
+        call: What is run, once.
+        parts: Modules by the name of their part; none holds another.
+    """
+    from defvis.training.memory import LiveStorages
 
-if __name__ == "__main__":
-    _main()
+    peak, found = 0, dict.fromkeys(parts, PartMemory())
+    before: list[int] = []
+    live = LiveStorages()
+
+    def begin(*_: Any) -> None:
+        nonlocal peak
+        peak = max(peak, live.peak)
+        before.append(live.bytes)
+        live.peak = live.bytes
+
+    def end(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            start, known = before.pop(), found[name]
+            added = max(known.peak, live.peak - start)
+            found[name] = PartMemory(added, known.kept + live.bytes - start)
+
+        return hook
+
+    handles = [
+        handle
+        for name, modules in parts.items()
+        for module in modules
+        for handle in (
+            module.register_forward_pre_hook(begin),
+            module.register_forward_hook(end(name)),
+        )
+    ]
+    try:
+        with live:
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(peak, live.peak), found

@@ -15,16 +15,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(
-    command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    seconds: float | None,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
 ) -> int | None:
     """Runs a program from the root of the checkout, in a process group of its own.
 
-    When it ends, for whatever reason, what is left of its group ends too: it would share the
-    processor and the GPU with what is measured next.
+    When it ends, for any reason, the rest of its group is killed: it would share the processor and
+    the GPU with what is measured next.
 
     Args:
         command: Its words.
-        seconds: After which it is stopped.
+        seconds: After which it is stopped; None for never.
         log: Where its output is appended to, as it comes.
         environment: Further variables.
 
@@ -32,7 +35,7 @@ def run(
         Its exit status; None if it was stopped.
     """
     with log.open("ab") as output:
-        # A group and no session: whoever ends this session ends the program too.
+        # A group and no session: what ends this session ends the program too.
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -53,7 +56,7 @@ def run(
 
 @contextlib.contextmanager
 def stopping_cleanly() -> Iterator[None]:
-    """Meanwhile a request to end (SIGTERM) leaves through `finally`, which ends what is running."""
+    """Meanwhile SIGTERM leaves through `finally`, which stops the program that is running."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

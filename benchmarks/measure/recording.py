@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import environment
-from benchmarks.report.bars import Row
+from benchmarks.measure.rows import Row
 
 _BUSY = 0.25  # load average per core from which a run says that it is not alone
 SCHEMA = 2  # of header and rows; raised when a field changes its meaning
@@ -23,20 +23,24 @@ SCHEMA = 2  # of header and rows; raised when a field changes its meaning
 
 def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
     """Declares the options that every command which measures has."""
-    parser.add_argument(
-        "--threads", type=count, default=torch.get_num_threads(), help="by default torch's"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--seconds",
         type=float,
         default=seconds,
         help=f"for the timed rounds of one comparison; default {seconds:g}",
     )
-    parser.add_argument("--rounds", type=count, help="exactly so many rounds instead")
+    parser.add_argument("--rounds", type=count, help="exactly this many rounds instead")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs; default 0")
     parser.add_argument(
         "--output", type=Path, help="write the rows here as JSON lines, each as it is measured"
     )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Declares the option of commands that run on a processor."""
+    threads = torch.get_num_threads()
+    parser.add_argument("--threads", type=count, default=threads, help="by default torch's")
 
 
 def add_slow_rounds(parser: argparse.ArgumentParser, *, default: int | None) -> None:
@@ -47,7 +51,7 @@ def add_slow_rounds(parser: argparse.ArgumentParser, *, default: int | None) -> 
         type=count,
         default=default,
         help="what takes half of --seconds for itself is left out from then on, but not before it "
-        f"had so many rounds; default {known}",
+        f"had this many rounds; default {known}",
     )
 
 
@@ -96,22 +100,33 @@ class Recorder:
         suite: Name of the command.
         options: With those of `add_arguments`.
         arguments: As on the command line.
+        device: "cpu" or "cuda".
+        append: Whether the file keeps the rows that it has.
 
     Attributes:
         rows: All so far as `load_rows` gives them: with the header, without raw rounds.
     """
 
-    def __init__(self, suite: str, options: argparse.Namespace, arguments: list[str]) -> None:
+    def __init__(
+        self,
+        suite: str,
+        options: argparse.Namespace,
+        arguments: list[str],
+        *,
+        device: str = "cpu",
+        append: bool = False,
+    ) -> None:
         self._about: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": suite,
-            **environment.describe(arguments),
+            **environment.describe(arguments, device),
         }
         self._output: Path | None = options.output
         self.rows: list[Row] = []
         if self._output:
             self._output.parent.mkdir(parents=True, exist_ok=True)
-            self._output.unlink(missing_ok=True)
+            if not append:
+                self._output.unlink(missing_ok=True)
             self._write(self._about)
         if self._about["load_average_at_start"] > _BUSY * self._about["cores"]:
             print("-- this machine is busy with other work: the figures will be off", flush=True)

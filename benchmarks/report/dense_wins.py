@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.report.bars import Row
-from benchmarks.subjects.base import MODES
+from benchmarks.measure.rows import MODES, Row
 
 TITLE = "Where dense attention wins"
 
@@ -53,13 +52,13 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _less_memory(rows: Sequence[Row]) -> list[str]:
-    told = {}  # of rows from two machines about the same the last counts
+    found = {}  # of rows from two machines about the same the last counts
     for row in rows:
         is_one = row["measurement"] in ("memory", "memory by size") and _is_dense(row)
         if is_one and row["ratio"]["median"] is not None and row["ratio"]["median"] < 1:
             about = f"{row['label']}, {row['mode']}"
-            told[about] = f"{about} ({row['ratio']['median']:.2f}x)"
-    return list(told.values())
+            found[about] = f"{about} ({row['ratio']['median']:.2f}x)"
+    return list(found.values())
 
 
 def _is_dense(row: Row) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from benchmarks.measure.timing import shared
-from benchmarks.report import fit
-from benchmarks.report.bars import Row
-from benchmarks.subjects.base import MODES
+from benchmarks.measure import stats
+from benchmarks.measure.rows import MODES, Row
 
 
 def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> Iterator[Row]:
@@ -22,12 +20,12 @@ def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> It
     for about, own in _by_mode_and_kind(rows):
         fitted = [row for row in own if row[size] >= smallest]
         sizes = [row[size] for row in fitted]
-        rounds = shared(*(row["rounds"] for row in fitted))
+        rounds = stats.shared(*(row["rounds"] for row in fitted))
         yield {
             **about,
             "measurement": "exponent",
-            "exponent": dataclasses.asdict(fit.exponent(dict(zip(sizes, rounds, strict=True)))),
-            "counted": fit.slope({row[size]: row["multiply_adds"] for row in fitted}),
+            "exponent": dataclasses.asdict(stats.exponent(dict(zip(sizes, rounds, strict=True)))),
+            "counted": stats.slope({row[size]: row["multiply_adds"] for row in fitted}),
             "sizes": sizes,
             "fitted_rounds": len(rounds[0]),
         }
@@ -50,7 +48,7 @@ def crossovers(rows: Sequence[Row]) -> Iterator[Row]:
             **about,
             "measurement": "crossover",
             "variant": f"than {kind}",
-            "cells": fit.crossover(gains),
+            "cells": stats.crossover(gains),
             "smallest": min(gains),
         }
 

@@ -6,8 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.bars import Row
-from benchmarks.subjects.base import MODES
+from benchmarks.measure.rows import MODES, Row
 
 _COLUMNS = 2  # of panels: more of them are small on a page
 _DPI, _COLORS = 100, 32

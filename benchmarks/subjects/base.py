@@ -12,9 +12,6 @@ from torch import Tensor
 from benchmarks.measure.compiled import compiler
 from benchmarks.workloads import DTYPES, Workload, make_inputs
 
-MODES = ("forward", "forward+backward")  # of a call
-ALL_MODES = ("forward", "backward", "forward+backward")
-
 
 class WrongAnswerError(RuntimeError):
     """A result or gradient differs from the oracle's by more than rounding."""

@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import main
 from benchmarks.commands import complexity
+from benchmarks.commands import report as page_of
 from benchmarks.costs.flops import multiply_adds, operand_bytes
+from benchmarks.measure import stats
 from benchmarks.measure.recording import load_rows, without_rounds
-from benchmarks.measure.timing import ratios, spread
-from benchmarks.report import bars, dense_wins, fit, growth, report
+from benchmarks.measure.rows import MODES, Row
+from benchmarks.measure.stats import ratios, spread
+from benchmarks.report import dense_wins, growth, tables
 from benchmarks.subjects import blocks
-from benchmarks.subjects.base import MODES
 from benchmarks.subjects.blocks import BLOCKS
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
@@ -28,35 +30,36 @@ TINY = WORKLOADS["tiny"]
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_exponents_are_found(power: float) -> None:
-    exact = fit.exponent({n: [3 * n**power] * 3 for n in (10, 20, 40)})
+    exact = stats.exponent({n: [3 * n**power] * 3 for n in (10, 20, 40)})
     assert (exact.low, exact.median, exact.high) == pytest.approx((power,) * 3)
     noisy = {n: [3 * n**power * (1 + (i * n) % 7 / 20) for i in range(9)] for n in (10, 20, 40, 80)}
-    found = fit.exponent(noisy)
+    found = stats.exponent(noisy)
     assert found.low < found.median < found.high
     assert found.low - 0.15 < power < found.high + 0.15
 
 
 def test_a_machine_that_slows_down_between_rounds_changes_no_exponent() -> None:
     slowdowns = (1.0, 2.0, 1.5)
-    found = fit.exponent({n: [5.0 * n * slow for slow in slowdowns] for n in (10, 20, 40)})
+    found = stats.exponent({n: [5.0 * n * slow for slow in slowdowns] for n in (10, 20, 40)})
     assert (found.low, found.median, found.high) == pytest.approx((1, 1, 1))
     with pytest.raises(ValueError, match="zip"):
-        fit.exponent({10: [1.0, 2.0], 20: [1.0]})
+        stats.exponent({10: [1.0, 2.0], 20: [1.0]})
 
 
 def test_crossover() -> None:
-    assert fit.crossover({1: 1 / 20, 10: 0.5, 100: 5.0}) == pytest.approx(20)
-    assert fit.crossover({1: 20.0, 10: 2.0, 100: 0.2}) is None
-    assert fit.crossover({1: 2.0, 10: 0.5, 40: 2.0}) == pytest.approx(20)  # the last time
-    assert fit.crossover({1: 1.1, 2: 2.0}) == 1
-    assert fit.crossover({1: 1.0, 2: 2.0}) == 1  # as dear: "from there on" begins here
-    assert fit.crossover({1: 2.0, 2: 1.0}) is None
+    assert stats.crossover({1: 1 / 20, 10: 0.5, 100: 5.0}) == pytest.approx(20)
+    assert stats.crossover({1: 20.0, 10: 2.0, 100: 0.2}) is None
+    assert stats.crossover({1: 2.0, 10: 0.5, 40: 2.0}) == pytest.approx(20)  # the last time
+    assert stats.crossover({1: 1.1, 2: 2.0}) == 1
+    assert stats.crossover({1: 1.0, 2: 2.0}) == 1  # as dear: "from there on" begins here
+    assert stats.crossover({1: 2.0, 2: 1.0}) is None
 
 
-def _grown(variant: str, cells: int, rounds: list[float], ours: list[float]) -> bars.Row:
+def _grown(variant: str, cells: int, rounds: list[float], ours: list[float]) -> Row:
     ratio = spread(ratios(rounds, ours)).median
     return {
-        "measurement": "complexity", "suite": "complexity", "subject": "operator", "axis": "T",
+        "measurement": "complexity", "device": "cpu", "suite": "complexity",
+        "subject": "operator", "axis": "T",
         "label": f"{cells}", "threads": 1, "variant": variant, "mode": "forward", "cells": cells,
         "rounds": rounds, "num_rounds": len(rounds), "seconds": dataclasses.asdict(spread(rounds)),
         "ratio": {"median": ratio}, "multiply_adds": cells, "operand_bytes": cells,
@@ -78,11 +81,11 @@ def test_rounds_decide_where_deformable_is_cheaper() -> None:
     (found,) = growth.crossovers(DRIFTING)
     assert (found["variant"], found["smallest"]) == ("than dense", 100)
     assert 100 < found["cells"] < 400
-    cell = report._cells(found)
+    cell = tables._cells(found)
     assert cell == [f"{found['cells']:.0f}"]
     everywhere = {**found, "cells": 100}
-    assert report._cells(everywhere) == ["all sizes, 100"]
-    assert report._cells({**found, "cells": None}) == ["not in these sizes"]
+    assert tables._cells(everywhere) == ["all sizes, 100"]
+    assert tables._cells({**found, "cells": None}) == ["not in these sizes"]
 
 
 def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
@@ -95,9 +98,9 @@ def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
     assert found["counted"] == 0  # each has 100 multiply-adds
     assert (found["sizes"], found["fitted_rounds"]) == ([8, 16, 32], 2)
     assert next(growth.exponents(rows, "size", smallest=16))["sizes"] == [16, 32]
-    assert "[2.000, 2.000]" in report._cells(found)[0]
+    assert "[2.000, 2.000]" in tables._cells(found)[0]
     (single,) = growth.exponents([{**row, "rounds": row["rounds"][:1]} for row in rows], "size")
-    assert report._cells(single) == ["2.000 once", "0.000"]
+    assert tables._cells(single) == ["2.000 once", "0.000"]
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -114,9 +117,9 @@ def test_sweeps_count_and_fit(
     )
     measured = complexity._sweep(field, (4, 8, 16), options)
     rows = [dict(without_rounds(row), suite="complexity") for row in measured]
-    shown = report._TABLES[f"sweep of {field}"][1]
+    shown = tables._TABLES[f"sweep of {field}"][1]
     assert shown[-2:] == ["multiply-adds of the forward", "operands"]
-    assert all(len(report._cells(row)) == len(shown) for row in rows if "size" in row)
+    assert all(len(tables._cells(row)) == len(shown) for row in rows if "size" in row)
     fitted = [row for row in rows if row["measurement"] == "exponent"]
     assert {row["label"] for row in fitted} == {f"operator, {axis} alone"}
     assert {row["mode"] for row in fitted} == set(MODES)
@@ -258,9 +261,9 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = [command, "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
     assert main(words) == 0
     rows = load_rows([output])
-    assert report.tables(rows) in capsys.readouterr().out
+    assert tables.tables(rows) in capsys.readouterr().out
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    page.write_text(f"before\n{page_of.BEGIN}\n{page_of.END}\nafter\n")
     assert main(["report", str(output), "--docs", str(page)]) == 0
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
@@ -282,18 +285,3 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         first = (tmp_path / "complexity.png").read_bytes()
         main(["report", str(output), "--docs", str(page)])
         assert (tmp_path / "complexity.png").read_bytes() == first
-
-
-def test_bars_of_an_interval() -> None:
-    bar = next(bar for bar in bars.BARS if bar.figure == "exponent")
-    assert bar.limit == "0.95 to 1.05"
-    assert [bar.is_met_by(value) for value in (0.94, 1.0, 1.06)] == [False, True, False]
-    row = {
-        "subject": bar.subject, "measurement": "exponent", "variant": "deformable",
-        "mode": bar.mode, "label": bar.label, "threads": 2, "exponent": {"median": 1.01},
-        "cpu": "one", "cores": 2, "simd": "avx2",
-    }  # fmt: skip
-    verdicts = {verdict.bar: verdict for verdict in bars.judge([row])}
-    assert verdicts[bar].word == "pass"
-    other = dataclasses.replace(bar, threads=3)
-    assert not other.is_about(row)

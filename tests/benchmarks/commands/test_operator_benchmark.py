@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.commands import operator
-from benchmarks.measure.measurements import MEASUREMENTS, Job
+from benchmarks.measure.rows import ALL_MODES, MODES
+from benchmarks.metrics import METRICS, Job
 from benchmarks.subjects import base
-from benchmarks.subjects.base import ALL_MODES, MODES
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import DTYPES, WORKLOADS
 
@@ -33,7 +33,7 @@ def _timed(jobs: list[Job]) -> set[tuple[str, str, str]]:
     return {
         (job.workload.label, name, mode)
         for job in jobs
-        if "latency" in job.measurements
+        if "latency" in job.metrics
         for name in job.variants
         for mode in job.modes
     }
@@ -54,21 +54,21 @@ def test_all_covers_every_workload_dtype_backend_and_baseline(jobs: list[Job]) -
     for workload in ("paper-encoder", "detr-encoder"):
         label = f"{workload}, float32"
         assert {(label, "composite-compiled", mode) for mode in ALL_MODES} <= timed
-    measured = {name for job in jobs for name in job.measurements}
-    assert measured == set(MEASUREMENTS)
+    measured = {name for job in jobs for name in job.metrics}
+    assert measured == set(METRICS)
 
 
 def test_all_gives_its_time_to_the_promises(jobs: list[Job]) -> None:
     for job in jobs:
         is_promised = job.workload.label == "paper-encoder, float32"
-        if "growth" in job.measurements:
+        if "growth" in job.metrics:
             assert job.seconds == SECONDS
         assert job.seconds <= (SECONDS if is_promised else SECONDS / 4)
     # Of two rows of one variant the last counts: the one that the baselines are compared with.
     last = [
         job
         for job in jobs
-        if "latency" in job.measurements and job.workload.label == "paper-encoder, float32"
+        if "latency" in job.metrics and job.workload.label == "paper-encoder, float32"
     ][-1]
     assert {"native", "composite", "dense"} <= set(last.variants)
     assert (last.seconds, last.modes) == (SECONDS, ALL_MODES)

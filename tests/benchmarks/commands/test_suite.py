@@ -35,7 +35,7 @@ def test_all_commands_run(
     for name, command in zip(MEASURING, commands, strict=True):
         seen = []
         module = program._COMMANDS[name]
-        monkeypatch.setattr(module, "run", lambda options, _, seen=seen: seen.append(options) or 0)
+        monkeypatch.setattr(module, "run", lambda options, seen=seen: seen.append(options) or 0)
         assert main(command[3:]) == 0
         (options,) = seen
         assert (options.quick, options.threads) == (quick, 1)

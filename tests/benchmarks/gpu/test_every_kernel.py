@@ -11,7 +11,7 @@ import torch
 
 import stdeform
 from benchmarks.gpu import every_kernel
-from benchmarks.gpu.gpu_record import Record
+from benchmarks.gpu.record import Record
 from stdeform import _native
 from tests.cuda.emulator import build, emulated
 from tests.support import cases
@@ -84,7 +84,7 @@ def test_a_problem_that_cannot_be_asked_does_not_keep_the_others(
     ]
     assert (len(record.read()["rows"]), asked) == (2, ["device"])
     # Another process goes on behind it.
-    record.trying("nothing")
+    record.write(trying="nothing")
     assert not every_kernel.run("cpu", record, chosen)
     assert len(record.read()["notes"]) == 1
 

@@ -1,12 +1,10 @@
-"""`python -m benchmarks tune`: variants apply and compile, all are timed, the winner is told."""
+"""Tuning in `gpu-check`: variants apply and compile, all are timed, the winner is told."""
 
 from __future__ import annotations
 
-import functools
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +14,14 @@ import torch
 
 from benchmarks.gpu import kernel_variants, tune, variant_build
 from benchmarks.gpu.kernel_variants import BACKWARD, FORWARD, KNOBS, VARIANTS
-from benchmarks.measure import graph_timing, kernel_times
+from benchmarks.gpu.stage import RESULTS
+from benchmarks.measure import kernel_times
+from benchmarks.measure.recording import load_rows
+from benchmarks.measure.rows import Row
 from benchmarks.subjects.registry import IMPLEMENTATIONS as OPERATORS
 from benchmarks.workloads import WORKLOADS
 from stdeform import _native
-from tests.benchmarks.gpu.test_gpu_tests import job
+from tests.benchmarks.gpu.test_run_tests import stage
 
 ROOT = Path(__file__).parents[3]
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
@@ -127,7 +128,7 @@ def test_without_a_build_there_are_no_variants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(variant_build, "ROOT", tmp_path)
-    this = job(tmp_path, "variants", device="cuda")
+    this = stage(tmp_path, "variants", device="cuda")
     assert not tune.build_variants(this)
     assert this.record.read()["notes"] == [
         "variants need the objects of an in-place build with CUDA"
@@ -145,6 +146,10 @@ def test_kernels_that_spill_are_counted() -> None:
         "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
     )
     assert variant_build.spills(said) == {"one": 2}
+
+
+def _rows(folder: Path) -> list[Row]:
+    return load_rows([folder / RESULTS])
 
 
 # -- times ---------------------------------------------------------------------------------------
@@ -183,9 +188,9 @@ def test_every_choice_is_timed_and_a_wrong_one_is_marked(
     name = next(each.name for each in VARIANTS if each.mode == FORWARD)
     monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: installed, name: wrong})
     monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
-    this = job(tmp_path, "sweep")
+    this = stage(tmp_path, "sweep")
     assert tune.time_variants(this)
-    rows = this.record.read()["rows"]
+    rows = _rows(tmp_path)
     for mode in (FORWARD, BACKWARD):
         timed = [row for row in rows if row["mode"] == mode]
         assert timed[0]["ratio"]["median"] == 1
@@ -193,12 +198,12 @@ def test_every_choice_is_timed_and_a_wrong_one_is_marked(
             (),
             *((knob.name,) for knob in KNOBS if knob.mode == mode),
         }
-        assert all(len(row["rounds"]) == this.rounds for row in timed)
-        assert [row["variant"] for row in timed if row["wrong"]] == [name] * (mode == FORWARD)
+        assert all(row["num_rounds"] == this.rounds for row in timed)
+        assert [row["variant"] for row in timed if "wrong" in row] == [name] * (mode == FORWARD)
     assert "WRONG" in tune.times(rows)
     # A process that goes on leaves out what is done.
     assert tune.time_variants(this)
-    assert this.record.read()["rows"] == rows
+    assert _rows(tmp_path) == rows
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -207,16 +212,16 @@ def test_a_choice_that_ended_the_process_is_left_out_by_the_next(
 ) -> None:
     monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
     monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
-    this = job(tmp_path, "sweep")
-    this.record.trying("tiny, float32, backward: installed, samples_per_warp 64")
+    this = stage(tmp_path, "sweep")
+    this.record.write(trying="tiny, float32, backward: installed, samples_per_warp 64")
     assert tune.time_variants(this)
     found = this.record.read()
     assert found["notes"] == [
         "tiny, float32, backward: installed, samples_per_warp 64:"
         " it has ended the process that tried it"
     ]
-    assert not any(row["forced"] == {"samples_per_warp": 64} for row in found["rows"])
-    assert any(row["forced"] == {"samples_per_warp": 256} for row in found["rows"])
+    assert not any(row["forced"] == {"samples_per_warp": 64} for row in _rows(tmp_path))
+    assert any(row["forced"] == {"samples_per_warp": 256} for row in _rows(tmp_path))
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -243,14 +248,14 @@ def test_where_nothing_can_be_captured_the_others_are_timed(
             raise RuntimeError("operation not permitted")
         return usual(_, mode, device)
 
-    usual = graph_timing.capture
-    monkeypatch.setattr(graph_timing, "capture", capture)
+    usual = tune.capture
+    monkeypatch.setattr(tune, "capture", capture)
     monkeypatch.setattr(tune, "load", lambda _: {tune.INSTALLED: _native._C})
     monkeypatch.setattr(tune, "workloads", lambda _: [WORKLOADS["tiny"]])
-    this = job(tmp_path, "sweep")
+    this = stage(tmp_path, "sweep")
     assert tune.time_variants(this)
     found = this.record.read()
-    assert {row["mode"] for row in found["rows"]} == {BACKWARD}
+    assert {row["mode"] for row in _rows(tmp_path)} == {BACKWARD}
     assert all("operation not permitted" in note for note in found["notes"])
 
 
@@ -264,11 +269,11 @@ def test_answers_keep_no_graph(mode: str) -> None:
 
 def _row(variant: str, forced: dict[str, int], ratio: float, **more: object) -> dict[str, Any]:
     return {
+        "measurement": "tuning",
         "label": "paper-encoder, float32",
         "mode": "forward",
         "variant": variant,
         "forced": forced,
-        "wrong": False,
         "seconds": {"median": 1e-4 * ratio},
         "ratio": {"median": ratio, "q1": ratio, "q3": ratio},
         **more,
@@ -279,7 +284,7 @@ def test_the_winner_is_told_with_the_line_to_change() -> None:
     usual = _row(tune.INSTALLED, {}, 1.0)
     variant = next(each for each in VARIANTS if each.files())
     faster = _row(variant.name, {}, 0.8)
-    wrong = _row(tune.INSTALLED, {"forward_splits": 2}, 0.1, wrong=True)
+    wrong = _row(tune.INSTALLED, {"forward_splits": 2}, 0.1, wrong="by far")
     told = re.sub(" +", " ", tune.winners([usual, faster, wrong]))
     assert f"| paper-encoder, float32 | forward | 100.0 | 80.0 | 0.800 | {variant.say()} |" in told
     # Less than a hundredth, or not in most rounds: nothing to change.
@@ -289,38 +294,15 @@ def test_the_winner_is_told_with_the_line_to_change() -> None:
     assert tune.winners([]) == ""
 
 
-def test_calls_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    replays = {name: (lambda name=name: order.append(name)) for name in "ab"}
-    monkeypatch.setattr(graph_timing, "_MOST_CALLS", 1)
-    monkeypatch.setattr(graph_timing, "_FEW_CALLS", 1)
-    samples = graph_timing.time_replays(replays, "cpu", 2)
-    # Once to warm up, once to see how long they take.
-    assert "".join(order) == "ab" + "ab" + "ab" + "ba"
-    assert {name: len(own) for name, own in samples.items()} == {"a": 2, "b": 2}
-
-
-def test_who_is_first_has_no_other_blocks_than_the_others() -> None:
-    """What a first call loads is neither timed nor taken for the time of a call."""
-    counts = dict.fromkeys("ab", 0)
-
-    def replay(name: str) -> None:
-        time.sleep(0.05 if not any(counts.values()) else 0.001)
-        counts[name] += 1
-
-    replays = {name: functools.partial(replay, name) for name in counts}
-    samples = graph_timing.time_replays(replays, "cpu", 5)
-    assert counts["a"] == counts["b"]
-    assert max(samples["a"]) < 0.05
-
-
 def test_kernels_are_told_with_their_times() -> None:
     matrix = torch.rand(64, 64)
     rows = kernel_times.measure(lambda: matrix @ matrix, "cpu")
     product = next(row for row in rows if row["kernel"] == "aten::mm")
     assert product["launches"] == 1
-    assert 0 < product["seconds"] < 0.1
-    assert [row["seconds"] for row in rows] == sorted((r["seconds"] for r in rows), reverse=True)
+    assert 0 < product["kernel_seconds"] < 0.1
+    assert [row["kernel_seconds"] for row in rows] == sorted(
+        (r["kernel_seconds"] for r in rows), reverse=True
+    )
 
 
 def test_names_of_kernels_are_short() -> None:

@@ -1,68 +1,78 @@
-"""Times of calls, and the peak of their memory."""
+"""Times of calls on both clocks, and the peak of their memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks.measure import memory, timing
+from benchmarks import metrics
+from benchmarks.measure import isolated, memory, timing
+from benchmarks.measure.stats import Spread, ratios, shared, spread
+from benchmarks.measure.timing import CpuClock, CudaClock, Task, compare, interleave
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS
 
 TINY = WORKLOADS["tiny"]
+SHORT = CpuClock(block_seconds=0.01)
 
-# -- times -------------------------------------------------------------------------------------
+# -- the CPU's clock ---------------------------------------------------------------------------
 
 
 def test_spread_is_median_and_quartiles() -> None:
-    assert timing.spread([5, 1, 4, 2, 3]) == timing.Spread(median=3, q1=2, q3=4)
-    assert timing.spread([7]) == timing.Spread(7, 7, 7)
+    assert spread([5, 1, 4, 2, 3]) == Spread(median=3, q1=2, q3=4)
+    assert spread([7]) == Spread(7, 7, 7)
 
 
 def test_ratios_are_taken_per_round() -> None:
     """A machine that slows down between rounds changes the times, not the ratio."""
     ours, theirs = [1.0, 10.0, 2.0], [3.0, 30.0, 6.0]
-    assert timing.ratios(theirs, ours) == [3.0, 3.0, 3.0]
+    assert ratios(theirs, ours) == [3.0, 3.0, 3.0]
     with pytest.raises(ValueError, match="zip"):
-        timing.ratios(theirs, ours[:2])
+        ratios(theirs, ours[:2])
+
+
+def _noting(order: list[str], seconds: float) -> list[Task]:
+    def task(name: str) -> Task:
+        return Task(name, lambda: (order.append(name), time.sleep(seconds)))
+
+    return [task("a"), task("b")]
 
 
 def test_rounds_interleave_and_rotate() -> None:
     order: list[str] = []
-
-    def task(name: str) -> timing.Task:
-        def run() -> None:
-            order.append(name)
-            time.sleep(0.11)  # longer than a block: one call each
-
-        return timing.Task(name, run, threads=1)
-
-    samples = timing.interleave([task("a"), task("b")], budget_seconds=0, rounds=2)
+    samples = interleave(_noting(order, 0.06), SHORT, rounds=2)  # one call each: longer than blocks
     assert "".join(order)[-4:] == "abba"
-    assert {name: len(own) for name, own in samples.items()} == {"a": 2, "b": 2}
-    assert all(0.1 < seconds < 0.5 for own in samples.values() for seconds in own)
+    assert {name: len(own["seconds"]) for name, own in samples.items()} == {"a": 2, "b": 2}
+    assert all(0.05 < each < 0.5 for own in samples.values() for each in own["seconds"])
+
+
+def test_figures_are_those_of_the_rounds() -> None:
+    tasks = [Task(name, lambda: time.sleep(1e-4)) for name in ("a", "b")]
+    (_, ours), (_, theirs) = compare(tasks, SHORT, rounds=3)
+    for row in (ours, theirs):
+        assert row["seconds"] == dataclasses.asdict(spread(row["rounds"]))
+    pairs = zip(theirs["rounds"], ours["rounds"], strict=True)
+    assert theirs["ratio"]["median"] == sorted(other / own for other, own in pairs)[1]
+    assert theirs["ratio"]["to"] == "a"
+    (_, other), _ = compare(tasks, SHORT, rounds=3, to={"a": "b", "b": "b"})
+    assert other["ratio"]["to"] == "b"
 
 
 def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
-    slow = timing.Task("slow", lambda: time.sleep(0.2), threads=1)
-    fast = timing.Task("fast", lambda: time.sleep(0.01), threads=1)
+    slow = Task("slow", lambda: time.sleep(0.2))
+    fast = Task("fast", lambda: time.sleep(0.01))
 
-    def rounds(
-        budget_seconds: float, slow_rounds: int | None, may_sit_out: bool = True
-    ) -> list[int]:
-        samples = timing.interleave(
-            [dataclasses.replace(slow, may_sit_out=may_sit_out), fast],
-            budget_seconds=budget_seconds,
-            at_least=5,
-            slow_rounds=slow_rounds,
-            block_seconds=0.01,
-        )
-        return [len(samples[name]) for name in ("slow", "fast")]
+    def rounds(seconds: float, slow_rounds: int | None, may_sit_out: bool = True) -> list[int]:
+        tasks = [dataclasses.replace(slow, may_sit_out=may_sit_out), fast]
+        samples = interleave(tasks, SHORT, seconds=seconds, at_least=5, slow_rounds=slow_rounds)
+        return [len(samples[name]["seconds"]) for name in ("slow", "fast")]
 
     few, many = rounds(0.7, 1)
     assert few == 2  # which take more than half of the time
@@ -70,26 +80,150 @@ def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
     assert rounds(0.7, 3)[0] == 3
     assert rounds(0.7, None) == [5, 5]
     assert rounds(0.7, 1, may_sit_out=False) == [5, 5]
-    samples = timing.interleave([slow], budget_seconds=0, rounds=4, slow_rounds=1)
-    assert len(samples["slow"]) == 4
-    assert timing.shared([1.0, 2.0, 3.0], [4.0, 5.0]) == [[1.0, 2.0], [4.0, 5.0]]
+    samples = interleave([slow], seconds=0, rounds=4, slow_rounds=1)
+    assert len(samples["slow"]["seconds"]) == 4
+    assert shared([1.0, 2.0, 3.0], [4.0, 5.0]) == [[1.0, 2.0], [4.0, 5.0]]
 
 
 def test_short_calls_are_averaged_over_a_block() -> None:
     calls = itertools.count()
-    tasks = [timing.Task("short", lambda: next(calls), threads=1)]
-    samples = timing.interleave(tasks, budget_seconds=0, rounds=1)
+    samples = interleave([Task("short", lambda: next(calls))], rounds=1)
     assert next(calls) > 1000
-    assert 0 < samples["short"][0] < 1e-4
+    assert 0 < samples["short"]["seconds"][0] < 1e-4
 
 
 def test_threads_are_set_for_the_task_and_put_back() -> None:
     seen = []
     before = torch.get_num_threads()
-    run = timing.Task("one", lambda: seen.append(torch.get_num_threads()), threads=before + 1)
-    timing.interleave([run], budget_seconds=0, rounds=1)
+    run = Task("one", lambda: seen.append(torch.get_num_threads()), threads=before + 1)
+    interleave([run], rounds=1)
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
+
+
+# -- the GPU's clock, with a device that is not there ------------------------------------------
+
+
+class Device:
+    """Works on its own: calls put work into a queue, which is full at `room` of them."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room, self.queued, self.host = room, 0, 0.0
+        self.now, self.flushes = 0.0, 0
+        self.is_cold = False
+
+    def call(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.queued += 1
+            self.now += seconds * (3 if self.is_cold else 1)
+            self.is_cold = False
+
+        return run
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        device = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = device.now
+
+            def query(self) -> bool:
+                return device.queued > device.room
+
+            def elapsed_time(self, other: Event) -> float:
+                return 1e3 * (other.at - self.at)
+
+        def synchronize() -> None:
+            device.queued = 0
+
+        def add_(_: int) -> None:
+            device.flushes, device.is_cold = device.flushes + 1, True
+            device.now += 1.0  # which no event encloses
+
+        for name, substitute in {
+            "Event": Event,
+            "synchronize": synchronize,
+            "current_device": lambda: 0,
+            "get_device_properties": lambda _: SimpleNamespace(L2_cache_size=1 << 20),
+            "_sleep": lambda cycles: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, substitute, raising=False)
+        monkeypatch.setattr(timing.torch, "zeros", lambda *_, **__: SimpleNamespace(add_=add_))
+
+
+def test_times_of_the_device_and_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    device.install(monkeypatch)
+    tasks = [Task("short", device.call(1e-4)), Task("long", device.call(4e-4))]
+    clock = timing.clock_of("cuda")
+    rows = dict(compare(tasks, clock, rounds=3))
+    for name, seconds in (("short", 1e-4), ("long", 4e-4)):
+        assert rows[name]["seconds"]["median"] == pytest.approx(seconds)
+        assert rows[name]["flushed"]["median"] == pytest.approx(3 * seconds)
+        assert 0 < rows[name]["host"]["median"] <= rows[name]["wall"]["median"] < 1e-3
+    assert rows["long"]["ratio"]["median"] == pytest.approx(4)
+    assert device.flushes == 2 * 3 * 5  # tasks, rounds, calls
+
+
+@pytest.mark.parametrize("room", [1000, 64, 1])
+def test_a_block_has_no_more_calls_than_the_queue_has_room_for(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(room)
+    device.install(monkeypatch)
+    calls = CudaClock().calls([Task("one", device.call(1e-6))])["one"]
+    assert calls == {1000: 200, 64: 50, 1: 1}[room]
+
+
+def test_replays_are_timed_alike_and_behind_one_that_fills_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device()
+    device.install(monkeypatch)
+    order: list[str] = []
+    clock = timing.clock_of("cuda", replays=True)
+
+    def task(name: str, seconds: float) -> Task:
+        run = device.call(seconds)
+        return Task(name, lambda: (order.append(name), run()))
+
+    tasks = [task("a", 1e-3), task("b", 4e-4)]
+    calls = clock.calls(tasks)
+    assert calls == {"a": 4, "b": 4}
+    order.clear()
+    device.is_cold = True
+    sample = clock.sample(tasks[0], calls["a"])
+    assert sample == {"seconds": pytest.approx(1e-3)}
+    assert "".join(order) == "a" * 5
+
+
+# -- processes of their own --------------------------------------------------------------------
+
+
+def test_a_fresh_process_answers_or_says_why_not(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "answering.py").write_text(
+        "import time\n"
+        "def count(to, then=''):\n"
+        "    for number in range(to):\n"
+        "        print('chatter')\n"
+        "        yield {'number': number}\n"
+        "    exec(then)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answers = [{"number": 0}, {"number": 1}]
+    count = "answering:count"
+    assert isolated.call(count, {"to": 2}) == (answers, "")
+    found = isolated.call(count, {"to": 2, "then": "raise ValueError('no')"})
+    assert found == (answers, "ValueError: no")
+    found = isolated.call(count, {"to": 2, "then": "time.sleep(60)"}, seconds=3)
+    assert found == (answers, "stopped after 3 s")
+    assert isolated.call(count, {"to": 0, "then": "import os; os._exit(7)"}) == (
+        [],
+        "exit status 7",
+    )
 
 
 # -- memory ------------------------------------------------------------------------------------
@@ -122,5 +256,5 @@ def test_peak_in_a_fresh_process_holds_result_and_gradients() -> None:
     results = (prepared.grad_out, *prepared.inputs)
     floor = sum(tensor.numel() * tensor.element_size() for tensor in results)
     mode = "forward+backward"
-    peak = memory.measure_peak(workload, "composite", mode, threads=1, seed=0)
+    peak = metrics.measure_peak(workload, "composite", mode, threads=1, seed=0)
     assert floor < peak.extra_bytes < 20 * floor

@@ -16,8 +16,10 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.commands.operator import _default_variants
-from benchmarks.gpu import third_party_check
-from benchmarks.subjects.base import Case, Implementation, WrongAnswerError
+from benchmarks.gpu import third_party as third_party_check
+from benchmarks.measure import processes
+from benchmarks.measure.rows import Row
+from benchmarks.subjects.base import Case, Implementation
 from benchmarks.subjects.correctness import check_correctness
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY
@@ -114,11 +116,13 @@ def _install(name: str, folder: Path, change: tuple[str, str] = ("", "")) -> Non
     (folder / path).write_text(text.replace(*change) if change[0] else text)
 
 
-def _find(name: str) -> third_party_check.Finding:
-    return third_party_check._find(name, "cpu", 2, quick=True)
+def _find(name: str) -> tuple[list[Row], str]:
+    answers = list(third_party_check.time_here(name, "cpu", rounds=2, quick=True))
+    reasons = [answer["reason"] for answer in answers if "reason" in answer]
+    return [answer for answer in answers if "reason" not in answer], "".join(reasons)
 
 
-def _check(name: str, seconds: float) -> third_party_check.Finding:
+def _check(name: str, seconds: float) -> tuple[list[Row], str]:
     return third_party_check.check_third_party(name, "cpu", rounds=2, quick=True, seconds=seconds)
 
 
@@ -127,50 +131,51 @@ def test_what_is_installed_is_checked_and_timed_beside_ours(name: str, folder: P
     assert not THIRD_PARTY[name].is_installed
     _install(name, folder)
     assert THIRD_PARTY[name].is_installed
-    finding = _find(name)
-    assert finding["reason"] == ""
-    rows = [(row["variant"], row["mode"]) for row in finding["rows"]]
+    found, reason = _find(name)
+    assert reason == ""
+    rows = [(row["variant"], row["mode"]) for row in found]
     modes = ("forward", "backward", "forward+backward")
     assert rows == [(variant, mode) for mode in modes for variant in ("native", name)]
     dtype = THIRD_PARTY[name].workload.dtype
-    assert all(dtype in row["label"] for row in finding["rows"])
-    assert all(row["ratio"]["to"] == "native" for row in finding["rows"])
+    assert all(dtype in row["label"] for row in found)
+    assert all(row["ratio"]["to"] == "native" for row in found)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_wrong_answers_are_not_timed(name: str, folder: Path) -> None:
     there = "out = attend" if name == "msda-triton" else "return attend"
     _install(name, folder, (there, there.replace("attend", "1.1 * attend")))
-    with pytest.raises(WrongAnswerError, match=f"{name}: its result is "):
-        _find(name)
+    rows, reason = _find(name)
+    assert rows == []
+    assert reason.startswith(f"WrongAnswerError: {name}: its result is ")
 
 
 def test_wrong_gradients_leave_the_forward(folder: Path) -> None:
     change = ("grad(out, leaves, grad_out)", "grad(out, leaves, 2 * grad_out)")
     _install("deformable-detr", folder, change)
-    finding = _find("deformable-detr")
-    assert finding["reason"].startswith("forward only: WrongAnswerError: deformable-detr: its grad")
-    assert [row["mode"] for row in finding["rows"]] == ["forward", "forward"]
+    rows, reason = _find("deformable-detr")
+    assert reason.startswith("forward only: WrongAnswerError: deformable-detr: its grad")
+    assert [row["mode"] for row in rows] == ["forward", "forward"]
 
 
 def test_what_its_own_process_finds_is_read(folder: Path) -> None:
     _install("mmcv", folder, ("return attend", "return 1.1 * attend"))
-    finding = _check("mmcv", seconds=120)
-    assert finding["rows"] == []
-    assert finding["reason"].startswith("WrongAnswerError: mmcv: its result is ")
+    rows, reason = _check("mmcv", seconds=120)
+    assert rows == []
+    assert reason.startswith("WrongAnswerError: mmcv: its result is ")
 
 
 @pytest.mark.slow
 def test_a_crash_or_a_hang_is_a_reason_and_no_more(folder: Path) -> None:
     _install("mmcv", folder, ("from core import attend", "import os; os.abort()"))
-    finding = _check("mmcv", seconds=120)
-    assert finding["rows"] == []
-    assert finding["reason"]
+    rows, reason = _check("mmcv", seconds=120)
+    assert rows == []
+    assert reason
     # It waits for another process, which is stopped too.
     slow = f"import subprocess; subprocess.run(['sh', '-c', 'sleep 6; touch {folder}/late'])"
     _install("mmcv", folder, ("from core import attend", slow))
     start = time.monotonic()
-    assert _check("mmcv", seconds=5) == {"rows": [], "reason": "stopped after 5 s"}
+    assert _check("mmcv", seconds=5) == ([], "stopped after 5 s")
     time.sleep(max(0, 13 - (time.monotonic() - start)))
     assert not (folder / "late").exists()
 
@@ -178,17 +183,17 @@ def test_a_crash_or_a_hang_is_a_reason_and_no_more(folder: Path) -> None:
 def test_what_is_stopped_keeps_its_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install("mmcv", folder)
 
-    def run(command: list[str], seconds: float, log: Path) -> None:
-        log.write_text('chatter\nthird-party: {"rows": [{"mode": "forward"}]}\n')
+    def run(command: list[str], seconds: float, log: Path, _: object) -> None:
+        log.write_text('chatter\nanswer: {"mode": "forward"}\n')
 
-    monkeypatch.setattr(third_party_check.processes, "run", run)
-    expected = {"rows": [{"mode": "forward"}], "reason": "stopped after 9 s"}
+    monkeypatch.setattr(processes, "run", run)
+    expected = ([{"mode": "forward"}], "stopped after 9 s")
     assert _check("mmcv", seconds=9) == expected
 
 
 def test_what_is_not_installed_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(third_party_check.processes, "run", None)
-    assert _check("ops3d", seconds=9) == {"rows": [], "reason": "not installed"}
+    monkeypatch.setattr(processes, "run", None)
+    assert _check("ops3d", seconds=9) == ([], "not installed")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")

@@ -13,9 +13,9 @@ pytest.importorskip("transformers", reason="the model's backbone comes with the 
 import stdeform
 from benchmarks.__main__ import main
 from benchmarks.commands import model
-from benchmarks.measure import live_memory
+from benchmarks.measure import memory
 from benchmarks.measure.recording import load_rows
-from benchmarks.report import report
+from benchmarks.report import tables
 from benchmarks.subjects.whole_models import prepare_parts
 from defvis.models.model import DefVIS
 from defvis.presets import preset
@@ -36,7 +36,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["model", "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
     assert main(words) == 0
     rows = load_rows([output])
-    assert report.tables(rows) in capsys.readouterr().out
+    assert tables.tables(rows) in capsys.readouterr().out
     for measurement in ("model", "memory of models"):
         chosen = [row for row in rows if row["measurement"] == measurement]
         found = {(row["label"].split(", ")[0], row["mode"]) for row in chosen}
@@ -59,10 +59,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         whole = wholes[row["variant"], row["label"].split(" in a ")[1]]
         assert 0 < row["extra_bytes"] < whole
         assert 0 < row["kept_bytes"] < whole
-        assert report._cells(row)[-1] == f"{row['kept_bytes'] / 2**20:.1f} MiB"
+        assert tables._cells(row)[-1] == f"{row['kept_bytes'] / 2**20:.1f} MiB"
     timed = next(row for row in rows if row["measurement"] == "model")
     cell = f"{timed['frames'] / timed['seconds']['median']:.3g}"
-    assert f"| {cell} " in report.tables([timed])
+    assert f"| {cell} " in tables.tables([timed])
 
 
 def test_chosen_parts(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_live_bytes() -> None:
         del first
         return second * 2
 
-    assert live_memory.measure(call, {}) == (8000, {})
+    assert memory.live_tensors(call, {}) == (8000, {})
 
 
 class _Holding(torch.nn.Module):
@@ -144,12 +144,12 @@ def test_memory_of_modules() -> None:
         return kept
 
     parts = {"one": (first,), "other": (second,), "never": (never,)}
-    peak, found = live_memory.measure(call, parts)
+    peak, found = memory.live_tensors(call, parts)
     # In bytes: at the end 3000 before, 1000 and 500 kept, and the two arrays of the last module.
     assert peak == 4 * (3000 + 1000 + 500 + 2 * 500)
-    assert found["one"] == live_memory.PartMemory(peak=4 * 2000, kept=4 * 1000)
-    assert found["other"] == live_memory.PartMemory(peak=4 * 1000, kept=4 * 1000)
-    assert found["never"] == live_memory.PartMemory()
+    assert found["one"] == memory.PartMemory(peak=4 * 2000, kept=4 * 1000)
+    assert found["other"] == memory.PartMemory(peak=4 * 1000, kept=4 * 1000)
+    assert found["never"] == memory.PartMemory()
     call()
     assert not first._forward_hooks
     assert not first._forward_pre_hooks

@@ -1,0 +1,192 @@
+"""What `gpu-check` times: a wrong answer costs the rows of who gave it, and ours are marked."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import benchmark, plan
+from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage
+from benchmarks.measure.recording import load_rows
+from benchmarks.measure.rows import Row
+from benchmarks.subjects.base import Case
+from benchmarks.subjects.registry import IMPLEMENTATIONS
+from benchmarks.subjects.third_party import THIRD_PARTY
+from benchmarks.workloads import WORKLOADS
+from tests.benchmarks.gpu.test_run_tests import stage
+
+CASE = plan.Case(WORKLOADS["tiny"])
+MODES = 3
+
+
+def _plant(
+    monkeypatch: pytest.MonkeyPatch, name: str, change: float = 1.1, error: str = ""
+) -> None:
+    """Lets a variant answer wrongly, or not at all."""
+    right = IMPLEMENTATIONS[name]
+
+    def prepare(*how: object) -> Case:
+        prepared = right.prepare(*how)  # type: ignore[arg-type]
+
+        def attend(*inputs: torch.Tensor) -> torch.Tensor:
+            if error:
+                raise RuntimeError(error)
+            return change * prepared.function(*inputs)
+
+        return prepared._replace(function=attend)
+
+    monkeypatch.setitem(IMPLEMENTATIONS, name, dataclasses.replace(right, prepare=prepare))
+
+
+def _rows(folder: Path) -> list[Row]:
+    return load_rows([folder / RESULTS])
+
+
+def _variants(folder: Path) -> list[str]:
+    return sorted({row["variant"] for row in _rows(folder)})
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("name", ["composite", "dense"])
+@pytest.mark.parametrize("error", ["", "no memory\nand pages more"])
+def test_a_wrong_baseline_costs_its_own_rows(
+    name: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, name, error=error)
+    this = stage(tmp_path, "benchmark")
+    assert benchmark._time_cases(this, [CASE])
+    found = this.record.read()
+    assert _variants(tmp_path) == sorted({"native", "composite", "dense"} - {name})
+    assert len(_rows(tmp_path)) == 2 * MODES
+    reason = "RuntimeError: no memory" if error else f"WrongAnswerError: {name}: its result is "
+    (note,) = found["notes"]
+    assert note.startswith(f"tiny, float32: {name}: {reason}")
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_ours_are_timed_even_if_wrong_and_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, "native")
+    this = stage(tmp_path, "benchmark")
+    assert not benchmark._time_cases(this, [CASE])
+    assert _variants(tmp_path) == ["composite", "dense", "native"]
+    for row in _rows(tmp_path):
+        assert ("wrong" in row) == (row["variant"] == "native")
+
+
+# -- time --------------------------------------------------------------------------------------
+
+
+def _cases() -> list[plan.Case]:
+    return plan.cases(quick=True, full=False)
+
+
+def _time(monkeypatch: pytest.MonkeyPatch, seconds: float = 0, fails: str = "") -> None:
+    """Lets cases take `seconds`, and the one with a dtype fail."""
+
+    def time_case(case: plan.Case, this: Stage) -> bool:
+        time.sleep(seconds)
+        if case.workload.dtype == fails:
+            raise RuntimeError("off\nby far")
+        return True
+
+    monkeypatch.setattr(benchmark, "_time_case", time_case)
+
+
+def test_a_case_that_takes_longer_than_is_left_does_not_stop_those_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = _cases()
+    slow = dataclasses.replace(first, seconds=1000)
+    _time(monkeypatch)
+    this = stage(tmp_path, "benchmark")
+    assert benchmark._time_cases(this, [slow, *others])
+    found = this.record.read()
+    assert found["notes"] == [f"no time for 1: {slow.label}"]
+    assert found["done"] == [case.key for case in others]
+
+
+def test_what_has_no_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = plan.cases(quick=False, full=False)
+    _time(monkeypatch, seconds=0.4)
+    this = stage(tmp_path, "benchmark", seconds=4.5)  # three of them to say what was found
+    benchmark._time_cases(this, cases)
+    found = this.record.read()
+    done = len(found["done"])
+    assert 0 < done <= 4
+    assert found["done"] == [case.key for case in cases[:done]]
+    assert found["notes"][0].startswith(f"no time for {len(cases) - done}: {cases[done].label}; ")
+
+
+def test_a_case_that_fails_is_told_and_the_others_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _time(monkeypatch, fails="float32")
+    this = stage(tmp_path, "benchmark")
+    assert not benchmark._time_cases(this, _cases())
+    found = this.record.read()
+    assert found["notes"] == ["tiny, float32: RuntimeError: off"]
+    assert found["done"] == [_cases()[1].key]
+
+
+def test_a_case_that_takes_the_gpu_along_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _time(monkeypatch, fails="float32")
+    this = stage(tmp_path, "benchmark")
+
+    def check_device(_: Stage) -> None:
+        raise LostDeviceError("illegal access")
+
+    monkeypatch.setattr(Stage, "check_device", check_device)
+    with pytest.raises(LostDeviceError):
+        benchmark._time_cases(this, _cases())
+    assert not benchmark._time_cases(this, _cases())  # as in the next process
+    assert this.record.read()["done"] == [_cases()[1].key]
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_a_case_of_the_forward_alone_runs_nothing_backward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = plan.Case(WORKLOADS["tiny"], ("composite",), ("forward",))
+
+    def composite(*arguments: object) -> torch.Tensor:
+        out: torch.Tensor = right.function(*arguments)
+        out.register_hook(lambda _: pytest.fail("run backward")) if out.requires_grad else None
+        return out
+
+    right = IMPLEMENTATIONS["composite"].prepare(case.workload, 0)
+    variant = dataclasses.replace(
+        IMPLEMENTATIONS["composite"], prepare=lambda *_: right._replace(function=composite)
+    )
+    monkeypatch.setitem(IMPLEMENTATIONS, "composite", variant)
+    this = stage(tmp_path, "benchmark")
+    benchmark._time_case(case, this)
+    assert [row["mode"] for row in _rows(tmp_path)] == ["forward"]
+
+
+def test_baselines_share_the_time_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def check(*_: object, seconds: float, **__: object) -> tuple[list[Row], str]:
+        given.append(seconds)
+        return [], "stopped"
+
+    monkeypatch.setattr(benchmark, "check_third_party", check)
+    left = iter((60, 60, 40, 40, 9, 8, 7, 6))
+    monkeypatch.setattr(Stage, "left", property(lambda _: next(left)))
+    this = stage(tmp_path, "third-party")
+    assert benchmark.third_party(this)
+    assert given == [60, 40]
+    rows = this.record.read()["rows"]
+    assert [row["library"] for row in rows] == list(THIRD_PARTY)
+    reasons = [row["reason"] for row in rows]
+    assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(THIRD_PARTY) - 2)
