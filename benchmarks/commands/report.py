@@ -12,7 +12,7 @@ from benchmarks.report.targets import machine
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
-_DOCS = Path("docs/benchmarks.md")
+_DOCS = Path("benchmarks/results/RESULTS.md")
 _PICTURE = "complexity.png"  # beside the page
 
 

@@ -173,12 +173,12 @@ def test_report_replaces_the_results_of_the_page(
     tiny_run: tuple[list[str], list[Row]], tmp_path: Path
 ) -> None:
     results, page = tiny_run[0][-1], tmp_path / "page.md"
-    page.write_text((ROOT / "docs/benchmarks.md").read_text())
+    page.write_text((ROOT / "benchmarks/results/RESULTS.md").read_text())
     assert main(["report", results, "--docs", str(page)]) == 0
     once = page.read_text()
     assert main(["report", results, "--docs", str(page)]) == 0
     assert page.read_text() == once
-    before = (ROOT / "docs/benchmarks.md").read_text().split(report.BEGIN)[0]
+    before = (ROOT / "benchmarks/results/RESULTS.md").read_text().split(report.BEGIN)[0]
     assert once.startswith(before)
     assert "| forward: time [quartiles] | forward: times" in _squeezed(once)
     assert "| backward: time [quartiles] | backward: times" in _squeezed(once)
@@ -252,7 +252,7 @@ def test_page_shows_the_committed_results_and_nothing_else(tmp_path: Path) -> No
     for row in load_rows(results):
         _assert_schema(row)
         assert not row["commit"].endswith("-dirty")
-    page, copy = ROOT / "docs/benchmarks.md", tmp_path / "page.md"
+    page, copy = ROOT / "benchmarks/results/RESULTS.md", tmp_path / "page.md"
     copy.write_text(page.read_text())
     assert main(["report", *map(str, results), "--docs", str(copy)]) == 0
     assert copy.read_text() == page.read_text()
@@ -265,6 +265,6 @@ def test_environment_names_commit_and_command() -> None:
 
 
 def test_docs_name_every_workload_and_variant() -> None:
-    page = (ROOT / "docs/benchmarks.md").read_text()
+    page = (ROOT / "benchmarks/README.md").read_text()
     missing = [name for name in (*WORKLOADS, *registry.IMPLEMENTATIONS) if f"`{name}`" not in page]
     assert missing == []
