@@ -120,8 +120,13 @@ def test_the_architecture_page_names_what_exists() -> None:
                 checked += 1
                 if not any(re.search(rf"\b{name}\b", text) for text in texts):
                     wrong.append(f"{name} in {', '.join(paths)}")
+    sources = [str(path) for room in ("stdeform", "csrc") for path in (ROOT / room).rglob("*.*")]
+    diagrams = "".join(re.findall(r"^```$(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+    drawn = re.findall(r"[\w/]+\.(?:py|cpp|cuh|cu|h)\b", diagrams)
+    wrong += [name for name in drawn if not any(path.endswith(f"/{name}") for path in sources)]
     assert not wrong
     assert checked > 40
+    assert len(drawn) > 10
 
 
 @pytest.mark.parametrize("file", YAML, ids=lambda file: file.name)
