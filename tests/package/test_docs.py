@@ -13,8 +13,11 @@ import yaml
 import stdeform
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RESULTS = ROOT / "docs" / "benchmarks.md"
+FOLDERS = ("docs", "benchmarks", "examples", "tests")
+PAGES = sorted(
+    page for name in ("", *FOLDERS) for page in ROOT.glob(f"{name}/**/*.md" if name else "*.md")
+)
+RESULTS = ROOT / "benchmarks" / "results" / "RESULTS.md"
 YAML = [ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff", *ROOT.glob(".github/**/*.yml")]
 
 
@@ -89,7 +92,10 @@ def test_commands_exist(page: Path) -> None:
 
 
 def test_readme_is_a_page() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 60
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 60
+    assert "\n    stdeform\n" in text
+    assert re.search(r"^stdeform = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
 
 def test_readme_figures_are_measured() -> None:
