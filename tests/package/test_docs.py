@@ -52,7 +52,7 @@ def test_python_runs(page: Path) -> None:
         exec(compile(block, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operators.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/operators.md"])
 def test_users_find_examples(page: str) -> None:
     assert "```python" in (ROOT / page).read_text()
 
@@ -67,7 +67,7 @@ def test_docstrings(module: str) -> None:
 
 
 def test_the_operators_page_has_every_public_name() -> None:
-    text = (ROOT / "docs" / "operators.md").read_text()
+    text = (ROOT / "docs" / "guide" / "operators.md").read_text()
     missing = [name for name in stdeform.__all__ if name not in text and name != "__version__"]
     assert not missing
 
