@@ -131,7 +131,7 @@ def test_the_architecture_page_names_what_exists() -> None:
     drawn = re.findall(r"[\w/]+\.(?:py|cpp|cuh|cu|h)\b", diagrams)
     wrong += [name for name in drawn if not any(path.endswith(f"/{name}") for path in sources)]
     assert not wrong
-    assert checked > 40
+    assert checked > 30
     assert len(drawn) > 10
 
 
