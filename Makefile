@@ -39,7 +39,7 @@ docs: $(VENV)/with-docs
 	$(BIN)/pdoc --docformat google --output-directory build/docs stdeform
 
 # On a machine with a GPU and no network: takes the python3 that has torch, pytest and hypothesis.
-# Four commands of nine minutes; gpu-check-alive is the first one, or see docs/cuda.md.
+# Four commands of nine minutes; gpu-check-alive is the first one, or see docs/internals/cuda-kernels.md.
 gpu-check:
 	$(PYTHON) -m benchmarks gpu-check
 

@@ -15,8 +15,9 @@ from ._build import read_record
 from ._checks import compute_dtype
 
 try:
-    import stdeform._C as _C
+    import stdeform._C
 
+    _C = stdeform._C
     _why_missing = ""
 except ModuleNotFoundError:
     _C = None  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """`python -m benchmarks costs`: what the CUDA kernels should cost, counted and simulated.
 
-Nothing is timed and no GPU is needed (docs/cuda.md). `atomic-adds`: numbers that the backward adds
+Nothing is timed and no GPU is needed (docs/internals). `atomic-adds`: numbers the backward adds
 to the value's gradient in memory; `l1-misses`: of the forward, by order of work.
 """
 

@@ -1,4 +1,4 @@
-"""Numbers that the CUDA backward adds to the value's gradient in memory (docs/cuda.md).
+"""Numbers that the CUDA backward adds to the value's gradient in memory (docs/internals).
 
 Counted from the samples of a workload, nothing is run: added by samples one by one, and bin by bin.
 """

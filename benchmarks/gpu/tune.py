@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -138,13 +139,9 @@ def choices(mode: str, built: Sequence[str]) -> list[Choice]:
 @contextlib.contextmanager
 def using(module: ModuleType, forced: Mapping[str, int]) -> Iterator[None]:
     """Lets `stdeform` call another module meanwhile, with some choices forced."""
-    before, _native._C = _native._C, module
-    _native.options.cuda_tuning = forced
-    try:
+    forcing = mock.patch.object(_native.options, "cuda_tuning", forced)
+    with mock.patch.object(_native, "_C", module), forcing:
         yield
-    finally:
-        _native._C = before
-        _native.options.cuda_tuning = {}
 
 
 def capture(prepared: Case, mode: str, device: str) -> Callable[[], object]:

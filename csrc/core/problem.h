@@ -29,7 +29,7 @@ STDEFORM_INLINE T* at(const Array& a, int64_t b, int64_t i, int64_t m) {
 
 }  // namespace
 
-// The letters are those of docs/conventions.md. The operator has two forms, and the kernels tell
+// Letters as in docs/guide/conventions.md. The operator has two forms, and the kernels tell
 // them apart by `reference`:
 //              without reference points    with reference points
 //   positions  sampling locations          sampling offsets

@@ -259,7 +259,7 @@ def test_it_is_a_command_of_its_own() -> None:
 
 
 def test_the_page_about_it_names_every_stage_and_its_limit() -> None:
-    page = (ROOT / "docs" / "cuda.md").read_text()
+    page = (ROOT / "docs" / "internals" / "cuda-kernels.md").read_text()
     for command, limits in check.COMMANDS.items():
         assert f"gpu-check {command}\n" in page
         for name, limit in limits.items():

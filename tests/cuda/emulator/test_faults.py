@@ -169,7 +169,7 @@ def test_the_next_launch_is_a_fresh_one() -> None:
 
 
 def _sanitized(variant: build.Variant, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs faults.cu as a program; sanitizers must be loaded first, so it is a process of its own."""
+    """Runs faults.cu as a process of its own, since sanitizers must be loaded first."""
     return build.run(build.program([SOURCE], variant), *words)
 
 
