@@ -53,7 +53,7 @@ def cuda_forward(
 ) -> None: ...
 
 class CudaBackward:
-    """A backward whose workspace is known and that is not enqueued yet."""
+    """A backward of known workspace size that is not enqueued yet."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 The straight way, the fast path, saves 5 of the 16 microseconds of host time of a small call. It
 is taken where PyTorch's dispatcher would do nothing but find the kernel. To find that out takes
-private symbols of PyTorch, and every one that the package uses is here, but for the raw stream in
+private symbols of PyTorch, and every one that the package uses is here, except the raw stream in
 `_native`. Where a PyTorch lacks one, all calls take the public way, with the same results.
 
 To switch the fast path off: `stdeform._dispatch.fast_path = False`.
@@ -35,7 +35,7 @@ try:
     forward_ad._current_level  # noqa: B018  at least 0 where there may be tangents
 
     def _plain_keys() -> frozenset[int]:
-        """The key sets of tensors whose memory holds their data; fewer keys in inference mode."""
+        """The key sets of tensors with data in their memory; inference mode has fewer keys."""
         plain = set()
         for device in ("CPU", "CUDA"):
             backend, *rest = (
@@ -64,7 +64,7 @@ def attend(
     Arguments are those of the registered operator; see `stdeform._ops`.
     """
     inputs = (value, spatial_shapes, reference_points, positions, scores)
-    # A compiler sees the operator itself, whose formulas are registered, and keeps it as one node.
+    # A compiler sees the registered operator with its formulas and keeps it as one node.
     if is_compiling():
         return _ops.st_deform_attn(*inputs)
     if not fast_path:

@@ -203,7 +203,7 @@ def _cpu_options() -> tuple[str, int, bool]:
 def _current_stream(index: int) -> int:
     """The current CUDA stream of a device as a number."""
     try:
-        # Private to PyTorch, whose generated code calls it too; the public way makes an object.
+        # Private, but PyTorch's generated code calls it too; the public function makes an object.
         stream: int = torch._C._cuda_getCurrentRawStream(index)
     except AttributeError:
         stream = torch.cuda.current_stream(index).cuda_stream

@@ -14,7 +14,7 @@ from ._checks import BACKENDS
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 Backend = Literal["auto", "native", "reference"]
-_warned: set[str] = set()  # device types whose fallback has been reported
+_warned: set[str] = set()  # device types with a reported fallback
 
 
 def st_deform_attn(

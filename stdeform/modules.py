@@ -84,7 +84,7 @@ class _DeformAttn(nn.Module):
         samples = (self.num_heads, self.num_levels, self.num_points)
         projected = self.value_proj(value)
         if padding_mask is not None:
-            # After the projection, whose bias would make zeroed rows nonzero again.
+            # After the projection, because its bias would make zeroed rows nonzero again.
             projected = projected.masked_fill(padding_mask[..., None], 0.0)
         offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
         logits = self.attention_weights(query).unflatten(-1, samples)

@@ -20,8 +20,8 @@ struct Array {
 
 namespace {
 
-// The first element of [b, i, m] in an array whose first axes are those of the value (i a cell) or
-// of the result (i a query).
+// The first element of [b, i, m] in an array with the first axes of the value (i is a cell) or of
+// the result (i is a query).
 template <class T>
 STDEFORM_INLINE T* at(const Array& a, int64_t b, int64_t i, int64_t m) {
   return static_cast<T*>(a.data) + b * a.stride[0] + i * a.stride[1] + m * a.stride[2];

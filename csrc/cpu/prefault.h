@@ -59,7 +59,7 @@ class Prefault {
     return size;
   }
 
-  // Memory that was in use before needs nothing; the page in the middle tells for the block.
+  // Memory that was in use before needs nothing; the page in the middle decides for the block.
   static void populate(uintptr_t begin, uintptr_t end) {
     unsigned char residency = 0;
     const uintptr_t middle = page_of(begin + (end - begin) / 2);

@@ -36,7 +36,7 @@ void check(cudaError_t error, const char* what, const Problem& p, const Stream& 
                            sizes(p) + ")");
 }
 
-// With room for lanes whose indices pass the last query, point or channel.
+// With room for lanes with indices past the last query, point or channel.
 constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max() - kWarps * kWarpSize;
 
 int32_t to_int(int64_t size) {

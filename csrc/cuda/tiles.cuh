@@ -31,7 +31,7 @@ __device__ __forceinline__ void for_each_tile(const KernelParams& params,
   tile.in_head = int32_t(first - bm * of_head);
   tile.splits = 0;
   int ahead = 0;  // of the first tile that is left
-  // A block whose tiles pass 31 bits would have more query-heads than any device has memory for.
+  // Tiles of a block fit 31 bits: no device has memory for more query-heads.
   for (auto left = int32_t(tiles.count(blockIdx.x)); left > 0; left -= tile.at_once) {
     const int splits = params.schedule.splits[left < warps ? left : warps];
     if (splits != tile.splits) {

@@ -155,8 +155,8 @@ def with_layout(tensor: Tensor, layout: Layout) -> Tensor:
       value are then next to each other, [B, M, S, D] seen through `transpose(1, 2)`.
     - "transposed": the axes are in memory in reverse order, so the last has the largest stride.
     - "sliced": a view into a larger tensor of NaN, with an offset and gaps on every axis.
-    - "padded": the same but for the last axis, which stays one run of memory.
-    - "expanded": batch row 0 for all rows, stride 0; the only layout that changes the values.
+    - "padded": the same except on the last axis, which stays contiguous.
+    - "expanded": batch element 0 for all, stride 0; the only layout that changes the values.
     """
     if layout == "contiguous":
         return tensor.contiguous()

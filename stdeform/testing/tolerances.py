@@ -19,7 +19,7 @@ class Tolerance:
     Attributes:
         relative: For the one rounding of the result into its dtype, half a unit in the last
             place.
-        absolute: For the arithmetic before it, whose terms cancel.
+        absolute: For the arithmetic before it, where terms cancel.
         reason: Where the numbers come from.
         rejects: The mutants that must be further away than this, by their names in the tests.
     """
@@ -72,7 +72,7 @@ def excess(actual: Tensor, expected: Tensor, kind: Literal["forward", "gradient"
     """The worst element's error over what `TOLERANCES` allows it; at most 1 if all are close.
 
     Args:
-        actual: The result, in the dtype whose tolerance counts.
+        actual: The result, in the dtype that sets the tolerance.
         expected: The float64 oracle's result for the same rounded inputs.
         kind: Which column of the table.
 

@@ -15,7 +15,7 @@ namespace stdeform::cuda {
 // sums of a bin should cost about as much memory traffic as this many samples in the direct
 // backward.
 constexpr int64_t kSamplesPerBin = 4;
-constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, but room for one head
+constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;  // at most, unless one head needs more
 constexpr int64_t kSamplesPerWarp = 128;
 
 class BinPlan {
@@ -37,7 +37,7 @@ class BinPlan {
     const bool is_possible = std::max(samples_, bins) <= kMaxIndex;
     if (p.deterministic && !is_possible) {
       throw std::invalid_argument(
-          "deterministic algorithms take up to 2^31 samples and bins per batch row and head on "
+          "deterministic algorithms take up to 2^31 samples and bins per batch element and head on "
           "CUDA, got " +
           std::to_string(samples_) + " and " + std::to_string(bins));
     }

@@ -66,7 +66,7 @@ __device__ __forceinline__ uint32_t describe(const KernelParams& params, const B
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const auto& axis = sample.axes[n];
-    // Corners whose bit n is set, of eight: 0xaa, 0xcc, 0xf0.
+    // The corners with bit n set, of eight: 0xaa, 0xcc, 0xf0.
     const uint32_t high = n == 0 ? 0xaa : n == 1 ? 0xcc : 0xf0;
     if (!axis.has_low) exists &= high;
     if (!axis.has_high) exists &= ~high;
@@ -86,8 +86,8 @@ __device__ __forceinline__ uint32_t describe(const KernelParams& params, const B
   return bin;
 }
 
-// Bins whose coordinates all have the parity of `color`, bit n that of axis n: no two of them share
-// a corner. They are numbered through all heads and levels.
+// Bins with the parity of `color` along every axis, bit n that of axis n: no two of them share a
+// corner. They are numbered through all heads and levels.
 template <int N>
 struct BinsOfColor {
   __host__ __device__ static uint32_t along(int size, int color, int n) {
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, kBinBlocks<Compute<T>>)
     const uint32_t bin = describe(params, bins, lane_sample, described);
     if (lane < kBatch) samples[lane] = described;
     if (lane < kAhead<Layout>) samples[kBatch + lane].grad_row = described.grad_row;
-    // A bit for each sample whose bin differs from the one before, or that does not exist.
+    // A bit for each sample in another bin than the one before it, or that does not exist.
     const uint32_t bin_before = __shfl_up_sync(~0u, bin, 1);
     const uint32_t all_changes = __ballot_sync(
         ~0u, lane >= count || (lane ? bin != bin_before : bin != last_bin || !one_pass));

@@ -212,7 +212,7 @@ struct SamplingLane {
   }
 };
 
-// Calls visit(score, l, k) for the lane's samples of its query-head, whose scores are at `scores`.
+// Calls visit(score, l, k) for the lane's samples of its query-head; `scores` points to its scores.
 template <class T, class Lane, class F>
 __device__ __forceinline__ void for_each_score(const KernelParams& params, const Lane& lane,
                                                const unsigned char* scores, F visit) {

@@ -176,7 +176,7 @@ __device__ __forceinline__ T* row_of(const Array& array, uint32_t b, uint64_t i,
          i * uint64_t(array.stride[1]) + m * uint64_t(array.stride[2]);
 }
 
-// The number at an address in an array whose numbers are T or float.
+// The number at an address in an array of T or of float.
 template <class T>
 __device__ __forceinline__ Compute<T> read(const Numbers& array, const unsigned char* at) {
   if (std::is_same_v<T, float> || array.are_float) return __ldg(reinterpret_cast<const float*>(at));
@@ -185,7 +185,7 @@ __device__ __forceinline__ Compute<T> read(const Numbers& array, const unsigned 
   return number[0];
 }
 
-// Writes `x` to element `at` of an array whose elements are T or float.
+// Writes `x` to element `at` of an array of T or of float.
 template <class T>
 __device__ inline void write(const Array& to, int64_t at, Compute<T> x) {
   if (to.dtype == DType::f32) {
