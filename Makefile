@@ -46,7 +46,7 @@ gpu-check:
 gpu-check-%:
 	$(PYTHON) -m benchmarks gpu-check $*
 
-clean:  # back to a fresh clone, but for data/ and runs/
+clean:  # back to a fresh clone, except data/ and runs/
 	rm -rf $(VENV) build dist stdeform.egg-info stdeform/_C*.so stdeform/_build.json
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -31,10 +31,10 @@ class Workload:
         num_heads: M.
         head_dim: D.
         num_points: K, per head and level.
-        num_object_queries: Q of a decoder, whose reference points lie anywhere; None for an
-            encoder, which asks once per cell and refers to the cell's centre.
+        num_object_queries: Q of a decoder, with reference points anywhere; None for an encoder,
+            which has one query per cell, with the cell's centre as its reference point.
         offset_spread: Standard deviation of the sampling offsets, in cells; None for samples
-            that lie uniformly over the whole volume.
+            spread uniformly over the whole volume.
         batch: B.
         dtype: Of the value and, in dense attention, of query and key.
         exact_in: A dtype that sampling locations and logits lose nothing in, for operators that

@@ -210,7 +210,7 @@ def _everything(job: Callable[..., Job], variants: tuple[str, ...], seconds: flo
 
 
 def _without(kind: str, variants: tuple[str, ...]) -> tuple[str, ...]:
-    """The first, to which ratios are, and the others but for those of a kind."""
+    """The first, which ratios refer to, and the others except those of a kind."""
     first, *others = variants
     return (first, *(name for name in others if not name.startswith(kind)))
 

@@ -88,7 +88,7 @@ def _matrix(known: Collection[Workload]) -> list[Case]:
         for each in matrix
         if each not in known
     ]
-    # A compiled backward runs once; forward and backward together run anew each time.
+    # A compiled backward runs once; forward and backward together run again each time.
     compiled = [
         Case(adapt(name, dtype=dtype), _COMPILED, modes, seconds=_COMPILING)
         for name in ("paper-encoder", "paper-decoder", "detr-encoder")

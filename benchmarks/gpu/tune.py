@@ -113,7 +113,7 @@ def load(folder: Path) -> dict[str, ModuleType]:
     for variant in kernel_variants.VARIANTS:
         path = folder / variant.slug / "_C.so"
         if path.is_file():
-            # A name of its own: pybind11 hands out a module that it knows by its name.
+            # A name of its own: pybind11 returns a module that it knows by its name.
             spec = importlib.util.spec_from_file_location(f"{variant.slug}._C", path)
             assert spec is not None
             assert spec.loader is not None

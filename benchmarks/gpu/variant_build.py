@@ -16,7 +16,7 @@ from benchmarks.gpu.kernel_variants import CUDA, KernelVariant
 from benchmarks.measure import processes
 from benchmarks.measure.processes import ROOT
 
-_SHARED = ("device", "inst_f16", "inst_f64")  # CUDA sources that are not compiled anew
+_SHARED = ("device", "inst_f16", "inst_f64")  # CUDA sources that are not compiled again
 _STEP = re.compile(r"build (\S+): (compile|link) (.*)\n  tool = (.*)\n  flags = (.*)\n")
 _USAGE = "-Xptxas=-v"  # says in the log what spills
 

@@ -22,9 +22,9 @@ class BackwardOnceError(RuntimeError):
 
 
 def poison(like: Iterable[Tensor]) -> None:
-    """Leaves NaN where results of these shapes will likely lie, so that unwritten memory is seen.
+    """Leaves NaN where results of these shapes will likely be, so that unwritten memory is seen.
 
-    Without it the right results of the call before may still lie there.
+    Without it the right results of the call before may still be there.
     """
     filled = [torch.full_like(tensor, torch.nan) for tensor in like]
     filled.clear()

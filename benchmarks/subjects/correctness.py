@@ -17,7 +17,7 @@ from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import DTYPES, Workload
 from stdeform.testing import composite_from_offsets, excess
 
-_SOME = 64  # queries whose float64 answer costs next to nothing
+_SOME = 64  # queries; their float64 answer costs almost nothing
 _NAMES = ("result", "value", "reference_points", "sampling_offsets", "attention_logits")
 _TOLERATED_CELLS = 64  # per axis: float32 coordinates of a longer one round more coarsely
 # Dense attention rounds the probabilities to its dtype half way; in multiples of the result's
@@ -75,7 +75,7 @@ def find_errors(
 
 
 def _answers(name: str, case: Case) -> dict[str, Tensor]:
-    """The result and all gradients, each in the dtype whose tolerance applies.
+    """The result and all gradients, each in the dtype that sets its tolerance.
 
     Where they pass through a narrower dtype, those of reference points are left out: PyTorch adds
     them up from rounded ones of offsets, which are checked.

@@ -1,7 +1,7 @@
 """A Deformable VisTR or VisTR of `examples/`, to be timed part by part.
 
 Weights are random and the video is noise: what a part costs does not depend on what it has learned,
-except that results are written for every slot whose mask is not empty.
+except that results are written for every slot with a mask that is not empty.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _check(name: str, layer: nn.Module, case: Case) -> None:
 
 
 class _AllFoundError(Exception):
-    """Ends a run of the network whose rest is not needed."""
+    """Ends a run of the network when the rest is not needed."""
 
 
 def _first_layers(
