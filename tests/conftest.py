@@ -38,7 +38,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    """Seeds torch, and puts back whatever a test forces on the kernels."""
+    """Seeds torch, and undoes what a test forces on the kernels."""
     torch.manual_seed(0)
     forced = vars(_native.options).copy()
     yield

@@ -48,4 +48,4 @@ def test_no_file_imports_what_is_above_it(folder: str) -> None:
             level = _level(imported)
             seen += level is not None
             assert level is None or level <= own, f"{name} imports {imported}"
-    assert seen > 10 or folder == "stdeform"  # whose own imports are relative or few
+    assert seen > 10 or folder == "stdeform"  # its own imports are relative or few

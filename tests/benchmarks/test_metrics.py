@@ -1,4 +1,4 @@
-"""The backward alone: the same gradients, as often as it is asked; who cannot is named."""
+"""The backward alone: the same gradients at every call; implementations that cannot are named."""
 
 from __future__ import annotations
 

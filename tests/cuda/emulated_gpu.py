@@ -160,7 +160,7 @@ class Graph(TorchDispatchMode):
 
 
 class _NothingWaits(TorchDispatchMode):
-    """Refuses operators whose result is a number or has a size that only the device knows."""
+    """Refuses operators with a number as result, or with a size that only the device knows."""
 
     _waiting = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_to_copy")
 
@@ -219,10 +219,10 @@ def _asked_by_stdeform(tensor: Tensor) -> bool:
 
 @functools.cache
 def _emulated_core() -> types.ModuleType:
-    """`stdeform._C` with CUDA, as setup.py builds it, but for the emulator."""
+    """`stdeform._C` with CUDA, as setup.py builds it, but with the emulator."""
     source = build.ROOT / "csrc"
     host = ("bindings.cpp", "cpu/isa.cpp", "cpu/isa_portable.cpp", "cuda/device.cu")
-    pybind11 = Path(torch.__file__).parent / "include"  # PyTorch brings its headers along
+    pybind11 = Path(torch.__file__).parent / "include"  # PyTorch contains its headers
     path = build.extension(
         emulated.sources(),
         [source / name for name in host],

@@ -153,8 +153,8 @@ class Kernel:
             found.append(f"{self.stack} bytes of stack")
         if self.registers > max_registers:
             found.append(f"{self.registers} registers, more than {max_registers}")
-        # An addition whose result is not used is one RED. An ATOM waits for what it returns, QSPC
-        # asks which memory an address is in, CAS repeats until it wins.
+        # An addition without a used result is a RED. An ATOM waits for what it returns, QSPC finds
+        # which memory an address is in, CAS repeats until it wins.
         awaited = "ATOMG" if self.name.startswith(AWAITING) else "nothing"
         kinds = collections.Counter(
             mnemonic
@@ -345,7 +345,7 @@ def readable(names: Sequence[str]) -> list[str]:
 def _shortened(name: str) -> str:
     name = name.replace("(anonymous namespace)::", "").replace("stdeform::cuda::", "")
     name = re.sub(r"\((?:int|bool|unsigned int)\)(\d+)", r"\1", name.replace("stdeform::", ""))
-    depth = 0  # parameters begin at the last parenthesis that stands outside of all others
+    depth = 0  # parameters begin at the last parenthesis outside of all others
     for i in range(len(name) - 1, -1, -1):
         depth += {")": 1, "(": -1}.get(name[i], 0)
         if name[i] == "(" and depth == 0:

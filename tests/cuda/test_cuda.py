@@ -73,7 +73,7 @@ ANY_ORDER = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def _assert_same(actual: list[Tensor], expected: list[Tensor], form: str) -> None:
-    """The same bits, but for the gradient of the value, which is summed in any order."""
+    """The same bits, except in the gradient of the value, which is summed in any order."""
     for name, one, other in zip(("result", *names(form)), actual, expected, strict=True):
         if name == "value":  # each may be as far from the truth as it is allowed to
             assert excess(one, other, "gradient") <= 2, name
@@ -168,7 +168,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_of_value_and_grad_out(layout: Layout, batch: int) -> None:
-    """Rows of 48 channels, which vectors can read, wherever they lie."""
+    """Rows of 48 channels, which vectors can read, in any layout."""
     problem = draw("points", batch=batch, head_dim=48, num_queries=9)
     strided = {name: with_layout(getattr(problem, name), layout) for name in ("value", "grad_out")}
     moved = {name: to_gpu(tensor) for name, tensor in strided.items()}

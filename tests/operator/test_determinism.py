@@ -1,4 +1,4 @@
-"""The same bits whatever the number of threads, and every time."""
+"""The same bits for every number of threads, and every time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _assert_same_bits(left: list[Tensor], right: list[Tensor]) -> None:
 def test_threads_do_not_change_a_bit(
     native: str, batch: int, num_heads: int, form: str, dtype: str
 ) -> None:
-    # Fewer and more units of work (batch rows times heads) than threads, and no multiple of
+    # Fewer and more units of work (batch elements times heads) than threads, and no multiple of
     # them. Many samples per cell: sums in another order would show.
     value_dtype, side_dtype = DTYPES[dtype]
     problem = draw(

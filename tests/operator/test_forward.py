@@ -1,4 +1,4 @@
-"""The result of every backend, held against oracles."""
+"""The result of every backend, compared with oracles."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_poison_in_another_batch_row_head_or_level_does_not_leak(backend: str) -
     out = forward(dataclasses.replace(problem, value=value), "points", backend)
     expected = oracle_forward(problem, "points")
     assert_close(out[1, :, :20], expected[1, :, :20], "forward")
-    # Level 1 is poison, but all its locations lie outside.
+    # Level 1 is poison, but all its locations are outside.
     value = problem.value.clone()
     value[:, 120:] = torch.nan
     locations = problem.sampling_locations.clone()
@@ -363,7 +363,7 @@ def test_more_than_two_to_the_31_elements(kernel: str) -> None:
 
 @pytest.mark.parametrize("axis", ["batch", "cells", "heads"])
 def test_strides_past_two_to_the_31(backend: str, axis: str) -> None:
-    """Cells that lie more than 2^31 elements apart, in memory that is never touched between."""
+    """Cells more than 2^31 elements apart, in memory that is never touched between."""
     small = draw("points", [(2, 2, 2)], dtype=torch.bfloat16, head_dim=16)
     dim = {"batch": 0, "cells": 1, "heads": 2}[axis]
     sizes = small.value.shape

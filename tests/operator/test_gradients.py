@@ -82,7 +82,7 @@ def _nondeterminism(backend: str) -> float:
 def test_gradcheck(backend: str, form: str, axes: str) -> None:
     leaves, call = _tiny(form, axes)
     # A random direction is enough for the reference, which is autograd's own work and slow, and
-    # where the emulated kernels are asked in every direction without PyTorch around them.
+    # where the emulated kernels are tested in every direction without PyTorch around them.
     fast = backend == "reference" or (backend == "cuda" and not HAS_GPU)
     assert torch.autograd.gradcheck(
         functools.partial(call, backend),
@@ -143,7 +143,7 @@ def test_the_gradient_of_a_half_value_is_rounded_once(backend: str) -> None:
     assert torch.equal(value.grad, torch.full_like(value, 400 / 64))
 
 
-# -- which gradients are asked for, and of what ------------------------------------------------
+# -- which gradients are requested, and of what ------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -304,7 +304,7 @@ def test_on_a_kink_the_gradient_is_one_sided(backend: str, cell: float) -> None:
 # -- second derivatives ------------------------------------------------------------------------
 
 
-# The second derivative is one and the same for every instruction set: the best one stands for all.
+# The second derivative is the same for every instruction set, so only the best one is tested.
 _DIFFERENTIABLE_TWICE = ["reference", NATIVE[0], "cuda"]
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("needs_native")
 
 
 class _Watched(Tensor):
-    """A subclass whose Python sees every operator below autograd."""
+    """A subclass that sees, in Python, every operator below autograd."""
 
     seen: ClassVar[list[Any]] = []
     __torch_function__ = torch._C._disabled_torch_function_impl

@@ -1,4 +1,4 @@
-"""The operator where no tensor of the tests lies: on a GPU, or as CUDA sources on the processor.
+"""The operator away from the tests' tensors: on a GPU, or as CUDA sources on the processor.
 
 Both take and return tensors of the CPU, with gradients, so that every test of results runs there
 too.
@@ -24,7 +24,7 @@ from tests.cuda.emulator import emulated
 def to_gpu(tensor: Tensor) -> Tensor:
     """A copy with the memory layout of the original, which `.cuda()` would change.
 
-    What lies in gaps is copied too, but for gaps so large that nobody has written to them.
+    The contents of gaps are copied too, except for gaps so large that they are unwritten.
     """
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
     where = tensor.size(), tensor.stride(), tensor.storage_offset()

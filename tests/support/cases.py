@@ -134,7 +134,7 @@ def _arrays(args: Sequence[Any]) -> list[Any]:
 
 
 def asking(args: Sequence[Any], wanted: Sequence[bool]) -> tuple[Any, ...]:
-    """Copies of an operator's arguments, of which the wanted tensors ask for gradients."""
+    """Copies of an operator's arguments; the wanted tensors require gradients."""
     asks = iter(wanted)
     return tuple(
         arg.detach().clone().requires_grad_(next(asks)) if isinstance(arg, Tensor) else arg

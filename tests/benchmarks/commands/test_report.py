@@ -210,7 +210,7 @@ def test_rows_of_different_machines_share_no_table(
     both = shown.partition("### Latency")[2].partition("###")[0]
     one, other = both.partition(f"On Other CPU, {about}:")[::2]
     assert one.strip().startswith(f"On One CPU, {about}:")
-    # What was measured again on another machine stands under both.
+    # What was measured again on another machine is listed under both.
     assert (one.count(f"| {OURS} |"), other.count(f"| {OURS} |")) == (1, 1)
     assert (one.count("| composite |"), other.count("| composite |")) == (1, 0)
     alone = shown.partition("### Thread scaling")[2].partition("###")[0]

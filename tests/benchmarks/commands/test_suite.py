@@ -31,7 +31,7 @@ def test_all_commands_run(
     assert [command[:4] for command in commands] == [
         [sys.executable, "-m", "benchmarks", name] for name in MEASURING
     ]
-    # Every one of them is understood, and goes where it was told.
+    # Every one of them is understood, and writes where its options say.
     for name, command in zip(MEASURING, commands, strict=True):
         seen = []
         module = program._COMMANDS[name]

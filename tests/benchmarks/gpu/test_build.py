@@ -94,7 +94,7 @@ def test_a_told_commit_counts_where_there_is_no_git(
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in which a module lies that was built just now, with CUDA for sm_90."""
+    """A package with a module that was built just now, with CUDA for sm_90."""
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / prebuilt._MODULE).write_text("a module")

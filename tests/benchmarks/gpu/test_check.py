@@ -131,7 +131,7 @@ def test_a_stage_has_what_those_before_it_have_left(
 def _stage(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, body: str, *words: str
 ) -> Found:
-    """Runs a stage whose function is made of `body`, in a process of its own as always."""
+    """Runs a stage with a function made of `body`, in a process of its own as always."""
     (tmp_path / "planted.py").write_text(
         "import os, sys, time\nfrom benchmarks.gpu import check\n"
         "from benchmarks.gpu.stage import LostDeviceError\nfrom benchmarks.__main__ import main\n"
@@ -199,7 +199,7 @@ def test_a_stage_goes_on_behind_what_has_ended_its_process(
 
 
 def test_a_runner_that_is_killed_leaves_every_row(tmp_path: Path) -> None:
-    """Not even told that it ends: rows, and no half of one, are on the disk all the same."""
+    """Killed without a signal to catch: rows, and no half of one, are on the disk all the same."""
     command = [sys.executable, "-m", "benchmarks", *DRY, "environment", "every-kernel"]
     command += ["--patience", "5"]
     runner = subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT)

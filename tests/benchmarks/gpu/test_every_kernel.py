@@ -36,7 +36,7 @@ def test_every_kernel_is_launched() -> None:
         machine = emulated.Machine(tuning=way.tuning, deterministic=way.deterministic)
         with on_machine(machine):
             cases.gradients(case.problem(), form, "emulated")
-        # Written with template parameters, whose values are those of the function that launches.
+        # Written with template parameters; their values are those of the function that launches.
         launched |= {(each.kernel, each.launcher) for each in emulator.take_launches()}
     assert len(launched) == len(kernels)
 

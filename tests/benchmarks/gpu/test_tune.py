@@ -1,4 +1,4 @@
-"""Tuning in `gpu-check`: variants apply and compile, all are timed, the winner is told."""
+"""Tuning in `gpu-check`: variants apply and compile, all are timed, the winner is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense attention on a GPU: flash attention where there is one, and what ran is told."""
+"""Dense attention on a GPU: flash attention where there is one, and what ran is reported."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def cuda_include() -> Path:
     """
     places = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
     if nvcc := shutil.which("nvcc"):
-        # Asked, since what is on the path may be a link or a wrapper.
+        # nvcc reports its own folder: what is on the path may be a link or a wrapper.
         command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused"]
         output = subprocess.run(command, capture_output=True, text=True, check=False).stderr
         places += [Path(top.strip()) for top in re.findall(r"TOP=(.*)", output)]
@@ -195,7 +195,7 @@ def _link(
 
 
 def _compile(source: Path, flags: tuple[str, ...]) -> Path:
-    # The emulator's own warnings are errors; the kernels' are as well, but for what CUDA C++
+    # The emulator's own warnings are errors; the kernels' are as well, except what CUDA C++
     # writes and C++ does not know (#pragma unroll).
     command = [
         compiler(),

@@ -54,7 +54,7 @@ class Machine:
         variant: How they are built.
         schedule: Who runs when.
         side: Where memory ends that kernels may touch: at an array's end, or at its start.
-        device: Where the arrays are said to lie; there are two.
+        device: The device that the arrays claim to be on; there are two.
         stream: A handle.
         multiprocessors: Of each device; few, so that small problems fill them.
         tuning: Fields of `Tuning` in csrc/cuda/params.h that are forced.

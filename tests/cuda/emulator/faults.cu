@@ -1,5 +1,5 @@
 // Kernels with a planted fault each, and the same kernels without it: the emulator and the
-// sanitizers must tell the two apart. Two blocks of 64 threads work on 128 numbers.
+// sanitizers must distinguish the two. Two blocks of 64 threads work on 128 numbers.
 #include <cstdio>
 #include <cstring>
 #include <vector>

@@ -164,7 +164,7 @@ def test_bins_serve_encoders() -> None:
 
 @pytest.mark.parametrize(("num_points", "num_queries"), [(1, 4 * 7326), (4, 7326), (32, 916)])
 def test_bins_are_taken_from_four_samples_on(num_points: int, num_queries: int) -> None:
-    # The level has 37 * 11 * 18 = 7326 bins; other heads and batch rows have bins of their own.
+    # The level has 37 * 11 * 18 = 7326 bins; other heads and batch elements have bins of their own.
     for num_heads, batch in ((8, 1), (1, 64)):
         settings = {"num_points": num_points, "num_heads": num_heads, "batch": batch}
         assert takes_bins(asking(num_queries, **settings))

@@ -1,4 +1,4 @@
-"""What identity switches cost, on tracks whose overlaps are known."""
+"""What identity switches cost, on tracks with known overlaps."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ infer = program("infer_defvis")
 
 
 def _pictures(folder: Path, count: int, size: tuple[int, int] = (64, 48)) -> Path:
-    """Frames whose red channel counts them, in jumps of 20."""
+    """Frames numbered by their red channel, in steps of 20."""
     folder.mkdir()
     for index in range(count):
         Image.new("RGB", size, (20 * index % 240, 100, 30)).save(folder / f"{index:04d}.png")

@@ -22,7 +22,7 @@ SIZE = 24
 
 @dataclass(frozen=True)
 class Noise:
-    """Frames of random pixels; remembers how many were asked for."""
+    """Frames of random pixels; remembers how many were requested."""
 
     length: int
     id: int = 1
@@ -80,7 +80,7 @@ def test_a_score_is_the_mean_class_times_the_mean_pixel_of_the_mask() -> None:
 
 
 def test_clips_are_linked_whatever_their_slots() -> None:
-    """Two objects, whose slots change places in the second clip, a third that comes late."""
+    """Two objects that exchange slots in the second clip, and a third that comes late."""
     builder = _builder(9)
     builder.add(0, *_clip(0, 6, [0, 12, None], [0, 1, 0]))
     builder.add(3, *_clip(3, 6, [12, None, 0], [1, 0, 0]))
@@ -155,7 +155,7 @@ def _predict(model: DefVIS, videos: Sequence[Noise], **options: int) -> list[lis
 
 
 def _eager(config: Config) -> DefVIS:
-    """A random model whose masks are not all empty."""
+    """A random model; not all of its masks are empty."""
     model = DefVIS(config.model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -26,7 +26,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3)).astype(np.uin
 
 
 def _model(config: Config) -> DefVIS:
-    """A model whose offsets and weights depend on the query."""
+    """A model with offsets and weights that depend on the query."""
     model = DefVIS(config.model).eval()
     with torch.no_grad():
         for layer in (m for m in model.modules() if isinstance(m, STDeformAttn)):
@@ -81,7 +81,7 @@ def test_weight_is_shared_between_neighbouring_frames() -> None:
 
 
 def test_picture(tmp_path: Path) -> None:
-    """The sample lies where it is drawn, in the frames it reads, in its head's colour."""
+    """The sample is where it is drawn, in the frames it reads, in its head's colour."""
     pixels = np.zeros((4, 32, 48, 3), dtype=np.uint8)
     points = SamplingPoints(
         torch.tensor([0.75, 0.75, 2.5 / 4]),

@@ -75,7 +75,7 @@ def test_clips_of_a_batch_are_independent(config: Config) -> None:
 def volume(
     shape: tuple[int, int, int], channels: int, padding: torch.Tensor | None = None
 ) -> Volume:
-    """Where the cells of one clip lie; `padding` is bool [1, T, H, W]."""
+    """Where the cells of one clip are; `padding` is bool [1, T, H, W]."""
     mask = torch.zeros(1, *shape, dtype=torch.bool) if padding is None else padding
     return Volume(
         shape=shape,
@@ -87,7 +87,7 @@ def volume(
 
 
 def test_padding_does_not_reach_the_decoder(config: Config) -> None:
-    """Whatever stands in padded frames and columns, the real part decodes to the same."""
+    """The real part decodes to the same, whatever padded frames and columns hold."""
     model = DefVIS(config.model).eval()
     cells = torch.randn(1, 6, 4, 6, 24)
     padding = torch.zeros(1, 6, 4, 6, dtype=torch.bool)
@@ -98,7 +98,7 @@ def test_padding_does_not_reach_the_decoder(config: Config) -> None:
     results = [model.decoder(memory.flatten(1, 3), padded) for memory in (cells, other)]
     for first, second in zip(*results, strict=True):
         torch.testing.assert_close(first, second)
-    # And the same as the real part alone, whose queries are at the same fractions of it.
+    # And the same as the real part alone; its queries are at the same fractions of it.
     alone = model.decoder(cells[:, :4, :, :4].flatten(1, 3), volume((4, 4, 4), 24))
     for first, second in zip(results[0], alone, strict=True):
         axis = 3 if first.dim() == 5 else 2

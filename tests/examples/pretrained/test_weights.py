@@ -221,7 +221,7 @@ def test_report_names_everything(tmp_path: Path) -> None:
 
 
 def test_c256_takes_the_widths_of_deformable_detr() -> None:
-    """The names and shapes of the published ResNet-50 model fit, but for 91 classes of images."""
+    """The names and shapes of the published ResNet-50 model fit, except 91 classes of images."""
     with torch.device("meta"):
         model = DefVIS(preset("paper-c256").model)
     own = model.state_dict()

@@ -132,7 +132,7 @@ def _check_validation(config: Config, copies: World, shards: World, batches: lis
                     + stage.model.predict_masks(outputs, slots).sum()
                     for stage in (copied, shared)
                 )
-                # After Adam's steps, whose direction may be that of rounding: see OF_A_STEP in
+                # After Adam's steps; rounding may decide their direction: see OF_A_STEP in
                 # test_distributed.py.
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 

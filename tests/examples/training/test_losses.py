@@ -276,7 +276,7 @@ def test_every_parameter_learns(
 ) -> None:
     model = DefVIS(config.model).train()
     for parameter in model.parameters():
-        if not parameter.any():  # Layers that start at zero hold back what lies before them.
+        if not parameter.any():  # Layers that start at zero block the gradients of those before.
             torch.nn.init.normal_(parameter, std=0.05)
     target = make_targets([0, 2], [square_masks([True] * 4), square_masks([True] * 4, left=14)])
     batch = _batch([target, target], padded=False)

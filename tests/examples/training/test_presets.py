@@ -130,7 +130,7 @@ def test_every_preset_learns_with_all_its_weights(
     config = shrunk(name)
     model = DefVIS(config.model).train()
     for parameter in model.parameters():
-        if not parameter.any():  # Layers that start at zero hold back what lies before them.
+        if not parameter.any():  # Layers that start at zero block the gradients of those before.
             torch.nn.init.normal_(parameter, std=0.05)
     visible = [True, False, True, not padded]
     targets = [

@@ -20,7 +20,7 @@ from tests.examples.support import changed
 
 @pytest.fixture
 def frozen(config: Config) -> Config:
-    """Without batch norm, whose statistics depend on how a batch is cut."""
+    """Without batch norm: its statistics depend on how a batch is cut."""
     return changed(config, "model.backbone.frozen_norm=true", "model.num_classes=10")
 
 

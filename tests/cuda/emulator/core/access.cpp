@@ -33,7 +33,7 @@ using emulated::on_access;
   EMULATED_ACCESS(__tsan_unaligned_read##BYTES, BYTES, read) \
   EMULATED_ACCESS(__tsan_unaligned_write##BYTES, BYTES, write)
 
-// The compare-and-swap loops of atomics.h: one atomic access each, whatever it takes.
+// The compare-and-swap loops of atomics.h: one atomic access each, however many rounds it takes.
 #define EMULATED_ATOMICS(BITS, T)                                                               \
   T __tsan_atomic##BITS##_load(const volatile T* address, int) {                                \
     return __atomic_load_n(address, __ATOMIC_RELAXED);                                          \
@@ -70,8 +70,8 @@ EMULATED_ATOMICS(64, std::uint64_t)
 
 #endif
 
-// -fsanitize=alignment calls this for an access whose address does not fit its type: a vector load
-// that a device would refuse.
+// -fsanitize=alignment calls this for an access that is not aligned to its type: a vector load that
+// a device would refuse.
 namespace {
 
 // As the compiler lays it out.

@@ -50,7 +50,7 @@ EMULATED_EXPORT bool emulated_take_launch(LaunchRecord* out) {
   return true;
 }
 
-// What has failed since it was last asked, or "".
+// What has failed since the last call, or "".
 EMULATED_EXPORT const char* emulated_take_failure() {
   const char* const message = failure_message();
   forget_failure();

@@ -12,7 +12,7 @@ void note_failure(const char* format, ...) __attribute__((format(printf, 1, 2)))
 // What messages call the kernel, and who launched it.
 void begin_launch(const char* kernel, const char* launcher);
 
-// As on a device, after a failure nothing runs any more: until somebody has taken it.
+// As on a device, after a failure nothing runs any more, until it is taken.
 bool failed();
 const char* failure_message();  // "" if nothing failed
 void forget_failure();

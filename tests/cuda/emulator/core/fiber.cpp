@@ -52,7 +52,7 @@ static void emulated_switch(void** save, void* to) {
   swapcontext(&here, static_cast<ucontext_t*>(to));
 }
 
-// The context lies at the top of the stack it describes.
+// The context is at the top of the stack that it describes.
 static void* first_position(char* stack, std::size_t size, void (*entry)()) {
   size = (size - sizeof(ucontext_t)) & ~std::size_t{63};
   auto* context = reinterpret_cast<ucontext_t*>(stack + size);
@@ -80,7 +80,7 @@ char* reserve(void* where, std::size_t bytes) {
   return static_cast<char*>(memory);
 }
 
-// All slots in one piece, so that an address tells its stack.
+// All slots in one piece, so that an address identifies its stack.
 char* slots() {
   static char* const first = [] {
     char* const memory = reserve(nullptr, kMaxFibers * kSlot);
@@ -147,7 +147,7 @@ bool below_stack(const void* address) {
 void forget_stacks(int count) {
   if (!kThreadSanitizer) return;
   // ThreadSanitizer sees the new mapping and drops what it knew of the old one. That takes
-  // time, so only as much as kernels fill is mapped anew; deeper ones would look like races.
+  // time, so only as much as kernels fill is mapped again; deeper ones would look like races.
   constexpr std::size_t kFilled = 16 << 10;
   for (int slot = 0; slot < count; ++slot) reserve(slots() + (slot + 1) * kSlot - kFilled, kFilled);
 }

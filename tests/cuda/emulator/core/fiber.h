@@ -9,7 +9,7 @@ namespace emulated {
 
 struct Fiber {
   void* position = nullptr;  // where it goes on: its stack pointer, or its ucontext_t
-  char* stack = nullptr;     // lowest address; below it lies a page that cannot be touched
+  char* stack = nullptr;     // lowest address; the page below it cannot be touched
   std::size_t stack_size = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
@@ -18,14 +18,14 @@ struct Fiber {
 constexpr int kMaxFibers = 1024;
 void start_fiber(Fiber& fiber, int slot, void (*entry)());
 
-// Leaves `from` for `to`; comes back when somebody switches to `from`. A `from` of null is never
+// Leaves `from` for `to`; comes back at a switch to `from`. A `from` of null is never
 // come back to. Who is to run next must be known to ThreadSanitizer before (Identity::become).
 void switch_fiber(Fiber* from, Fiber& to);
 
 // The first thing a fiber's entry calls.
 void entered_fiber();
 
-// Says whether an address lies on a stack of this file, or on the page below one.
+// Whether an address is on a stack of this file, or on the page below one.
 bool on_stack(const void* address);
 bool below_stack(const void* address);
 

@@ -137,9 +137,9 @@ std::size_t dynamic_bytes_here;
 
 #if defined(EMULATED_TSAN)
 
-// One piece of memory, mapped anew for every block: with the old mapping ThreadSanitizer forgets
-// the accesses of the block before. Not by a kernel's thread, whose write it would take the mapping
-// for.
+// One piece of memory, mapped again for every block: with the old mapping ThreadSanitizer forgets
+// the accesses of the block before. Not by a kernel's thread: it would take the mapping for a write
+// of that thread.
 char* piece = nullptr;
 std::size_t piece_used = 0;
 constexpr std::size_t kPiece = kBlockSharedLimit + (64 << 10);  // alignment leaves gaps

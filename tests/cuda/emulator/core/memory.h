@@ -1,14 +1,14 @@
 // Memory that kernels access. Arrays are between two pages that cannot be touched, so that running
 // off them faults at once, and a handler turns the fault into a failure of the launch. A block's
 // shared arrays are such arrays too, filled with bytes that read as NaN in every floating-point
-// type, anew for every block.
+// type, again for every block.
 #pragma once
 
 #include <cstddef>
 
 namespace emulated {
 
-// Where the array lies: its end or its start at a page that faults. Alignment may leave slack on
+// Where the array is: its end or its start at a page that faults. Alignment may leave slack on
 // that side; it is filled, and release_guarded looks whether it still is.
 enum class Side { end, start };
 
@@ -18,7 +18,7 @@ void* allocate_guarded(std::size_t bytes, std::size_t alignment, Side side);
 // Returns whether the slack around the array is untouched.
 bool release_guarded(void* array);
 
-// The array whose pages hold `address`, with those that fault; bytes is 0 if there is none.
+// The array with `address` on its pages, also those that fault; bytes is 0 if there is none.
 struct Extent {
   const char* first = nullptr;
   std::size_t bytes = 0;
@@ -37,7 +37,7 @@ class FaultHandler {
 // Fails the launch for an access outside of any array.
 [[noreturn]] void fail_access(const void* address, const void* code);
 
-// `site` tells the arrays of a kernel apart.
+// `site` distinguishes the arrays of a kernel.
 void* static_shared(const void* site, std::size_t bytes, std::size_t alignment);
 void* dynamic_shared();
 
@@ -47,7 +47,7 @@ constexpr std::size_t kBlockSharedLimit = 227 << 10;  // of a block, compute cap
 void reset_shared(std::size_t dynamic_bytes);  // before every block
 void release_shared();                         // after the launch
 
-// Says whether an address lies in a shared array.
+// Whether an address is in a shared array.
 bool in_shared(const void* address);
 
 }  // namespace emulated

@@ -67,7 +67,7 @@ Page& page_of(const char* address) {
 }
 
 bool ordered(const Seen& before, const Thread& now, bool shared) {
-  // Every block has shared memory of its own, even if it lies where another's was.
+  // Every block has shared memory of its own, even if it is where another's was.
   if (before.block != block) return shared || before.block < first_block_of_launch;
   if (before.barriers != barriers || before.thread == now.number) return true;
   if (before.thread / kWarp != now.warp()) return false;

@@ -11,7 +11,7 @@
 namespace emulated {
 namespace {
 
-constexpr int kDevices = 2;  // so that a device other than the current one can be asked for
+constexpr int kDevices = 2;  // so that there is a device other than the current one
 cudaError_t last_error = cudaSuccess;
 int device_now = 0;
 
@@ -80,7 +80,7 @@ cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 
-// Those of an H200, but for the number of multiprocessors.
+// Those of an H200, except the number of multiprocessors.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= kDevices) return returned(cudaErrorInvalidDevice);
   switch (attribute) {

@@ -49,7 +49,7 @@ struct Launch {
 // returns.
 void launch(Launch what, Body body, void* argument);
 
-// The launches since the tests last asked, oldest first.
+// The launches since the tests last read them, oldest first.
 std::vector<Launch>& launches();
 
 // Arguments are converted to the kernel's parameters once, and every thread is given copies.

@@ -1,4 +1,4 @@
-// What AddressSanitizer and ThreadSanitizer must be told about stacks, switches and barriers; in
+// What AddressSanitizer and ThreadSanitizer need to know of stacks, switches and barriers; in
 // other builds nothing. The emulator itself is compiled without -fsanitize: it is not what is
 // tested, and ThreadSanitizer would see every switch as a race.
 #pragma once

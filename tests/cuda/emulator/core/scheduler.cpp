@@ -205,7 +205,7 @@ void maybe_preempt() {
 
 void abandon_block() {
   go_to(nullptr, nullptr);
-  std::abort();  // nobody comes back here
+  std::abort();  // never reached
 }
 
 }  // namespace emulated

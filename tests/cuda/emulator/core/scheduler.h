@@ -20,7 +20,7 @@ struct Schedule {
 extern Schedule schedule;
 std::uint64_t random_number();
 
-// Counted since the tests last asked.
+// Counted since the tests last read them.
 struct Statistics {
   std::uint64_t launches, threads, switches, barriers, warp_operations, preemptions;
   std::uint64_t shared_bytes;  // of the block that used most
@@ -40,7 +40,7 @@ void end_launch();
 std::vector<Thread>& threads();
 int threads_alive();
 
-// For the running thread: waits in `state` until somebody wakes it.
+// For the running thread: waits in `state` until another thread wakes it.
 void wait(State state);
 void wake(Thread& thread);
 // Lets another thread go first, if chance will have it so.

@@ -10,7 +10,7 @@
 // Part of the kernel that calls it, so that messages name the kernel's line.
 #define EMULATED_DEVICE __attribute__((always_inline)) inline
 
-// Last parameters that say where the call stands.
+// Last parameters: the source location of the call.
 #define EMULATED_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 namespace emulated {
