@@ -7,8 +7,8 @@
 //               weights, to shared memory
 //   4 gather    a lane per (query-head, channels): partial dot  read_corners      lanes/rows.cuh
 //               products of grad_out with each corner           PartialDots
-//   5 scatter   grad_value[cell] += weight * grad_out           scatter, add_vec  lanes/vec.cuh
-//   6 finish    per sample: dot products -> gradients of        finish_sample     core/sampling.h
+//   5 scatter   grad_value[cell] += weight * grad_out           scatter
+//   6 finish    per sample: dot products -> gradients of        finish_sample
 //               attention and position; sums for 7              pass_on_pixel_grads
 //   7 finish    per query-head: gradients of the reference (of  write_reference_grads
 //               each level), then of the logits; sums over      differentiate_softmax

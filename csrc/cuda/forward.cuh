@@ -4,7 +4,7 @@
 //   1 schedule  which tile, which split of its samples          for_each_tile     tiles.cuh
 //   2 softmax   largest of the L * K logits of a query-head     find_max_logit    lanes/samples.cuh
 //   3 sample    a lane per (query-head, point): position ->     read_pixels       lanes/samples.cuh
-//               2^N corner cells and weights, to shared memory  find_corners      core/sampling.h
+//               2^N corner cells and weights, to shared memory  find_corners      lanes/samples.cuh
 //   4 gather    a lane per (query-head, 8 channels):            read_corners      lanes/rows.cuh
 //               sum += weight * value[cell], 16 bytes a load    multiply_add      lanes/vec.cuh
 //   5 combine   sum of the softmax; if warps share a tile,      add_splits        splits.cuh
