@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, costs, host_time, layers, model, operator, report, suite
+from benchmarks.commands import complexity, host_time, layers, model, operator, report, suite
 from benchmarks.gpu import check, prebuilt
 from benchmarks.subjects.base import WrongAnswerError
 
@@ -17,7 +17,6 @@ _COMMANDS = {
     "layers": layers,
     "model": model,
     "report": report,
-    "costs": costs,
     "gpu-check": check,
     "host-time": host_time,
     "prebuilt": prebuilt,

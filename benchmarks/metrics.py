@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.costs import atomics, cpu_roofline, traffic
+from benchmarks.costs import cpu_roofline, traffic
 from benchmarks.measure import compiled, environment, isolated
 from benchmarks.measure.memory import Peak, peak_of
 from benchmarks.measure.rows import ALL_MODES, MODES, Row
@@ -107,12 +107,8 @@ def _details(workload: Workload, name: str, mode: str, prepared: Case) -> Row:
             "compulsory_bytes": traffic.compulsory_bytes(inputs),
         }
     if mode == "backward":
-        added = atomics.count(atomics.sort_into_bins(workload, inputs), workload.head_dim)
-        by_bins = atomics.takes_bins(workload)
-        return {
-            "added_numbers": added.by_bins if by_bins else added.direct,
-            "added": "bin by bin" if by_bins else "one by one",
-        }
+        count, how = traffic.added_numbers(workload, inputs)
+        return {"added_numbers": count, "added": how}
     return {}
 
 

@@ -131,11 +131,6 @@ WORKLOADS = {
 }
 
 
-def spread_of(word: str) -> float | None:
-    """What a word of the command line says about `Workload.offset_spread`: cells, or "uniform"."""
-    return None if word == "uniform" else float(word)
-
-
 class Inputs(NamedTuple):
     """What `stdeform.st_deform_attn_from_offsets` takes, and a gradient of its result."""
 

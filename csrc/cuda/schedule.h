@@ -1,6 +1,6 @@
 // In which order queries are processed, plain or brick by brick, and how many warps share a tile.
-// Index arithmetic only, without CUDA headers: shared by the kernels, the host code that launches
-// them, and the cache simulation in benchmarks/costs.
+// Index arithmetic only, without CUDA headers: shared by the kernels and the host code that
+// launches them.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace stdeform::cuda {
 
-// Cells of a brick along x, y, t; benchmarks/costs/cache_sim.py simulates what others would read.
+// Cells of a brick along x, y, t; docs/internals/cuda-cache.md has what others would read.
 constexpr int32_t kBrick[kMaxAxes] = {5, 5, 9};
 constexpr int32_t kImageBrick[kMaxAxes] = {16, 16, 1};
 

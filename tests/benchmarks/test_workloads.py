@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.costs.traffic import corner_bytes
-from benchmarks.workloads import WORKLOADS, make_inputs, spread_of
+from benchmarks.workloads import WORKLOADS, make_inputs
 
 TINY = WORKLOADS["tiny"]
 
@@ -85,10 +85,6 @@ def test_shrunk_workload_keeps_what_decides_the_code_path() -> None:
     assert shrunk.num_cells == 4 * 4
     kept = ("num_heads", "head_dim", "num_points", "dtype")
     assert all(getattr(shrunk, name) == getattr(workload, name) for name in kept)
-
-
-def test_spreads_are_cells_or_uniform() -> None:
-    assert [spread_of(word) for word in ("0.5", "8", "uniform")] == [0.5, 8.0, None]
 
 
 def test_uniform_samples_cover_the_volume() -> None:

@@ -1,4 +1,4 @@
-"""Bytes that are read, and what caches and memory can give."""
+"""What is read and added, and what caches and memory can give."""
 
 from __future__ import annotations
 
@@ -54,6 +54,36 @@ def test_traffic_counts_the_corners_that_exist(shapes: tuple[tuple[int, ...], ..
         assert traffic.corner_rows(workload, inputs, 0, head).tolist() == expected
         count += len(expected)
     assert traffic.corner_bytes(workload, inputs) == count * workload.head_dim * 4
+
+
+@pytest.mark.parametrize("by_bins", [False, True])
+def test_added_numbers_are_those_of_a_loop(by_bins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "takes_bins", lambda workload: by_bins)
+    workload = dataclasses.replace(TINY, batch=2)
+    inputs = make_inputs(workload, 0)
+    shape = workload.spatial_shapes[0]
+    one_by_one, bins, samples = 0, {}, 0
+    for b, q, m, k in itertools.product(*map(range, inputs.sampling_offsets.shape[:3]), range(4)):
+        size = torch.tensor(shape[::-1])
+        location = inputs.reference_points[b, q, 0] + inputs.sampling_offsets[b, q, m, 0, k] / size
+        low = (location * size - 0.5).floor().long().tolist()
+        corners = math.prod(
+            sum(0 <= cell < size for cell in (at, at + 1))
+            for at, size in zip(low, shape[::-1], strict=True)
+        )
+        if corners:
+            samples += 1
+            one_by_one += corners
+            bins[(b, m, *low)] = corners
+    counted = sum(bins.values()) + samples // 128 * 8 if by_bins else one_by_one
+    how = "bin by bin" if by_bins else "one by one"
+    assert traffic.added_numbers(workload, inputs) == (counted * workload.head_dim, how)
+
+
+def test_numbers_are_those_of_the_kernels() -> None:
+    plan = (Path(__file__).parents[3] / "csrc/cuda/binned/plan.h").read_text()
+    assert f"kSamplesPerWarp = {traffic.SAMPLES_PER_WARP};" in plan
+    assert f"kSamplesPerBin = {traffic.SAMPLES_PER_BIN};" in plan
 
 
 @pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")

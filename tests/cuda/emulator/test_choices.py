@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.costs import atomics
+from benchmarks.costs import traffic
 from benchmarks.workloads import WORKLOADS, Workload
 from tests.cuda.emulator import build
 from tests.cuda.emulator.emulated import Machine
@@ -150,9 +150,9 @@ def test_strides_of_axes_of_size_one_are_ignored(axis: int) -> None:
 
 def test_the_benchmark_knows_what_is_chosen() -> None:
     for workload in WORKLOADS.values():
-        assert atomics.takes_bins(workload) == takes_bins(workload)
+        assert traffic.takes_bins(workload) == takes_bins(workload)
     for num_queries in (915, 916):
-        assert atomics.takes_bins(asking(num_queries)) == takes_bins(asking(num_queries))
+        assert traffic.takes_bins(asking(num_queries)) == takes_bins(asking(num_queries))
 
 
 def test_bins_serve_encoders() -> None:
