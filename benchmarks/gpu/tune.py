@@ -1,7 +1,7 @@
 """The stages `variants` and `sweep` of `gpu-check`: which constants and choices are fastest here.
 
 Builds the variants of `kernel_variants.py` beside the installed module, times all of them and all
-knobs on the same inputs, and says for every workload what wins and what to change for it.
+knobs on the same inputs, and says for every workload what wins.
 """
 
 from __future__ import annotations
@@ -132,8 +132,14 @@ def choices(mode: str, built: Sequence[str]) -> list[Choice]:
     """What is timed in a mode; what is installed comes first, nothing forced."""
     by_name = {each.name: each for each in kernel_variants.VARIANTS}
     variants = [name for name in built if name in by_name and by_name[name].mode == mode]
-    forced = [tuple(knobs.items()) for knobs in kernel_variants.knobs(mode)]
-    return [*(Choice(INSTALLED, each) for each in forced), *(Choice(each, ()) for each in variants)]
+    forced = [
+        ((knob.name, value),)
+        for knob in kernel_variants.KNOBS
+        if knob.mode == mode
+        for value in knob.values
+    ]
+    alone = [Choice(name, ()) for name in variants]
+    return [Choice(INSTALLED, ()), *(Choice(INSTALLED, each) for each in forced), *alone]
 
 
 @contextlib.contextmanager
@@ -228,7 +234,7 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 
 
 def winners(rows: Sequence[Row]) -> str:
-    """Markdown: for every workload and mode the fastest choice, and what to change for it."""
+    """Markdown: for every workload and mode the fastest choice, if it gains anything."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in _tuned(rows):
         groups.setdefault((row["label"], row["mode"]), []).append(row)
@@ -241,7 +247,7 @@ def winners(rows: Sequence[Row]) -> str:
         share = best["ratio"]["median"]
         gains = share < 1 - _GAIN and best["ratio"]["q3"] < 1
         micro = [f"{1e6 * row['seconds']['median']:.1f}" for row in (group[0], best)]
-        change = kernel_variants.say(best["variant"], best["forced"]) if gains else "nothing"
+        change = _choice(best).label if gains else "nothing"
         body.append([label, mode, *micro, f"{share:.3f}", change])
     return table(["workload", "mode", "now us", "best us", "of now", "change"], body)
 
@@ -252,14 +258,17 @@ def times(rows: Sequence[Row]) -> str:
     columns = list(dict.fromkeys((row["label"], row["mode"]) for row in rows))
     lines: dict[str, dict[tuple[str, str], str]] = {}
     for row in rows:
-        name = Choice(row["variant"], tuple(row["forced"].items())).label
         shown = f"{row['ratio']['median']:.3f}" + " WRONG" * ("wrong" in row)
-        lines.setdefault(name, {})[row["label"], row["mode"]] = shown
+        lines.setdefault(_choice(row).label, {})[row["label"], row["mode"]] = shown
     heads = [f"{label}, {mode}" for label, mode in columns]
     body = [
         [name, *(cells.get(column, "-") for column in columns)] for name, cells in lines.items()
     ]
     return table(["choice", *heads], body)
+
+
+def _choice(row: Row) -> Choice:
+    return Choice(row["variant"], tuple(row["forced"].items()))
 
 
 def _tuned(rows: Sequence[Row]) -> list[Row]:
