@@ -11,14 +11,10 @@ from benchmarks import metrics
 from benchmarks.costs import gpu_roofline
 from benchmarks.gpu import plan
 from benchmarks.gpu.stage import LostDeviceError, Stage, first_line
-from benchmarks.gpu.third_party import check_third_party
 from benchmarks.measure import kernel_times
-from benchmarks.measure.rows import Row
 from benchmarks.subjects.registry import IMPLEMENTATIONS
-from benchmarks.subjects.third_party import THIRD_PARTY
 
 _CEILING_ROUNDS = 5
-_LEAST_SECONDS = 10  # that another library is begun with
 _PROFILED = (("paper-encoder", ("float32", "bfloat16")), ("detr-encoder", ("float32",)))
 
 
@@ -102,20 +98,4 @@ def ceilings(stage: Stage) -> bool:
     for name, rate in gpu_roofline.measure(_CEILING_ROUNDS):
         print(f"   {name}: {rate['median'] / 1e9:.0f} G/s", flush=True)
         stage.add([{"measurement": "device ceiling", "label": name, "per_second": rate}])
-    return True
-
-
-def third_party(stage: Stage) -> bool:
-    """Other libraries' operators beside ours; one that cannot be timed is named with its reason."""
-    rounds = 3 if stage.quick else stage.rounds
-    for name in THIRD_PARTY:
-        rows: list[Row] = []
-        reason = "no time was left"
-        if stage.left > _LEAST_SECONDS:
-            rows, reason = check_third_party(
-                name, stage.device, rounds=rounds, quick=stage.quick, seconds=stage.left
-            )
-        stage.add(rows)
-        stage.record.write(row={"library": name, "reason": reason})
-        print(f"   {name}: {reason or 'timed'}", flush=True)
     return True

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.gpu import benchmark, build, ncu, page, record, run_tests, tune
+from benchmarks.gpu import benchmark, build, ncu, page, record, run_tests, third_party, tune
 from benchmarks.gpu.record import Found, Record
 from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage, first_line
 from benchmarks.measure import processes
@@ -46,7 +46,7 @@ STAGES: dict[str, Callable[[Stage], bool]] = {
     "racecheck": run_tests.sanitize,
     "initcheck": run_tests.sanitize,
     "matrix": benchmark.matrix,
-    "third-party": benchmark.third_party,
+    "third-party": third_party.run,
 }
 # Seconds of each stage of each command, at most. A build comes first, because every command may
 # find a fresh machine, and the environment after it, because it describes what was built.

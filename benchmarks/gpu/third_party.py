@@ -1,6 +1,6 @@
-"""One third-party baseline beside our operator, in a process of its own.
+"""The stage `third-party` of `gpu-check`: other libraries beside ours, each in its own process.
 
-It may crash, hang or fill the GPU, which must not affect what is measured next.
+One may crash, hang or fill the GPU, which must not affect what is measured next.
 """
 
 from __future__ import annotations
@@ -12,32 +12,35 @@ import torch
 
 from benchmarks import metrics
 from benchmarks.gpu.plan import SUBJECT
-from benchmarks.gpu.stage import first_line
+from benchmarks.gpu.stage import Stage, first_line
 from benchmarks.measure import isolated
 from benchmarks.measure.rows import ALL_MODES, Row
 from benchmarks.subjects.correctness import check_correctness
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY
 
+_LEAST_SECONDS = 10  # that a library is begun with
 
-def check_third_party(
-    name: str, device: str, *, rounds: int, quick: bool, seconds: float
-) -> tuple[list[Row], str]:
-    """Checks and times one baseline beside our operator.
 
-    Args:
-        name: Of `THIRD_PARTY`.
-        device: "cuda" or "cpu".
-        rounds: Of timing.
-        quick: On a handful of cells.
-        seconds: After which it is stopped.
+def run(stage: Stage) -> bool:
+    """Every library; one that cannot be timed is named with its reason."""
+    for name in THIRD_PARTY:
+        rows, reason = _call(name, stage)
+        stage.add(rows)
+        stage.record.write(row={"library": name, "reason": reason})
+        print(f"   {name}: {reason or 'timed'}", flush=True)
+    return True
 
-    Returns:
-        Its rows and ours, and why there are none, or none of some mode; "" if nothing is missing.
-    """
+
+def _call(name: str, stage: Stage) -> tuple[list[Row], str]:
+    """Rows of a library and ours, and why there are none, or none of some mode; "" if there are."""
     if not THIRD_PARTY[name].is_installed:
         return [], "not installed"
-    request = {"name": name, "device": device, "rounds": rounds, "quick": quick}
+    seconds = stage.left
+    if seconds < _LEAST_SECONDS:
+        return [], "no time was left"
+    rounds = 3 if stage.quick else stage.rounds
+    request = {"name": name, "device": stage.device, "rounds": rounds, "quick": stage.quick}
     answers, problem = isolated.call(f"{__name__}:time_here", request, seconds=seconds)
     reasons = [answer["reason"] for answer in answers if "reason" in answer]
     rows = [answer for answer in answers if "reason" not in answer]
@@ -45,7 +48,7 @@ def check_third_party(
 
 
 def time_here(name: str, device: str, rounds: int, quick: bool) -> Iterator[Row]:
-    """The rows of `check_third_party`, and what is missing as "reason"."""
+    """The rows of a library and ours, and what is missing as "reason"."""
     workload = THIRD_PARTY[name].workload
     if quick:
         workload = dataclasses.replace(workload.shrunk(), name=f"{workload.name}-shrunk")

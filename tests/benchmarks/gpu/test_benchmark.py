@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import benchmark, plan
+from benchmarks.gpu import benchmark, plan, third_party
 from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage
+from benchmarks.measure import isolated
 from benchmarks.measure.recording import load_rows
 from benchmarks.measure.rows import Row
 from benchmarks.subjects.base import Case
 from benchmarks.subjects.registry import IMPLEMENTATIONS
-from benchmarks.subjects.third_party import THIRD_PARTY
+from benchmarks.subjects.third_party import THIRD_PARTY, ThirdParty
 from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.gpu.test_run_tests import stage
 
@@ -176,15 +177,16 @@ def test_baselines_share_the_time_they_have(
 ) -> None:
     given: list[float] = []
 
-    def check(*_: object, seconds: float, **__: object) -> tuple[list[Row], str]:
+    def call(*_: object, seconds: float) -> tuple[list[Row], str]:
         given.append(seconds)
         return [], "stopped"
 
-    monkeypatch.setattr(benchmark, "check_third_party", check)
-    left = iter((60, 60, 40, 40, 9, 8, 7, 6))
+    monkeypatch.setattr(isolated, "call", call)
+    monkeypatch.setattr(ThirdParty, "is_installed", True)
+    left = iter((60, 40, 9, 8, 7, 6))
     monkeypatch.setattr(Stage, "left", property(lambda _: next(left)))
     this = stage(tmp_path, "third-party")
-    assert benchmark.third_party(this)
+    assert third_party.run(this)
     assert given == [60, 40]
     rows = this.record.read()["rows"]
     assert [row["library"] for row in rows] == list(THIRD_PARTY)
