@@ -6,7 +6,7 @@ At the sizes of the paper's encoder, deformable beside dense.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from benchmarks import metrics
 from benchmarks.commands import showing
@@ -14,7 +14,7 @@ from benchmarks.measure import recording
 from benchmarks.measure.rows import MODES, Row
 from benchmarks.measure.timing import Task, compare
 from benchmarks.subjects.blocks import BLOCKS, check_block
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS
 
 _BLOCKS = ("attention block", "encoder layer")
 _KINDS = ("deformable", "dense")
@@ -28,29 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints; the exit status is 0."""
+    """Measures and prints; the exit status is 0.
+
+    Raises:
+        WrongAnswerError: A block computes something else; it was not timed.
+    """
     names = ["tiny"] if options.quick else ["paper-encoder", "paper-encoder-large"]
-    rows = (
-        row
-        for name in names
-        for block in _BLOCKS
-        for row in measure(block, WORKLOADS[name], options)
-    )
+    rows = (row for name in names for block in _BLOCKS for row in _measure(block, name, options))
     return showing.measure_and_show("layers", options, rows)
 
 
-def measure(
-    block: str, workload: Workload, options: argparse.Namespace, modes: Sequence[str] = MODES
-) -> Iterator[Row]:
-    """Both kinds of a block on a workload, deformable first and checked.
-
-    Raises:
-        WrongAnswerError: It computes something else; it was not timed.
-    """
+def _measure(block: str, name: str, options: argparse.Namespace) -> Iterator[Row]:
+    """Both kinds of a block on a workload, deformable first and checked."""
+    workload = WORKLOADS[name]
     check_block(workload, options.seed)
     prepared = {kind: BLOCKS[block][kind](workload, options.seed) for kind in _KINDS}
     pace = {name: getattr(options, name) for name in ("seconds", "rounds", "slow_rounds")}
-    for mode in modes:
+    for mode in MODES:
         tasks = [Task(kind, each.call(mode), options.threads) for kind, each in prepared.items()]
         for kind, figures in compare(tasks, **pace):
             yield {

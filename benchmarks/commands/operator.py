@@ -114,33 +114,25 @@ def _default_variants(device: str = "cpu") -> tuple[str, ...]:
 def _plan(options: argparse.Namespace) -> list[Job]:
     requested = _jobs(options)
     refusals = {
-        (job.workload.label, name): _refusal(name, job.workload, options.device)
+        (job.workload.label, name): refusal
         for job in requested
         for name in job.variants
+        if (refusal := IMPLEMENTATIONS[name].refusal(job.workload, options.device))
     }
     for (label, name), refusal in refusals.items():
-        if refusal:
-            print(f"-- {label}: {name} is left out, {refusal}", flush=True)
+        print(f"-- {label}: {name} is left out, {refusal}", flush=True)
     jobs = []
     for job in requested:
-        able = tuple(name for name in job.variants if not refusals[job.workload.label, name])
-        jobs.append(dataclasses.replace(job, variants=able))
-    for job in jobs:
+        able = (name for name in job.variants if (job.workload.label, name) not in refusals)
+        job = dataclasses.replace(job, variants=tuple(able))
         if not job.variants:
             names, label = " and ".join(options.variants), job.workload.label
             raise SystemExit(f"{names} cannot do {label}: {refusals[label, options.variants[0]]}")
-        refusal = IMPLEMENTATIONS[job.subject].refusal(CALL)
+        refusal = IMPLEMENTATIONS[job.subject].refusal(CALL, options.device)
         if "overhead" in job.metrics and refusal:
             raise SystemExit(f"--measure overhead: {job.subject} cannot do {CALL.label}: {refusal}")
+        jobs.append(job)
     return jobs
-
-
-def _refusal(name: str, workload: Workload, device: str) -> str:
-    """Why a variant cannot do a workload; "" if it can."""
-    variant = IMPLEMENTATIONS[name]
-    if device == "cpu" and not variant.on_cpu:
-        return "it needs a GPU"
-    return variant.refusal(workload)
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:

@@ -112,8 +112,10 @@ class Implementation:
     gradients_in: torch.dtype | None = None
     on_cpu: bool = True
 
-    def refusal(self, workload: Workload) -> str:
+    def refusal(self, workload: Workload, device: str = "cpu") -> str:
         """Why it does not support a workload; "" if it does."""
+        if device == "cpu" and not self.on_cpu:
+            return "it needs a GPU"
         axes = len(workload.spatial_shapes[0])
         if axes not in self.axes:
             return f"it has no operator for {axes} axes"
