@@ -67,7 +67,7 @@ int32_t read_rows(const char* table, const int32_t* rows, int64_t count) {
 
 using RowReader = int32_t (*)(const char*, const int32_t*, int64_t);
 
-// The reader of rows of so many vectors, null above 64; with the widest vectors that fit.
+// The reader of rows of up to 64 vectors, else null; with the widest vectors that fit.
 template <int Bytes, int... I>
 RowReader reader_of(int64_t row_bytes, std::integer_sequence<int, I...> all) {
   constexpr RowReader readers[] = {read_rows<Bytes, I + 1>...};

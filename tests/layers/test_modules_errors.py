@@ -133,10 +133,10 @@ def test_call_errors(
     args[at] = changed
     with pytest.raises(error, match=re.escape(message)) as caught:
         LAYERS[axes][0]()(*args)
-    told = str(caught.value)
-    assert "sampl" not in told  # the layer's user has given none
+    printed = str(caught.value)
+    assert "sampl" not in printed  # the layer's user has given none
     if axes == "image":
-        assert not re.search(r"\b(value|spatial_shapes|padding_mask)\b", told)
+        assert not re.search(r"\b(value|spatial_shapes|padding_mask)\b", printed)
 
 
 @pytest.mark.parametrize("axes", LAYERS)

@@ -30,15 +30,15 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_report_names_versions_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main() == 0
-    told = capsys.readouterr().out
-    assert f"stdeform  {stdeform.__version__}\n" in told
-    assert f"torch     {torch.__version__}\n" in told
+    printed = capsys.readouterr().out
+    assert f"stdeform  {stdeform.__version__}\n" in printed
+    assert f"torch     {torch.__version__}\n" in printed
     backend = "reference" if _native.missing("cpu") else "native"
-    assert f"cpu tensor   {backend}" in told
+    assert f"cpu tensor   {backend}" in printed
     for form in ("st_deform_attn", "st_deform_attn_from_offsets"):
         for axes in (2, 3):
-            assert f"{form}, N = {axes}, {backend}" in told
-    assert "self-check passed in" in told
+            assert f"{form}, N = {axes}, {backend}" in printed
+    assert "self-check passed in" in printed
 
 
 def test_wrong_results_fail_the_check(
@@ -65,11 +65,11 @@ def test_a_result_that_is_no_number_fails_the_check(monkeypatch: pytest.MonkeyPa
 def test_record_of_a_whole_build(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record.write_text(json.dumps({"native": NATIVE, "no_native": "", "cuda": CUDA, "no_cuda": ""}))
     report.main()
-    told = capsys.readouterr().out
-    assert "compiler  c++ 1.2.3\n" in told
-    assert "ISAs      portable, avx2 (compiler refused avx512)\n" in told
-    assert "OpenMP    no: the kernels run on one thread\n" in told
-    assert "CUDA      13.0 for 80, 90, PTX of 90\n" in told
+    printed = capsys.readouterr().out
+    assert "compiler  c++ 1.2.3\n" in printed
+    assert "ISAs      portable, avx2 (compiler refused avx512)\n" in printed
+    assert "OpenMP    no: the kernels run on one thread\n" in printed
+    assert "CUDA      13.0 for 80, 90, PTX of 90\n" in printed
 
 
 def test_record_without_cuda(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,8 +103,8 @@ def test_sources_do_not_pass_for_the_install_that_they_hide(
     (package / "_build.json").write_text(json.dumps(facts))
     monkeypatch.syspath_prepend(str(package.parent))
     assert report.main() == (1 if built else 0)
-    told = capsys.readouterr().out
-    assert (f"hides the stdeform that is installed in {package}" in told) == built
-    assert ("self-check" in told) != built
+    printed = capsys.readouterr().out
+    assert (f"hides the stdeform that is installed in {package}" in printed) == built
+    assert ("self-check" in printed) != built
     record.write_text(json.dumps({**facts, "native": NATIVE}))
     assert report.main() == 0  # the sources were built: they are what runs

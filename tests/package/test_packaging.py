@@ -219,11 +219,12 @@ def test_the_check_in_the_checkout_is_of_what_was_installed(installed: tuple[Pat
     """Right after `pip install .`, in the folder where it was typed."""
     tree, python = installed
     assert "cpu tensor   native" in run(python.with_name("stdeform"), cwd=tree)
-    told = run(python, "-m", "stdeform", cwd=tree, fails=True)
+    printed = run(python, "-m", "stdeform", cwd=tree, fails=True)
     assert (
-        f"Not checked: this is the source tree {tree / 'stdeform'}, which was never built" in told
+        f"Not checked: this is the source tree {tree / 'stdeform'}, which was never built"
+        in printed
     )
-    assert "type: stdeform\n" in told
+    assert "type: stdeform\n" in printed
 
 
 def test_record_says_what_was_built(tree: Path, builder: Path) -> None:
@@ -271,9 +272,9 @@ def test_without_a_compiler_the_install_succeeds_and_says_so(sources: Path, tmp_
 def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> None:
     with (tree / "csrc" / "bindings.cpp").open("a") as source:
         source.write("#error planted by the test\n")
-    told = pip(builder, *BUILD_WHEEL, cwd=tree, fails=True)
-    assert "planted by the test" in told
-    assert "STDEFORM_NATIVE=0 installs without it" in told
+    printed = pip(builder, *BUILD_WHEEL, cwd=tree, fails=True)
+    assert "planted by the test" in printed
+    assert "STDEFORM_NATIVE=0 installs without it" in printed
     assert not list(tree.glob("*.whl"))
 
 
@@ -298,8 +299,8 @@ def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> N
 def test_what_cannot_be_had_is_refused(
     settings: dict[str, str], message: str, sources: Path, builder: Path
 ) -> None:
-    told = pip(builder, *BUILD_WHEEL, cwd=sources, fails=True, **settings)
-    assert message in told
+    printed = pip(builder, *BUILD_WHEEL, cwd=sources, fails=True, **settings)
+    assert message in printed
     assert not list(sources.glob("*.whl"))
 
 
@@ -309,8 +310,8 @@ def test_no_command_passes_over_a_core_that_must_be_built(
     switch: str, command: str, sources: Path, builder: Path
 ) -> None:
     settings = {switch: "1", "PATH": "nowhere"}
-    told = run(builder, "setup.py", "-q", command, cwd=sources, fails=True, **settings)
-    assert f"{switch}=1, but there is no native core: no C++ compiler" in told
+    printed = run(builder, "setup.py", "-q", command, cwd=sources, fails=True, **settings)
+    assert f"{switch}=1, but there is no native core: no C++ compiler" in printed
 
 
 @pytest.mark.skipif(not HAS_NVCC, reason="needs nvcc")

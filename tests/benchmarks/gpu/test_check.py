@@ -252,9 +252,9 @@ def test_a_lost_device_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_it_is_a_command_of_its_own() -> None:
     command = [sys.executable, "-m", "benchmarks", "gpu-check", "--help"]
-    told = subprocess.run(command, text=True, capture_output=True, check=True).stdout
-    told = re.sub(r"\s", "", told)  # lines end at hyphens too
-    assert all(word in told for word in (*check.COMMANDS, *check.STAGES))
+    printed = subprocess.run(command, text=True, capture_output=True, check=True).stdout
+    printed = re.sub(r"\s", "", printed)  # lines end at hyphens too
+    assert all(word in printed for word in (*check.COMMANDS, *check.STAGES))
 
 
 def test_the_page_about_it_names_every_stage_and_its_limit() -> None:

@@ -15,7 +15,7 @@ from benchmarks.gpu.stage import Stage
 
 ROOT = Path(__file__).parents[3]
 SANITIZER = """#!/bin/sh
-# Runs nothing, and says what it was told as compute-sanitizer would.
+# Runs nothing, and prints what it is given, as compute-sanitizer would.
 echo "========= COMPUTE-SANITIZER $*"
 echo "caching: $PYTORCH_NO_CUDA_MEMORY_CACHING"
 echo "========= {summary}"
@@ -40,7 +40,7 @@ def _plant(path: Path, summary: str, status: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("check", "summary", "status", "told"),
+    ("check", "summary", "status", "printed"),
     [
         ("memcheck", "ERROR SUMMARY: 0 errors", 0, "faults: 0"),
         ("memcheck", "ERROR SUMMARY: 2 errors", 9, "faults: 2"),
@@ -59,14 +59,14 @@ def test_faults_are_counted(
     check: str,
     summary: str,
     status: int,
-    told: str,
+    printed: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _plant(tmp_path, summary, status, monkeypatch)
     this = stage(tmp_path, check)
-    assert run_tests.sanitize(this) == (told == "faults: 0")
-    assert this.record.read()["notes"] == [told]
+    assert run_tests.sanitize(this) == (printed == "faults: 0")
+    assert this.record.read()["notes"] == [printed]
 
 
 def test_sanitizers_see_every_allocation_and_our_kernels(

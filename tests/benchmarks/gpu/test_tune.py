@@ -282,12 +282,14 @@ def test_the_winner_is_told_where_it_gains() -> None:
     variant = next(each for each in VARIANTS if each.files())
     faster = _row(variant.name, {}, 0.8)
     wrong = _row(tune.INSTALLED, {"forward_splits": 2}, 0.1, wrong="by far")
-    told = re.sub(" +", " ", tune.winners([usual, faster, wrong]))
-    assert f"| paper-encoder, float32 | forward | 100.0 | 80.0 | 0.800 | {variant.name} |" in told
+    printed = re.sub(" +", " ", tune.winners([usual, faster, wrong]))
+    assert (
+        f"| paper-encoder, float32 | forward | 100.0 | 80.0 | 0.800 | {variant.name} |" in printed
+    )
     # Less than a hundredth, or not in most rounds: nothing to change.
     for ratio in ({"median": 0.995, "q3": 0.996}, {"median": 0.9, "q3": 1.02}):
-        told = tune.winners([usual, _row(variant.name, {}, 0.9) | {"ratio": ratio}])
-        assert "| nothing " in told
+        printed = tune.winners([usual, _row(variant.name, {}, 0.9) | {"ratio": ratio}])
+        assert "| nothing " in printed
     assert tune.winners([]) == ""
 
 

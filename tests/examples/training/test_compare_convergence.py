@@ -114,9 +114,9 @@ def test_program(
         *as_words(TINY_RUN),
     ]
     program("compare_convergence")(words)
-    told = capsys.readouterr().out
-    assert "K4-0: done" in told
-    assert (tmp_path / "comparison.md").read_text() in told
+    printed = capsys.readouterr().out
+    assert "K4-0: done" in printed
+    assert (tmp_path / "comparison.md").read_text() in printed
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [step for step, _ in found["K2"]["runs"]["0"]["figures"]["AP"]] == [2, 4]
     assert found["K2"]["parameters"] < found["K4"]["parameters"]
