@@ -180,7 +180,8 @@ def test_wheel_holds_the_package_and_nothing_else(
 ) -> None:
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert wheel.name.startswith(f"stdeform-{stdeform.__version__}-{tag}-{tag}-linux_")
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "stdeform").rglob("*.py")}
+    found = [path for kind in ("py", "pyi") for path in (ROOT / "stdeform").rglob(f"*.{kind}")]
+    modules = {str(path.relative_to(ROOT)) for path in found}
     extension = f"stdeform/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
