@@ -6,12 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, host_time, layers, model, operator, report, suite
+from benchmarks.commands import complexity, host_time, layers, model, operator, report
 from benchmarks.gpu import check, prebuilt
 from benchmarks.subjects.base import WrongAnswerError
 
 _COMMANDS = {
-    "all": suite,
     "operator": operator,
     "complexity": complexity,
     "layers": layers,

@@ -16,7 +16,6 @@ from benchmarks.measure.rows import ALL_MODES, MODES, Row
 from benchmarks.measure.stats import spread
 from benchmarks.measure.timing import Task, clock_of, compare, interleave
 from benchmarks.subjects.base import BackwardOnceError, Case
-from benchmarks.subjects.blocks import BLOCKS
 from benchmarks.subjects.correctness import find_errors
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.sdpa import backend_of
@@ -159,8 +158,14 @@ def _memory(job: Job) -> Iterator[Row]:
         }
         first = peaks[job.subject].extra_bytes
         for name, peak in peaks.items():
-            row = {"workload": job.workload, "variant": name, "mode": mode}
-            yield {**row, **peak_row(peak, job.subject, first)}
+            share = peak.extra_bytes / first if first else None
+            yield {
+                "workload": job.workload,
+                "variant": name,
+                "mode": mode,
+                **dataclasses.asdict(peak),
+                "ratio": {"to": job.subject, "median": share},
+            }
 
 
 def _bandwidth(job: Job) -> Iterator[Row]:
@@ -246,23 +251,20 @@ def _tasks(prepared: Mapping[str, Case], mode: str, threads: int) -> list[Task]:
 # -- peak memory, in a process of its own ------------------------------------------------------
 
 
-def measure_peak(
-    workload: Workload, variant: str, mode: str, threads: int, seed: int, block: str | None = None
-) -> Peak:
+def measure_peak(workload: Workload, variant: str, mode: str, threads: int, seed: int) -> Peak:
     """Starts a fresh process and measures one call of `variant` in it.
 
     Args:
         workload: What it is called on.
-        variant: Name in `IMPLEMENTATIONS`; of a block its kind.
+        variant: Name in `IMPLEMENTATIONS`.
         mode: One of `MODES`.
         threads: torch's threads.
         seed: Of the inputs.
-        block: Name in `BLOCKS`: a module with its projections in place of an operator.
 
     Raises:
         RuntimeError: The process failed, or this system has no /proc.
     """
-    request: Row = {"workload": dataclasses.asdict(workload), "variant": variant, "block": block}
+    request: Row = {"workload": dataclasses.asdict(workload), "variant": variant}
     request |= {"mode": mode, "threads": threads, "seed": seed}
     peaks, problem = isolated.call(f"{__name__}:peak_here", request, environment=_MALLOC)
     if problem:
@@ -270,14 +272,8 @@ def measure_peak(
     return Peak(**peaks[0])
 
 
-def peak_row(peak: Peak, first: str, first_bytes: int) -> Row:
-    """The fields of a row about a peak, and its ratio to that of the first variant."""
-    share = peak.extra_bytes / first_bytes if first_bytes else None
-    return {**dataclasses.asdict(peak), "ratio": {"to": first, "median": share}}
-
-
 def peak_here(
-    workload: dict[str, Any], variant: str, block: str | None, mode: str, threads: int, seed: int
+    workload: dict[str, Any], variant: str, mode: str, threads: int, seed: int
 ) -> Iterator[Row]:
     """The peak in this process, which has to be fresh; arguments as of `measure_peak`.
 
@@ -287,9 +283,9 @@ def peak_here(
     shapes = tuple(tuple(shape) for shape in workload.pop("spatial_shapes"))
     problem = Workload(spatial_shapes=shapes, **workload)
     torch.set_num_threads(threads)
-    prepare = BLOCKS[block][variant] if block else IMPLEMENTATIONS[variant].prepare
-    prepared, little = prepare(problem, seed), prepare(problem.shrunk(), seed)
-    is_compiled = not block and IMPLEMENTATIONS[variant].is_compiled
-    (prepared if is_compiled else little).call(mode)()
+    implementation = IMPLEMENTATIONS[variant]
+    prepared = implementation.prepare(problem, seed)
+    little = implementation.prepare(problem.shrunk(), seed)
+    (prepared if implementation.is_compiled else little).call(mode)()
     torch.ones(1 << 20).sum()  # starts the pool of threads, which the little problem may not
     yield dataclasses.asdict(peak_of(prepared.call(mode)))

@@ -1,8 +1,8 @@
 """`python -m benchmarks model`: whole models of examples/, deformable and dense.
 
-A layer of encoder and decoder, the network, a video from bytes to results, and a training step, for
-the presets `paper` and `vistr`: 36 frames of 300 x 533 pixels, one clip, float32. Besides the most
-bytes that live tensors take at a time, in all and by the modules of the network.
+The network, a video from bytes to results, and a training step, for the presets `paper` and
+`vistr`: 36 frames of 300 x 533 pixels, one clip, float32. Besides the most bytes that live tensors
+take at a time, in all and by the modules of the network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PARTS,
         default=PARTS,
         metavar="PART",
-        help=f"by default all: {', '.join(PARTS)}; on two cores the last three take half an hour",
+        help=f"by default all: {', '.join(PARTS)}; on two cores they take half an hour",
     )
     recording.add_arguments(parser, seconds=20)
     recording.add_slow_rounds(parser, default=None)
@@ -50,8 +50,7 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
     configs = _small_configs() if options.quick else _paper_configs()
     height, width = _QUICK_SIZE if options.quick else _SIZE
     models = {
-        name: prepare_parts(config, height, width, options.seed, options.parts)
-        for name, config in configs.items()
+        name: prepare_parts(config, height, width, options.seed) for name, config in configs.items()
     }
     first, *_ = configs
     frames = configs[first].model.num_frames
@@ -63,6 +62,8 @@ def _all(options: argparse.Namespace) -> Iterator[Row]:
     }
     size = f"{frames} x {height} x {width}"
     for part, mode in models[first].calls:
+        if part not in options.parts:
+            continue
         for row in _measure(models, part, mode, options):
             yield {**about, "mode": mode, **row, "label": f"{row['label']}, {size}"}
 

@@ -1,4 +1,4 @@
-"""What attention costs by its shapes alone: multiply-adds, bytes of what it reads and writes."""
+"""Multiply-adds of attention, counted from its shapes alone."""
 
 from __future__ import annotations
 
@@ -25,23 +25,3 @@ def multiply_adds(workload: Workload, kind: str, with_projections: bool) -> int:
         predicted = (axes + 1) * workload.num_heads * samples
         projections = squares + queries * width * predicted
     return attention + projections * with_projections
-
-
-def operand_bytes(workload: Workload, kind: str) -> int:
-    """Bytes of what the attention of a forward pass reads and writes in memory, each tensor once.
-
-    Deformable: value, reference points, offsets, logits, result. Dense: query, key, value, result.
-    Naive: also the scores, written and read for the softmax, and its result likewise. In
-    float32; projections are left out.
-    """
-    queries, cells = workload.batch * workload.num_queries, workload.batch * workload.num_cells
-    width = workload.width
-    if kind == "deformable":
-        axes, levels = len(workload.spatial_shapes[0]), len(workload.spatial_shapes)
-        samples = workload.num_heads * levels * workload.num_points  # of a query
-        numbers = cells * width + queries * (levels * axes + (axes + 1) * samples + width)
-    else:
-        numbers = 2 * (queries + cells) * width
-        if kind == "dense, naive":
-            numbers += 4 * workload.num_heads * queries * workload.num_cells
-    return 4 * numbers

@@ -9,23 +9,22 @@ from benchmarks.measure import stats
 from benchmarks.measure.rows import MODES, Row
 
 
-def exponents(rows: Sequence[Row], size: str = "cells", smallest: int = 0) -> Iterator[Row]:
-    """Exponents by mode and kind, of the times and of the multiply-adds.
+def exponents(rows: Sequence[Row], smallest: int = 0) -> Iterator[Row]:
+    """Exponents of the cells by mode and kind, of the times and of the multiply-adds.
 
     Args:
-        rows: Of one subject; those of a mode and kind differ in their size.
-        size: Which field of a row is its size.
-        smallest: Size from which on rows are fitted.
+        rows: Of one subject; those of a mode and kind differ in their cells.
+        smallest: Cells from which on rows are fitted.
     """
     for about, own in _by_mode_and_kind(rows):
-        fitted = [row for row in own if row[size] >= smallest]
-        sizes = [row[size] for row in fitted]
+        fitted = [row for row in own if row["cells"] >= smallest]
+        sizes = [row["cells"] for row in fitted]
         rounds = stats.shared(*(row["rounds"] for row in fitted))
         yield {
             **about,
             "measurement": "exponent",
             "exponent": dataclasses.asdict(stats.exponent(dict(zip(sizes, rounds, strict=True)))),
-            "counted": stats.slope({row[size]: row["multiply_adds"] for row in fitted}),
+            "counted": stats.slope({row["cells"]: row["multiply_adds"] for row in fitted}),
             "sizes": sizes,
             "fitted_rounds": len(rounds[0]),
         }
@@ -37,7 +36,7 @@ def crossovers(rows: Sequence[Row]) -> Iterator[Row]:
     What is compared are the medians of the ratios within each round.
 
     Args:
-        rows: As for `exponents`, by cells.
+        rows: As for `exponents`.
     """
     for about, own in _by_mode_and_kind(rows):
         kind = about["variant"]

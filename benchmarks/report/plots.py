@@ -23,7 +23,7 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    chosen = [row for row in rows if row["measurement"] == "complexity" and row["axis"] == "T"]
+    chosen = [row for row in rows if row["measurement"] == "complexity"]
     subjects = list(dict.fromkeys(row["subject"] for row in chosen))
     kinds = list(dict.fromkeys(row["variant"] for row in chosen))
     lines = -(-len(subjects) // _COLUMNS)
@@ -43,7 +43,7 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
                     *zip(*points, strict=True), f"o{style}", color=f"C{color}", markersize=3,
                     label=f"{kind}, {mode}",
                 )  # fmt: skip
-        meetings = [row for row in rows if row["measurement"] == "crossover" and row["axis"] == "T"]
+        meetings = [row for row in rows if row["measurement"] == "crossover"]
         for row in meetings:
             # What is cheaper everywhere meets nowhere.
             if row["subject"] == subject and row["cells"] not in (None, row["smallest"]):

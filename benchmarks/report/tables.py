@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.measure.rows import ALL_MODES, Row
-from benchmarks.report import dense_wins, gpu_tables
+from benchmarks.report import gpu_tables
 from benchmarks.report.markdown import table
 from benchmarks.report.targets import TARGETS, check, check_table, machine
 
@@ -29,8 +29,6 @@ def tables(rows: Sequence[Row]) -> str:
         chosen = [row for row in on_cpu if row["measurement"] == measurement]
         if chosen:
             parts.append(f"### {title}\n\n{_by_machine(chosen, headings)}")
-    if lost := dense_wins.paragraph(on_cpu):
-        parts.append(f"### {dense_wins.TITLE}\n\n{lost}")
     if on_cpu:
         parts.append(_runs(on_cpu))
     devices: dict[str, list[Row]] = {}
@@ -42,7 +40,6 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 _TIMES = ["time [quartiles]", "times the first"]
-_COUNTS = ["multiply-adds of the forward", "operands"]
 _TABLES = {
     "latency": ("Latency", _TIMES),
     "memory": ("Peak extra memory", ["peak", "times the first"]),
@@ -61,13 +58,9 @@ _TABLES = {
         "Peak of live tensors by module",
         ["peak", "times the first", "alive after it"],
     ),
-    "complexity": ("More and more frames", [*_TIMES, *_COUNTS]),
-    "exponent": ("Exponents of T * H * W, K, C and Q", ["measured [95 % interval]", "counted"]),
+    "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
+    "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper", ["from this many cells on"]),
-    "memory by size": ("Peak extra memory by size", ["peak", "times the first"]),
-    "sweep of num_points": ("More and more points K", [*_TIMES, *_COUNTS]),
-    "sweep of head_dim": ("More and more channels C / M", [*_TIMES, *_COUNTS]),
-    "sweep of num_object_queries": ("More and more queries, a decoder's", [*_TIMES, *_COUNTS]),
 }
 
 
@@ -97,13 +90,8 @@ def _measured(rows: Sequence[Row], headings: Sequence[str]) -> str:
 
 
 def _key(row: Row) -> tuple[str, str, str]:
-    return (_label(row), row["variant"], str(row["threads"]))
-
-
-def _label(row: Row) -> str:
-    """What a line is about; sweeps of one workload differ in a size."""
     about = f"{row['subject']}, " if row["measurement"] == "complexity" else ""
-    return f"{about}{row['label']}" + (f", {row['size']}" if "size" in row else "")
+    return (f"{about}{row['label']}", row["variant"], str(row["threads"]))
 
 
 def _cells(row: Row) -> list[str]:
@@ -131,7 +119,6 @@ def _cells(row: Row) -> list[str]:
     cells = [f"{median} {between}", times]
     if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
-        cells.append(f"{row['operand_bytes'] / 2**20:.3g} MiB")
     if row["measurement"] == "model":
         cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
     return cells

@@ -6,10 +6,9 @@ except that results are written for every slot with a mask that is not empty.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import stdeform
-from benchmarks.subjects.base import Case, WrongAnswerError, differentiable
+from benchmarks.subjects.base import WrongAnswerError
+from stdeform.testing import assert_close
 
 # The model is an example, not a part of the package.
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-PARTS = ("encoder layer", "decoder layer", "network", "video to results", "training step")
-# Arguments of a layer that other layers made: what it attends from and to, the decoder's position.
-_LEARNED = {"encoder layer": (0,), "decoder layer": (0, 1, 3)}
+PARTS = ("network", "video to results", "training step")
 _INSTANCES = 3  # objects in the clip that is trained on
+_CHECKED_QUERIES = 64  # of a layer, at most
 
 
 class _Noise:
@@ -60,29 +59,24 @@ class WholeModel:
     modules: dict[str, tuple[nn.Module, ...]]
 
 
-def prepare_parts(
-    config: Any, height: int, width: int, seed: int, parts: Sequence[str] = PARTS
-) -> WholeModel:
+def prepare_parts(config: Any, height: int, width: int, seed: int) -> WholeModel:
     """What can be run of a model.
 
     Args:
         config: A `defvis.config.Config`; one clip of its number of frames is used.
         height: Of the video, in pixels, before it is scaled as the config says.
         width: Likewise.
-        seed: Of weights, video and gradients.
-        parts: Which of `PARTS` are needed: the network runs no further than these need.
+        seed: Of weights and video.
 
     Returns:
         Calls by part and mode ("forward": as in inference, "forward+backward": as in training):
 
-        - "encoder layer", "decoder layer": the first of each, on what reaches it in the model; a
-          dense random gradient of its result.
         - "network": normalised frames in; classes, boxes and masks of all slots out.
         - "video to results": bytes in, entries of results.json with run-length masks out.
         - "training step": of one clip, forward, matching, losses, backward, optimiser.
 
     Raises:
-        WrongAnswerError: A layer with our operator computes something else than its reference.
+        WrongAnswerError: A layer of ours computes something else than its reference.
     """
     from defvis.data.clips import FrameCache, collate, make_clip
     from defvis.data.resize_crop import network_size
@@ -91,7 +85,7 @@ def prepare_parts(
     from defvis.training.stages import JointStage
 
     torch.manual_seed(seed)
-    model = DefVIS(config.model).eval()
+    model = DefVIS(config.model)
     video = _Noise(config.model.num_frames, height, width, seed)
     size = network_size(height, width, config.data)
     scaled = FrameCache(0).frames(video, range(video.length), size)
@@ -102,27 +96,19 @@ def prepare_parts(
     def network() -> object:
         return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
 
-    layers = {
-        name: _prepare_layer(name, *met)
-        for name, met in _first_layers(model, batch.frames, parts).items()
+    def run(call: Callable[[], object], is_training: bool) -> object:
+        model.train(is_training)
+        with torch.set_grad_enabled(is_training):
+            return call()
+
+    calls: dict[tuple[str, str], Callable[[], object]] = {
+        ("network", "forward"): lambda: run(network, False),
+        ("video to results", "forward"): lambda: run(lambda: _results(model, config, video), False),
+        ("training step", "forward+backward"): lambda: run(lambda: stage.step(batch), True),
     }
-    inference: dict[str, Callable[[], object]] = {
-        **{name: layer.forward for name, layer in layers.items()},
-        "network": network,
-        "video to results": lambda: _results(model, config, video),
-    }
-    training: dict[str, Callable[[], object]] = {
-        **{name: layer.forward_backward for name, layer in layers.items()},
-        "training step": lambda: stage.step(batch),
-    }
-    modes = (("forward", inference, False), ("forward+backward", training, True))
+    _check(model, calls["network", "forward"])
     return WholeModel(
-        calls={
-            (part, mode): functools.partial(_run, model, run, is_training)
-            for mode, runs, is_training in modes
-            for part, run in runs.items()
-            if part in parts
-        },
+        calls=calls,
         modules={
             "backbone": (model.backbone,),
             "encoder": (model.encoder,),
@@ -132,10 +118,30 @@ def prepare_parts(
     )
 
 
-def _run(model: nn.Module, run: Callable[[], object], is_training: bool) -> object:
-    model.train(is_training)
-    with torch.set_grad_enabled(is_training):
-        return run()
+def _check(model: nn.Module, run: Callable[[], object]) -> None:
+    """Runs a model once and compares every layer of ours with its reference, on some queries."""
+
+    def compare(
+        name: str, layer: stdeform.STDeformAttn, arguments: tuple[Any, ...], out: Tensor
+    ) -> None:
+        queries, references, *others = arguments
+        some = slice(None, None, -(-queries.shape[1] // _CHECKED_QUERIES))
+        chosen, layer.backend = layer.backend, "reference"
+        expected = layer.forward(queries[:, some], references[:, some], *others)
+        layer.backend = chosen
+        try:
+            assert_close(out[:, some], expected, "forward", name)
+        except AssertionError as error:
+            raise WrongAnswerError(str(error)) from error
+
+    handles = [
+        layer.register_forward_hook(functools.partial(compare, name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, stdeform.STDeformAttn)
+    ]
+    run()
+    for handle in handles:
+        handle.remove()
 
 
 def _moving_squares(
@@ -160,68 +166,3 @@ def _results(model: Any, config: Any, video: _Noise) -> list[dict[str, Any]]:
     categories = range(1, config.model.num_classes + 1)
     results: list[dict[str, Any]] = to_results(tracks, video.id, tuple(categories))
     return results
-
-
-def _prepare_layer(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> Case:
-    """A checked layer on its arguments; differentiable in weights and in what other layers made."""
-    places = _LEARNED[name]
-
-    def run(*inputs: Tensor) -> Tensor:
-        given = list(arguments)
-        for place, tensor in zip(places, inputs, strict=False):  # the weights come after them
-            given[place] = tensor
-        out: Tensor = layer(*given)
-        return out
-
-    leaves = differentiable(arguments[place].clone() for place in places)
-    with torch.no_grad():
-        result = run(*leaves)
-    # Random: of a gradient of ones the last normalisation would leave nothing but rounding.
-    case = Case(run, (*leaves, *layer.parameters()), torch.randn_like(result))
-    _check(name, layer, case)
-    return case
-
-
-def _check(name: str, layer: nn.Module, case: Case) -> None:
-    """Compares a layer with the same one on the reference."""
-    found = case.forward()
-    deformable = [m for m in layer.modules() if isinstance(m, stdeform.STDeformAttn)]
-    with contextlib.ExitStack() as restored:
-        for module in deformable:
-            restored.callback(setattr, module, "backend", module.backend)
-            module.backend = "reference"
-        expected = case.forward()
-    try:
-        # The layer ends in a normalisation, so values are about 1; rounding in float32 moves them
-        # by about 1e-6.
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    except AssertionError as error:
-        raise WrongAnswerError(f"the {name}: {error}") from error
-
-
-class _AllFoundError(Exception):
-    """Ends a run of the network when the rest is not needed."""
-
-
-def _first_layers(
-    model: Any, frames: Tensor, parts: Sequence[str]
-) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
-    """The first layers of encoder and decoder, each with its arguments when the model runs."""
-    found: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
-    layers = {"encoder layer": model.encoder.layers[0], "decoder layer": model.decoder.layers[0]}
-    wanted = {layer: name for name, layer in layers.items() if name in parts}
-
-    def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found[wanted[layer]] = (layer, arguments)
-        if len(found) == len(wanted):
-            raise _AllFoundError
-
-    handles = [layer.register_forward_pre_hook(keep) for layer in wanted]
-    try:
-        if wanted:
-            with torch.no_grad(), contextlib.suppress(_AllFoundError):
-                model(frames)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

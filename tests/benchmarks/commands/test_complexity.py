@@ -1,8 +1,7 @@
-"""How cost grows: fits on costs that are known, counts, the commands, the picture."""
+"""How cost grows: fits on costs that are known, counts, blocks, the command, the picture."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.__main__ import main
 from benchmarks.commands import complexity
 from benchmarks.commands import report as page_of
-from benchmarks.costs.flops import multiply_adds, operand_bytes
+from benchmarks.costs.flops import multiply_adds
 from benchmarks.measure import stats
-from benchmarks.measure.recording import load_rows, without_rounds
-from benchmarks.measure.rows import MODES, Row
+from benchmarks.measure.recording import load_rows
+from benchmarks.measure.rows import Row
 from benchmarks.measure.stats import ratios, spread
-from benchmarks.report import dense_wins, growth, tables
+from benchmarks.report import growth, tables
 from benchmarks.subjects import blocks
 from benchmarks.subjects.blocks import BLOCKS
 from benchmarks.subjects.registry import IMPLEMENTATIONS
@@ -59,10 +58,10 @@ def _grown(variant: str, cells: int, rounds: list[float], ours: list[float]) -> 
     ratio = spread(ratios(rounds, ours)).median
     return {
         "measurement": "complexity", "device": "cpu", "suite": "complexity",
-        "subject": "operator", "axis": "T",
+        "subject": "operator",
         "label": f"{cells}", "threads": 1, "variant": variant, "mode": "forward", "cells": cells,
         "rounds": rounds, "num_rounds": len(rounds), "seconds": dataclasses.asdict(spread(rounds)),
-        "ratio": {"median": ratio}, "multiply_adds": cells, "operand_bytes": cells,
+        "ratio": {"median": ratio}, "multiply_adds": cells**2,
     }  # fmt: skip
 
 
@@ -88,79 +87,19 @@ def test_rounds_decide_where_deformable_is_cheaper() -> None:
     assert tables._cells({**found, "cells": None}) == ["not in these sizes"]
 
 
-def test_exponents_of_any_size_are_fitted_in_the_rounds_that_all_had() -> None:
+def test_exponents_are_fitted_in_the_rounds_that_all_had() -> None:
     rows = [
-        {**_grown("dense", 100, [5.0 * n**2] * rounds, [1.0] * rounds), "size": n}
-        for n, rounds in ((8, 5), (16, 5), (32, 2))
+        _grown("dense", cells, [5.0 * cells] * rounds, [1.0] * rounds)
+        for cells, rounds in ((8, 5), (16, 5), (32, 2))
     ]
-    (found,) = growth.exponents(rows, "size")
-    assert found["exponent"]["median"] == pytest.approx(2)
-    assert found["counted"] == 0  # each has 100 multiply-adds
+    (found,) = growth.exponents(rows)
+    assert found["exponent"]["median"] == pytest.approx(1)
+    assert found["counted"] == pytest.approx(2)
     assert (found["sizes"], found["fitted_rounds"]) == ([8, 16, 32], 2)
-    assert next(growth.exponents(rows, "size", smallest=16))["sizes"] == [16, 32]
-    assert "[2.000, 2.000]" in tables._cells(found)[0]
-    (single,) = growth.exponents([{**row, "rounds": row["rounds"][:1]} for row in rows], "size")
-    assert tables._cells(single) == ["2.000 once", "0.000"]
-
-
-@pytest.mark.usefixtures("needs_native")
-@pytest.mark.parametrize(
-    ("field", "axis", "deformable", "dense"),
-    [("num_points", "K", 1, 0), ("head_dim", "C", 1, 1), ("num_object_queries", "Q", 1, 1)],
-)
-def test_sweeps_count_and_fit(
-    field: str, axis: str, deformable: float, dense: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(complexity, "_ENCODER", TINY)
-    options = argparse.Namespace(
-        quick=True, seconds=0.1, rounds=2, slow_rounds=1, threads=1, seed=0
-    )
-    measured = complexity._sweep(field, (4, 8, 16), options)
-    rows = [dict(without_rounds(row), suite="complexity") for row in measured]
-    shown = tables._TABLES[f"sweep of {field}"][1]
-    assert shown[-2:] == ["multiply-adds of the forward", "operands"]
-    assert all(len(tables._cells(row)) == len(shown) for row in rows if "size" in row)
-    fitted = [row for row in rows if row["measurement"] == "exponent"]
-    assert {row["label"] for row in fitted} == {f"operator, {axis} alone"}
-    assert {row["mode"] for row in fitted} == set(MODES)
-    for row in fitted:
-        assert row["counted"] == pytest.approx(deformable if "def" in row["variant"] else dense)
-
-
-@pytest.mark.usefixtures("needs_native")
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_memory_of_operator_and_block() -> None:
-    workload = dataclasses.replace(TINY, batch=8, spatial_shapes=((8, 8, 8),))
-    options = argparse.Namespace(threads=1, seed=0)
-    rows = {
-        (subject, row["variant"]): row
-        for subject in complexity._MEMORY_SUBJECTS
-        for row in complexity._memory(subject, workload, options)
-    }
-    assert len(rows) == 6
-    for (subject, kind), row in rows.items():
-        assert row["label"] == f"{subject}, tiny, float32, batch 8"
-        assert (
-            row["ratio"]["median"]
-            == row["extra_bytes"] / rows[subject, "deformable"]["extra_bytes"]
-        )
-        if kind == "dense, naive":
-            scores = 4 * workload.batch * workload.num_heads * workload.num_cells**2
-            assert row["extra_bytes"] > 2 * scores
-    # A block projects what an operator is given.
-    operator, block = (rows[subject, "deformable"] for subject in complexity._MEMORY_SUBJECTS)
-    assert block["extra_bytes"] > 1.2 * operator["extra_bytes"]
-
-
-def test_where_dense_wins_is_told_from_rows() -> None:
-    faster = _grown("dense, naive", 100, [1.0] * 3, OURS)
-    said = dense_wins.paragraph([*DRIFTING, faster])
-    assert "- operator, forward: 100 cells (0.50x the time, dense, naive)." in said
-    assert "400" not in said
-    assert "none from 400 cells on" in dense_wins.paragraph(DRIFTING[2:])
-    memory = {**DRIFTING[1], "measurement": "memory by size", "ratio": {"median": 0.5}}
-    assert "- Less peak memory: 100, forward (0.50x)." in dense_wins.paragraph([*DRIFTING, memory])
-    assert dense_wins.paragraph([memory]) == ""
+    assert next(growth.exponents(rows, smallest=16))["sizes"] == [16, 32]
+    assert "[1.000, 1.000]" in tables._cells(found)[0]
+    (single,) = growth.exponents([{**row, "rounds": row["rounds"][:1]} for row in rows])
+    assert tables._cells(single) == ["1.000 once", "2.000"]
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -180,18 +119,6 @@ def test_counts_are_those_of_the_flop_counter(kind: str) -> None:
             prepared.forward()
         # A multiplication and an addition.
         assert counter.get_total_flops() == 2 * multiply_adds(workload, kind, projections)
-
-
-@pytest.mark.parametrize("queries", [None, 7])
-def test_operands_are_those_of_the_call(queries: int | None) -> None:
-    workload = dataclasses.replace(TINY, num_object_queries=queries)
-    for kind, name in (("deformable", "reference"), ("dense", "dense")):
-        prepared = IMPLEMENTATIONS[name].prepare(workload, 0)
-        tensors = (*prepared.inputs, prepared.forward())
-        assert operand_bytes(workload, kind) == sum(tensor.nbytes for tensor in tensors)
-    scores = workload.num_heads * workload.num_queries * workload.num_cells
-    more = operand_bytes(workload, "dense, naive") - operand_bytes(workload, "dense")
-    assert more == 4 * 4 * scores
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -234,10 +161,9 @@ def test_naive_dense_blocks_are_measured_as_far_as_scores_fit(subject: str) -> N
         TINY, spatial_shapes=((1, 60, 51),), num_heads=1, head_dim=4, num_object_queries=queries
     )
     every = ["deformable", "dense", "dense, naive"]
-    assert complexity._kinds(most, every) == every
-    assert list(complexity._prepare(subject, most, every, 0)) == every
+    assert list(complexity._prepare(subject, most, 0)) == every
     more = dataclasses.replace(most, spatial_shapes=((1, 60, 52),))
-    assert complexity._kinds(more, every) == (every[:2] if queries is None else every)
+    assert list(complexity._prepare(subject, more, 0)) == (every[:2] if queries is None else every)
 
 
 @pytest.mark.usefixtures("needs_native")
@@ -271,7 +197,6 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         picture = f"![Time against the number of cells, on {rows[0]['cpu']}, "
         assert picture in page.read_text()
         assert "](complexity.png)" in page.read_text()
-        assert f"### {dense_wins.TITLE}" in page.read_text()
         assert b"PNG" in (tmp_path / "complexity.png").read_bytes()
         fitted = [row for row in rows if row["measurement"] == "exponent"]
         counted = {row["variant"]: row["counted"] for row in fitted if row["subject"] == "operator"}

@@ -39,19 +39,14 @@ FIELDS = {
     "bandwidth": COMMON | {"corner_bytes", "bytes_per_second", "ceiling", "ceiling_vector_bytes"},
     "attention block": TIMED,
     "encoder layer": TIMED,
-    "complexity": TIMED | {"axis", "cells", "multiply_adds", "operand_bytes"},
-    "exponent": FITTED | {"axis", "exponent", "counted", "sizes", "fitted_rounds"},
-    "crossover": FITTED | {"axis", "cells", "smallest"},
+    "complexity": TIMED | {"cells", "multiply_adds"},
+    "exponent": FITTED | {"exponent", "counted", "sizes", "fitted_rounds"},
+    "crossover": FITTED | {"cells", "smallest"},
     "model": TIMED - {"workload"} | {"frames", "pixels"},
     "memory of models": COMMON - {"workload"}
     | {"extra_bytes", "method", "ratio", "frames", "pixels"},
     "memory of modules": COMMON - {"workload"}
     | {"extra_bytes", "kept_bytes", "method", "ratio", "frames", "pixels"},
-    "memory by size": COMMON | {"cells", "extra_bytes", "method", "ratio"},
-    **dict.fromkeys(
-        ("sweep of num_points", "sweep of head_dim", "sweep of num_object_queries"),
-        TIMED | {"cells", "multiply_adds", "operand_bytes", "size"},
-    ),
 }
 
 
