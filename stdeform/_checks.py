@@ -35,9 +35,10 @@ def check_attention(
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn`; returns the L * N sizes of the level table."""
     names = ("sampling_locations", "attention_weights")
-    return _check_either_form(names, value, spatial_shapes, sampling_locations, attention_weights)[
-        0
-    ]
+    sizes, _, _, _ = _check_either_form(
+        names, value, spatial_shapes, sampling_locations, attention_weights
+    )
+    return sizes
 
 
 def check_attention_from_offsets(
