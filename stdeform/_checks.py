@@ -272,6 +272,15 @@ def check_spatial_shapes(
     return total, sizes
 
 
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Checks the sizes of one level."""
+    rule = f"{name} must be (T, H, W) or (H, W) in Python ints of at least 1, got {shape!r}"
+    if not _is_sequence(shape) or not all(map(_is_size, shape)):
+        raise TypeError(rule)
+    if len(shape) not in NUM_AXES or min(shape) < 1:
+        raise ValueError(rule)
+
+
 def read_shape_tensor(name: str, spatial_shapes: Tensor) -> list[list[int]]:
     """A level table in a tensor as Python ints; it is read only where that stalls no device."""
     if spatial_shapes.device.type != "cpu":
@@ -286,6 +295,12 @@ def read_shape_tensor(name: str, spatial_shapes: Tensor) -> list[list[int]]:
         raise ValueError(f"{name} must have shape [L, 2], got {list(spatial_shapes.shape)}")
     rows: list[list[int]] = spatial_shapes.tolist()
     return rows
+
+
+def check_tensor(name: str, tensor: object) -> None:
+    """Checks that an argument is a tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(_tensor_rule(name, tensor))
 
 
 def check_mask(name: str, mask: Tensor) -> None:
@@ -324,7 +339,7 @@ def _dtype_rule(name: str, got: torch.dtype) -> str:
 def _table_rule(spatial_shapes: object, num_axes: int, name: str) -> str:
     got = repr(spatial_shapes)
     if isinstance(spatial_shapes, Tensor):
-        got = "a Tensor; reading one from a device would stall it"
+        got = "a Tensor; shapes.tolist() makes rows of it, but waits for its device"
     return (
         f"{name} must be a sequence of rows of Python ints, such as [{_ROWS[num_axes]}], got {got}"
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._checks import compute_dtype
-from .shapes import num_cells
+from .shapes import product
 
 __all__ = ["attend", "sampling_locations", "st_deform_attn", "st_deform_attn_from_offsets"]
 
@@ -50,7 +50,7 @@ def st_deform_attn(
     out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
     start = 0
     for level, shape in enumerate(spatial_shapes):
-        cells = num_cells(shape)
+        cells = product(shape)
         out = out + _attend_level(
             rows[:, :, start : start + cells],
             shape,

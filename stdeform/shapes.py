@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -13,11 +14,14 @@ __all__ = ["level_starts", "num_cells", "reference_grid", "valid_ratios"]
 
 
 def num_cells(shape: Sequence[int]) -> int:
-    """The number of cells of one level of the given sizes, (T, H, W) or (H, W)."""
-    cells = 1
-    for size in shape:
-        cells *= size
-    return cells
+    """The number of cells of one level of the given sizes, (T, H, W) or (H, W).
+
+    Raises:
+        TypeError: `shape` is a Tensor or does not hold ints.
+        ValueError: It has another number of axes, or a size below 1.
+    """
+    _checks.check_shape("shape", shape)
+    return product(shape)
 
 
 def level_starts(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
@@ -29,16 +33,16 @@ def level_starts(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
     Returns:
         L row numbers.
 
+    Raises:
+        TypeError: `spatial_shapes` is a Tensor or does not hold ints.
+        ValueError: It has no row, or rows of different lengths, or a size below 1.
+
     Example:
         >>> level_starts([(4, 6, 5), (4, 3, 3)])
         [0, 120]
     """
-    starts = []
-    start = 0
-    for shape in spatial_shapes:
-        starts.append(start)
-        start += num_cells(shape)
-    return starts
+    _num_axes(spatial_shapes)
+    return [0, *itertools.accumulate(map(product, spatial_shapes))][:-1]
 
 
 def reference_grid(
@@ -60,7 +64,7 @@ def reference_grid(
         valid_ratios: The part of each axis that is not padding, in (0, 1], order (x, y, t):
             [B, L, N], or [B, N] for the same ratios on every level. See `valid_ratios`.
         device: Where the grid goes; by default where `valid_ratios` is, else PyTorch's default.
-        dtype: The grid's dtype. Keep float32 with half values: bfloat16 cannot tell
+        dtype: The grid's dtype, floating. Keep float32 with half values: bfloat16 cannot tell
             neighbouring cells of a level of more than 128 cells apart.
 
     Returns:
@@ -68,7 +72,8 @@ def reference_grid(
         `valid_ratios`. The modules broadcast it over the batch.
 
     Raises:
-        TypeError: `spatial_shapes` is a Tensor or does not hold ints.
+        TypeError: `spatial_shapes` is a Tensor or does not hold ints, `valid_ratios` is no Tensor,
+            or `dtype` is not a floating one.
         ValueError: `spatial_shapes` or `valid_ratios` breaks its shape rule.
 
     Example:
@@ -78,6 +83,10 @@ def reference_grid(
     """
     num_axes = _num_axes(spatial_shapes)
     num_levels = len(spatial_shapes)
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+    if valid_ratios is not None:
+        _checks.check_tensor("valid_ratios", valid_ratios)
     if device is None and valid_ratios is not None:
         device = valid_ratios.device
     real = torch.promote_types(dtype, torch.float32)  # half would lose cells before rounding
@@ -130,6 +139,14 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
         valid = (~padding_mask).any(others).sum(1)  # [B]
         ratios.append(torch.where(valid > 0, valid, size).to(torch.float32) / size)
     return torch.stack(ratios, -1)
+
+
+def product(shape: Sequence[int]) -> int:
+    """The product of sizes that have been checked; a loop, because torch.compile follows it."""
+    cells = 1
+    for size in shape:
+        cells *= size
+    return cells
 
 
 def _num_axes(spatial_shapes: Sequence[Sequence[int]]) -> int:

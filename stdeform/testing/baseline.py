@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import level_starts, num_cells
+from ..shapes import product
 
 
 def composite(
@@ -24,12 +24,12 @@ def composite(
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     batch, _, num_heads, head_dim = value.shape
     _, num_queries, _, _, num_points, num_axes = sampling_locations.shape
-    starts = level_starts(spatial_shapes)
     grids = (2 * sampling_locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)
     weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, K]
     out = value.new_zeros(batch * num_heads, head_dim, num_queries, dtype=dtype)
-    for level, (start, shape) in enumerate(zip(starts, spatial_shapes, strict=True)):
-        rows = value[:, start : start + num_cells(shape)].to(dtype)  # [B, S_l, M, D]
+    levels = value.split([product(shape) for shape in spatial_shapes], 1)
+    for level, (cells, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
+        rows = cells.to(dtype)  # [B, S_l, M, D]
         volume = rows.permute(0, 2, 3, 1).reshape(batch * num_heads, head_dim, *shape)
         grid = grids[:, :, level]  # [B * M, Q, K, N]
         read = F.grid_sample(

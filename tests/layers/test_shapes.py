@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,6 +53,31 @@ def test_grid_of_a_video() -> None:
     # Without valid ratios a query looks at the same place of every level.
     assert torch.equal(grid[0, :, 0], expected)
     assert torch.equal(grid[0, :, 1], expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: level_starts(torch.tensor([(4, 6, 5)])), TypeError, "rows of Python ints, such"),
+        (lambda: level_starts((4, 6, 5)), TypeError, "rows of Python ints, such as [(T, H, W)]"),
+        (lambda: level_starts([(4, 6, 5), (2, 3)]), ValueError, "must all be (T, H, W) or all be"),
+        (lambda: num_cells([(4, 6, 5), (2, 3, 3)]), TypeError, "shape must be (T, H, W) or (H, W)"),
+        (
+            lambda: num_cells((4.0, 2, 5)),
+            TypeError,
+            "of at least 1, got (4.0, 2, 5)",
+        ),
+        (lambda: num_cells((4, 0, 5)), ValueError, "shape must be (T, H, W) or (H, W) in Python"),
+        (lambda: num_cells(torch.tensor([4, 6, 5])), TypeError, "got tensor([4, 6, 5])"),
+        (lambda: reference_grid([(2, 2)], dtype=torch.long), TypeError, "got torch.int64"),
+        (lambda: reference_grid([(2, 2)], [[1, 1]]), TypeError, "valid_ratios must be a Tensor"),
+    ],
+)
+def test_wrong_tables_are_refused(
+    call: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
 
 
 def test_grid_points_at_the_cells_of_its_own_level() -> None:
