@@ -12,8 +12,9 @@ from benchmarks.gpu.stage import Stage
 from benchmarks.measure.compiled import cuda_tool
 
 _FILES = (
-    "tests/operator/test_forward.py",
-    "tests/operator/test_gradients.py",
+    "tests/operator/test_results.py",
+    "tests/operator/test_coordinates.py",
+    "tests/operator/test_derivatives.py",
     "tests/operator/test_properties.py",
 )
 _HANGS = 60  # seconds of a test, after which the log says where it is

@@ -1,6 +1,6 @@
 """The CUDA branch behind PyTorch: streams, graphs, devices, waiting, determinism, memory.
 
-Results themselves are tested with all backends, by test_forward.py and test_gradients.py.
+Results themselves are tested with all backends, in tests/operator.
 Without a GPU, they run on the emulated one of tests/cuda/emulated_gpu.py.
 """
 

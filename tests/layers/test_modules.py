@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stdeform import functional, reference_grid
+from stdeform import functional
 from tests.support.layers import (
     LAYERS,
     by_hand,
@@ -44,30 +44,16 @@ def test_gradients_reach_everything(axes: str) -> None:
 
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
 def test_reference_points_broadcast(boxes: bool) -> None:
+    """Over levels, over the batch, and over both."""
     layer = trained(video_layer())
     query, points, value, shapes = inputs("video", boxes=boxes)
-    same = points[:, :, :1].expand_as(points)
-    assert torch.equal(
-        layer(query, points[:, :, 0], value, shapes), layer(query, same, value, shapes)
-    )
-    first = points[:1].expand_as(points)
-    assert torch.equal(layer(query, points[:1], value, shapes), layer(query, first, value, shapes))
-    both = points[:1, :, :1].expand_as(points)
-    assert torch.equal(
-        layer(query, points[:1, :, 0], value, shapes), layer(query, both, value, shapes)
-    )
-
-
-def test_gradients_of_broadcast_points_add_up() -> None:
-    layer = trained(video_layer()).double()
-    query, points, value, shapes = inputs("video")
-    shared = points[:1, :, 0].double().requires_grad_()
-    full = shared.detach()[:, :, None].expand_as(points).clone().requires_grad_()
-    for leaf in (shared, full):
-        layer(query.double(), leaf, value.double(), shapes).sum().backward()
-    assert shared.grad is not None
-    assert full.grad is not None
-    torch.testing.assert_close(shared.grad, full.grad.sum((0, 2), keepdim=True)[:, :, 0])
+    for given, meant in (
+        (points[:, :, 0], points[:, :, :1]),
+        (points[:1], points[:1]),
+        (points[:1, :, 0], points[:1, :, :1]),
+    ):
+        expected = layer(query, meant.expand_as(points), value, shapes)
+        assert torch.equal(layer(query, given, value, shapes), expected)
 
 
 @pytest.mark.parametrize("axes", LAYERS)
@@ -85,17 +71,6 @@ def test_the_backend_is_passed_on(axes: str, monkeypatch: pytest.MonkeyPatch) ->
     layer.backend = "auto"
     layer(*inputs(axes))
     assert asked == ["reference", "auto"]
-
-
-def test_an_encoder_step() -> None:
-    """Every cell is a query; the grid of one row serves the batch."""
-    layer = trained(video_layer())
-    _, _, value, shapes = inputs("video")
-    grid = reference_grid(shapes)
-    out = layer(value, grid, value, shapes)
-    assert out.shape == value.shape
-    expected = by_hand(layer, value, grid.expand(2, -1, -1, -1), value, shapes)
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_empty_batch_and_no_queries() -> None:

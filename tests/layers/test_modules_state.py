@@ -89,12 +89,9 @@ def test_copies(copied: Callable[[Layer], Layer], axes: str) -> None:
 
 
 def test_repr_says_the_sizes() -> None:
-    assert repr(STDeformAttn(96, 1, 6, 12)).startswith(
-        "STDeformAttn(\n  embed_dim=96, num_levels=1, num_heads=6, num_points=12, backend='auto'\n"
-    )
-    assert "num_heads=8, num_points=4, backend='reference'" in repr(
-        MSDeformAttn(backend="reference")
-    )
+    sizes = "embed_dim=96, num_levels=1, num_heads=6, num_points=12"
+    layer = STDeformAttn(96, 1, 6, 12, backend="reference")
+    assert repr(layer).startswith(f"STDeformAttn(\n  {sizes}, backend='reference'\n")
 
 
 def test_a_layer_on_the_meta_device() -> None:
@@ -104,18 +101,3 @@ def test_a_layer_on_the_meta_device() -> None:
     query, points, value, shapes = inputs("video")
     out = layer(query.to("meta"), points.to("meta"), value.to("meta"), shapes)
     assert out.shape == (2, 7, 32)
-
-
-def test_a_training_step_lowers_the_loss() -> None:
-    layer = video_layer()
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-    query, points, value, shapes = inputs("video")
-    target = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(3))
-    losses = []
-    for _ in range(50):
-        loss = (layer(query, points, value, shapes) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,30 +18,33 @@ from torch import Tensor
 import stdeform
 from stdeform import _checks, _native, functional
 from stdeform.testing import Problem
-from tests.support.cases import draw
-
-# What to change of a good call, by argument's name; what the error must say.
-Cases = list[tuple[dict[str, Any], str]]
+from tests.support.cases import draw, names
 
 SHAPES = ((4, 6, 5), (2, 3, 3))  # of `draw`: B, Q, M, L, K, N, D = 2, 7, 2, 2, 3, 3, 16
-VALUE_RULE = "value must have shape [B, S, M, D] with M and D >= 1, got"
-TABLE_RULE = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got"
+VALUE_SHAPE = "value must have shape [B, S, M, D] with M and D >= 1, got"
+TABLE = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got"
+AXES = "sampling_offsets must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), got"
+MATCH = "sampling_offsets must have shape [2, 7, 2, 2, 3, 3] to match value and spatial_shapes, got"
+REFERENCE = "reference_points must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then"
+DTYPE = "must be float32 or of value's dtype, torch.float32, got"
+DEVICE = "must be on value's device, cpu, got meta"
 zeros = torch.zeros
-positions = functools.partial(zeros, 2, 7, 2, 2, 3, 3)
-scores = functools.partial(zeros, 2, 7, 2, 2, 3)
 points = functools.partial(zeros, 2, 7, 2, 3)
-LONG, DOUBLE, HALF = torch.int64, torch.float64, torch.float16
+offsets = functools.partial(zeros, 2, 7, 2, 2, 3, 3)
+logits = functools.partial(zeros, 2, 7, 2, 2, 3)
 
+# What to change of a good call with offsets, by argument's name; what the error must say.
+Cases = list[tuple[dict[str, Any], str]]
 TYPE_ERRORS: Cases = [
     ({"value": [1.0]}, "value must be a Tensor, got list"),
     (
-        {"value": zeros(2, 138, 2, 16, dtype=LONG)},
+        {"value": zeros(2, 138, 2, 16, dtype=torch.int64)},
         "value must be one of float64, float32, float16, bfloat16, got torch.int64",
     ),
-    ({"spatial_shapes": torch.tensor(SHAPES)}, f"{TABLE_RULE} a Tensor"),
-    ({"spatial_shapes": (4, 6, 5)}, f"{TABLE_RULE} (4, 6, 5)"),
-    ({"spatial_shapes": 138}, f"{TABLE_RULE} 138"),
-    ({"spatial_shapes": "46"}, f"{TABLE_RULE} '46'"),
+    ({"spatial_shapes": torch.tensor(SHAPES)}, f"{TABLE} a Tensor"),
+    ({"spatial_shapes": (4, 6, 5)}, f"{TABLE} (4, 6, 5)"),
+    ({"spatial_shapes": 138}, f"{TABLE} 138"),
+    ({"spatial_shapes": "46"}, f"{TABLE} '46'"),
     (
         {"spatial_shapes": [(4, 6, 5), (2, 3, 3.0)]},
         "spatial_shapes must hold Python ints, got float in (2, 3, 3.0)",
@@ -50,11 +53,18 @@ TYPE_ERRORS: Cases = [
         {"spatial_shapes": [(4, 6, 5), (True, 6, 3)]},
         "spatial_shapes must hold Python ints, got bool in (True, 6, 3)",
     ),
+    ({"reference_points": None}, "reference_points must be a Tensor, got NoneType"),
+    ({"sampling_offsets": None}, "sampling_offsets must be a Tensor, got NoneType"),
+    ({"attention_logits": None}, "attention_logits must be a Tensor, got NoneType"),
+    ({"reference_points": points().double()}, f"reference_points {DTYPE} torch.float64"),
+    ({"sampling_offsets": offsets().double()}, f"sampling_offsets {DTYPE} torch.float64"),
+    ({"attention_logits": logits().half()}, f"attention_logits {DTYPE} torch.float16"),
 ]
 VALUE_ERRORS: Cases = [
-    ({"value": zeros(2, 138, 32)}, f"{VALUE_RULE} [2, 138, 32]"),
-    ({"value": zeros(2, 138, 0, 16)}, f"{VALUE_RULE} [2, 138, 0, 16]"),
-    ({"value": zeros(2, 138, 2, 0)}, f"{VALUE_RULE} [2, 138, 2, 0]"),
+    ({"backend": "cuda"}, "backend must be one of auto, native, reference, got 'cuda'"),
+    ({"value": zeros(2, 138, 32)}, f"{VALUE_SHAPE} [2, 138, 32]"),
+    ({"value": zeros(2, 138, 0, 16)}, f"{VALUE_SHAPE} [2, 138, 0, 16]"),
+    ({"value": zeros(2, 138, 2, 0)}, f"{VALUE_SHAPE} [2, 138, 2, 0]"),
     (
         {"value": zeros(2, 137, 2, 16)},
         "value must have as many rows as spatial_shapes has cells, 138, got 137",
@@ -64,99 +74,61 @@ VALUE_ERRORS: Cases = [
         {"spatial_shapes": [(4, 6, 5), (0, 3, 3)]},
         "spatial_shapes sizes must be at least 1, got (0, 3, 3)",
     ),
-    ({"backend": "cuda"}, "backend must be one of auto, native, reference, got 'cuda'"),
+    (
+        {"spatial_shapes": [(6, 23)]},
+        "spatial_shapes rows must be (T, H, W) to match the last axis of sampling_offsets, got (6",
+    ),
+    ({"reference_points": points(device="meta")}, f"reference_points {DEVICE}"),
+    ({"sampling_offsets": offsets(device="meta")}, f"sampling_offsets {DEVICE}"),
+    ({"attention_logits": logits(device="meta")}, f"attention_logits {DEVICE}"),
+    ({"sampling_offsets": zeros(2, 7, 2, 6, 3)}, f"{AXES} [2, 7, 2, 6, 3]"),
+    ({"sampling_offsets": zeros(2, 7, 2, 2, 3, 4)}, f"{AXES} [2, 7, 2, 2, 3, 4]"),
+    (
+        {"sampling_offsets": zeros(2, 7, 2, 2, 0, 3)},
+        "sampling_offsets must have K >= 1 points, got shape [2, 7, 2, 2, 0, 3]",
+    ),
+    # Of another batch, number of heads, number of levels.
+    ({"sampling_offsets": zeros(1, 7, 2, 2, 3, 3)}, f"{MATCH} [1, 7, 2, 2, 3, 3]"),
+    ({"sampling_offsets": zeros(2, 7, 4, 2, 3, 3)}, f"{MATCH} [2, 7, 4, 2, 3, 3]"),
+    ({"sampling_offsets": zeros(2, 7, 2, 1, 3, 3)}, f"{MATCH} [2, 7, 2, 1, 3, 3]"),
+    (
+        {"attention_logits": zeros(2, 7, 2, 6)},
+        "attention_logits must have shape [2, 7, 2, 2, 3] to match sampling_offsets, got [2, 7, 2",
+    ),
+    ({"reference_points": zeros(2, 7, 3)}, f"{REFERENCE} size), got [2, 7, 3]"),
+    ({"reference_points": zeros(2, 7, 2, 4)}, f"{REFERENCE} size), got [2, 7, 2, 4]"),
 ]
 
-
-def _type_errors(position: str, score: str, *others: str) -> Cases:
-    """Errors of what goes with the value: positions, scores, reference points."""
-    names = (position, score, *others)
-    rule = "must be float32 or of value's dtype, torch.float32, got"
-    makers = dict(zip(names, (positions, scores, points), strict=False))
-    return [
-        *TYPE_ERRORS,
-        *(({name: None}, f"{name} must be a Tensor, got NoneType") for name in names),
-        *(
-            ({name: make(dtype=dtype)}, f"{name} {rule} {dtype}")
-            for name, make in makers.items()
-            for dtype in (DOUBLE, HALF)
-        ),
-    ]
+# The names in a call with locations.
+RENAMED = {"sampling_offsets": "sampling_locations", "attention_logits": "attention_weights"}
 
 
-def _value_errors(position: str, score: str, *others: str) -> Cases:
-    makers = dict(zip((position, score, *others), (positions, scores, points), strict=False))
-    axes = f"{position} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), got"
-    match = f"{position} must have shape [2, 7, 2, 2, 3, 3] to match value and spatial_shapes, got"
-    return [
-        *VALUE_ERRORS,
-        *(
-            ({name: make(device="meta")}, f"{name} must be on value's device, cpu, got meta")
-            for name, make in makers.items()
-        ),
-        (
-            {"spatial_shapes": [(6, 23)]},
-            f"spatial_shapes rows must be (T, H, W) to match the last axis of {position}, "
-            "got (6, 23)",
-        ),
-        ({position: zeros(2, 7, 2, 6, 3)}, f"{axes} [2, 7, 2, 6, 3]"),
-        ({position: zeros(2, 7, 2, 2, 3, 4)}, f"{axes} [2, 7, 2, 2, 3, 4]"),
-        (
-            {position: zeros(2, 7, 2, 2, 0, 3)},
-            f"{position} must have K >= 1 points, got shape [2, 7, 2, 2, 0, 3]",
-        ),
-        # Of another batch, number of heads, number of levels.
-        ({position: zeros(1, 7, 2, 2, 3, 3)}, f"{match} [1, 7, 2, 2, 3, 3]"),
-        ({position: zeros(2, 7, 4, 2, 3, 3)}, f"{match} [2, 7, 4, 2, 3, 3]"),
-        ({position: zeros(2, 7, 2, 1, 3, 3)}, f"{match} [2, 7, 2, 1, 3, 3]"),
-        (
-            {score: zeros(2, 7, 2, 6)},
-            f"{score} must have shape [2, 7, 2, 2, 3] to match {position}, got [2, 7, 2, 6]",
-        ),
-        *(
-            (
-                {name: zeros(shape)},
-                f"{name} must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then "
-                f"size), got {shape}",
-            )
-            for name in others
-            for shape in ([2, 7, 3], [2, 7, 2, 4])
-        ),
-    ]
-
-
-NAMES = {
-    "locations": ("sampling_locations", "attention_weights"),
-    "points": ("sampling_offsets", "attention_logits", "reference_points"),
-}
-ERRORS = [
-    pytest.param(form, changes, error, message, id=f"{form}: {message}")
-    for form, names in NAMES.items()
-    for error, cases in ((TypeError, _type_errors(*names)), (ValueError, _value_errors(*names)))
-    for changes, message in cases
-]
+def _error_cases() -> Iterator[Any]:
+    for error, cases in ((TypeError, TYPE_ERRORS), (ValueError, VALUE_ERRORS)):
+        for changes, message in cases:
+            yield pytest.param("points", changes, error, message, id=message)
+            if "reference_points" not in changes:
+                renamed = {RENAMED.get(name, name): changed for name, changed in changes.items()}
+                for name, other in RENAMED.items():
+                    message = message.replace(name, other)
+                yield pytest.param("locations", renamed, error, message, id=message)
 
 
 def _call(form: str, changes: dict[str, Any]) -> Tensor:
-    problem = draw(form)
     function: Callable[..., Tensor] = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )
-    good = {name: getattr(problem, name) for name in ("value", "spatial_shapes", *NAMES[form])}
+    problem = draw(form)
+    good = {name: getattr(problem, name) for name in ("spatial_shapes", *names(form))}
     return function(**{"backend": "reference", **good, **changes})
 
 
-@pytest.mark.parametrize(("form", "changes", "error", "message"), ERRORS)
+@pytest.mark.parametrize(("form", "changes", "error", "message"), list(_error_cases()))
 def test_argument_errors(
     form: str, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         _call(form, changes)
-
-
-@pytest.mark.parametrize("form", ["locations", "points"])
-def test_the_unchanged_call_is_good(form: str) -> None:
-    assert _call(form, {}).shape == (2, 7, 32)
 
 
 def test_a_table_may_be_any_sequence_and_may_change_between_calls() -> None:
@@ -178,7 +150,7 @@ def test_a_table_may_be_any_sequence_and_may_change_between_calls() -> None:
 def test_the_table_is_checked_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check = Mock(wraps=_checks.check_spatial_shapes)
     monkeypatch.setattr(_checks, "check_spatial_shapes", check)
-    _call(form, {})
+    assert _call(form, {}).shape == (2, 7, 32)
     check.assert_called_once()
 
 

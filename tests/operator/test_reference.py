@@ -17,11 +17,9 @@ from tests.support.cases import (
     AXES,
     DTYPES,
     FORMS,
-    arguments,
-    assert_gradients_close,
+    check_against_oracle,
     draw,
     forward,
-    gradients,
     operator,
     oracle_forward,
     oracle_gradients,
@@ -33,9 +31,7 @@ from tests.support.cases import (
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("other", ["reference", "baseline"])
 def test_oracles_agree(other: str, axes: str, form: str) -> None:
-    problem = draw(form, AXES[axes], dtype=torch.float64)
-    assert_close(forward(problem, form, other), oracle_forward(problem, form), "forward")
-    assert_gradients_close(gradients(problem, form, other), oracle_gradients(problem, form), form)
+    check_against_oracle(draw(form, AXES[axes], dtype=torch.float64), form, other)
 
 
 def test_both_forms_ask_for_the_same_samples() -> None:
@@ -122,41 +118,25 @@ MUTANTS: dict[str, Function] = {
 def test_tolerances_reject_mutants(dtype: str, kind: str, axes: str) -> None:
     value_dtype, side_dtype = DTYPES[dtype]
     # Enough samples per cell that sums in low precision show.
-    many = {"num_queries": 20, "num_points": 5}
-    problem = draw("locations", AXES[axes], dtype=value_dtype, side_dtype=side_dtype, **many)
-    tolerance = TOLERANCES[value_dtype, kind]  # type: ignore[index]
+    sizes = {"num_queries": 20, "num_points": 5}
+    problem = draw("locations", AXES[axes], dtype=value_dtype, side_dtype=side_dtype, **sizes)
+    leaves = tensors(problem.requires_grad_().attention)
+    oracle = {"forward": oracle_forward, "gradient": oracle_gradients}[kind](problem, "locations")
+    expected = [oracle] if kind == "forward" else oracle
 
-    def results(function: Function) -> list[Tensor]:
-        args = [
-            arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
-            for arg in arguments(problem, "locations")
-        ]
-        out = function(*args)
-        if kind == "forward":
-            return [out]
-        return list(torch.autograd.grad(out, tensors(args), problem.grad_out))
+    def worst(function: Function) -> float:
+        out = function(*problem.attention)
+        found = [out]
+        if kind == "gradient":
+            found = torch.autograd.grad(out, leaves, problem.grad_out)
+        return max(excess(got, want, kind) for got, want in zip(found, expected, strict=True))
 
-    expected = (
-        [oracle_forward(problem, "locations")]
-        if kind == "forward"
-        else list(oracle_gradients(problem, "locations"))
-    )
-    worst = {
-        name: max(
-            excess(got, want, kind)  # type: ignore[arg-type]
-            for got, want in zip(results(MUTANTS[name]), expected, strict=True)
-        )
-        for name in tolerance.rejects
-    }
+    far = {name: worst(MUTANTS[name]) for name in TOLERANCES[value_dtype, kind].rejects}
     if side_dtype in (torch.float16, torch.bfloat16):
         # Its coordinates are that coarse already; nothing is lost by the mutant.
-        worst.pop("low_precision_coordinates")
-    assert min(worst.values()) > 1, {name: f"{far:.3g}" for name, far in worst.items()}
-    right = [
-        excess(got, want, kind)  # type: ignore[arg-type]
-        for got, want in zip(results(reference.st_deform_attn), expected, strict=True)
-    ]
-    assert max(right) <= 1
+        far.pop("low_precision_coordinates")
+    assert min(far.values()) > 1, {name: f"{error:.3g}" for name, error in far.items()}
+    assert worst(reference.st_deform_attn) <= 1
 
 
 def test_every_mutant_stands_in_the_table() -> None:
@@ -191,6 +171,5 @@ def test_the_baseline_is_one_grid_sample_per_level(monkeypatch: pytest.MonkeyPat
 
     real = F.grid_sample
     monkeypatch.setattr(F, "grid_sample", counted)
-    problem = draw("points")
-    operator("points", "baseline")(*problem.from_offsets)
+    operator("points", "baseline")(*draw("points").from_offsets)
     assert len(calls) == 2

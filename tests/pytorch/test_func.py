@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -46,73 +45,49 @@ def _on_tensors(
     return lambda value, *others: operator(form, backend)(value, shapes, *others)
 
 
-def _given(stacked: Sequence[Tensor], in_dims: Sequence[int | None]) -> list[Tensor]:
-    """What a mapped function gets: the whole stack, or its first where nothing is mapped."""
-    return [
-        tensor[0] if dim is None else tensor for tensor, dim in zip(stacked, in_dims, strict=True)
-    ]
-
-
-def _loop(
-    function: Callable[..., Any], stacked: Sequence[Tensor], in_dims: Sequence[int | None]
-) -> list[Any]:
-    return [
-        function(
-            *(
-                tensor[0] if dim is None else tensor[i]
-                for tensor, dim in zip(stacked, in_dims, strict=True)
-            )
-        )
-        for i in range(3)
-    ]
+def _check_vmap(
+    function: Callable[..., tuple[Tensor, ...]],
+    stacked: Sequence[Tensor],
+    in_dims: Sequence[int | None],
+) -> None:
+    """Compares with a loop; of what is not mapped, the function gets the first of the stack."""
+    pairs = list(zip(stacked, in_dims, strict=True))
+    mapped = torch.vmap(function, tuple(in_dims))(*(t[0] if dim is None else t for t, dim in pairs))
+    loop = [function(*(t[0] if dim is None else t[i] for t, dim in pairs)) for i in range(3)]
+    for got, *want in zip(mapped, *loop, strict=True):
+        assert torch.equal(got, torch.stack(want))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_over_any_inputs(form: str) -> None:
     stacked, shapes = _stacked(form)
     attend = _on_tensors(form, shapes)
-    for in_dims in itertools.product((0, None), repeat=len(stacked)):
-        if set(in_dims) == {None}:
-            continue
-        mapped = torch.vmap(attend, in_dims)(*_given(stacked, in_dims))
-        assert torch.equal(mapped, torch.stack(_loop(attend, stacked, in_dims)))
+    for in_dims in list(itertools.product((0, None), repeat=len(stacked)))[:-1]:  # all but none
+        _check_vmap(lambda *args: (attend(*args),), stacked, in_dims)
 
 
 def test_vmap_over_any_axis() -> None:
     stacked, shapes = _stacked("points")
-    attend = _on_tensors("points", shapes)
-    expected = torch.stack(_loop(attend, stacked, (0,) * 4))
-    moved = [tensor.movedim(0, dim) for tensor, dim in zip(stacked, (1, 2, 4, -1), strict=True)]
-    assert torch.equal(torch.vmap(attend, (1, 2, 4, -1))(*moved), expected)
-    assert torch.equal(
-        torch.vmap(attend, (1, 2, 4, -1), out_dims=1)(*moved), expected.movedim(0, 1)
-    )
+    attend = torch.vmap(_on_tensors("points", shapes))
+    axes = 1, 2, 4, -1
+    moved = [tensor.movedim(0, axis) for tensor, axis in zip(stacked, axes, strict=True)]
+    over_any = torch.vmap(_on_tensors("points", shapes), axes)
+    assert torch.equal(over_any(*moved), attend(*stacked))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_of_grad(form: str) -> None:
     stacked, shapes = _stacked(form)
-    every = tuple(range(len(stacked)))
-
     attend = _on_tensors(form, shapes)
 
     def loss(*args: Tensor) -> Tensor:
         return attend(*args).square().sum()
 
+    every = tuple(range(len(stacked)))
     for argnums in (every, (0,), every[1:]):
-        grad = torch.func.grad(loss, argnums)
-        for in_dims in ((0,) * len(stacked), (None, *(0,) * (len(stacked) - 1))):
-            mapped = torch.vmap(grad, in_dims)(*_given(stacked, in_dims))
-            for got, *want in zip(mapped, *_loop(grad, stacked, in_dims), strict=True):
-                assert torch.equal(got, torch.stack(want))
-
-
-def test_vmap_twice() -> None:
-    stacked, shapes = _stacked("points")
-    twice = [torch.stack([tensor, tensor.flip(0)]) for tensor in stacked]
-    once = torch.vmap(_on_tensors("points", shapes))
-    expected = torch.stack([once(*stacked), once(*(tensor.flip(0) for tensor in stacked))])
-    assert torch.equal(torch.vmap(once)(*twice), expected)
+        for value_dim in (0, None):
+            in_dims = (value_dim, *(0 for _ in every[1:]))
+            _check_vmap(torch.func.grad(loss, argnums), stacked, in_dims)
 
 
 @pytest.mark.parametrize("form", FORMS)

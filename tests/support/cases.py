@@ -93,16 +93,9 @@ def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, tensors(args), problem.grad_out)
 
 
-def check_against_baseline(problem: Problem, form: str, backend: str) -> None:
-    """Compares result and gradients with the grid_sample baseline in float64."""
-    args = [
-        arg.requires_grad_() if isinstance(arg, Tensor) else arg
-        for arg in arguments(problem.to(torch.float64), form)
-    ]
-    expected = operator(form, "baseline")(*args)
-    assert_close(forward(problem, form, backend), expected, "forward")
-    exact = torch.autograd.grad(expected, tensors(args), problem.grad_out.double())
-    assert_gradients_close(gradients(problem, form, backend), exact, form)
+def results(problem: Problem, form: str, backend: str) -> list[Tensor]:
+    """The result without gradients, then the gradients."""
+    return [forward(problem, form, backend), *gradients(problem, form, backend)]
 
 
 def oracle_forward(problem: Problem, form: str) -> Tensor:
@@ -118,15 +111,36 @@ def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
         if form == "locations"
         else oracle.st_deform_attn_from_offsets_grads
     )
-    grad_out = problem.grad_out.double().numpy()
-    grads = function(grad_out, *_arrays(arguments(problem, form)))
+    grads = function(*_arrays([problem.grad_out, *arguments(problem, form)]))
     return tuple(torch.from_numpy(grad) for grad in grads)
+
+
+def oracle_results(problem: Problem, form: str) -> list[Tensor]:
+    """The scalar loop's result and gradients."""
+    return [oracle_forward(problem, form), *oracle_gradients(problem, form)]
 
 
 def assert_gradients_close(actual: Sequence[Tensor], expected: Sequence[Tensor], form: str) -> None:
     """Compares each gradient with its float64 oracle."""
     for name, got, want in zip(names(form), actual, expected, strict=True):
         assert_close(got, want, "gradient", f"gradient of {name}")
+
+
+def assert_results_close(actual: Sequence[Tensor], expected: Sequence[Tensor], form: str) -> None:
+    """Compares `results` with those of a float64 oracle."""
+    assert_close(actual[0], expected[0], "forward")
+    assert_gradients_close(actual[1:], expected[1:], form)
+
+
+def check_against_oracle(problem: Problem, form: str, backend: str) -> None:
+    """Compares result and gradients with the scalar loop."""
+    assert_results_close(results(problem, form, backend), oracle_results(problem, form), form)
+
+
+def check_against_baseline(problem: Problem, form: str, backend: str) -> None:
+    """Compares result and gradients with the grid_sample baseline in float64."""
+    expected = results(problem.to(torch.float64), form, "baseline")
+    assert_results_close(results(problem, form, backend), expected, form)
 
 
 def _arrays(args: Sequence[Any]) -> list[Any]:
