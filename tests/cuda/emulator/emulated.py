@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.cuda.emulator import build
-from tests.cuda.emulator.emulator import FIFO, Emulator, KernelError, Schedule, Side
+from tests.cuda.emulator.emulator import FIFO, Emulator, KernelError, Schedule, Side, distinct
 
 Array = NDArray[Any]
 
@@ -214,10 +214,11 @@ def _run(
             _Allocate(allocate),
         )
         emulator.check()
+        assert emulator.functions.emulated_current_device() == 0, "it is no more the caller's"
         if message:
             raise RuntimeError(emulator.explain(message.decode()))
         for name, array in given.items():
-            if guarded[name].tobytes() != array.tobytes():
+            if distinct(guarded[name]).tobytes() != distinct(array).tobytes():
                 raise KernelError(f"a kernel wrote to its input {name}")
         return {name: array.copy() for name, array in out.items()}
 
