@@ -224,5 +224,5 @@ def _headers() -> str:
     digest = hashlib.sha256()
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh"), *HERE.rglob("*.h")]
     for path in [*sorted(headers), cuda_include() / "cuda_runtime_api.h"]:
-        digest.update(os.path.relpath(path, ROOT).encode() + path.read_bytes())
+        digest.update(str(path).encode() + path.read_bytes())
     return digest.hexdigest()
