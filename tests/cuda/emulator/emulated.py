@@ -55,7 +55,6 @@ class Machine:
         schedule: Who runs when.
         side: Where memory ends that kernels may touch: at an array's end, or at its start.
         device: The device that the arrays claim to be on; there are two.
-        stream: A handle.
         multiprocessors: Of each device; few, so that small problems fill them.
         tuning: Fields of `Tuning` in csrc/cuda/params.h that are forced.
         deterministic: Whether the backward must give the same bits in every run.
@@ -65,7 +64,6 @@ class Machine:
     schedule: Schedule = FIFO
     side: Side = "end"
     device: int = 0
-    stream: int = 0
     multiprocessors: int = 4
     tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
@@ -207,7 +205,6 @@ def _run(
             ),
             ctypes.byref(records),
             ctypes.c_int(machine.device),
-            ctypes.c_void_p(machine.stream),
             ctypes.c_int(len(machine.tuning)),
             (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
             _integers(list(machine.tuning.values())),

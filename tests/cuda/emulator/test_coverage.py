@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import gzip
 import json
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -37,11 +36,7 @@ class Coverage:
 
 
 def _measure() -> dict[str, Coverage]:
-    """Builds, runs and reads the counts of each file of csrc/, by its name from the root.
-
-    Raises:
-        FileNotFoundError: There is no gcov.
-    """
+    """Builds, runs and reads the counts of each file of csrc/, by its name from the root."""
     functions = emulated.Machine(build.COVERAGE).emulator.functions
     sources = emulated.sources()
     folders = [path.parent for path in build.objects(sources, build.COVERAGE)[: len(sources)]]
@@ -55,11 +50,7 @@ def _measure() -> dict[str, Coverage]:
     found: dict[str, Coverage] = collections.defaultdict(Coverage)
     for counts in (counts for folder in folders for counts in folder.glob("*.gcda")):
         _add(found, counts)
-    return {
-        name: found[name]
-        for name in sorted(found)
-        if name.startswith("csrc/") and found[name].lines
-    }
+    return {name: file for name, file in found.items() if name.startswith("csrc/") and file.lines}
 
 
 def _backward_of_little() -> None:
@@ -74,11 +65,8 @@ def _backward_of_little() -> None:
 
 def _add(found: dict[str, Coverage], counts: Path) -> None:
     """Adds what gcov reads from one object's counts."""
-    gcov = shutil.which("gcov")
-    if not gcov:
-        raise FileNotFoundError("gcov was not found; it comes with g++")
     with tempfile.TemporaryDirectory() as folder:
-        command = [gcov, "--json-format", "--branch-probabilities", str(counts)]
+        command = ["gcov", "--json-format", "--branch-probabilities", str(counts)]
         subprocess.run(command, cwd=folder, capture_output=True, check=True)
         (output,) = Path(folder).glob("*.gcov.json.gz")
         report = json.loads(gzip.decompress(output.read_bytes()))

@@ -222,9 +222,8 @@ def test_runtime() -> None:
 @pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 1025)])
 def test_impossible_launches(blocks: int, threads: int) -> None:
     emulator = _load("plain")
-    assert (
-        _call(emulator, "impossible_launch", blocks, threads) == 9
-    )  # cudaErrorInvalidConfiguration
+    error = _call(emulator, "impossible_launch", blocks, threads)
+    assert error == 9  # cudaErrorInvalidConfiguration
     with pytest.raises(KernelError, match=rf"read_unwritten: impossible launch: grid \({blocks}, "):
         emulator.check()
 

@@ -11,11 +11,11 @@ import re
 import pytest
 
 from stdeform.testing import Layout
-from tests.cuda.emulator import build, emulated, problems
+from tests.cuda.emulator import build, problems
 from tests.cuda.emulator.emulated import Machine
 from tests.cuda.emulator.emulator import Schedule
 from tests.support.backends import on_machine
-from tests.support.cases import DTYPES, IMAGE, check_against_baseline, draw, gradients
+from tests.support.cases import DTYPES, IMAGE, check_against_baseline, draw
 
 TRIALS = {trial.label: trial for trial in problems.trials()}
 
@@ -43,22 +43,6 @@ def test_numbers_of_queries(num_queries: int) -> None:
         sizes = {"num_queries": num_queries, "batch": batch, "num_heads": num_heads}
         problem = draw("points", IMAGE, head_dim=head_dim, **sizes)
         check_against_baseline(problem, "points", "emulated")
-
-
-# -- launches ------------------------------------------------------------------------------------
-
-
-def test_launches_are_on_the_queue_that_was_named() -> None:
-    emulator = emulated.PLAIN.emulator
-    problem = draw("points")
-    emulator.take_launches()
-    for device, stream in ((0, 0), (1, 16), (0, 24)):
-        with on_machine(Machine(device=device, stream=stream)):
-            gradients(problem, "points", "emulated")
-        launches = emulator.take_launches()
-        assert [(launch.device, launch.stream) for launch in launches] == [(device, stream)] * 3
-        for launch, name in zip(launches, ("forward", "zero", "backward"), strict=True):
-            assert name in launch.kernel
 
 
 # Of 48 channels: lanes of a row, runs of a lane, channels of a run, whether they cover the row.

@@ -68,9 +68,18 @@ EMULATED_ATOMICS(64, std::uint64_t)
 // What C++ leaves undefined. The compiler calls these functions with where it happens, and more.
 namespace {
 
+// As the compiler lays them out.
 struct Place {
   const char* file;
   std::uint32_t line, column;
+};
+struct TypeMismatch {
+  Place place;
+  const struct {
+    std::uint16_t kind, info;
+    char name[1];
+  }* type;
+  unsigned char log_alignment, kind;
 };
 
 }  // namespace
@@ -90,20 +99,6 @@ EMULATED_UNDEFINED(divrem_overflow, "signed overflow")
 
 // -fsanitize=alignment calls this for an access that is not aligned to its type: a vector load that
 // a device would refuse.
-namespace {
-
-// As the compiler lays it out.
-struct TypeMismatch {
-  Place place;
-  const struct {
-    std::uint16_t kind, info;
-    char name[1];
-  }* type;
-  unsigned char log_alignment, kind;
-};
-
-}  // namespace
-
 extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* at, std::uintptr_t address) {
   if (!emulated::current) return;
   emulated::fail("misaligned address %#zx of type %s, which needs %u bytes, at %s:%u",
