@@ -19,17 +19,13 @@ from torch import Tensor, nn
 import stdeform
 from stdeform import _native, _ops
 from stdeform.testing import (
-    LAYOUTS,
-    Layout,
     Problem,
     assert_close,
     composite_from_offsets,
     excess,
     make_problem,
-    with_layout,
 )
 from tests.cuda.emulated_gpu import DEVICE, HAS_GPU, only_a_gpu_shows
-from tests.support.backends import to_gpu
 from tests.support.cases import (
     DTYPES,
     FORMS,
@@ -160,28 +156,6 @@ def test_a_device_that_is_not_the_current_one() -> None:
     assert torch.cuda.current_device() == 0
     assert actual[0].device.index == 1
     _assert_same([tensor.to("cuda:0") for tensor in actual], expected, "points")
-
-
-# -- memory layouts ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_value_and_grad_out(layout: Layout, batch: int) -> None:
-    """Rows of 48 channels, which vectors can read, in any layout."""
-    problem = draw("points", batch=batch, head_dim=48, num_queries=9)
-    strided = {name: with_layout(getattr(problem, name), layout) for name in ("value", "grad_out")}
-    moved = {name: to_gpu(tensor) for name, tensor in strided.items()}
-    for name, tensor in strided.items():
-        assert moved[name].stride() == tensor.stride()
-    laid_out = dataclasses.replace(_on_gpu(problem), **moved)
-    expected = _run(
-        dataclasses.replace(problem, **strided).to(torch.float64), "points", "reference"
-    )
-    for kind, one, other in zip(
-        ("forward", *("gradient",) * 4), _run(laid_out, "points"), expected, strict=True
-    ):
-        assert_close(one.cpu(), other, kind)
 
 
 # -- determinism -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compiles CUDA sources together with the emulator, as C++, into a library or a program.
+"""Compiles CUDA sources together with the emulator, as C++, into a library.
 
 Objects are kept in `build/emulated/`, under a hash of everything that goes into them: a second run
 compiles nothing.
@@ -49,24 +49,23 @@ class Variant:
 
 
 PLAIN = Variant("plain")
-# Every access to memory is checked by the emulator: races, bounds, alignment, unwritten memory.
-CHECKED = Variant("checked", kernels=("-fsanitize=thread,alignment",))
-# The sanitizers' own libraries; for programs, since they must be loaded first.
-ADDRESS = Variant(
-    "address",
-    # Optimising all their checks would take three times as long to compile. Without that, GCC warns
-    # that it does not unroll loops, by a warning that has no name to switch it off by.
-    kernels=("-fsanitize=address,undefined", "-fno-sanitize-recover", "-O0", "-Wno-error"),
-    emulator=("-DEMULATED_ASAN",),
-    link=("-fsanitize=address,undefined",),
+# The emulator itself checks every access to memory (races, bounds, alignment, unwritten memory),
+# and what C++ leaves undefined.
+CHECKED = Variant(
+    "checked",
+    # With these checks GCC does not unroll some loops, and warns by a warning that has no name to
+    # switch it off by.
+    kernels=(
+        "-fsanitize=thread,alignment,bounds,shift,signed-integer-overflow",
+        "-Wno-error",
+    ),
 )
-THREAD = Variant(
-    "thread",
-    kernels=CHECKED.kernels,  # the same objects
-    emulator=("-DEMULATED_TSAN",),
-    link=("-fsanitize=thread",),
+COVERAGE = Variant(
+    "coverage",
+    kernels=("--coverage", "-O0"),
+    emulator=("-DEMULATED_COVERAGE",),
+    link=("--coverage",),
 )
-COVERAGE = Variant("coverage", kernels=("--coverage", "-O0"), link=("--coverage",))
 # Stacks switched by the C library, for processors that the emulator has no assembly for.
 PORTABLE = Variant("portable", emulator=("-DEMULATED_UCONTEXT",))
 
@@ -85,7 +84,7 @@ def library(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
         CompileError: A source does not compile.
         FileNotFoundError: There is no C++ compiler, or there are no CUDA headers.
     """
-    return _link(objects(sources, variant), variant, ["-shared"], ".so")
+    return _link(objects(sources, variant), variant)
 
 
 def extension(sources: Sequence[Path], host: Sequence[Path], flags: Sequence[str]) -> Path:
@@ -97,25 +96,7 @@ def extension(sources: Sequence[Path], host: Sequence[Path], flags: Sequence[str
         flags: For these.
     """
     compiled = [*_compile_all([(path, tuple(flags)) for path in host]), *objects(sources)]
-    return _link(compiled, PLAIN, ["-shared"], ".so", whole=False)  # Python's part comes later
-
-
-def program(sources: Sequence[Path], variant: Variant = PLAIN) -> Path:
-    """Builds a program of `sources`, one of which has main(), and the emulator; see `library`."""
-    return _link(objects(sources, variant), variant, [], "")
-
-
-def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs what `program` built, and waits for it for at most five minutes.
-
-    ThreadSanitizer wants memory laid out as it expects; where the system randomises it too freely,
-    it gives up at once and is run again without that.
-    """
-    command = [str(path), *words]
-    done = _finished(command)
-    if "ThreadSanitizer: unexpected memory mapping" in done.stderr and shutil.which("setarch"):
-        done = _finished(["setarch", "--addr-no-randomize", *command])
-    return done
+    return _link(compiled, PLAIN, whole=False)  # Python's part comes later
 
 
 @functools.cache
@@ -182,15 +163,13 @@ def _compile_all(work: Sequence[tuple[Path, tuple[str, ...]]]) -> list[Path]:
         return list(pool.map(lambda item: _compile(Path(item[0]).resolve(), item[1]), work))
 
 
-def _link(
-    compiled: Sequence[Path], variant: Variant, flags: list[str], suffix: str, whole: bool = True
-) -> Path:
-    """Links; a `whole` binary has every function that it calls, or a library for it."""
+def _link(compiled: Sequence[Path], variant: Variant, whole: bool = True) -> Path:
+    """Links; a `whole` library has every function that it calls, or a library for it."""
     key = hashlib.sha256("\n".join(map(str, compiled)).encode()).hexdigest()[:16]
-    output = CACHE / variant.name / f"{compiled[0].stem}-{key}{suffix}"
+    output = CACHE / variant.name / f"{compiled[0].stem}-{key}.so"
     if not output.exists():
-        own = ["-Wl,--no-undefined"] if whole and "-fsanitize=thread" not in variant.link else []
-        _run([compiler(), *flags, *map(str, compiled), *variant.link, *own, "-ldl"], output)
+        own = ["-Wl,--no-undefined"] if whole else []
+        _run([compiler(), "-shared", *map(str, compiled), *variant.link, *own, "-ldl"], output)
     return output
 
 
@@ -214,10 +193,6 @@ def _compile(source: Path, flags: tuple[str, ...]) -> Path:
         shown = source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
         _run([*command, "-x", "c++", "-c", str(shown)], output)
     return output
-
-
-def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def _run(command: list[str], output: Path) -> None:

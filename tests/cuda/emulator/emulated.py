@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.cuda.emulator import build
-from tests.cuda.emulator.emulator import FIFO, Emulator, KernelError, Schedule, Side
+from tests.cuda.emulator.emulator import FIFO, Emulator, KernelError, Schedule, Side, distinct
 
 Array = NDArray[Any]
 
@@ -55,7 +55,6 @@ class Machine:
         schedule: Who runs when.
         side: Where memory ends that kernels may touch: at an array's end, or at its start.
         device: The device that the arrays claim to be on; there are two.
-        stream: A handle.
         multiprocessors: Of each device; few, so that small problems fill them.
         tuning: Fields of `Tuning` in csrc/cuda/params.h that are forced.
         deterministic: Whether the backward must give the same bits in every run.
@@ -65,7 +64,6 @@ class Machine:
     schedule: Schedule = FIFO
     side: Side = "end"
     device: int = 0
-    stream: int = 0
     multiprocessors: int = 4
     tuning: Mapping[str, int] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
@@ -207,17 +205,17 @@ def _run(
             ),
             ctypes.byref(records),
             ctypes.c_int(machine.device),
-            ctypes.c_void_p(machine.stream),
             ctypes.c_int(len(machine.tuning)),
             (ctypes.c_char_p * len(machine.tuning))(*map(str.encode, machine.tuning)),
             _integers(list(machine.tuning.values())),
             _Allocate(allocate),
         )
         emulator.check()
+        assert emulator.functions.emulated_current_device() == 0, "it is no more the caller's"
         if message:
             raise RuntimeError(emulator.explain(message.decode()))
         for name, array in given.items():
-            if guarded[name].tobytes() != array.tobytes():
+            if distinct(guarded[name]).tobytes() != distinct(array).tobytes():
                 raise KernelError(f"a kernel wrote to its input {name}")
         return {name: array.copy() for name, array in out.items()}
 

@@ -44,19 +44,6 @@ LIFO = Schedule("lifo")
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Counts since they were last taken; `shared_bytes` is of the block that used most."""
-
-    launches: int
-    threads: int
-    switches: int
-    barriers: int
-    warp_operations: int
-    preemptions: int
-    shared_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Launch:
     """One launch, as it was requested; `launcher` is the signature of the launching function."""
 
@@ -109,12 +96,6 @@ class Emulator:
         """How many each device says that it has, from here on."""
         self.functions.emulated_set_multiprocessors(ctypes.c_int(number))
 
-    def take_statistics(self) -> Statistics:
-        """Returns the counts and sets them to zero."""
-        counts = (ctypes.c_uint64 * len(dataclasses.fields(Statistics)))()
-        self.functions.emulated_take_statistics(counts)
-        return Statistics(*counts)
-
     def take_launches(self) -> list[Launch]:
         """Returns the launches since they were last taken, oldest first."""
         launches = []
@@ -166,6 +147,11 @@ class Emulator:
             raise KernelError(f"a kernel wrote beside {', '.join(beside)}")
 
 
+def distinct(array: NDArray[Any]) -> NDArray[Any]:
+    """A view with one element for every place in memory: along an axis of stride 0, the first."""
+    return array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+
+
 class Arrays:
     """Guarded arrays; see `Emulator.arrays`."""
 
@@ -185,7 +171,7 @@ class Arrays:
         memory = self._memory(high - low if array.size else 0, array.itemsize, name)
         offset = array.__array_interface__["data"][0] - low if array.size else 0
         guarded: NDArray[Any] = np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
-        guarded[...] = array
+        distinct(guarded)[...] = distinct(array)
         return guarded
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike, name: str = "an array") -> NDArray[Any]:

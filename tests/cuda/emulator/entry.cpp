@@ -17,8 +17,8 @@ struct Arrays {
 // the workspace. Returns null, or what went wrong.
 extern "C" __attribute__((visibility("default"))) const char* run_operator(
     bool backward, bool deterministic, const int64_t* sizes, const int64_t* spatial_shapes,
-    bool boxes, const Arrays* arrays, int device, void* stream, int num_forced,
-    const char* const* forced, const int64_t* to, void* (*allocate)(int64_t bytes)) {
+    bool boxes, const Arrays* arrays, int device, int num_forced, const char* const* forced,
+    const int64_t* to, void* (*allocate)(int64_t bytes)) {
   Problem p;
   p.N = static_cast<int>(sizes[0]);
   p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
@@ -42,10 +42,10 @@ extern "C" __attribute__((visibility("default"))) const char* run_operator(
       p.grad_out = arrays->grad_out;
       const stdeform::cuda::Backward work(p, tuning);
       const int64_t bytes = work.workspace_bytes();
-      work.enqueue({device, stream}, bytes ? allocate(bytes) : nullptr);
+      work.enqueue({device, nullptr}, bytes ? allocate(bytes) : nullptr);
     } else {
       p.out = arrays->out;
-      stdeform::cuda::enqueue_forward(p, {device, stream}, tuning);
+      stdeform::cuda::enqueue_forward(p, {device, nullptr}, tuning);
     }
     return nullptr;
   } catch (const std::exception& error) {

@@ -1,8 +1,7 @@
-// Kernels with a planted fault each, and the same kernels without it: the emulator and the
-// sanitizers must distinguish the two. Two blocks of 64 threads work on 128 numbers.
-#include <cstdio>
+// Kernels with a planted fault each, and the same kernels without it: the emulator must distinguish
+// the two. Two blocks of 64 threads work on 128 numbers.
+#include <climits>
 #include <cstring>
-#include <vector>
 
 #include "cuda/compat.cuh"
 
@@ -103,7 +102,8 @@ template <bool planted>
 __global__ void read_past_shared(float* data) {
   STDEFORM_SHARED(float, row, kThreads);
   row[threadIdx.x] = data[element()];
-  data[element()] = row[threadIdx.x + (planted && threadIdx.x == kThreads - 1)];
+  const float* const first = row;  // no index past an array, for the compiler
+  data[element()] = first[threadIdx.x + (planted && threadIdx.x == kThreads - 1)];
 }
 
 template <bool planted>
@@ -152,6 +152,24 @@ __device__ float deep(const float* data, int depth) {
 template <bool planted>
 __global__ void endless_recursion(float* data) {
   data[element()] = deep(data + element(), planted ? 1 << 20 : 1);
+}
+
+template <bool planted>
+__global__ void index_past_local_array(float* data) {
+  float own[4] = {data[element()], 1, 2, 3};
+  data[element()] = own[(threadIdx.x & 3) + planted];
+}
+
+// -- arithmetic ----------------------------------------------------------------------------------
+
+template <bool planted>
+__global__ void signed_overflow(float* data) {
+  data[element()] = float(int(threadIdx.x) + (planted ? INT_MAX - 7 : 7));
+}
+
+template <bool planted>
+__global__ void shift_too_far(float* data) {
+  data[element()] = float(1 << (threadIdx.x & (planted ? 63 : 15)));
 }
 
 // -- rules of warps and barriers ---------------------------------------------------------------
@@ -244,6 +262,9 @@ const Fault kFaults[] = {
     FAULT(misaligned_load),
     FAULT(misaligned_atomic),
     FAULT(another_threads_local_memory),
+    FAULT(index_past_local_array),
+    FAULT(signed_overflow),
+    FAULT(shift_too_far),
     FAULT(endless_recursion),
     FAULT(divergent_shuffle),
     FAULT(source_lane_elsewhere),
@@ -272,27 +293,4 @@ EXPORT int run_fault(const char* name, bool planted, float* data) {
 
 EXPORT const char* fault_name(unsigned number) {
   return number < sizeof kFaults / sizeof kFaults[0] ? kFaults[number].name : nullptr;
-}
-
-extern "C" const char* emulated_take_failure();
-
-namespace {
-
-int run(const char* name, bool planted) {
-  std::vector<float> data(128, 1.0f);
-  data.shrink_to_fit();
-  const int error = run_fault(name, planted, data.data());
-  if (error) std::fprintf(stderr, "emulator: %s\n", emulated_take_failure());
-  return error;
-}
-
-}  // namespace
-
-// Under a sanitizer: `program NAME with|without`, or `program all` for every one without its fault.
-int main(int count, char** words) {
-  if (count == 3) return run(words[1], !std::strcmp(words[2], "with")) != 0;
-  if (count != 2 || std::strcmp(words[1], "all")) return 2;
-  int errors = 0;
-  for (const Fault& fault : kFaults) errors += run(fault.name, false) != 0;
-  return errors != 0;
 }

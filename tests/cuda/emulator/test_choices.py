@@ -73,8 +73,6 @@ def asking(num_queries: int, **changes: Any) -> Workload:
 
 
 def test_the_papers_sizes() -> None:
-    assert (ENCODER.num_queries, ENCODER.num_cells, DECODER.num_queries) == (6120, 6120, 360)
-    assert {ENCODER.num_heads, DECODER.num_heads} == {8}
     assert schedule(ENCODER)[0] == (5, 5, 9)
     assert schedule(DECODER)[0] == PLAIN
 
@@ -162,21 +160,22 @@ def test_bins_serve_encoders() -> None:
     assert not takes_bins(ENCODER, wants_value=False)
 
 
-@pytest.mark.parametrize(("num_points", "num_queries"), [(1, 4 * 7326), (4, 7326), (32, 916)])
-def test_bins_are_taken_from_four_samples_on(num_points: int, num_queries: int) -> None:
+@pytest.mark.parametrize(
+    ("num_points", "num_queries", "samples_per_bin"),
+    [
+        *((1, 4 * 7326, None), (4, 7326, None), (32, 916, None)),
+        *((1, 7326, 1), (1, 3 * 7326, 3), (1, 26 * 7326, 26)),
+    ],
+)
+def test_bins_are_taken_from_a_number_of_samples_on(
+    num_points: int, num_queries: int, samples_per_bin: int | None
+) -> None:
     # The level has 37 * 11 * 18 = 7326 bins; other heads and batch elements have bins of their own.
     for num_heads, batch in ((8, 1), (1, 64)):
         settings = {"num_points": num_points, "num_heads": num_heads, "batch": batch}
-        assert takes_bins(asking(num_queries, **settings))
-        assert not takes_bins(asking(num_queries - 1, **settings))
-
-
-@pytest.mark.parametrize("samples_per_bin", [1, 3, 5, 26])
-def test_another_threshold(samples_per_bin: int) -> None:
-    enough = asking(7326 * samples_per_bin, num_points=1)
-    few = asking(7326 * samples_per_bin - 1, num_points=1)
-    assert takes_bins(enough, samples_per_bin=samples_per_bin)
-    assert not takes_bins(few, samples_per_bin=samples_per_bin)
+        for queries, taken in ((num_queries, True), (num_queries - 1, False)):
+            found = takes_bins(asking(queries, **settings), samples_per_bin=samples_per_bin)
+            assert found == taken
 
 
 def test_a_threshold_of_nothing_takes_bins_for_all() -> None:

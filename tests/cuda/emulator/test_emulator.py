@@ -28,7 +28,9 @@ def _load(variant: str) -> Emulator:
     return Emulator(build.library([build.HERE / "toys.cu"], VARIANTS[variant]))
 
 
-@pytest.fixture(params=["plain-fifo", "plain-lifo", "plain-random", "checked-preempted"])
+@pytest.fixture(
+    params=["plain-fifo", "plain-lifo", "plain-random", "portable-fifo", "checked-preempted"]
+)
 def toys(request: pytest.FixtureRequest) -> Emulator:
     """The kernels of toys.cu, under several orders; preemption needs the checked build."""
     variant, schedule = request.param.split("-")
@@ -76,7 +78,6 @@ def test_every_thread_runs_once(
         for b in np.ndindex(*grid[::-1])
         for t in np.ndindex(*block[::-1])
     ]
-    toys.take_statistics()
     out, *_ = _run(
         toys,
         "indices",
@@ -85,9 +86,6 @@ def test_every_thread_runs_once(
         np.array(block, np.int32),
     )
     np.testing.assert_array_equal(out, z_first)
-    statistics = toys.take_statistics()
-    assert statistics.launches == 1
-    assert statistics.threads == len(z_first)
 
 
 def test_orders_differ_and_repeat() -> None:
@@ -95,7 +93,7 @@ def test_orders_differ_and_repeat() -> None:
         # float32 sums depend on their order.
         emulator = _load("checked")
         emulator.set_schedule(schedule)
-        values = np.geomspace(1e-6, 1e6, 64 * 4, dtype=np.float32)
+        values = np.random.default_rng(0).normal(size=64 * 4).astype(np.float32)
         return [
             float(_run(emulator, "add", b"float32", values, np.zeros(1, np.float32), 4, 64)[1][0])
             for _ in range(2)
@@ -103,6 +101,7 @@ def test_orders_differ_and_repeat() -> None:
 
     fifo, lifo = trace(SCHEDULES["fifo"]), trace(SCHEDULES["lifo"])
     assert fifo[0] == fifo[1] != lifo[0]
+    assert fifo[0] != trace(Schedule("fifo", preempt_one_in=3))[0]
     assert trace(SCHEDULES["random"]) == trace(SCHEDULES["random"])
     assert len({x for seed in range(4) for x in trace(Schedule("random", seed))}) > 2
 
@@ -173,13 +172,9 @@ def test_a_last_warp_may_be_partial(toys: Emulator) -> None:
 
 def test_shared_memory(toys: Emulator) -> None:
     values = np.arange(5 * 96, dtype=np.float32)
-    toys.take_statistics()
     toys.take_launches()
     _, out = _run(toys, "reverse", 5, values, np.zeros_like(values))
     np.testing.assert_array_equal(out, 2 * values)
-    statistics = toys.take_statistics()
-    assert statistics.barriers == 5 * 2
-    assert statistics.shared_bytes == 96 * 4 + 96 * 8
     (launch,) = toys.take_launches()
     assert (launch.grid, launch.block) == ((5, 1, 1), (96, 1, 1))
     assert (launch.dynamic_bytes, launch.stream, launch.device) == (96 * 8, 8, 0)
@@ -213,21 +208,6 @@ def test_atomic_add(toys: Emulator, dtype: str) -> None:
     np.testing.assert_array_equal(out, 2 + values.sum(0))
 
 
-def test_atomics_on_shared_memory(toys: Emulator) -> None:
-    values = (np.arange(200) * 7 % 11).astype(np.int32)
-    _, out = _run(toys, "shared_bins", 200, values, np.zeros(4, np.uint32))
-    np.testing.assert_array_equal(out, np.bincount(values & 3, minlength=4))
-
-
-# -- arithmetic ----------------------------------------------------------------------------------
-
-
-def test_least_and_most() -> None:
-    x = np.arange(-16, 16).astype(np.float32)
-    _, out = _run(_load("plain"), "least_and_most", 32, x, np.zeros((32, 2), np.int64))
-    np.testing.assert_array_equal(out, np.stack([np.minimum(x, 5), np.maximum(x, 5)], 1))
-
-
 # -- the runtime ---------------------------------------------------------------------------------
 
 
@@ -242,9 +222,8 @@ def test_runtime() -> None:
 @pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 1025)])
 def test_impossible_launches(blocks: int, threads: int) -> None:
     emulator = _load("plain")
-    assert (
-        _call(emulator, "impossible_launch", blocks, threads) == 9
-    )  # cudaErrorInvalidConfiguration
+    error = _call(emulator, "impossible_launch", blocks, threads)
+    assert error == 9  # cudaErrorInvalidConfiguration
     with pytest.raises(KernelError, match=rf"read_unwritten: impossible launch: grid \({blocks}, "):
         emulator.check()
 
@@ -257,21 +236,3 @@ def test_much_dynamic_shared_memory_must_be_asked_for() -> None:
     assert _call(emulator, "large_shared", 64 << 10, True) == 0
     emulator.check()
     assert _call(emulator, "large_shared", 228 << 10, True) == 1  # cudaErrorInvalidValue
-
-
-# -- the ways to build ---------------------------------------------------------------------------
-
-
-def test_stacks_of_the_c_library() -> None:
-    emulator = _load("portable")
-    values = np.arange(3 * 256, dtype=np.float32)
-    _, out = _run(emulator, "warp_sums", 3, 256, values, np.zeros(3, np.float32))
-    np.testing.assert_array_equal(out, values.reshape(3, 256).sum(1))
-
-
-def test_preemption_happens() -> None:
-    emulator = _load("checked")
-    emulator.set_schedule(SCHEDULES["preempted"])
-    emulator.take_statistics()
-    _run(emulator, "add", b"int32", np.ones(64, np.int32), np.zeros(1, np.int32), 1, 64)
-    assert emulator.take_statistics().preemptions > 10

@@ -1,4 +1,4 @@
-"""What the emulator alone can ask of the CUDA kernels: orders of threads, guards, races, launches.
+"""What the emulator alone can ask of the CUDA kernels: races, bounds, orders of threads, launches.
 
 Their results on plain problems are tested with all backends, as "emulated".
 """
@@ -9,42 +9,22 @@ import itertools
 import re
 
 import pytest
-import torch
 
 from stdeform.testing import Layout
-from tests.cuda.emulator import build, emulated
+from tests.cuda.emulator import build, problems
 from tests.cuda.emulator.emulated import Machine
-from tests.cuda.emulator.emulator import FIFO, LIFO, Schedule
+from tests.cuda.emulator.emulator import Schedule
 from tests.support.backends import on_machine
-from tests.support.cases import (
-    DTYPES,
-    FORMS,
-    IMAGE,
-    VIDEO,
-    check_against_baseline,
-    draw,
-    forward,
-    gradients,
-)
+from tests.support.cases import DTYPES, IMAGE, check_against_baseline, draw
 
-MACHINES = {
-    "lifo": Machine(schedule=LIFO, side="start"),
-    "random": Machine(schedule=Schedule("random", seed=1)),
-    "checked": Machine(build.CHECKED),
-    "checked-start": Machine(build.CHECKED, side="start"),
-    "preempted": Machine(build.CHECKED, Schedule("random", seed=2, preempt_one_in=20)),
-}
+TRIALS = {trial.label: trial for trial in problems.trials()}
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_machines(dtype: str, machine: str) -> None:
-    with on_machine(MACHINES[machine]):
-        for head_dim, form in itertools.product((5, 16, 48), FORMS):
-            axes = IMAGE if form == "points" else VIDEO
-            check_against_baseline(
-                draw(form, axes, head_dim=head_dim, dtype=DTYPES[dtype][0]), form, "emulated"
-            )
+@pytest.mark.parametrize("label", TRIALS)
+def test_every_access_is_checked(label: str) -> None:
+    """Races, bounds, alignment, undefined behaviour, and results in an order of threads."""
+    schedule = Schedule("random", seed=2, preempt_one_in=20)
+    TRIALS[label].check(variant=build.CHECKED, schedule=schedule, side="start")
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 7, 8, 9, 31, 33])
@@ -56,60 +36,13 @@ def test_numbers_of_points(num_points: int) -> None:
         )
 
 
-@pytest.mark.parametrize("num_queries", [1, 2, 15, 16, 17, 65])
+@pytest.mark.parametrize("num_queries", [1, 5, 6, 16, 17, 65, 80, 81, 700])
 def test_numbers_of_queries(num_queries: int) -> None:
-    # Around the rows of a warp and of a block.
-    for head_dim in (16, 48, 7):
-        check_against_baseline(
-            draw("points", IMAGE, num_queries=num_queries, head_dim=head_dim), "points", "emulated"
-        )
-
-
-def test_orders_agree() -> None:
-    # Only additions to the value's gradient may come in another order.
-    problem = draw("boxes", VIDEO)
-    results = []
-    for schedule in (FIFO, LIFO, Schedule("random", seed=4)):
-        with on_machine(Machine(schedule=schedule)):
-            _, *grads = gradients(problem, "boxes", "emulated")
-            results.append([forward(problem, "boxes", "emulated"), *grads])
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-# -- launches ------------------------------------------------------------------------------------
-
-
-def test_launches_are_on_the_queue_that_was_named() -> None:
-    emulator = emulated.PLAIN.emulator
-    problem = draw("points")
-    emulator.take_launches()
-    for device, stream in ((0, 0), (1, 16), (0, 24)):
-        with on_machine(Machine(device=device, stream=stream)):
-            gradients(problem, "points", "emulated")
-        launches = emulator.take_launches()
-        assert [(launch.device, launch.stream) for launch in launches] == [(device, stream)] * 3
-        for launch, name in zip(launches, ("forward", "zero", "backward"), strict=True):
-            assert name in launch.kernel
-
-
-def test_a_device_that_is_not_there() -> None:
-    problem = draw("points")
-    with (
-        on_machine(Machine(device=7)),
-        pytest.raises(RuntimeError, match=r"invalid device ordinal \(B = 2, Q = 7, S = 138, "),
-    ):
-        forward(problem, "points", "emulated")
-    emulator = emulated.PLAIN.emulator
-    emulator.take_launches()
-    forward(problem, "points", "emulated")
-    assert [launch.device for launch in emulator.take_launches()] == [0]
-
-
-def test_too_many_levels_are_refused() -> None:
-    problem = draw("points", [(1, 1)] * 65)
-    with pytest.raises(RuntimeError, match="at most 64 levels, got L = 65"):
-        forward(problem, "points", "emulated")
+    # Around the queries of a tile, and of a block; and more than four blocks do at once.
+    for head_dim, batch, num_heads in ((48, 1, 1), (16, 3, 2), (7, 2, 1)):
+        sizes = {"num_queries": num_queries, "batch": batch, "num_heads": num_heads}
+        problem = draw("points", IMAGE, head_dim=head_dim, **sizes)
+        check_against_baseline(problem, "points", "emulated")
 
 
 # Of 48 channels: lanes of a row, runs of a lane, channels of a run, whether they cover the row.
@@ -129,23 +62,11 @@ def test_aligned_rows_are_read_in_vectors(
     dtype: str, way: str, layout: Layout, vectors: bool
 ) -> None:
     machine = Machine(tuning={"backward_bins": way == "bins"})
-    for form in FORMS:
-        problem = draw(form, head_dim=48, dtype=DTYPES[dtype][0]).laid_out(layout)
-        machine.emulator.take_launches()
-        with on_machine(machine):
-            check_against_baseline(problem, form, "emulated")
-        launchers = [launch.launcher for launch in machine.emulator.take_launches()]
-        found = {row for text in launchers for row in re.findall(r"RowLayout<([^<>]*)>", text)}
-        expected = VECTORS[dtype] if vectors else ELEMENTS
-        assert found == {expected["forward"], expected[way]}
-
-
-# -- under sanitizers ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("variant", [build.ADDRESS, build.THREAD], ids=lambda v: v.name)
-def test_sanitizers(variant: build.Variant) -> None:
-    program = build.program([*emulated.sources(), build.HERE / "operator_main.cpp"], variant)
-    done = build.run(program)
-    assert not done.stderr
-    assert done.stdout == "146 problems, 0 failures\n"
+    problem = draw("points", head_dim=48, dtype=DTYPES[dtype][0]).laid_out(layout)
+    machine.emulator.take_launches()
+    with on_machine(machine):
+        check_against_baseline(problem, "points", "emulated")
+    launchers = [launch.launcher for launch in machine.emulator.take_launches()]
+    found = {row for text in launchers for row in re.findall(r"RowLayout<([^<>]*)>", text)}
+    expected = VECTORS[dtype] if vectors else ELEMENTS
+    assert found == {expected["forward"], expected[way]}

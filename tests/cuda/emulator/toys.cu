@@ -93,23 +93,6 @@ __global__ void add_all(const T* in, T* sum) {
   atomicAdd(sum, in[blockIdx.x * blockDim.x + threadIdx.x]);
 }
 
-__global__ void add_in_shared(const int* in, unsigned* out) {
-  STDEFORM_SHARED(unsigned, bins, 4);
-  if (threadIdx.x < 4) bins[threadIdx.x] = 0;
-  __syncthreads();
-  atomicAdd(&bins[in[threadIdx.x] & 3], 1u);
-  __syncthreads();
-  if (threadIdx.x < 4) out[threadIdx.x] = bins[threadIdx.x];
-}
-
-// -- arithmetic --------------------------------------------------------------------------------
-
-__global__ void extremes(const float* in, long* out) {
-  const long x = __ldg(in + threadIdx.x);
-  out[threadIdx.x * 2] = min(x, 5L);
-  out[threadIdx.x * 2 + 1] = max(x, 5L);
-}
-
 template <class T>
 void launch_shuffle(Shuffle kind, const void* in, const int* argument, int width, void* out) {
   STDEFORM_LAUNCH(shuffle_kernel<T>, 1, 32, 0, nullptr, kind, static_cast<const T*>(in), argument,
@@ -163,14 +146,6 @@ EXPORT void add(const char* type, const void* in, void* sum, int blocks, int thr
   if (is("float64")) launch_add<double>(in, sum, blocks, threads);
   if (is("float32x2")) launch_add<float2>(in, sum, blocks, threads);
   if (is("float32x4")) launch_add<float4>(in, sum, blocks, threads);
-}
-
-EXPORT void shared_bins(int threads, const int* in, unsigned* out) {
-  STDEFORM_LAUNCH(add_in_shared, 1, threads, 0, nullptr, in, out);
-}
-
-EXPORT void least_and_most(int threads, const float* in, long* out) {
-  STDEFORM_LAUNCH(extremes, 1, threads, 0, nullptr, in, out);
 }
 
 // The runtime's answers: {device count, device after setting 1 and setting 5, errors of the two,

@@ -1,14 +1,12 @@
-// The checked build: kernels compiled with -fsanitize=thread,alignment but linked with these
-// functions instead of the sanitizers' libraries. Every access to memory passes through here: a
-// point at which another thread may go first, and the checks of races.h.
+// The checked build: kernels compiled with -fsanitize=thread,... but linked with these functions
+// instead of the sanitizers' libraries. Every access to memory passes through here: a point at
+// which another thread may go first, and the checks of races.h.
 #include <cstddef>
 #include <cstdint>
 
 #include "failure.h"
 #include "races.h"
 #include "scheduler.h"
-
-#ifndef EMULATED_TSAN  // where ThreadSanitizer's own library has these functions
 
 namespace emulated {
 namespace {
@@ -62,22 +60,21 @@ void __tsan_write_range(void* address, std::size_t bytes) {
   on_access(address, bytes, Access::write, __builtin_return_address(0));
 }
 EMULATED_ATOMICS(8, std::uint8_t)  // loads of it guard static variables
-EMULATED_ATOMICS(16, std::uint16_t)
 EMULATED_ATOMICS(32, std::uint32_t)
 EMULATED_ATOMICS(64, std::uint64_t)
 
 }  // extern "C"
 
-#endif
-
-// -fsanitize=alignment calls this for an access that is not aligned to its type: a vector load that
-// a device would refuse.
+// What C++ leaves undefined. The compiler calls these functions with where it happens, and more.
 namespace {
 
-// As the compiler lays it out.
-struct TypeMismatch {
+// As the compiler lays them out.
+struct Place {
   const char* file;
   std::uint32_t line, column;
+};
+struct TypeMismatch {
+  Place place;
   const struct {
     std::uint16_t kind, info;
     char name[1];
@@ -87,9 +84,24 @@ struct TypeMismatch {
 
 }  // namespace
 
+#define EMULATED_UNDEFINED(NAME, RULE)                                            \
+  extern "C" void __ubsan_handle_##NAME(const Place* at) {                        \
+    if (emulated::current) emulated::fail(RULE ", at %s:%u", at->file, at->line); \
+    emulated::note_failure(RULE ", at %s:%u", at->file, at->line);                \
+  }
+EMULATED_UNDEFINED(out_of_bounds, "index out of bounds")
+EMULATED_UNDEFINED(shift_out_of_bounds, "shift too far")
+EMULATED_UNDEFINED(add_overflow, "signed overflow")
+EMULATED_UNDEFINED(sub_overflow, "signed overflow")
+EMULATED_UNDEFINED(mul_overflow, "signed overflow")
+EMULATED_UNDEFINED(negate_overflow, "signed overflow")
+EMULATED_UNDEFINED(divrem_overflow, "signed overflow")
+
+// -fsanitize=alignment calls this for an access that is not aligned to its type: a vector load that
+// a device would refuse.
 extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* at, std::uintptr_t address) {
   if (!emulated::current) return;
   emulated::fail("misaligned address %#zx of type %s, which needs %u bytes, at %s:%u",
                  static_cast<std::size_t>(address), at->type->name, 1u << at->log_alignment,
-                 at->file, at->line);
+                 at->place.file, at->place.line);
 }

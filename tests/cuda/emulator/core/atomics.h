@@ -1,27 +1,17 @@
 // Atomic additions to global and shared memory, relaxed as CUDA's are: a compare-and-swap loop, so
-// that sanitizers see that they are atomic.
+// that the checked build sees that they are atomic.
 #pragma once
 
 #include <vector_types.h>
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "failure.h"
 #include "thread.h"
 
 namespace emulated {
-
-template <std::size_t bytes>
-struct Word;
-template <>
-struct Word<4> {
-  using type = std::uint32_t;
-};
-template <>
-struct Word<8> {
-  using type = std::uint64_t;
-};
 
 EMULATED_DEVICE void check_alignment(const void* address, std::size_t bytes) {
   if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
@@ -31,7 +21,8 @@ EMULATED_DEVICE void check_alignment(const void* address, std::size_t bytes) {
 // Replaces *address by change(*address) and returns what it was.
 template <class T, class F>
 EMULATED_DEVICE T atomically(T* address, F change) {
-  using Bits = typename Word<sizeof(T)>::type;
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  static_assert(sizeof(Bits) == sizeof(T));
   check_alignment(address, sizeof(T));
   Bits* const word = reinterpret_cast<Bits*>(address);
   Bits before = __atomic_load_n(word, __ATOMIC_RELAXED), after;

@@ -1,5 +1,4 @@
 // The C interface of a library of emulated kernels, for tests/cuda/emulator/emulator.py.
-#include <cstring>
 #include <new>
 
 #include "failure.h"
@@ -18,11 +17,14 @@ EMULATED_EXPORT void emulated_set_schedule(int order, std::uint64_t seed, unsign
 
 EMULATED_EXPORT void emulated_set_multiprocessors(int number) { multiprocessors = number; }
 
-// Fills and resets: see Statistics for the order.
-EMULATED_EXPORT void emulated_take_statistics(std::uint64_t* out) {
-  std::memcpy(out, &statistics, sizeof statistics);
-  statistics = {};
-}
+EMULATED_EXPORT int emulated_current_device() { return current_device(); }
+
+#ifdef EMULATED_COVERAGE  // libgcov has these
+extern "C" void __gcov_reset();
+extern "C" void __gcov_dump();
+EMULATED_EXPORT void emulated_reset_counts() { __gcov_reset(); }
+EMULATED_EXPORT void emulated_write_counts() { __gcov_dump(); }
+#endif
 
 namespace {
 

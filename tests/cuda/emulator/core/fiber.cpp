@@ -73,65 +73,30 @@ constexpr std::size_t kPage = 4096;
 constexpr std::size_t kStack = 128 << 10;
 constexpr std::size_t kSlot = kPage + kStack;
 
-char* reserve(void* where, std::size_t bytes) {
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (where ? MAP_FIXED : 0);
-  void* const memory = mmap(where, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (memory == MAP_FAILED) std::abort();
-  return static_cast<char*>(memory);
-}
-
 // All slots in one piece, so that an address identifies its stack.
 char* slots() {
   static char* const first = [] {
-    char* const memory = reserve(nullptr, kMaxFibers * kSlot);
-    for (int slot = 0; slot < kMaxFibers; ++slot) mprotect(memory + slot * kSlot, kPage, PROT_NONE);
-    return memory;
+    void* const memory = mmap(nullptr, kMaxFibers * kSlot, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::abort();
+    char* const slots = static_cast<char*>(memory);
+    for (int slot = 0; slot < kMaxFibers; ++slot) mprotect(slots + slot * kSlot, kPage, PROT_NONE);
+    return slots;
   }();
   return first;
 }
-
-#ifdef EMULATED_ASAN
-// The launcher's stack is known only once a fiber has been entered from it.
-const void* launcher_stack = nullptr;
-std::size_t launcher_stack_size = 0;
-#endif
 
 }  // namespace
 
 void start_fiber(Fiber& fiber, int slot, void (*entry)()) {
   fiber.stack = slots() + slot * kSlot + kPage;
   fiber.stack_size = kStack;
-  fiber.fake_stack = nullptr;
-#ifdef EMULATED_ASAN
-  __asan_unpoison_memory_region(fiber.stack, kStack);  // of a thread that never returned
-#endif
   fiber.position = first_position(fiber.stack, kStack, entry);
 }
 
 void switch_fiber(Fiber* from, Fiber& to) {
   Fiber forgotten;
-  Fiber& left = from ? *from : forgotten;
-#ifdef EMULATED_ASAN
-  __sanitizer_start_switch_fiber(from ? &left.fake_stack : nullptr,
-                                 to.stack ? to.stack : launcher_stack,
-                                 to.stack ? to.stack_size : launcher_stack_size);
-#endif
-  emulated_switch(&left.position, to.position);
-#ifdef EMULATED_ASAN
-  __sanitizer_finish_switch_fiber(left.fake_stack, nullptr, nullptr);
-#endif
-}
-
-void entered_fiber() {
-#ifdef EMULATED_ASAN
-  const void* stack = nullptr;
-  std::size_t size = 0;
-  __sanitizer_finish_switch_fiber(nullptr, &stack, &size);
-  if (!on_stack(stack)) {
-    launcher_stack = stack;
-    launcher_stack_size = size;
-  }
-#endif
+  emulated_switch(&(from ? *from : forgotten).position, to.position);
 }
 
 bool on_stack(const void* address) {
@@ -143,13 +108,4 @@ bool below_stack(const void* address) {
   const auto offset = static_cast<std::size_t>(static_cast<const char*>(address) - slots());
   return offset < kMaxFibers * kSlot && offset % kSlot < kPage;
 }
-
-void forget_stacks(int count) {
-  if (!kThreadSanitizer) return;
-  // ThreadSanitizer sees the new mapping and drops what it knew of the old one. That takes
-  // time, so only as much as kernels fill is mapped again; deeper ones would look like races.
-  constexpr std::size_t kFilled = 16 << 10;
-  for (int slot = 0; slot < count; ++slot) reserve(slots() + (slot + 1) * kSlot - kFilled, kFilled);
-}
-
 }  // namespace emulated

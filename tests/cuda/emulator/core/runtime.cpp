@@ -146,7 +146,6 @@ void launch(Launch what, Body body, void* argument) {
     set_last_error(cudaErrorInvalidConfiguration);
     return;
   }
-  ++statistics.launches;
   what.device = current_device();
   launches().push_back(what);
   races_begin_launch();
@@ -163,7 +162,6 @@ void launch(Launch what, Body body, void* argument) {
       run_block(index, block, grid, body, argument);
     }
   }
-  end_launch();
   release_shared();
   if (failed()) set_last_error(cudaErrorLaunchFailure);
 }

@@ -10,7 +10,6 @@ namespace emulated {
 
 Thread* current = nullptr;
 Schedule schedule;
-Statistics statistics;
 
 namespace {
 
@@ -22,25 +21,6 @@ void* kernel_argument = nullptr;
 
 std::vector<int> free_slots;  // stacks
 Fiber launcher;
-Identity launcher_identity;
-
-// ThreadSanitizer's threads, which are dear to make: every launch uses the same ones. Within a
-// launch no two threads share one, or ThreadSanitizer would take them for one and miss races
-// between them; with more threads than this it does.
-constexpr std::size_t kIdentities = 1024;
-std::vector<Identity> identities;
-std::size_t next_identity = 0;
-
-Identity take_identity() {
-  if (!kThreadSanitizer) return Identity();
-  const std::size_t i = next_identity++ % kIdentities;
-  if (i == identities.size()) {
-    identities.emplace_back();
-    identities.back().create();
-  }
-  launcher_identity.precede(identities[i]);
-  return identities[i];
-}
 
 // Threads that can run, as a ring; each is in it at most once.
 class Ready {
@@ -77,9 +57,7 @@ void go_to(Fiber* from, Thread* to) {
     free_slots.pop_back();
     start_fiber(to->fiber, to->slot, run_threads);
   }
-  ++statistics.switches;
   current = to;
-  (to ? to->identity : launcher_identity).become();
   switch_fiber(from, to ? to->fiber : launcher);
 }
 
@@ -106,30 +84,26 @@ Thread* take_next() {
 }
 
 void end_thread(Thread& thread) {
-  release(&block_threads);
   thread.state = State::done;
   --alive;
-  ++statistics.threads;
   warp_thread_ended(thread);
   barrier_thread_ended();
 }
 
 // A fiber's life: it runs its thread, and then threads that have not started yet, on its own stack.
 void run_threads() {
-  entered_fiber();
   for (;;) {
     kernel_body(kernel_argument);
     Thread& ended = *current;
     end_thread(ended);
     Thread* const next = take_next();
-    // ThreadSanitizer would hold a stack's history against its next thread.
-    if (next && next->slot < 0 && !kThreadSanitizer) {
+    if (next && next->slot < 0) {
       next->slot = ended.slot;
       next->fiber = ended.fiber;
       current = next;
       continue;
     }
-    if (!kThreadSanitizer) free_slots.push_back(ended.slot);
+    free_slots.push_back(ended.slot);
     go_to(nullptr, next);
   }
 }
@@ -151,8 +125,6 @@ void run_block(uint3 block, dim3 block_size, dim3 grid_size, Body body, void* ar
   const int count = static_cast<int>(block_size.x * block_size.y * block_size.z);
   kernel_body = body;
   kernel_argument = argument;
-  launcher_identity.adopt();
-  forget_stacks(count);
   free_slots.clear();
   for (int slot = count; slot-- > 0;) free_slots.push_back(slot);
   block_threads.assign(count, Thread());
@@ -168,18 +140,9 @@ void run_block(uint3 block, dim3 block_size, dim3 grid_size, Body body, void* ar
     thread.block = block;
     thread.block_size = block_size;
     thread.grid_size = grid_size;
-    thread.identity = take_identity();
     ready.push(i);
   }
   go_to(&launcher, take_next());
-  for (Thread& thread : block_threads) {
-    if (thread.state != State::done) launcher_identity.follow(thread.identity);
-  }
-}
-
-void end_launch() {
-  acquire(&block_threads);
-  next_identity = 0;
 }
 
 void wait(State state) {
@@ -196,7 +159,6 @@ void wake(Thread& thread) {
 void maybe_preempt() {
   if (!current || !schedule.preempt_one_in) return;
   if (random_number() % schedule.preempt_one_in) return;
-  ++statistics.preemptions;
   Thread& thread = *current;
   ready.push(thread.number);
   Thread* const next = take_next();

@@ -20,21 +20,10 @@ struct Schedule {
 extern Schedule schedule;
 std::uint64_t random_number();
 
-// Counted since the tests last read them.
-struct Statistics {
-  std::uint64_t launches, threads, switches, barriers, warp_operations, preemptions;
-  std::uint64_t shared_bytes;  // of the block that used most
-};
-extern Statistics statistics;
-
 using Body = void (*)(void* argument);
 
 // Runs one block to its end or to a failure.
 void run_block(uint3 block, dim3 block_size, dim3 grid_size, Body body, void* argument);
-
-// Orders all blocks before what the launcher does next. Not earlier: blocks are not ordered among
-// themselves.
-void end_launch();
 
 // The threads of the running block, by number, and how many of them have not ended.
 std::vector<Thread>& threads();

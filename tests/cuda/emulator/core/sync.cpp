@@ -1,5 +1,6 @@
 #include "sync.h"
 
+#include <cstring>
 #include <vector>
 
 #include "failure.h"
@@ -11,14 +12,9 @@ namespace {
 
 int arrived;
 Site site_here;
-// Two in turn: a thread may arrive at the next barrier before another has left this one.
-char sync_points[2];
-int turn;
 
 void finish() {
   arrived = 0;
-  turn ^= 1;
-  ++statistics.barriers;
   block_met();
   for (Thread& thread : threads()) {
     if (thread.state == State::at_barrier) wake(thread);
@@ -42,14 +38,11 @@ void barrier(Site site) {
          site.line, site_here.file, site_here.line);
   }
   ++arrived;
-  char* const point = &sync_points[turn];
-  release(point);
   if (arrived == threads_alive()) {
     finish();
   } else {
     wait(State::at_barrier);
   }
-  acquire(point);
 }
 
 namespace {
@@ -59,23 +52,13 @@ struct Pending {
   WarpKind kind;
   unsigned mask, arrived;
   Site site;
-  char* sync_point;
 };
 
 struct Warp {
   unsigned alive = 0;
   std::vector<Pending> pending;  // with disjoint masks
-  char sync_points[4] = {};      // in turn, since lanes leave one after another
-  unsigned turn = 0;
 };
 std::vector<Warp> warps;
-
-// Bytes that sanitizers must not see: lanes read each other's.
-void copy(void* to, const void* from, unsigned bytes) {
-  auto* const t = static_cast<volatile unsigned char*>(to);
-  auto* const f = static_cast<const volatile unsigned char*>(from);
-  for (unsigned i = 0; i < bytes; ++i) t[i] = f[i];
-}
 
 bool is_shuffle(WarpKind kind) {
   return kind >= WarpKind::shuffle_index && kind <= WarpKind::shuffle_xor;
@@ -102,7 +85,7 @@ std::uint32_t ballot(const Pending& operation, const Thread* lanes) {
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(operation.arrived >> lane & 1)) continue;
     std::uint32_t vote;
-    copy(&vote, lanes[lane].given, sizeof vote);
+    std::memcpy(&vote, lanes[lane].given, sizeof vote);
     votes |= vote << lane;
   }
   return votes;
@@ -112,7 +95,6 @@ std::uint32_t ballot(const Pending& operation, const Thread* lanes) {
 void finish(Warp& warp, std::size_t index) {
   const Pending operation = warp.pending[index];
   warp.pending.erase(warp.pending.begin() + index);
-  ++statistics.warp_operations;
   Thread* const lanes = &threads()[(&warp - warps.data()) * kWarp];
   if (operation.kind == WarpKind::sync) lanes_met(lanes->warp(), operation.arrived);
   const std::uint32_t votes = operation.kind == WarpKind::ballot ? ballot(operation, lanes) : 0;
@@ -126,9 +108,9 @@ void finish(Warp& warp, std::size_t index) {
         fail("%s:%d: shuffle reads lane %d, which does not take part (mask %08x)", thread.site.file,
              thread.site.line, source, operation.mask);
       }
-      copy(thread.taken, lanes[source].given, thread.bytes);
+      std::memcpy(thread.taken, lanes[source].given, thread.bytes);
     } else if (thread.taken) {
-      copy(thread.taken, &votes, sizeof votes);
+      std::memcpy(thread.taken, &votes, sizeof votes);
     }
     if (thread.state == State::at_warp_operation) wake(thread);
   }
@@ -147,7 +129,7 @@ std::size_t find_or_begin(Warp& warp, WarpKind kind, unsigned mask, Site site) {
     }
     return i;
   }
-  warp.pending.push_back({kind, mask, 0, site, &warp.sync_points[warp.turn++ % 4]});
+  warp.pending.push_back({kind, mask, 0, site});
   return warp.pending.size() - 1;
 }
 
@@ -183,19 +165,15 @@ void warp_operation(WarpKind kind, unsigned mask, const void* given, void* taken
   thread.width = width;
   thread.bytes = bytes;
   thread.taken = taken;
-  copy(thread.given, given, bytes);
+  if (given) std::memcpy(thread.given, given, bytes);
   const std::size_t index = find_or_begin(warp, kind, mask, site);
   Pending& operation = warp.pending[index];
   operation.arrived |= self;
-  char* const sync_point = operation.sync_point;
-  // Of these only __syncwarp orders memory.
-  if (kind == WarpKind::sync) release(sync_point);
   if (operation.arrived == (mask & warp.alive)) {
     finish(warp, index);
   } else {
     wait(State::at_warp_operation);
   }
-  if (kind == WarpKind::sync) acquire(sync_point);
 }
 
 }  // namespace emulated

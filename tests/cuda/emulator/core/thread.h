@@ -34,7 +34,6 @@ struct Thread {
   int number = 0;  // in the block, x running fastest
   int slot = -1;   // of its stack; -1: not started
   Fiber fiber;
-  Identity identity;
 
   int warp() const { return number / kWarp; }
   int lane() const { return number % kWarp; }
