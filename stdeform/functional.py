@@ -95,8 +95,8 @@ def st_deform_attn_from_offsets(
         reference_points: Where each query looks on each level, [B, Q, L, N] points, or
             [B, Q, L, 2N] boxes as centre then size, in fractions of the level's size, order
             (x, y, t). float32 or value's dtype.
-        sampling_offsets: [B, Q, M, L, K, N] as (x, y, t): in cells of the level for points, in
-            units of half the box divided by K for boxes. float32 or value's dtype.
+        sampling_offsets: [B, Q, M, L, K, N] as (x, y, t): in cells of the level for points; for
+            boxes an offset of K or -K is an edge of the box. float32 or value's dtype.
         attention_logits: [B, Q, M, L, K], before the softmax. float32 or value's dtype.
         backend: As in `st_deform_attn`.
 

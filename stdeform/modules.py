@@ -178,6 +178,8 @@ class STDeformAttn(_DeformAttn):
         Raises:
             TypeError: An argument has the wrong type or dtype.
             ValueError: A shape, size or device breaks its rule.
+            RuntimeError: From PyTorch: `query` or `value` has another dtype than the layer, or
+                one of them or the mask is on another device.
         """
         return self._attend(query, reference_points, value, spatial_shapes, padding_mask)
 
@@ -186,7 +188,7 @@ class MSDeformAttn(_DeformAttn):
     """Multi-scale deformable attention over image features, for Deformable DETR and its family.
 
     Takes the place of the layer of the same name in *Deformable DETR* (Zhu et al., ICLR 2021):
-    same arguments in the same order, same parameter names and shapes, same initialisation, so
+    sizes and tensors in the same order, same parameter names and shapes, same initialisation, so
     its state dicts load unchanged. Runs on any device and in any floating dtype.
 
     Under autocast the projections and the value take autocast's dtype; reference points keep
@@ -260,6 +262,8 @@ class MSDeformAttn(_DeformAttn):
             TypeError: An argument has the wrong type or dtype, or `input_spatial_shapes` is a
                 tensor on another device than the CPU.
             ValueError: A shape, size, level start or device breaks its rule.
+            RuntimeError: From PyTorch: `query` or `input_flatten` has another dtype than the
+                layer, or one of them or the mask is on another device.
         """
         rows = input_spatial_shapes
         if isinstance(rows, Tensor):

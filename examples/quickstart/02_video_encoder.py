@@ -24,10 +24,10 @@ class VideoEncoderLayer(nn.Module):
         self.attention = STDeformAttn(embed_dim=C, num_levels=1, num_heads=4, num_points=8)
         self.feedforward = nn.Sequential(nn.Linear(C, 2 * C), nn.ReLU(), nn.Linear(2 * C, C))
         self.norms = nn.ModuleList([nn.LayerNorm(C), nn.LayerNorm(C)])
-        self.register_buffer("points", reference_grid([(T, H, W)]))  # the centre of each cell
+        self.register_buffer("cells", reference_grid([(T, H, W)]), persistent=False)  # centres
 
     def forward(self, video: Tensor) -> Tensor:  # [B, T * H * W, C] in and out
-        attended = self.attention(video, self.points, video, [(T, H, W)])
+        attended = self.attention(video, self.cells, video, [(T, H, W)])
         video = self.norms[0](video + attended)
         return self.norms[1](video + self.feedforward(video))
 
