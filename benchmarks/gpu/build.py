@@ -108,10 +108,8 @@ def _sources() -> list[Path]:
 
 def _digest() -> str:
     """Names the contents of csrc/."""
-    found = hashlib.sha256()
-    for path in _sources():
-        found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
+    named = [f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() for path in _sources()]
+    return hashlib.sha256(b"".join(named)).hexdigest()
 
 
 def describe(stage: Stage) -> bool:

@@ -81,24 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(COMMANDS)}; {', '.join(STAGES)}",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "build" / "gpu-check", help="a folder"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu-check")
     parser.add_argument("--quick", action="store_true", help="few tests, tiny problems")
-    parser.add_argument(
-        "--patience", type=float, default=1, help="times the usual limits, for a slow machine"
-    )
-    parser.add_argument(
-        "--prebuilt", type=Path, help="a folder made by `prebuilt`, to take instead of building"
-    )
+    parser.add_argument("--patience", type=float, default=1, help="times the usual limits")
+    parser.add_argument("--prebuilt", type=Path, help="a folder that `prebuilt` has made")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the requested stages.
-
-    Returns:
-        The exit status: 1 if one of them failed.
-    """
+    """Runs the requested stages; the exit status is 1 if one of them failed."""
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     has_passed, report = True, ""

@@ -8,6 +8,7 @@ every tool of compute-sanitizer, and without one it is the first test on a GPU.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -22,10 +23,7 @@ from benchmarks.workloads import DTYPES
 from stdeform import _native, reference
 from stdeform.testing import Problem, excess, make_problem
 
-_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
-    2: ((6, 5), (3, 4)),
-    3: ((4, 6, 5), (2, 3, 3)),
-}
+_SHAPES = {2: ((6, 5), (3, 4)), 3: ((4, 6, 5), (2, 3, 3))}
 _QUERIES = 37  # more than a warp has rows, and no multiple of them
 # Channels with a layout of their own, and 5 for that of any number.
 _CHANNELS = (48, 32, 5, 64, 16, 96, 128)
@@ -99,14 +97,11 @@ def error_of(case: Case, device: str) -> float:
             lambda value, *others: operator(value, shapes, *others), leaves, problem.grad_out
         ).forward_backward()
 
-    def ours(*arguments: object) -> Tensor:
-        out: Tensor = getattr(stdeform, name)(*arguments, backend="native")
-        return out
-
     expected = results(getattr(reference, name), problem.to(torch.float64))
     torch.use_deterministic_algorithms(way.deterministic)
     _native.options.cuda_tuning = way.tuning
     try:
+        ours = functools.partial(getattr(stdeform, name), backend="native")
         found = results(ours, problem.map(lambda tensor: tensor.to(device)))
         return max(
             excess(one.cpu(), other, "gradient" if number else "forward")

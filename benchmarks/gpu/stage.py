@@ -31,7 +31,6 @@ import torch
 from benchmarks.measure import processes
 from benchmarks.measure.recording import Recorder
 from benchmarks.measure.rows import Row
-from benchmarks.report import tables
 from benchmarks.report.gpu_tables import SUITE
 
 Found = dict[str, Any]  # "rows", "notes", "tried", "done", and of its end "passed" and "seconds"
@@ -106,12 +105,7 @@ class Stage:
 
     def add(self, rows: Iterable[Row]) -> list[Row]:
         """Writes rows of results, each as soon as it is measured; those rows."""
-        added = []
-        for row in self._recorder.add(rows):
-            if row["measurement"] == "latency":
-                print(tables.line(row), flush=True)
-            added.append(row)
-        return added
+        return list(self._recorder.add(rows))
 
     def call(self, command: list[str], **environment: str) -> bool:
         """Runs a program, its output into the stage's log; whether it ended well."""

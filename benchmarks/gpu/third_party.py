@@ -27,7 +27,6 @@ def run(stage: Stage) -> bool:
         rows, reason = _call(name, stage)
         stage.add(rows)
         stage.write(row={"library": name, "reason": reason})
-        print(f"   {name}: {reason or 'timed'}", flush=True)
     return True
 
 
@@ -50,12 +49,11 @@ def time_here(name: str, device: str, quick: bool, rounds: int) -> Iterator[Row]
     workload = THIRD_PARTY[name].workload
     if quick:
         workload = dataclasses.replace(workload.shrunk(), name=f"{workload.name}-shrunk")
+    names = ("native", name)
     try:
-        ours, theirs = (
-            {each: IMPLEMENTATIONS[each].prepare(workload, 0).to(device)}
-            for each in ("native", name)
-        )
-        check_correctness(workload, ours)
+        cases = {each: IMPLEMENTATIONS[each].prepare(workload, 0).to(device) for each in names}
+        theirs = {name: cases[name]}
+        check_correctness(workload, {"native": cases["native"]})
         check_correctness(workload, theirs, gradients=False)
         modes: tuple[str, ...] = ALL_MODES
         try:
@@ -66,12 +64,12 @@ def time_here(name: str, device: str, quick: bool, rounds: int) -> Iterator[Row]
         job = metrics.Job(
             workload,
             ("latency",),
-            ("native", name),
+            names,
             threads=torch.get_num_threads(),
             rounds=rounds,
             modes=modes,
             device=device,
-            checked={("native", workload), (name, workload)},
+            checked={(each, workload) for each in names},
         )
         yield from metrics.measure(job)
     except Exception as error:

@@ -25,23 +25,14 @@ _OWN = re.compile(r": compile csrc/cuda/(?!device|inst_f16|inst_f64)\S+\.cu$", r
 
 @dataclass(frozen=True)
 class Variant:
-    """What is forced at run time, or another set of kernels.
+    """What is forced at run time, or another set of kernels."""
 
-    Attributes:
-        name: As it is reported; says what to change.
-        mode: The mode that it makes a difference to; "" for what is installed.
-        forced: Fields of `Tuning` (csrc/cuda/params.h).
-        file: In csrc/cuda, where a line or equal lines are others; "" where no source changes.
-        pattern: What is replaced, a regular expression; every match of it in the file.
-        text: What takes its place.
-    """
-
-    name: str
-    mode: str = ""
-    forced: Mapping[str, int] = field(default_factory=dict, hash=False)
-    file: str = ""
-    pattern: str = ""
-    text: str = ""
+    name: str  # as it is reported; says what to change
+    mode: str = ""  # that it makes a difference to; "" for what is installed
+    forced: Mapping[str, int] = field(default_factory=dict, hash=False)  # fields of `Tuning`
+    file: str = ""  # in csrc/cuda, in which lines are others; "" where no source changes
+    pattern: str = ""  # what is replaced, a regular expression; every match of it in the file
+    text: str = ""  # what takes its place
 
     @property
     def module(self) -> Path:
@@ -61,10 +52,10 @@ class Variant:
         return after
 
 
-def _constant(file: str, mode: str, name: str, value: str, there: str = "") -> Variant:
-    """Another value of a constant; `there` precedes the part that is replaced."""
+def _constant(file: str, mode: str, name: str, *values: str, there: str = "") -> list[Variant]:
+    """Other values of a constant; `there` precedes the part that is replaced."""
     pattern = rf"(?<=constexpr int {name} = {re.escape(there)})[^;]+"
-    return Variant(f"{name} = {value}", mode, {}, file, pattern, value)
+    return [Variant(f"{name} = {value}", mode, {}, file, pattern, value) for value in values]
 
 
 def _forced(mode: str, name: str, *values: int) -> list[Variant]:
@@ -81,17 +72,14 @@ VARIANTS = (
     *_forced("backward", "backward_bins", 0, 1),
     *_forced("backward", "samples_per_warp", 64, 256, 512),
     *_forced("backward", "workspace_bytes", 8 << 20, 256 << 20),
-    _constant("params.h", "forward", "kForwardWarps", "12"),
-    _constant("params.h", "forward", "kForwardWarps", "20"),
+    *_constant("params.h", "forward", "kForwardWarps", "12", "20"),
     Variant(
         *("gather not unrolled", "forward", {}),
         *("forward.cuh", "#pragma unroll 2\n", "#pragma unroll 1\n"),
     ),
-    _constant("binned/lanes.cuh", "backward", "kBinBlocks", "3", _OTHER_BLOCKS),
-    _constant("binned/lanes.cuh", "backward", "kBinBlocks", "5", _OTHER_BLOCKS),
-    _constant("binned/lanes.cuh", "backward", "kBinCorners", "N == 3 ? 2 : 1"),
-    _constant("binned/sum.cuh", "backward", "kAhead", "1"),
-    _constant("binned/sum.cuh", "backward", "kAhead", "3"),
+    *_constant("binned/lanes.cuh", "backward", "kBinBlocks", "3", "5", there=_OTHER_BLOCKS),
+    *_constant("binned/lanes.cuh", "backward", "kBinCorners", "N == 3 ? 2 : 1"),
+    *_constant("binned/sum.cuh", "backward", "kAhead", "1", "3"),
     Variant("launches overlap", "backward", {}, "compat.cuh", _OVERLAP, "1"),
 )
 
