@@ -70,7 +70,7 @@ def _pytest(stage: Stage, *arguments: str) -> bool:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Called by pytest after each part of a test; with several processes in each of them too."""
-    if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
+    if os.environ.get("PYTEST_XDIST_WORKER") or (report.when != "call" and report.passed):
         return
     row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
     if report.failed:
