@@ -16,7 +16,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.costs import traffic
 from benchmarks.gpu import check
-from benchmarks.gpu.stage import RESULTS, Found, read
+from benchmarks.gpu.stage import FINDINGS, RESULTS, Found, read
 from benchmarks.measure import processes
 from benchmarks.measure.recording import SCHEMA, load_rows
 from benchmarks.subjects.third_party import THIRD_PARTY
@@ -147,8 +147,17 @@ def test_a_stage_that_fails_is_told_and_the_others_stay(
 def test_a_stage_that_is_stopped_keeps_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(check.STAGES, "kernels", (check.STAGES["kernels"][0], 10))
-    found = _run(monkeypatch, tmp_path, "kernels", "stage.write(row=dict(a=1))\ntime.sleep(100)")
+    line = json.dumps({"stage": "kernels", "row": {"a": 1}})
+    path = str(tmp_path / FINDINGS)
+    script = f"import time; print('\\n' + {line!r}, file=open({path!r}, 'a'), flush=True)"
+
+    def planted(_: list[str], *rest: object) -> int | None:
+        return RUN([sys.executable, "-c", f"{script}; time.sleep(100)"], *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes, "run", planted)
+    monkeypatch.setitem(check.STAGES, "kernels", (check.STAGES["kernels"][0], 4))
+    assert main([*DRY, "kernels", "--output", str(tmp_path)]) == 1
+    found = read(tmp_path)["kernels"]
     assert (found["rows"], found["passed"]) == ([{"a": 1}], False)
     assert re.fullmatch(r"stopped after \d+ s", found["notes"][-1])
 
