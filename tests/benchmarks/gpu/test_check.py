@@ -176,7 +176,7 @@ def test_a_stage_goes_on_behind_what_has_ended_its_process(
     assert [row["of"] for row in found["rows"]] == ["a", "d"]
     assert found["tried"] == list("abcd")
     # One that gets no further is not started for ever.
-    found = _run(monkeypatch, tmp_path, "ceilings", end)
+    found = _run(monkeypatch, tmp_path, "ceilings", end, "--patience", "3")
     assert not found["passed"]
     assert re.search(r"its process ended with status -?\d+, see gpu-check.log", found["notes"][-1])
 
