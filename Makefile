@@ -41,7 +41,7 @@ docs: $(VENV)/with-docs
 # On a machine with a GPU and no network: takes the python3 that has torch, pytest and hypothesis.
 # Four commands of nine minutes; gpu-check-alive is the first one, or see docs/internals/cuda-kernels.md.
 gpu-check:
-	$(PYTHON) -m benchmarks gpu-check
+	$(PYTHON) -m benchmarks gpu-check alive tune tests full
 
 gpu-check-%:
 	$(PYTHON) -m benchmarks gpu-check $*

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.commands import complexity, host_time, layers, model, operator, report
-from benchmarks.gpu import check, prebuilt
+from benchmarks.gpu import build, check
 from benchmarks.subjects.base import WrongAnswerError
 
 _COMMANDS = {
@@ -18,7 +18,7 @@ _COMMANDS = {
     "report": report,
     "gpu-check": check,
     "host-time": host_time,
-    "prebuilt": prebuilt,
+    "prebuilt": build,
 }
 
 

@@ -19,198 +19,158 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu import benchmark, build, ncu, page, record, run_tests, third_party, tune
-from benchmarks.gpu.record import Found, Record
+from benchmarks.gpu import (
+    benchmark,
+    build,
+    ncu,
+    page,
+    run_tests,
+    stage,
+    third_party,
+    tune,
+    variants,
+)
 from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage, first_line
 from benchmarks.measure import processes
 from benchmarks.measure.processes import ROOT
 from benchmarks.measure.recording import load_rows
-from benchmarks.measure.rows import Row
 
-STAGES: dict[str, Callable[[Stage], bool]] = {
-    "build": build.build,
-    "environment": build.describe,
-    "every-kernel": run_tests.every_kernel_once,
-    "benchmark": benchmark.usual,
-    "kernels": benchmark.kernels,
-    "ceilings": benchmark.ceilings,
-    "cuda-tests": run_tests.on_gpu,
-    "variants": tune.build_variants,
-    "sweep": tune.time_variants,
-    "ncu": ncu.run,
-    "result-tests": run_tests.results,
-    "memcheck": run_tests.sanitize,
-    "racecheck": run_tests.sanitize,
-    "initcheck": run_tests.sanitize,
-    "matrix": benchmark.matrix,
-    "third-party": third_party.run,
+# What each does, and the seconds that it takes at most.
+STAGES: dict[str, tuple[Callable[[Stage], bool], float]] = {
+    "build": (build.build, 130),
+    "environment": (build.describe, 20),
+    "every-kernel": (run_tests.every_kernel_once, 45),
+    "benchmark": (benchmark.usual, 120),
+    "kernels": (benchmark.kernels, 30),
+    "ceilings": (benchmark.ceilings, 45),
+    "cuda-tests": (run_tests.on_gpu, 150),
+    "variants": (variants.build, 110),
+    "sweep": (tune.sweep, 180),
+    "ncu": (ncu.run, 100),
+    "result-tests": (run_tests.results, 100),
+    "memcheck": (run_tests.sanitize, 110),
+    "racecheck": (run_tests.sanitize, 110),
+    "initcheck": (run_tests.sanitize, 70),
+    "matrix": (benchmark.matrix, 300),
+    "third-party": (third_party.run, 90),
 }
-# Seconds of each stage of each command, at most. A build comes first, because every command may
-# find a fresh machine, and the environment after it, because it describes what was built.
+# A build comes first, because every command may find a fresh machine, and the environment after it,
+# because it describes what was built.
+_FIRST = ("build", "environment")
 COMMANDS = {
-    "alive": {
-        "build": 130,
-        "environment": 20,
-        "every-kernel": 45,
-        "benchmark": 120,
-        "kernels": 30,
-        "ceilings": 45,
-        "cuda-tests": 150,
-    },
-    "tune": {"build": 130, "environment": 20, "variants": 110, "sweep": 180, "ncu": 100},
-    "tests": {
-        "build": 130,
-        "environment": 20,
-        "result-tests": 100,
-        "memcheck": 110,
-        "racecheck": 110,
-        "initcheck": 70,
-    },
-    "full": {"build": 130, "environment": 20, "matrix": 300, "third-party": 90},
+    "alive": (*_FIRST, "every-kernel", "benchmark", "kernels", "ceilings", "cuda-tests"),
+    "tune": (*_FIRST, "variants", "sweep", "ncu"),
+    "tests": (*_FIRST, "result-tests", "memcheck", "racecheck", "initcheck"),
+    "full": (*_FIRST, "matrix", "third-party"),
 }
-_PRINTED = 11_000  # letters: of longer output a machine may show the end alone
-_NOTES = 5  # of a stage that are printed
+_PRINTED = 9_000  # letters of the page: of longer output a machine may show the end alone
 _LOST = 75  # exit status of a stage that has to go on in another process
-_LEAST_SECONDS = 15.0  # with which it does
+_LEAST_SECONDS = 12.0  # with which it does
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
     parser.add_argument(
         "what",
-        nargs="*",
-        type=_known,
+        nargs="+",
+        choices=(*COMMANDS, *STAGES),
         metavar="COMMAND or STAGE",
-        help=f"{', '.join(COMMANDS)}; {', '.join(STAGES)}; by default all commands",
+        help=f"{', '.join(COMMANDS)}; {', '.join(STAGES)}",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "build" / "gpu-check", help="a folder"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu-check")
     parser.add_argument("--quick", action="store_true", help="few tests, tiny problems")
-    parser.add_argument("--rounds", type=int, default=15, help="of timing; default 15")
-    parser.add_argument(
-        "--patience", type=float, default=1, help="times the usual limits, for a slow machine"
-    )
-    parser.add_argument(
-        "--prebuilt", type=Path, help="a folder made by `prebuilt`, to take instead of building"
-    )
-    parser.add_argument("--stage", help=argparse.SUPPRESS)  # runs it, in this process
-    parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
-
-
-def _known(word: str) -> str:
-    if word not in (*COMMANDS, *STAGES):
-        known = ", ".join((*COMMANDS, *STAGES))
-        raise argparse.ArgumentTypeError(f"{word} is none of {known}")
-    return word
+    parser.add_argument("--patience", type=float, default=1, help="times the usual limits")
+    parser.add_argument("--prebuilt", type=Path, help="a folder that `prebuilt` has made")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the requested stages.
-
-    Returns:
-        The exit status: 1 if one of them failed.
-    """
-    options.output = options.output.absolute()
-    if options.stage:
-        return _in_this_process(options)
-    failed = False
-    end = time.monotonic()
-    left = _PRINTED
+    """Runs the requested stages; the exit status is 1 if one of them failed."""
+    output = options.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    has_passed, report = True, ""
+    deadline = time.monotonic()
     with processes.stopping_cleanly():
-        for name, seconds in planned(options.what, options.patience).items():
-            end += seconds
+        for name in planned(options.what):
+            deadline += options.patience * STAGES[name][1]
             print(f"== {name}", flush=True)
-            failed |= not _in_its_own_process(name, end, options)
-            stages = record.read(options.output / record.NAME)
-            (options.output / "gpu-check.md").write_text(_rendered(page.page, stages, options))
-            state = "\n".join(page.state(name, stages[name], most=_NOTES))
-            print(state, flush=True)
-            left -= len(state)
-        print("\n" + _rendered(page.summary, stages, options)[:left])
-    return int(failed)
+            this = Stage(
+                name=name,
+                output=str(output),
+                device=options.device,
+                deadline=deadline,
+                quick=options.quick,
+                prebuilt=str(options.prebuilt.absolute()) if options.prebuilt else "",
+                words=options.what,
+            )
+            has_passed &= _run_in_process(this)
+            print(*page.state(name, this.read()), sep="\n", flush=True)
+            report = _page(output)
+            (output / "gpu-check.md").write_text(report)
+    print("\n" + report[:_PRINTED])
+    return int(not has_passed)
 
 
-def _rendered(
-    render: Callable[[dict[str, Found], Sequence[Row]], str],
-    stages: dict[str, Found],
-    options: argparse.Namespace,
-) -> str:
-    """A page; if it fails the reason: the next stages are worth more."""
-    results = options.output / RESULTS
+def planned(words: list[str]) -> list[str]:
+    """The stages of commands, or those that are named, each once."""
+    return list(dict.fromkeys(name for word in words for name in COMMANDS.get(word, (word,))))
+
+
+def _page(output: Path) -> str:
+    """The page; if it fails the reason: the next stages are worth more."""
+    results = output / RESULTS
     try:
-        return render(stages, load_rows([results] if results.exists() else []))
+        rows = load_rows([results] if results.exists() else [])
+        return page.page(stage.read(output), rows)
     except Exception:
         return traceback.format_exc()
 
 
-def planned(what: list[str], patience: float) -> dict[str, float]:
-    """The stages of commands, or those that are named, each once, with their limits."""
-    limits: dict[str, float] = {}
-    every = {name: limit for stages in COMMANDS.values() for name, limit in stages.items()}
-    for word in what or COMMANDS:
-        stages = COMMANDS.get(word) or {word: every[word]}
-        limits |= {name: limit for name, limit in stages.items() if name not in limits}
-    return {name: patience * limit for name, limit in limits.items()}
-
-
-def _in_its_own_process(name: str, deadline: float, options: argparse.Namespace) -> bool:
-    """Runs a stage; whether it passed.
+def _run_in_process(this: Stage) -> bool:
+    """Runs a stage in a process of its own; whether it passed.
 
     A stage that crashes, or that has lost the GPU, goes on in another process with what it has not
     tried yet.
     """
     start = time.monotonic()
-    own = Record(options.output, name)
-    own.write(began=True)
-    log = options.output / f"{name}.log"
-    log.unlink(missing_ok=True)
-    while True:
-        tried = len(own.read()["tried"])
-        command = [sys.executable, "-m", "benchmarks", *options.argv]
-        command += ["--stage", name, "--until", str(deadline)]
-        status = processes.run(command, deadline - time.monotonic(), log)
+    this.write(began=True)
+    this.log.unlink(missing_ok=True)
+    tried, goes_on = 0, True
+    while goes_on:
+        command = [sys.executable, "-m", __name__]
+        seconds = this.deadline - time.monotonic()
+        status = processes.run(command, seconds, this.log, this.environment)
+        tried, before = len(this.read()["tried"]), tried
         has_crashed = status not in (None, 0, 1)
-        goes_on = has_crashed and len(own.read()["tried"]) > tried
-        if not goes_on or deadline - time.monotonic() < _LEAST_SECONDS:
-            break
-    seconds = time.monotonic() - start
+        goes_on = has_crashed and tried > before and this.left > _LEAST_SECONDS
+    taken = round(time.monotonic() - start, 1)
     if status is None:
-        own.note(f"stopped after {seconds:.0f} s")
+        this.note(f"stopped after {taken:.0f} s")
     elif has_crashed:
-        own.note(f"its process ended with status {status}, see gpu-check.log")
-    own.write(end={"passed": status == 0, "seconds": round(seconds, 1)})
+        this.note(f"its process ended with status {status}, see gpu-check.log")
+    this.write(end={"passed": status == 0, "seconds": taken})
     # One file, because a lent machine may give back few; until then it is a file of its own.
-    with (options.output / "gpu-check.log").open("ab") as file:
-        file.write(f"== {name}\n".encode() + log.read_bytes())
-    log.unlink()
+    with Path(this.output, "gpu-check.log").open("ab") as file:
+        file.write(f"== {this.name}\n".encode() + this.log.read_bytes())
+    this.log.unlink()
     return status == 0
 
 
-def _in_this_process(options: argparse.Namespace) -> int:
-    """Runs one stage; its exit status."""
-    flags = ["--device", "cpu"] if options.device == "cpu" else []
-    flags += ["--quick"] * options.quick
-    stage = Stage(
-        name=options.stage,
-        device=options.device,
-        output=options.output,
-        deadline=options.until,
-        quick=options.quick,
-        rounds=options.rounds,
-        argv=("gpu-check", *options.what, *flags),
-        prebuilt=options.prebuilt,
-    )
+def run_here(this: Stage) -> int:
+    """Runs a stage; its exit status."""
     try:
-        return int(not STAGES[options.stage](stage))
+        return int(not STAGES[this.name][0](this))
     except LostDeviceError as error:
-        stage.record.note(f"the GPU is lost to this process: {error}")
+        this.note(f"the GPU is lost to this process: {error}")
         return _LOST
     except Exception as error:  # the stages after it are worth having all the same
         traceback.print_exc()
-        stage.record.note(first_line(error))
+        this.note(first_line(error))
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_here(Stage.of_environment()))

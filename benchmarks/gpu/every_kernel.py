@@ -1,4 +1,4 @@
-"""Every kernel once, on small problems: `python -m benchmarks.gpu.every_kernel cuda`.
+"""Every kernel once, on small problems: `python -m benchmarks.gpu.every_kernel` for a sanitizer.
 
 A problem is a dtype, a number of axes, a number of channels and a way backward. Together they
 reach every instantiation of the CUDA kernels (tests/benchmarks/gpu/test_every_kernel.py, in the
@@ -8,33 +8,29 @@ every tool of compute-sanitizer, and without one it is the first test on a GPU.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import stdeform
-from benchmarks.gpu.record import Record, of_environment
-from benchmarks.gpu.stage import first_line
-from benchmarks.subjects.base import poison
+from benchmarks.gpu.stage import Stage
+from benchmarks.subjects import base
 from benchmarks.workloads import DTYPES
 from stdeform import _native, reference
 from stdeform.testing import Problem, excess, make_problem
 
-_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
-    2: ((6, 5), (3, 4)),
-    3: ((4, 6, 5), (2, 3, 3)),
-}
+_SHAPES = {2: ((6, 5), (3, 4)), 3: ((4, 6, 5), (2, 3, 3))}
 _QUERIES = 37  # more than a warp has rows, and no multiple of them
 # Channels with a layout of their own, and 5 for that of any number.
 _CHANNELS = (48, 32, 5, 64, 16, 96, 128)
 _BIN_CHANNELS = (48, 32, 5, 64)
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """A way backward, and with it a way forward."""
 
     form: str  # "attention" takes locations and weights, "from_offsets" a reference
@@ -43,17 +39,15 @@ class Way:
     channels: tuple[int, ...]  # with kernels of their own
 
 
+_BY_BINS = {"backward_bins": 1, "forward_splits": 2}
 WAYS = {
     "one by one": Way("from_offsets", {"backward_bins": 0}, False, _CHANNELS),
-    "bin by bin": Way(
-        "from_offsets", {"backward_bins": 1, "forward_splits": 2}, False, _BIN_CHANNELS
-    ),
+    "bin by bin": Way("from_offsets", _BY_BINS, False, _BIN_CHANNELS),
     "in order": Way("attention", {"backward_bins": 1}, True, _BIN_CHANNELS),
 }
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One problem, and what is forced on the kernels meanwhile."""
 
     dtype: str
@@ -89,36 +83,26 @@ def cases() -> list[Case]:
     ]
 
 
-def results(
-    operator: Callable[..., Tensor], arguments: Sequence[object], grad: Tensor
-) -> list[Tensor]:
-    """The result of an operator and the gradients of all tensors."""
-    leaves = [
-        each.detach().requires_grad_() if isinstance(each, Tensor) else each for each in arguments
-    ]
-    tensors = [each for each in leaves if isinstance(each, Tensor)]
-    poison((grad, *tensors))
-    out = operator(*leaves)
-    return [out, *torch.autograd.grad(out, tensors, grad)]
-
-
 def error_of(case: Case, device: str) -> float:
     """The largest error of a case as a multiple of the tolerance."""
     way = WAYS[case.way]
-    problem = case.problem()
     name = "st_deform_attn" if way.form == "attention" else "st_deform_attn_from_offsets"
-    exact = problem.to(torch.float64)
-    expected = results(getattr(reference, name), getattr(exact, way.form), exact.grad_out)
-    moved = problem.map(lambda tensor: tensor.to(device))
+    problem = case.problem()
 
-    def ours(*arguments: object) -> Tensor:
-        out: Tensor = getattr(stdeform, name)(*arguments, backend="native")
-        return out
+    def results(operator: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, ...]:
+        value, shapes, *others = getattr(problem, way.form)
+        leaves = base.differentiable((value, *others))
+        base.poison((problem.grad_out, *leaves))
+        return base.Case(
+            lambda value, *others: operator(value, shapes, *others), leaves, problem.grad_out
+        ).forward_backward()
 
+    expected = results(getattr(reference, name), problem.to(torch.float64))
     torch.use_deterministic_algorithms(way.deterministic)
     _native.options.cuda_tuning = way.tuning
     try:
-        found = results(ours, getattr(moved, way.form), moved.grad_out)
+        ours = functools.partial(getattr(stdeform, name), backend="native")
+        found = results(ours, problem.map(lambda tensor: tensor.to(device)))
         return max(
             excess(one.cpu(), other, "gradient" if number else "forward")
             for number, (one, other) in enumerate(zip(found, expected, strict=True))
@@ -128,45 +112,22 @@ def error_of(case: Case, device: str) -> float:
         _native.options.cuda_tuning = {}
 
 
-def run(
-    device: str,
-    record: Record,
-    chosen: Sequence[Case],
-    check_device: Callable[[], None] = lambda: None,
-) -> bool:
-    """Runs cases and makes a row of each; one that was tried before is not tried again.
-
-    Args:
-        device: "cuda" or "cpu".
-        record: Takes the rows.
-        chosen: Of `cases`.
-        check_device: Called after an error, to raise if nothing else can run.
-
-    Returns:
-        Whether all were right.
-    """
-    tried = record.read()["tried"]
+def run(stage: Stage, chosen: Sequence[Case]) -> bool:
+    """Makes a row of each case, unless an earlier process tried it; whether all were right."""
+    tried = stage.read()["tried"]
     for case in chosen:
         if case.label in tried:
             continue
-        record.write(trying=case.label)
         print(case.label, flush=True)  # before it runs: what a sanitizer says next is about it
-        try:
-            error = error_of(case, device)
-        except RuntimeError as reason:
-            record.note(f"{case.label}: {first_line(reason)}")
-            check_device()
-            continue
-        record.write(row={"problem": case.label, "error": error})
-        if not error <= 1:
-            record.note(f"{case.label}: {error:.3g} times as far off as the tolerance allows")
-    rows = record.read()["rows"]
-    return len(rows) == len(chosen) and all(row["error"] <= 1 for row in rows)
-
-
-def _main() -> int:
-    return int(not run(sys.argv[1], of_environment(), cases()))
+        with stage.trying(case.label):
+            error = error_of(case, stage.device)
+            stage.write(row={"problem": case.label, "error": error})
+            if error <= 1:
+                stage.write(done=case.label)
+            else:
+                stage.note(f"{case.label}: {error:.3g} times as far off as the tolerance allows")
+    return len(stage.read()["done"]) == len(chosen)
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(not run(Stage.of_environment(), cases()))

@@ -1,11 +1,12 @@
 """The stage `ncu` of `gpu-check`: what Nsight Compute counts in the two kernels that take longest.
 
-`python -m benchmarks.gpu.ncu DEVICE WORKLOAD DTYPE` is the program that it looks at.
+`python -m benchmarks.gpu.ncu DTYPE` is the program that it looks at.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from benchmarks.gpu import plan
 from benchmarks.gpu.stage import Stage
@@ -15,51 +16,39 @@ from benchmarks.subjects.base import Case
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 
 _KERNELS = 2
-_CALLS = 2  # forward and backward each; the first one warms up
-_DTYPES = ("float32", "bfloat16")
 
 
 def run(stage: Stage) -> bool:
     """Counts in both dtypes on the paper's encoder; the log has all that was counted."""
     tool = cuda_tool("ncu")
     if tool is None:
-        stage.record.note("left out: there is no ncu")
+        stage.note("left out: there is no ncu")
         return True
     passed = True
-    for dtype in _DTYPES[: 1 if stage.quick else None]:
-        name = "tiny" if stage.quick else "paper-encoder"
-        slowest = _slowest(name, dtype, stage)
-        report = stage.output / f"ncu-{dtype}.ncu-rep"
+    for dtype in ("float32", "bfloat16"):
+        # The functions of those kernels of ours that take longest, forward and backward together.
+        rows = kernel_times.measure(_prepare(stage, dtype).forward_backward, stage.device)
+        ours = filter(None, (kernel_times.function(row["kernel"]) for row in rows))
+        slowest = list(dict.fromkeys(ours))[:_KERNELS] or ["forward_kernel"]
+        stage.note(f"{dtype}: {', '.join(slowest)}: see gpu-check.log")
+        report = str(Path(stage.output, f"ncu-{dtype}.ncu-rep"))
+        count = str(len(slowest))
         # The clocks are left as they are: other users of the machine need them too.
         counting = [tool, "--clock-control", "none", "--set", "full", "--force-overwrite"]
         counting += ["--kernel-name", f"regex:^({'|'.join(slowest)})$"]
-        counting += ["--launch-skip", str(len(slowest)), "--launch-count", str(len(slowest))]
-        counting += ["--export", str(report), sys.executable, "-m", __name__]
-        status = stage.call([*counting, stage.device, name, dtype])
-        details = [tool, "--import", str(report), "--page", "details"]
-        is_read = status == 0 and stage.call(details) == 0
-        outcome = "see gpu-check.log" if is_read else "it failed, see gpu-check.log"
-        stage.record.note(f"{dtype}: {', '.join(slowest)}: {outcome}")
-        passed &= is_read
+        counting += ["--launch-skip", count, "--launch-count", count]
+        counting += ["--export", report, sys.executable, "-m", __name__, dtype]
+        details = [tool, "--import", report, "--page", "details"]
+        passed &= stage.call(counting) and stage.call(details)
     return passed
 
 
-def _slowest(name: str, dtype: str, stage: Stage) -> list[str]:
-    """The functions of those kernels of ours that take longest, forward and backward together."""
-    rows = kernel_times.measure(_prepare(name, dtype, stage.device).forward_backward, stage.device)
-    label = plan.adapt(name, dtype=dtype).label
-    about = {"measurement": "kernels", "label": label, "mode": "forward+backward"}
-    stage.add({**about, **row} for row in rows)
-    ours = filter(None, (kernel_times.function(row["kernel"]) for row in rows))
-    return list(dict.fromkeys(ours))[:_KERNELS] or ["forward_kernel"]
-
-
-def _prepare(name: str, dtype: str, device: str) -> Case:
-    return IMPLEMENTATIONS[plan.SUBJECT].prepare(plan.adapt(name, dtype=dtype), 0).to(device)
+def _prepare(stage: Stage, dtype: str) -> Case:
+    workload = plan.adapt("tiny" if stage.quick else "paper-encoder", dtype=dtype)
+    return IMPLEMENTATIONS["native"].prepare(workload, 0).to(stage.device)
 
 
 if __name__ == "__main__":
-    device, name, dtype = sys.argv[1:]
-    prepared = _prepare(name, dtype, device)
-    for _ in range(_CALLS):
+    prepared = _prepare(Stage.of_environment(), sys.argv[1])
+    for _ in range(2):  # the first one warms up, and is not counted
         prepared.forward_backward()

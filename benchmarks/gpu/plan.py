@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from benchmarks.measure.rows import ALL_MODES
-from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.workloads import WORKLOADS, Workload
 
-SUBJECT = "native"
-_DENSE = (SUBJECT, "dense")
-_ALL = (SUBJECT, "composite", "dense")
-_COMPILED = (SUBJECT, "composite-compiled")
-_COMPILING = 30.0  # seconds, a guess
+_OURS = ("native",)
+_DENSE = ("native", "dense")
+_ALL = ("native", "composite", "dense")
+_COMPILED = ("native", "composite-compiled")
+_COMPILING, _SLOW = 30.0, 60.0  # seconds, guesses
 
 
 @dataclass(frozen=True)
@@ -28,81 +26,71 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The workload, and which variants are new on one that was there before."""
-        if any(IMPLEMENTATIONS[name].is_compiled for name in self.variants):
-            return f"{self.workload.label} ({', '.join(self.variants[1:])})"
-        return self.workload.label
-
-    @property
-    def key(self) -> str:
-        """The label and the modes: no two cases of a plan have the same."""
-        return f"{self.label}: {', '.join(self.modes)}"
+        """Of no other case of a plan: the workload, and variants and modes that are not usual."""
+        extras = [*self.variants[1:]] if self.variants == _COMPILED else []
+        extras += self.modes if self.modes != ALL_MODES else []
+        return self.workload.label + (f" ({', '.join(extras)})" if extras else "")
 
 
-def cases(quick: bool, full: bool) -> list[Case]:
-    """In the order of their value.
-
-    Args:
-        quick: A tiny problem only.
-        full: Also what does not fit in the usual time.
-    """
+def usual(quick: bool) -> list[Case]:
+    """In the order of their value; of a tiny problem only if it has to be quick."""
     if quick:
         return [Case(adapt("tiny", dtype=dtype)) for dtype in ("float32", "bfloat16")]
-    # The workloads of the targets come first.
-    chosen = [
+    spreads = [adapt("paper-encoder", offset_spread=spread) for spread in (0.5, 8.0, None)]
+    return [
+        # The workloads of the targets come first.
         Case(adapt("paper-encoder")),
         Case(adapt("paper-encoder", dtype="bfloat16")),
         # The composite of the large encoder would take most of the time, and only grows as we do.
         Case(adapt("paper-encoder-large", dtype="bfloat16"), _DENSE),
-        Case(adapt("four-elements"), (SUBJECT,)),
+        Case(adapt("four-elements"), _OURS),
         # In float32 dense attention has no fused kernel, so only what the target is about.
         Case(adapt("paper-encoder-large"), _DENSE, ("forward+backward",)),
         Case(adapt("paper-decoder")),
         Case(adapt("detr-encoder")),
-        *(
-            Case(adapt("paper-encoder", offset_spread=spread), (SUBJECT,))
-            for spread in (0.5, 8.0, None)
-        ),
-        Case(adapt("paper-encoder", batch=4), (SUBJECT,)),
-        Case(adapt("paper-encoder-large"), (SUBJECT,), ("forward", "backward")),
-        Case(adapt("bev-cross"), (SUBJECT, "composite")),
-        Case(adapt("paper-encoder", dtype="float16"), (SUBJECT,)),
-        # Last, because it is not known how long the compiler takes on that machine.
-        Case(adapt("paper-encoder"), _COMPILED, ("forward",), seconds=_COMPILING),
+        *(Case(each, _OURS) for each in spreads),
+        Case(adapt("paper-encoder", batch=4), _OURS),
+        Case(adapt("paper-encoder-large"), _OURS, ("forward", "backward")),
+        Case(adapt("bev-cross"), ("native", "composite")),
+        Case(adapt("paper-encoder", dtype="float16"), _OURS),
+        Case(adapt("paper-encoder"), _COMPILED, ("forward",), _COMPILING),
     ]
-    return [*chosen, *(_matrix({case.workload for case in chosen}) if full else ())]
 
 
-def _matrix(known: Collection[Workload]) -> list[Case]:
-    """Every dtype, batch and spread of what is not known yet, and compiled composites."""
+def matrix(quick: bool) -> list[Case]:
+    """The usual cases, then every other dtype, batch and spread, and compiled composites."""
+    cases = usual(quick)
+    if quick:
+        return cases
+    known = {case.workload for case in cases}
     names = ("paper-encoder", "paper-decoder", "detr-encoder", "bev-cross", "paper-encoder-large")
-    matrix = [
+    every = [
         adapt(name, dtype=dtype, batch=batch, offset_spread=spread)
         for name in names
         for dtype in ("float32", "bfloat16", "float16")
         for batch in (1, 4)
         for spread in (2.0, 0.5, 8.0, None)
     ]
-    cases = [
-        Case(each, _DENSE if each.name == "paper-encoder-large" else _ALL)
-        for each in matrix
+    others = [
+        Case(each, _DENSE if each.name == "paper-encoder-large" else _ALL, seconds=_seconds(each))
+        for each in every
         if each not in known
     ]
     # A compiled backward runs once; forward and backward together run again each time.
-    compiled = [
-        Case(adapt(name, dtype=dtype), _COMPILED, modes, seconds=_COMPILING)
+    others += [
+        Case(adapt(name, dtype=dtype), _COMPILED, (mode,), _COMPILING)
         for name in ("paper-encoder", "paper-decoder", "detr-encoder")
         for dtype in ("float32", "bfloat16")
-        for modes in (("forward",), ("forward+backward",))
-        if (name, dtype, modes) != ("paper-encoder", "float32", ("forward",))
+        for mode in ("forward", "forward+backward")
+        if (name, dtype, mode) != ("paper-encoder", "float32", "forward")
     ]
-    # Dense attention that is not flash attention, of four large clips, takes longest.
-    slow = [case for case in cases if _is_slow(case.workload)]
-    return [*(case for case in cases if case not in slow), *compiled, *slow]
+    return [*cases, *sorted(others, key=lambda case: case.seconds)]
 
 
-def _is_slow(workload: Workload) -> bool:
-    return workload.batch > 1 and workload.dtype == "float32" and workload.num_queries > 20_000
+def _seconds(workload: Workload) -> float:
+    """More than zero where dense attention is not flash attention, of four large clips."""
+    is_slow = workload.batch > 1 and workload.dtype == "float32" and workload.num_queries > 20_000
+    return _SLOW if is_slow else 0
 
 
 def adapt(name: str, **changes: object) -> Workload:

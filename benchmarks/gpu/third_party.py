@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks import metrics
-from benchmarks.gpu.plan import SUBJECT
 from benchmarks.gpu.stage import Stage, first_line
 from benchmarks.measure import isolated
 from benchmarks.measure.rows import ALL_MODES, Row
@@ -27,8 +26,7 @@ def run(stage: Stage) -> bool:
     for name in THIRD_PARTY:
         rows, reason = _call(name, stage)
         stage.add(rows)
-        stage.record.write(row={"library": name, "reason": reason})
-        print(f"   {name}: {reason or 'timed'}", flush=True)
+        stage.write(row={"library": name, "reason": reason})
     return True
 
 
@@ -39,25 +37,23 @@ def _call(name: str, stage: Stage) -> tuple[list[Row], str]:
     seconds = stage.left
     if seconds < _LEAST_SECONDS:
         return [], "no time was left"
-    rounds = 3 if stage.quick else stage.rounds
-    request = {"name": name, "device": stage.device, "rounds": rounds, "quick": stage.quick}
+    request = {"name": name, "device": stage.device, "quick": stage.quick, "rounds": stage.rounds}
     answers, problem = isolated.call(f"{__name__}:time_here", request, seconds=seconds)
     reasons = [answer["reason"] for answer in answers if "reason" in answer]
     rows = [answer for answer in answers if "reason" not in answer]
     return rows, problem or "; ".join(reasons)
 
 
-def time_here(name: str, device: str, rounds: int, quick: bool) -> Iterator[Row]:
+def time_here(name: str, device: str, quick: bool, rounds: int) -> Iterator[Row]:
     """The rows of a library and ours, and what is missing as "reason"."""
     workload = THIRD_PARTY[name].workload
     if quick:
         workload = dataclasses.replace(workload.shrunk(), name=f"{workload.name}-shrunk")
-    both = (SUBJECT, name)
+    names = ("native", name)
     try:
-        ours, theirs = (
-            {each: IMPLEMENTATIONS[each].prepare(workload, 0).to(device)} for each in both
-        )
-        check_correctness(workload, ours)
+        cases = {each: IMPLEMENTATIONS[each].prepare(workload, 0).to(device) for each in names}
+        theirs = {name: cases[name]}
+        check_correctness(workload, {"native": cases["native"]})
         check_correctness(workload, theirs, gradients=False)
         modes: tuple[str, ...] = ALL_MODES
         try:
@@ -68,12 +64,12 @@ def time_here(name: str, device: str, rounds: int, quick: bool) -> Iterator[Row]
         job = metrics.Job(
             workload,
             ("latency",),
-            both,
+            names,
             threads=torch.get_num_threads(),
             rounds=rounds,
             modes=modes,
             device=device,
-            checked={(each, workload) for each in both},
+            checked={(each, workload) for each in names},
         )
         yield from metrics.measure(job)
     except Exception as error:

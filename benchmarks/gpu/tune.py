@@ -1,151 +1,119 @@
-"""The stages `variants` and `sweep` of `gpu-check`: which constants and choices are fastest here.
+"""The stage `sweep` of `gpu-check`: which variant of the kernels is fastest here.
 
-Builds the variants of `kernel_variants.py` beside the installed module, times all of them and all
-knobs on the same inputs, and says for every workload what wins.
+Times all variants that are built, and all that are forced at run time, on the same inputs, and says
+for every workload what wins.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import kernel_variants, variant_build
-from benchmarks.gpu.stage import LostDeviceError, Stage, first_line
-from benchmarks.measure.processes import ROOT
+from benchmarks.gpu import plan
+from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.variants import INSTALLED, VARIANTS, Variant
 from benchmarks.measure.rows import Row
 from benchmarks.measure.timing import Task, clock_of, compare
 from benchmarks.report.markdown import table
 from benchmarks.subjects.base import Case, poison
 from benchmarks.subjects.registry import IMPLEMENTATIONS
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import Workload
 from stdeform import _native
 from stdeform.testing import excess
 
-INSTALLED = "installed"
-_FOLDER = ROOT / "build" / "variants"
-_MODES = (kernel_variants.FORWARD, kernel_variants.BACKWARD)
 _WORKLOADS = ("paper-encoder", "paper-decoder", "detr-encoder", "paper-encoder-large")
 _GAIN = 0.01  # what a change must bring to be worth a line
 _WARM_UP = 3  # calls before a graph is captured
 
 
-class Choice(NamedTuple):
-    """What is timed: kernels, and forced values of knobs."""
-
-    variant: str
-    forced: tuple[tuple[str, int], ...]
-
-    @property
-    def label(self) -> str:
-        """As it is reported."""
-        knobs = ", ".join(f"{name} {value}" for name, value in self.forced)
-        return f"{self.variant}, {knobs}" if knobs else self.variant
-
-
-def build_variants(stage: Stage) -> bool:
-    """The stage that builds them."""
-    # One that is what is there anyway has nothing to build.
-    chosen = [each for each in kernel_variants.VARIANTS if each.files()][
-        : 1 if stage.quick else None
-    ]
-    try:
-        built = variant_build.build(chosen, _FOLDER, stage.log, stage.left)
-    except variant_build.NotBuiltError as error:
-        stage.record.note(str(error))
-        return stage.device == "cpu"
-    names = {module.parent.name for module in built}
-    failed = [each.name for each in chosen if each.slug not in names]
-    stage.record.write(row={"built": sorted(names)})
-    for name, kernels in variant_build.spills(stage.log.read_text(errors="replace")).items():
-        stage.record.note(f"{name}: {kernels} kernels spill registers")
-    if failed:
-        stage.record.note(f"not built, see gpu-check.log: {', '.join(failed)}")
-    return not failed
-
-
-def time_variants(stage: Stage) -> bool:
-    """The stage that times them."""
-    modules = load(_FOLDER)
-    done = stage.record.read()["done"]
-    for workload in workloads(stage.quick):
+def sweep(stage: Stage) -> bool:
+    """Every workload in both dtypes that variants are compiled for, forward and backward."""
+    modules = load()
+    done = stage.read()["done"]
+    names = ("tiny",) if stage.quick else _WORKLOADS
+    for name, dtype in itertools.product(names, ("float32", "bfloat16")):
+        workload = plan.adapt(name, dtype=dtype)
         prepared = IMPLEMENTATIONS["native"].prepare(workload, 0).to(stage.device)
-        for mode in _MODES:
+        for mode in ("forward", "backward"):
             about = f"{workload.label}, {mode}"
             if about in done:
                 continue
             began = time.monotonic()
-            try:
+            with stage.trying(about):
                 if stage.add(_compare(workload, prepared, mode, modules, stage)):
-                    stage.record.write(done=about)
-            except LostDeviceError:
-                raise
-            except Exception as error:  # no memory, say: the other workloads are worth having
-                stage.record.note(f"{about}: {first_line(error)}")
-                stage.check_device()
+                    stage.write(done=about)
             if stage.left < 1.5 * (time.monotonic() - began):
-                stage.record.note(f"no time for what comes after {about}")
+                stage.note(f"no time for what comes after {about}")
                 return True
     return True
 
 
-def workloads(quick: bool) -> list[Workload]:
-    """Each in both dtypes that variants are compiled for."""
-    return [
-        dataclasses.replace(WORKLOADS[name], dtype=dtype)
-        for name in (("tiny",) if quick else _WORKLOADS)
-        for dtype in ("float32", "bfloat16")
-    ]
-
-
-def load(folder: Path) -> dict[str, ModuleType]:
-    """The variants that are built, each a module of its own beside the installed one."""
-    modules = {INSTALLED: _installed()}
-    for variant in kernel_variants.VARIANTS:
-        path = folder / variant.slug / "_C.so"
-        if path.is_file():
+def load() -> dict[Variant, Any]:
+    """What can be timed: the installed module first, the others beside it."""
+    modules: dict[Variant, Any] = {INSTALLED: _native._C}
+    for variant in VARIANTS:
+        if not variant.file:
+            modules[variant] = _native._C
+        elif variant.module.is_file():
             # A name of its own: pybind11 returns a module that it knows by its name.
-            spec = importlib.util.spec_from_file_location(f"{variant.slug}._C", path)
+            name = f"{variant.module.parent.name}._C"
+            spec = importlib.util.spec_from_file_location(name, variant.module)
             assert spec is not None
             assert spec.loader is not None
-            modules[variant.name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(modules[variant.name])
+            modules[variant] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(modules[variant])
     return modules
 
 
-def _installed() -> ModuleType:
-    if _native._C is None:
-        raise RuntimeError(_native.missing("cpu"))
-    return _native._C
+def _compare(
+    workload: Workload, prepared: Case, mode: str, modules: dict[Variant, Any], stage: Stage
+) -> Iterator[Row]:
+    """A row of every variant; a wrong one is timed too, and marked."""
+    tasks, wrong = [], {}
+    expected: list[Tensor] = []
+    before = stage.read()
+    for variant, module in modules.items():
+        if variant.mode not in ("", mode):
+            continue
+        tried = f"{workload.label}, {mode}: {variant.name}"
+        if tried in before["tried"] and tried not in before["done"]:
+            stage.note(f"{tried}: it has ended the process that tried it")
+            continue
+        with stage.trying(tried), using(module, variant):
+            found = _answers(prepared, mode)
+            expected = expected or [tensor.double() for tensor in found]
+            # The tolerance of gradients is the wider one; two answers may differ by twice that.
+            errors = [excess(*pair, "gradient") for pair in zip(found, expected, strict=True)]
+            wrong[variant.name] = max(errors) > 2
+            tasks.append(Task(variant.name, capture(prepared, mode, stage.device)))
+        stage.write(done=tried)
+    clock = clock_of(stage.device, replays=True)
+    for name, figures in compare(tasks, clock, rounds=stage.rounds):
+        row = {"measurement": "tuning", "label": workload.label, "mode": mode, "variant": name}
+        yield {**row, **({"wrong": "its results are others"} if wrong[name] else {}), **figures}
 
 
-def choices(mode: str, built: Sequence[str]) -> list[Choice]:
-    """What is timed in a mode; what is installed comes first, nothing forced."""
-    by_name = {each.name: each for each in kernel_variants.VARIANTS}
-    variants = [name for name in built if name in by_name and by_name[name].mode == mode]
-    forced = [
-        ((knob.name, value),)
-        for knob in kernel_variants.KNOBS
-        if knob.mode == mode
-        for value in knob.values
-    ]
-    alone = [Choice(name, ()) for name in variants]
-    return [Choice(INSTALLED, ()), *(Choice(INSTALLED, each) for each in forced), *alone]
+def _answers(prepared: Case, mode: str) -> list[Tensor]:
+    poison((prepared.grad_out, *prepared.inputs))
+    if mode == "forward":
+        return [prepared.forward()]
+    # Without a graph: its leaves would be added to on the stream of this call, not of a capture.
+    return [tensor.detach() for tensor in prepared.forward_backward()]
 
 
 @contextlib.contextmanager
-def using(module: ModuleType, forced: Mapping[str, int]) -> Iterator[None]:
-    """Lets `stdeform` call another module meanwhile, with some choices forced."""
-    forcing = mock.patch.object(_native.options, "cuda_tuning", forced)
+def using(module: ModuleType, variant: Variant) -> Iterator[None]:
+    """Lets `stdeform` call another module meanwhile, with what the variant forces."""
+    forcing = mock.patch.object(_native.options, "cuda_tuning", variant.forced)
     with mock.patch.object(_native, "_C", module), forcing:
         yield
 
@@ -180,99 +148,38 @@ def capture(prepared: Case, mode: str, device: str) -> Callable[[], object]:
     return replay
 
 
-def _compare(
-    workload: Workload,
-    prepared: Case,
-    mode: str,
-    modules: Mapping[str, ModuleType],
-    stage: Stage,
-) -> Iterator[Row]:
-    """A row of every choice; a wrong one is timed too, and marked."""
-    replays, wrong = {}, {}
-    expected: list[Tensor] = []
-    before = stage.record.read()
-    for choice in choices(mode, list(modules)):
-        tried = f"{workload.label}, {mode}: {choice.label}"
-        if tried in before["tried"] and tried not in before["done"]:
-            stage.record.note(f"{tried}: it has ended the process that tried it")
-            continue
-        stage.record.write(trying=tried)
-        with using(modules[choice.variant], dict(choice.forced)):
-            try:
-                found = _answers(prepared, mode)
-                expected = expected or [tensor.double() for tensor in found]
-                wrong[choice] = max(map(_error, found, expected)) > 2
-                replays[choice] = capture(prepared, mode, stage.device)
-            except (RuntimeError, ValueError) as error:
-                stage.record.note(f"{tried}: {first_line(error)}")
-                stage.check_device()
-        stage.record.write(done=tried)
-    tasks = [Task(choice.label, replay) for choice, replay in replays.items()]
-    timed = compare(tasks, clock_of(stage.device, replays=True), rounds=stage.rounds)
-    for choice, (_, figures) in zip(replays, timed, strict=True):
-        yield {
-            "measurement": "tuning",
-            "label": workload.label,
-            "mode": mode,
-            "variant": choice.variant,
-            "forced": dict(choice.forced),
-            **({"wrong": "its results are others"} if wrong[choice] else {}),
-            **figures,
-        }
-
-
-def _answers(prepared: Case, mode: str) -> list[Tensor]:
-    poison((prepared.grad_out, *prepared.inputs))
-    if mode == kernel_variants.FORWARD:
-        return [prepared.forward()]
-    return [tensor.detach() for tensor in prepared.forward_backward()]
-
-
-def _error(actual: Tensor, expected: Tensor) -> float:
-    """As a multiple of the tolerance of gradients, which is the wider one."""
-    return excess(actual, expected.to(actual.device), "gradient")
-
-
 def winners(rows: Sequence[Row]) -> str:
-    """Markdown: for every workload and mode the fastest choice, if it gains anything."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in _tuned(rows):
-        groups.setdefault((row["label"], row["mode"]), []).append(row)
+    """Markdown: for every workload and mode the fastest variant, if it gains anything."""
     body = []
-    for (label, mode), group in groups.items():
-        right = [row for row in group if "wrong" not in row]
-        if not right:
+    for about, group in _tuned(rows).items():
+        right = [row for row in group.values() if "wrong" not in row]
+        now = group.get(INSTALLED.name)
+        if now is None or not right:
             continue
         best = min(right, key=lambda row: float(row["ratio"]["median"]))
         share = best["ratio"]["median"]
         gains = share < 1 - _GAIN and best["ratio"]["q3"] < 1
-        micro = [f"{1e6 * row['seconds']['median']:.1f}" for row in (group[0], best)]
-        change = _choice(best).label if gains else "nothing"
-        body.append([label, mode, *micro, f"{share:.3f}", change])
+        micro = [f"{1e6 * row['seconds']['median']:.1f}" for row in (now, best)]
+        body.append([*about, *micro, f"{share:.3f}", best["variant"] if gains else "nothing"])
     return table(["workload", "mode", "now us", "best us", "of now", "change"], body)
 
 
-def times(rows: Sequence[Row]) -> str:
-    """Markdown: a line for every choice, and for every workload its time as a share of now."""
-    rows = _tuned(rows)
-    columns = list(dict.fromkeys((row["label"], row["mode"]) for row in rows))
-    lines: dict[str, dict[tuple[str, str], str]] = {}
+def shares(rows: Sequence[Row]) -> str:
+    """Markdown: a line for every variant, and for every workload its time as a share of now."""
+    groups = _tuned(rows)
+    names = dict.fromkeys(name for group in groups.values() for name in group)
+    body = [[name, *(_share(group.get(name)) for group in groups.values())] for name in names]
+    return table(["variant", *map(", ".join, groups)], body)
+
+
+def _share(row: Row | None) -> str:
+    return f"{row['ratio']['median']:.3f}" + " WRONG" * ("wrong" in row) if row else "-"
+
+
+def _tuned(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """By workload and mode the last row of every variant."""
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        shown = f"{row['ratio']['median']:.3f}" + " WRONG" * ("wrong" in row)
-        lines.setdefault(_choice(row).label, {})[row["label"], row["mode"]] = shown
-    heads = [f"{label}, {mode}" for label, mode in columns]
-    body = [
-        [name, *(cells.get(column, "-") for column in columns)] for name, cells in lines.items()
-    ]
-    return table(["choice", *heads], body)
-
-
-def _choice(row: Row) -> Choice:
-    return Choice(row["variant"], tuple(row["forced"].items()))
-
-
-def _tuned(rows: Sequence[Row]) -> list[Row]:
-    """The last row of every choice."""
-    keys = ("label", "mode", "variant", "forced")
-    tuned = [row for row in rows if row["measurement"] == "tuning"]
-    return list({tuple(str(row[key]) for key in keys): row for row in tuned}.values())
+        if row["measurement"] == "tuning":
+            groups.setdefault((row["label"], row["mode"]), {})[row["variant"]] = row
+    return groups

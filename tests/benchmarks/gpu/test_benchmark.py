@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -14,11 +15,11 @@ from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage
 from benchmarks.measure import isolated
 from benchmarks.measure.recording import load_rows
 from benchmarks.measure.rows import Row
-from benchmarks.subjects.base import Case
+from benchmarks.subjects.base import Case, Implementation
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY, ThirdParty
 from benchmarks.workloads import WORKLOADS
-from tests.benchmarks.gpu.test_run_tests import stage
+from tests.benchmarks.gpu.test_stage import stage
 
 CASE = plan.Case(WORKLOADS["tiny"])
 MODES = 3
@@ -60,7 +61,7 @@ def test_a_wrong_baseline_costs_its_own_rows(
     _plant(monkeypatch, name, error=error)
     this = stage(tmp_path, "benchmark")
     assert benchmark._time_cases(this, [CASE])
-    found = this.record.read()
+    found = this.read()
     assert _variants(tmp_path) == sorted({"native", "composite", "dense"} - {name})
     assert len(_rows(tmp_path)) == 2 * MODES
     reason = "RuntimeError: no memory" if error else f"WrongAnswerError: {name}: its result is "
@@ -84,7 +85,7 @@ def test_ours_are_timed_even_if_wrong_and_marked(
 
 
 def _cases() -> list[plan.Case]:
-    return plan.cases(quick=True, full=False)
+    return plan.usual(quick=True)
 
 
 def _time(monkeypatch: pytest.MonkeyPatch, seconds: float = 0, fails: str = "") -> None:
@@ -107,68 +108,57 @@ def test_a_case_that_takes_longer_than_is_left_does_not_stop_those_after_it(
     _time(monkeypatch)
     this = stage(tmp_path, "benchmark")
     assert benchmark._time_cases(this, [slow, *others])
-    found = this.record.read()
+    found = this.read()
     assert found["notes"] == [f"no time for 1: {slow.label}"]
-    assert found["done"] == [case.key for case in others]
+    assert found["done"] == [case.label for case in others]
 
 
 def test_what_has_no_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = plan.cases(quick=False, full=False)
+    cases = plan.usual(quick=False)
     _time(monkeypatch, seconds=0.4)
     this = stage(tmp_path, "benchmark", seconds=4.5)  # three of them to say what was found
     benchmark._time_cases(this, cases)
-    found = this.record.read()
+    found = this.read()
     done = len(found["done"])
     assert 0 < done <= 4
-    assert found["done"] == [case.key for case in cases[:done]]
+    assert found["done"] == [case.label for case in cases[:done]]
     assert found["notes"][0].startswith(f"no time for {len(cases) - done}: {cases[done].label}; ")
 
 
+@pytest.mark.parametrize("takes_the_gpu_along", [False, True])
 def test_a_case_that_fails_is_told_and_the_others_are_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    takes_the_gpu_along: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _time(monkeypatch, fails="float32")
-    this = stage(tmp_path, "benchmark")
-    assert not benchmark._time_cases(this, _cases())
-    found = this.record.read()
-    assert found["notes"] == ["tiny, float32: RuntimeError: off"]
-    assert found["done"] == [_cases()[1].key]
-
-
-def test_a_case_that_takes_the_gpu_along_is_not_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _time(monkeypatch, fails="float32")
-    this = stage(tmp_path, "benchmark")
-
     def check_device(_: Stage) -> None:
-        raise LostDeviceError("illegal access")
+        if takes_the_gpu_along:
+            raise LostDeviceError("illegal access")
 
+    _time(monkeypatch, fails="float32")
     monkeypatch.setattr(Stage, "check_device", check_device)
-    with pytest.raises(LostDeviceError):
-        benchmark._time_cases(this, _cases())
+    this = stage(tmp_path, "benchmark")
+    with pytest.raises(LostDeviceError) if takes_the_gpu_along else contextlib.nullcontext():
+        assert not benchmark._time_cases(this, _cases())
     assert not benchmark._time_cases(this, _cases())  # as in the next process
-    assert this.record.read()["done"] == [_cases()[1].key]
+    found = this.read()
+    assert found["notes"] == ["tiny, float32: RuntimeError: off"]
+    assert found["done"] == [_cases()[1].label]
 
 
 @pytest.mark.usefixtures("needs_native")
 def test_a_case_of_the_forward_alone_runs_nothing_backward(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = plan.Case(WORKLOADS["tiny"], ("composite",), ("forward",))
+    right = IMPLEMENTATIONS["composite"].prepare(CASE.workload, 0)
 
-    def composite(*arguments: object) -> torch.Tensor:
-        out: torch.Tensor = right.function(*arguments)
-        out.register_hook(lambda _: pytest.fail("run backward")) if out.requires_grad else None
-        return out
+    def composite(*inputs: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        return right.function(*inputs)
 
-    right = IMPLEMENTATIONS["composite"].prepare(case.workload, 0)
-    variant = dataclasses.replace(
-        IMPLEMENTATIONS["composite"], prepare=lambda *_: right._replace(function=composite)
-    )
+    prepared = right._replace(function=composite)
+    variant = Implementation("composite", lambda *_: prepared)
     monkeypatch.setitem(IMPLEMENTATIONS, "composite", variant)
-    this = stage(tmp_path, "benchmark")
-    benchmark._time_case(case, this)
+    case = plan.Case(CASE.workload, ("composite",), ("forward",))
+    assert benchmark._time_case(case, stage(tmp_path, "benchmark"))
     assert [row["mode"] for row in _rows(tmp_path)] == ["forward"]
 
 
@@ -179,7 +169,7 @@ def test_baselines_share_the_time_they_have(
 
     def call(*_: object, seconds: float) -> tuple[list[Row], str]:
         given.append(seconds)
-        return [], "stopped"
+        return [{"measurement": "some"}], "stopped"
 
     monkeypatch.setattr(isolated, "call", call)
     monkeypatch.setattr(ThirdParty, "is_installed", True)
@@ -188,7 +178,8 @@ def test_baselines_share_the_time_they_have(
     this = stage(tmp_path, "third-party")
     assert third_party.run(this)
     assert given == [60, 40]
-    rows = this.record.read()["rows"]
+    assert len(_rows(tmp_path)) == 2  # what is stopped keeps its rows
+    rows = this.read()["rows"]
     assert [row["library"] for row in rows] == list(THIRD_PARTY)
     reasons = [row["reason"] for row in rows]
     assert reasons == ["stopped"] * 2 + ["no time was left"] * (len(THIRD_PARTY) - 2)

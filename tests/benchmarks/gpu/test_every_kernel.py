@@ -11,8 +11,9 @@ import torch
 
 import stdeform
 from benchmarks.gpu import every_kernel
-from benchmarks.gpu.record import Record
+from benchmarks.gpu.stage import Stage
 from stdeform import _native
+from tests.benchmarks.gpu.test_stage import stage
 from tests.cuda.emulator import build, emulated
 from tests.support import cases
 from tests.support.backends import on_machine
@@ -48,23 +49,26 @@ def test_problems_are_few_enough_for_a_sanitizer() -> None:
     assert len({case.label for case in chosen}) == len(chosen) <= 100
 
 
+@pytest.mark.usefixtures("needs_native")
 def test_every_problem_is_a_row_and_a_wrong_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if _native.missing("cpu"):
-        pytest.skip(f"no native kernel: {_native.missing('cpu')}")
-    chosen = every_kernel.cases()[:2]
-    right = Record(tmp_path, "right")
-    assert every_kernel.run("cpu", right, chosen)
+    first, *others = every_kernel.cases()
+    chosen = [first, next(case for case in others if case.way == "in order")]
+    right = stage(tmp_path, "right")
+    assert every_kernel.run(right, chosen)
     assert [row["problem"] for row in right.read()["rows"]] == [case.label for case in chosen]
+    # What was forced is put back.
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert _native.options.cuda_tuning == {}
     ours = stdeform.st_deform_attn_from_offsets
     monkeypatch.setattr(
         stdeform, "st_deform_attn_from_offsets", lambda *given, **how: 1.01 * ours(*given, **how)
     )
-    wrong = Record(tmp_path, "wrong")
-    assert not every_kernel.run("cpu", wrong, chosen)
+    wrong = stage(tmp_path, "wrong")
+    assert not every_kernel.run(wrong, chosen)
     assert wrong.read()["notes"][0].startswith(f"{chosen[0].label}: ")
-    assert all(row["error"] > 1 for row in wrong.read()["rows"])
+    assert [row["error"] > 1 for row in wrong.read()["rows"]] == [True, False]
 
 
 def test_a_problem_that_cannot_be_asked_does_not_keep_the_others(
@@ -75,26 +79,14 @@ def test_a_problem_that_cannot_be_asked_does_not_keep_the_others(
 
     def error_of(case: every_kernel.Case, _: str) -> float:
         if case is chosen[1]:
-            raise RuntimeError("CUDA error: an illegal memory access")
+            raise RuntimeError("CUDA error: an illegal memory access\nand more")
         return 0.5
 
     monkeypatch.setattr(every_kernel, "error_of", error_of)
-    record = Record(tmp_path, "some")
-    assert not every_kernel.run("cpu", record, chosen, lambda: asked.append("device"))
-    assert record.read()["notes"] == [
-        f"{chosen[1].label}: RuntimeError: CUDA error: an illegal memory access"
-    ]
-    assert (len(record.read()["rows"]), asked) == (2, ["device"])
-    # Another process goes on behind it.
-    record.write(trying="nothing")
-    assert not every_kernel.run("cpu", record, chosen)
-    assert len(record.read()["notes"]) == 1
-
-
-def test_what_is_forced_is_put_back() -> None:
-    case = next(case for case in every_kernel.cases() if case.way == "in order")
-    if _native.missing("cpu"):
-        pytest.skip(f"no native kernel: {_native.missing('cpu')}")
-    every_kernel.error_of(case, "cpu")
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert _native.options.cuda_tuning == {}
+    monkeypatch.setattr(Stage, "check_device", lambda this: asked.append(this))
+    this = stage(tmp_path, "some")
+    note = f"{chosen[1].label}: RuntimeError: CUDA error: an illegal memory access"
+    for _ in range(2):  # another process goes on behind it
+        assert not every_kernel.run(this, chosen)
+        assert this.read()["notes"] == [note]
+        assert (len(this.read()["rows"]), asked) == (2, [this])

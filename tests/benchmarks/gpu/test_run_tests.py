@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu import run_tests
-from benchmarks.gpu.stage import Stage
+from tests.benchmarks.gpu.test_stage import stage
 
 ROOT = Path(__file__).parents[3]
 SANITIZER = """#!/bin/sh
@@ -21,12 +20,6 @@ echo "caching: $PYTORCH_NO_CUDA_MEMORY_CACHING"
 echo "========= {summary}"
 exit {status}
 """
-
-
-def stage(folder: Path, name: str, *, seconds: float = 120, device: str = "cpu") -> Stage:
-    deadline = time.monotonic() + seconds
-    argv = ("gpu-check", name)
-    return Stage(name, device, folder, deadline, quick=True, rounds=3, argv=argv)
 
 
 # -- sanitizers --------------------------------------------------------------------------------
@@ -40,16 +33,11 @@ def _plant(path: Path, summary: str, status: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("check", "summary", "status", "printed"),
+    ("check", "summary", "status", "said"),
     [
         ("memcheck", "ERROR SUMMARY: 0 errors", 0, "faults: 0"),
         ("memcheck", "ERROR SUMMARY: 2 errors", 9, "faults: 2"),
-        (
-            "racecheck",
-            "RACECHECK SUMMARY: 3 hazards displayed (3 errors)",
-            9,
-            "faults: 3",
-        ),
+        ("racecheck", "RACECHECK SUMMARY: 3 hazards displayed (3 errors)", 9, "faults: 3"),
         ("memcheck", "Device not supported", 1, "it has counted no faults to the end"),
         # What ends well without having counted has not looked.
         ("initcheck", "nothing", 0, "it has counted no faults to the end"),
@@ -59,14 +47,14 @@ def test_faults_are_counted(
     check: str,
     summary: str,
     status: int,
-    printed: str,
+    said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _plant(tmp_path, summary, status, monkeypatch)
     this = stage(tmp_path, check)
-    assert run_tests.sanitize(this) == (printed == "faults: 0")
-    assert this.record.read()["notes"] == [printed]
+    assert run_tests.sanitize(this) == (said == "faults: 0")
+    assert this.read()["notes"][-1] == said
 
 
 def test_sanitizers_see_every_allocation_and_our_kernels(
@@ -79,7 +67,7 @@ def test_sanitizers_see_every_allocation_and_our_kernels(
         said[check] = (tmp_path / f"{check}.log").read_text()
         assert f"--tool {check}" in said[check]
         assert "caching: 1" in said[check]
-        assert "-m benchmarks.gpu.every_kernel cpu" in said[check]
+        assert "-m benchmarks.gpu.every_kernel" in said[check]
     assert "--report-api-errors no --padding 256 --kernel-name kns=stdeform" in said["memcheck"]
     assert "--kernel-name kns=stdeform" in said["racecheck"]
     # PyTorch's kernels write what ours read.
@@ -94,15 +82,15 @@ def test_a_sanitizer_that_is_stopped_keeps_what_it_had_found(
     row = '{"stage": "memcheck", "row": {"problem": "first", "error": 0.1}}'
     tool.write_text(
         "#!/bin/sh\necho '========= Invalid __global__ write'\n"
-        f"echo '{row}' >> $STDEFORM_GPU_RECORD/gpu-check.jsonl\nsleep 60\n"
+        f"echo '{row}' > {tmp_path}/gpu-check.jsonl\nsleep 60\n"
     )
     tool.chmod(0o755)
     monkeypatch.setattr(run_tests, "cuda_tool", lambda _: str(tool))
     this = stage(tmp_path, "memcheck", seconds=5)
     assert not run_tests.sanitize(this)
-    found = this.record.read()
+    found = this.read()
     assert found["notes"] == [
-        "stopped: the rows say which problems ran",
+        "compute-sanitizer --tool memcheck was stopped, see gpu-check.log",
         "it has counted no faults to the end",
     ]
     assert [row["problem"] for row in found["rows"]] == ["first"]
@@ -120,7 +108,7 @@ def test_without_a_sanitizer_only_a_walk_through_passes(
 # -- pytest ------------------------------------------------------------------------------------
 
 TESTS = """
-import time, pytest
+import os, pytest
 
 def test_right(): pass
 def test_wrong(): assert [1, 2] == [1, 3], "the reason"
@@ -129,16 +117,16 @@ def test_left_out(): pass
 @pytest.fixture
 def broken(): raise RuntimeError("no fixture")
 def test_broken(broken): pass
-def test_slow(): time.sleep(60)
+def test_abort(): os.abort()
 """
 
 
 def test_every_outcome_is_a_row_before_the_next_test_runs(tmp_path: Path) -> None:
     path = tmp_path / "test_toy.py"
     path.write_text(TESTS)
-    this = stage(tmp_path, "toy", seconds=15)
-    assert not run_tests._pytest(this, [str(path)])
-    found = this.record.read()
+    this = stage(tmp_path, "toy")
+    assert not run_tests._pytest(this, str(path))
+    found = this.read()
     outcomes = {row["test"].split("::")[1]: row["outcome"] for row in found["rows"]}
     assert outcomes == {
         "test_right": "passed",
@@ -149,7 +137,7 @@ def test_every_outcome_is_a_row_before_the_next_test_runs(tmp_path: Path) -> Non
     errors = [row["error"] for row in found["rows"] if "error" in row]
     assert "the reason" in errors[0]
     assert "no fixture" in errors[1]
-    assert found["notes"] == ["stopped: the rows say which tests ran"]
+    assert "ended with status -6" in found["notes"][0]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("xdist"), reason="needs pytest-xdist")
@@ -160,17 +148,16 @@ def test_every_outcome_is_one_row_of_several_processes(
     path.write_text("import os\ndef test_right(): pass\ndef test_abort(): os.abort()\n")
     monkeypatch.setattr(run_tests.os, "sched_getaffinity", lambda _: range(4))
     this = stage(tmp_path, "toy")
-    assert not run_tests._pytest(this, [str(path)])
-    outcomes = [(row["test"].split("::")[1], row["outcome"]) for row in this.record.read()["rows"]]
+    assert not run_tests._pytest(this, str(path))
+    outcomes = [(row["test"].split("::")[1], row["outcome"]) for row in this.read()["rows"]]
     assert sorted(outcomes) == [("test_abort", "failed"), ("test_right", "passed")]
 
 
 def test_a_test_run_that_ran_nothing_has_failed(tmp_path: Path) -> None:
     this = stage(tmp_path, "toy")
-    assert not run_tests._pytest(
-        this, ["tests/benchmarks/gpu/test_record.py", "-k", "no_such_test"]
-    )
-    assert run_tests._pytest(this, ["tests/benchmarks/gpu/test_record.py", "-k", "half_a_line"])
+    file = "tests/benchmarks/gpu/test_stage.py"
+    assert not run_tests._pytest(this, file, "-k", "no_such_test")
+    assert run_tests._pytest(this, file, "-k", "half_a_line")
 
 
 def test_the_tests_of_a_gpu_are_chosen_by_name() -> None:

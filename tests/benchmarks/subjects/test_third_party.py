@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from benchmarks.subjects.correctness import check_correctness
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY
 from benchmarks.workloads import DTYPES, WORKLOADS, make_inputs
-from tests.benchmarks.gpu.test_run_tests import stage
+from tests.benchmarks.gpu.test_stage import stage
 
 pytestmark = pytest.mark.usefixtures("needs_native")
 
@@ -103,7 +102,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "core.py").write_text(CORE)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(third_party, "_LEAST_SECONDS", 1)
     made = {"core", *(each.module.partition(".")[0] for each in THIRD_PARTY.values())}
     before = set(sys.modules)
     yield tmp_path
@@ -119,14 +117,9 @@ def _install(name: str, folder: Path, change: tuple[str, str] = ("", "")) -> Non
 
 
 def _find(name: str) -> tuple[list[Row], str]:
-    answers = list(third_party.time_here(name, "cpu", rounds=2, quick=True))
+    answers = list(third_party.time_here(name, "cpu", quick=True, rounds=2))
     reasons = [answer["reason"] for answer in answers if "reason" in answer]
     return [answer for answer in answers if "reason" not in answer], "".join(reasons)
-
-
-def _call(name: str, folder: Path, seconds: float = 120) -> tuple[list[Row], str]:
-    this = stage(folder, "third-party", seconds=seconds + 3)  # which are kept for its end
-    return third_party._call(name, this)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -163,42 +156,17 @@ def test_wrong_gradients_leave_the_forward(folder: Path) -> None:
 
 def test_what_its_own_process_finds_is_read(folder: Path) -> None:
     _install("mmcv", folder, ("return attend", "return 1.1 * attend"))
-    rows, reason = _call("mmcv", folder)
+    rows, reason = third_party._call("mmcv", stage(folder, "third-party"))
     assert rows == []
     assert reason.startswith("WrongAnswerError: mmcv: its result is ")
-
-
-@pytest.mark.slow
-def test_a_crash_or_a_hang_is_a_reason_and_no_more(folder: Path) -> None:
-    _install("mmcv", folder, ("from core import attend", "import os; os.abort()"))
-    rows, reason = _call("mmcv", folder)
-    assert rows == []
-    assert reason
-    # It waits for another process, which is stopped too.
-    slow = f"import subprocess; subprocess.run(['sh', '-c', 'sleep 6; touch {folder}/late'])"
-    _install("mmcv", folder, ("from core import attend", slow))
-    start = time.monotonic()
-    assert _call("mmcv", folder, seconds=5) == ([], "stopped after 5 s")
-    time.sleep(max(0, 13 - (time.monotonic() - start)))
-    assert not (folder / "late").exists()
-
-
-def test_what_is_stopped_keeps_its_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _install("mmcv", folder)
-
-    def run(command: list[str], seconds: float, log: Path, _: object) -> None:
-        log.write_text('chatter\nanswer: {"mode": "forward"}\n')
-
-    monkeypatch.setattr(processes, "run", run)
-    expected = ([{"mode": "forward"}], "stopped after 9 s")
-    assert _call("mmcv", folder, seconds=9) == expected
 
 
 def test_what_is_not_installed_starts_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "run", None)
-    assert _call("ops3d", tmp_path) == ([], "not installed")
+    found = third_party._call("ops3d", stage(tmp_path, "third-party"))
+    assert found == ([], "not installed")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")

@@ -100,16 +100,6 @@ def test_wrong_layers_are_not_timed(
     assert "wrong answer, nothing was timed: encoder.layers.0" in capsys.readouterr().err
 
 
-def test_live_bytes() -> None:
-    def call() -> torch.Tensor:
-        first = torch.zeros(1000)
-        second = first + 1
-        del first
-        return second * 2
-
-    assert memory.live_tensors(call, {}) == (8000, {})
-
-
 class _Holding(torch.nn.Module):
     """Makes two arrays of a size and gives one."""
 
