@@ -82,8 +82,12 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         header: Row = {}
-        for text in path.read_text().splitlines():
-            line = json.loads(text)
+        for text in filter(None, path.read_text().splitlines()):
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                print(f"-- {path}: left out, the run was stopped in this row: {text}", flush=True)
+                continue
             if "schema" in line:
                 header = line
             else:
@@ -127,6 +131,9 @@ class Recorder:
             self._output.parent.mkdir(parents=True, exist_ok=True)
             if not append:
                 self._output.unlink(missing_ok=True)
+            elif self._output.exists():
+                with self._output.open("a") as file:
+                    file.write("\n")  # the last row may have been cut off
             self._write(self._about)
         if self._about["load_average_at_start"] > _BUSY * self._about["cores"]:
             print("-- this machine is busy with other work: the figures will be off", flush=True)

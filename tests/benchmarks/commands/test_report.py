@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import re
@@ -13,7 +14,7 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.commands import report
 from benchmarks.measure import compiled, environment
-from benchmarks.measure.recording import load_rows
+from benchmarks.measure.recording import Recorder, load_rows
 from benchmarks.measure.rows import ALL_MODES, Row
 from benchmarks.report import tables
 from benchmarks.subjects import registry
@@ -103,7 +104,7 @@ def test_rows_say_what_where_and_how(tiny_run: tuple[list[str], list[Row]]) -> N
 
 
 def test_a_run_is_recorded_as_a_header_and_rows_of_their_own(
-    tiny_run: tuple[list[str], list[Row]], tmp_path: Path
+    tiny_run: tuple[list[str], list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path(tiny_run[0][-1])
     header, *rows = (json.loads(text) for text in output.read_text().splitlines())
@@ -114,6 +115,10 @@ def test_a_run_is_recorded_as_a_header_and_rows_of_their_own(
     other = json.dumps({**header, "cpu": "another"}) + "\n" + json.dumps(rows[0]) + "\n"
     two.write_text(output.read_text() + other)
     assert load_rows([two]) == [*tiny_run[1], {**tiny_run[1][0], "cpu": "another"}]
+    two.write_text(output.read_text()[:-9])  # the run was stopped while it wrote
+    Recorder("suite", argparse.Namespace(output=two), [], append=True)
+    assert load_rows([two]) == tiny_run[1][:-1]
+    assert "left out, the run was stopped" in capsys.readouterr().out
     two.write_text(json.dumps({**header, "schema": 1, **rows[0]}) + "\n")
     with pytest.raises(SystemExit, match=r"two\.jsonl has no header of schema 2"):
         load_rows([two])
