@@ -22,7 +22,7 @@ def _uncompressed(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_compressed_and_uncompressed_agree_with_pycocotools(seed: int) -> None:
     mask = _random_mask(seed)
     height, width = mask.shape
