@@ -54,12 +54,6 @@ def test_channels_must_fit(channels: int) -> None:
         sine_position_3d(torch.zeros(1, 1, 1, 1, dtype=torch.bool), channels)
 
 
-def test_sine_embedding_tells_numbers_apart() -> None:
-    encoded = sine_embedding(torch.linspace(0.05, 0.95, 10), 16)
-    distance = torch.cdist(encoded, encoded) + 10 * torch.eye(10)
-    assert distance.min() > 0.1
-
-
 def test_boxes_of_masks() -> None:
     masks = torch.zeros(2, 2, 10, 20, dtype=torch.bool)
     masks[0, 0, 2:5, 4:10] = True
