@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -45,12 +45,7 @@ def as_words(settings: Sequence[str]) -> list[str]:
 
 def program(name: str) -> Callable[[list[str]], None]:
     """The main function of an example program."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[list[str]], None] = module.main
+    main: Callable[[list[str]], None] = importlib.import_module(name).main
     return main
 
 

@@ -90,7 +90,7 @@ def scenes() -> list[tuple[object, np.ndarray]]:
 
 
 def test_phenomena_of_the_default_level(scenes: list[tuple[object, np.ndarray]]) -> None:
-    late = early = returned = overlapping = twins = grown = turned = 0
+    late = early = returned = overlapping = twins = 0
     motions = set()
     for scene, masks in scenes:
         for digit, frames in zip(scene.digits, masks.any((2, 3)), strict=True):
@@ -100,8 +100,6 @@ def test_phenomena_of_the_default_level(scenes: list[tuple[object, np.ndarray]])
                 returned += "x." in gaps and ".x" in gaps
             late += digit.motion == "enter" and not frames[0] and frames[-1]
             early += digit.motion == "leave" and frames[0] and not frames[-1]
-            grown += abs(digit.height[-1] / digit.height[0] - 1) > 0.05
-            turned += abs(digit.angle[-1] - digit.angle[0]) > 0.05
         boxes = [frames.any((0, 1)) for frames in masks]
         overlapping += any((a & b).any() for i, a in enumerate(boxes) for b in boxes[:i])
         pairs = [(a, b) for i, a in enumerate(scene.digits) for b in scene.digits[:i]]
@@ -115,8 +113,6 @@ def test_phenomena_of_the_default_level(scenes: list[tuple[object, np.ndarray]])
     assert early >= 5
     assert overlapping >= 30
     assert twins >= 5
-    assert grown >= 100
-    assert turned >= 100
 
 
 def test_nearer_digits_hide_farther_ones(scenes: list[tuple[object, np.ndarray]]) -> None:

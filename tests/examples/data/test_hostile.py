@@ -76,24 +76,6 @@ def test_odd_videos_are_learned_from_and_predicted(
         assert all(m is None or m["size"] == [height, width] for m in result["segmentations"])
 
 
-def test_data_without_any_object(config: Config, tmp_path: Path) -> None:
-    """Training goes on; there is nothing to score, and the figures say so."""
-    for split in ("train", "val"):
-        writer = SplitWriter(tmp_path / split)
-        for _ in range(2):
-            writer.add(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((0, 3, 16, 16), bool), [])
-        writer.close({}, [{"id": 1, "name": "nothing"}])
-    settings = changed(
-        config, "model.num_classes=1", "backbone_stage.steps=1", "backbone_stage.frames_per_step=2",
-        "steps=2", "batch_size=2", "eval_every=0",
-    )  # fmt: skip
-    data = [load(*find_files(tmp_path / split)) for split in ("train", "val")]
-    ap = Trainer(settings, *data, tmp_path / "run", progress=False).train()
-    assert set(ap.figures.values()) == {-1.0}
-    rows = log.read(tmp_path / "run/log.jsonl")
-    assert all(math.isfinite(row["total"]) for row in rows if row["kind"] == "train")
-
-
 @pytest.mark.parametrize(("how", "workers"), [("truncated", "1"), ("missing", "0")])
 def test_broken_frames_stop_training_with_their_name(
     odd: Path, tmp_path: Path, how: str, workers: str

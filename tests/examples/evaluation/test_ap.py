@@ -24,9 +24,11 @@ def block(left: int, width: int = 5, height: int = 10) -> RLE:
     return rle.encode(mask)
 
 
-def track(number: int, masks: list[RLE | None], label: int = 0, area: float = 0) -> Track:
+def track(
+    number: int, masks: list[RLE | None], label: int = 0, crowd: bool = False, area: float = 0
+) -> Track:
     areas = [None if m is None else (area or rle.area(m)) for m in masks]
-    return Track(number, label, tuple(masks), tuple(areas), is_crowd=False)
+    return Track(number, label, tuple(masks), tuple(areas), crowd)
 
 
 def dataset(*videos: list[Track], length: int = 4, classes: int = 1) -> YouTubeVIS:
@@ -72,14 +74,6 @@ def test_half_the_frames_give_iou_one_half() -> None:
     assert figures["AR1"] == pytest.approx(0.1)
 
 
-def test_false_positive_before_the_true_one() -> None:
-    results = [result([B] * 4, 0.9), result([A] * 4, 0.8)]
-    figures = evaluate(dataset([track(1, [A] * 4)]), results).figures
-    assert figures["AP"] == pytest.approx(0.5)
-    assert figures["AR1"] == 0
-    assert figures["AR10"] == 1
-
-
 def test_perfect_and_empty() -> None:
     data = dataset([track(1, [A] * 4), track(2, [B] * 4)], [track(3, [C] * 4)])
     perfect = [result([A] * 4, 0.9), result([B] * 4, 0.9), result([C] * 4, 0.9, video=2)]
@@ -90,11 +84,25 @@ def test_perfect_and_empty() -> None:
     nothing = evaluate(data, []).figures
     assert nothing["AP"] == 0
     assert nothing["AR100"] == 0
+    assert set(evaluate(dataset([]), []).figures.values()) == {-1}
 
 
 def test_annotation_id_zero_can_be_found() -> None:
     figures = evaluate(dataset([track(0, [A] * 4)]), [result([A] * 4, 0.5)]).figures
     assert figures["AP"] == pytest.approx(1.0)
+
+
+def test_crowds_are_ignored_and_absorb_several() -> None:
+    data = dataset([track(1, [A] * 4), track(2, [B] * 4, crowd=True)])
+    results = [result([B] * 4, 0.9), result([B] * 4, 0.8), result([A] * 4, 0.7)]
+    assert evaluate(data, results).figures["AP"] == pytest.approx(1.0)
+
+
+def test_a_crowd_takes_nothing_from_a_real_object() -> None:
+    """The detection fits the crowd exactly and the object by nine tenths of its frames."""
+    data = dataset([track(1, [A] * 10, crowd=True), track(2, [A] * 9 + [None])], length=10)
+    figures = evaluate(data, [result([A] * 10, 0.9)]).figures
+    assert (figures["AP50"], figures["AR1"]) == (pytest.approx(1.0), pytest.approx(0.9))
 
 
 def test_area_ranges() -> None:

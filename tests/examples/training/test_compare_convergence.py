@@ -106,6 +106,7 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = [
         *("--data", str(digits), "--out", str(tmp_path), "--steps", "4", "--backbone-steps", "1"),
         *("--eval-every", "2", "--rounds", "1", "--timing-steps", "1"),
+        *("--jobs", "2"),
         *("--variant", "K4", "model.num_points=4", "--variant", "K2", "model.num_points=2"),
         *as_words(TINY_RUN),
     ]

@@ -116,12 +116,8 @@ def single(
     return out
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
-def test_two_processes_equal_one_with_twice_the_batch(
-    kind: str, single: Path, request: pytest.FixtureRequest
-) -> None:
-    together: Path = request.getfixturevalue(kind)
-    rows, wanted = (log.read(folder / "log.jsonl") for folder in (together, single))
+def test_two_processes_equal_one_with_twice_the_batch(copies: Path, single: Path) -> None:
+    rows, wanted = (log.read(folder / "log.jsonl") for folder in (copies, single))
     assert len(rows) == len(wanted) == 2 + 5 + 2
     for row, other in zip(rows, wanted, strict=True):
         names = {"AP", "AP50"} if row["kind"] == "val" else LOSSES
@@ -130,7 +126,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
         for name in names:
             assert row["kind"] == "val" or other[name] > 1e-3, (name, other)
             assert row[name] == pytest.approx(other[name], rel=2e-4, abs=1e-6), (name, row)
-    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (together, single))
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (copies, single))
     assert len(first["random"]) == 2
     _assert_close(first, second, moments=ROUNDING)
 
@@ -171,13 +167,7 @@ def test_other_number_of_processes_is_refused(
 
 
 def _assert_close(found: dict[str, Any], wanted: dict[str, Any], moments: float) -> None:
-    """Compares checkpoints.
-
-    Args:
-        found: One.
-        wanted: The other.
-        moments: Largest difference of Adam's means, as a share of the tensor's largest entry.
-    """
+    """Compares checkpoints; Adam's means to `moments`, a share of the tensor's largest entry."""
     assert found["step"] == wanted["step"]
     assert found["state"]["average"]["updates"] == wanted["state"]["average"]["updates"]
     pairs = [(found["model"], wanted["model"])]
