@@ -87,7 +87,7 @@ def test_against_the_definition_slot_by_slot(parts, inputs) -> None:  # type: ig
     masks = compute(parts, inputs)
     assert masks.shape == (B, J, T, *SIZES[0])
     weight = torch.cat((features.memory.weight, head.maps.weight), dim=1)
-    for clip, slot in ((0, 0), (1, 2)):
+    for clip, slot in ((0, 1), (1, 2)):
         frames = []
         for t in range(T):
             row = clip * T + t

@@ -127,6 +127,10 @@ def test_deformable_detr_inflates_to_three_axes(tmp_path: Path, levels: int) -> 
     # Norms are numbered the other way round there.
     norm = model.decoder.layers[0].self_norm.weight
     assert norm.equal(state["transformer.decoder.layers.0.norm2.weight"])
+    name = "transformer.encoder.layers.1.self_attn.sampling_offsets.bias"
+    theirs = state[name].view(HEADS, levels, 4, 2)[:, 2 if levels == 4 else 0]
+    ours = model.encoder.layers[1].attention.deform.sampling_offsets.bias.view(HEADS, 12, 3)
+    assert ours[..., :2].equal(theirs[:, torch.arange(12) // 5])  # in turn, each over all t
 
 
 @pytest.mark.parametrize("levels", [1, 4])

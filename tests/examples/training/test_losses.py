@@ -79,7 +79,7 @@ def test_no_object_class_loss() -> None:
 def test_box_losses_sum_over_visible_pairs() -> None:
     target = make_targets([0, 1], [square_masks([True, False, True, False])] * 2)
     boxes = torch.rand(1, 3, 4, 4)
-    boxes[0, 2] = target.boxes[1]
+    boxes[0, 2] = torch.where(target.valid[1][:, None], target.boxes[1], 0.7)
     boxes[0, 2, 0, 0] += 0.25
     losses = box_losses(boxes, [target], [found([2], [1])])
     torch.testing.assert_close(losses["l1"], torch.tensor(0.25))
