@@ -1,11 +1,11 @@
-"""Trains several configs on the same data and draws how fast they learn, by steps and by time.
+r"""Trains several configs on the same data and draws how fast they learn, by steps and by time.
 
     python examples/compare_convergence.py --data runs/digits-data --out runs/comparison
 
 Without further arguments, this compares deformable with dense attention, the claim of the paper.
 For any other comparison, name the variants, each by what it changes in the preset:
 
-    python examples/compare_convergence.py --data runs/digits-data --out runs/points
+    python examples/compare_convergence.py --data runs/digits-data --out runs/points \
         --variant K16 model.num_points=16 --variant K32 model.num_points=32 --seeds 0 1 2
 
 All variants see the same clips in the same order (per seed) and take the same number of steps. A

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the model's arithmetic (default: fp32)",
     )
     parser.add_argument(
-        "--device", default="", help="cpu, cuda, cuda:1, ... (default: cuda if there is some)"
+        "--device", default="", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
     )
     return parser
 

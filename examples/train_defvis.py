@@ -2,7 +2,7 @@ r"""Trains a small Deformable VisTR: video instance segmentation with spatio-tem
 
     python examples/train_defvis.py
 
-Without args this writes a dataset of moving handwritten digits, trains on it from random
+Without arguments this writes a dataset of moving handwritten digits, trains on it from random
 weights, and validates on handwriting it has not seen; eleven to fifteen minutes on two CPU cores.
 Then look at runs/digits/curves.png and runs/digits/overlays/.
 

@@ -119,7 +119,7 @@ PRESETS: dict[str, Config] = {
     "frames-as-levels": _with_model(
         _PAPER, encoder_attention="frames", decoder_attention="dense", num_points=6
     ),
-    # The widths and heads of Deformable DETR, whose COCO weights then fit (see `weights`).
+    # The widths and heads of Deformable DETR, whose COCO weights then fit (see `pretrained`).
     "paper-c256": _with_model(
         _PAPER,
         embed_dim=256,

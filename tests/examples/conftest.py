@@ -1,4 +1,4 @@
-"""Fixtures of the example tests: one thread, a seed, a small dataset, a short run."""
+"""Fixtures of the example tests: one thread, a small dataset, a short run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture

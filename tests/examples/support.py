@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -17,6 +17,9 @@ from defvis.config import BackboneConfig, ModelConfig
 from defvis.config_io import Settings, override
 from defvis.data.boxes import boxes_of_masks
 from defvis.data.clips import Targets
+from defvis.models.attention import Volume
+from defvis.models.position_encoding import sine_position_3d
+from stdeform import shapes
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -42,12 +45,7 @@ def as_words(settings: Sequence[str]) -> list[str]:
 
 def program(name: str) -> Callable[[list[str]], None]:
     """The main function of an example program."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[list[str]], None] = module.main
+    main: Callable[[list[str]], None] = importlib.import_module(name).main
     return main
 
 
@@ -70,6 +68,20 @@ def tiny_model() -> ModelConfig:
         num_classes=3, num_frames=4, num_slots=3, embed_dim=24, num_heads=2, num_points=5,
         encoder_layers=1, decoder_layers=2, feedforward_dim=32, mask_dim=8,
     )  # fmt: skip
+
+
+def volume(
+    shape: tuple[int, int, int], channels: int, padding: torch.Tensor | None = None
+) -> Volume:
+    """Where the cells (T, H, W) of one clip are; `padding` is bool [1, T, H, W]."""
+    mask = torch.zeros(1, *shape, dtype=torch.bool) if padding is None else padding
+    return Volume(
+        shape=shape,
+        position=sine_position_3d(mask, channels).flatten(2).transpose(1, 2),
+        padding_mask=None if padding is None else padding.flatten(1),
+        valid_ratios=shapes.valid_ratios(mask),
+        frame_mask=~mask.flatten(2).all(-1),
+    )
 
 
 def square_masks(

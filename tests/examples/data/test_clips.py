@@ -187,6 +187,8 @@ def test_draws_depend_on_seed_and_epoch_only(digits: Path) -> None:
     for key in ((0, 0), (1, 0), (0, 5), (0, 0)):
         assert cached[key].frames.equal(uncached[key].frames)
     assert not cached[0, 0].frames.equal(cached[1, 0].frames)
+    other_seed = ClipDataset(data, 3, DataConfig(), 1, FrameCache(100))
+    assert not cached[0, 0].frames.equal(other_seed[0, 0].frames)
 
 
 def test_sampler_goes_on_where_it_stopped() -> None:
@@ -195,6 +197,7 @@ def test_sampler_goes_on_where_it_stopped() -> None:
     for epoch in range(5):
         assert sorted(i for e, i in whole if e == epoch) == list(range(7))
     assert [i for _, i in whole[:7]] != [i for _, i in whole[7:14]]
+    assert whole != list(EndlessSampler(7, 4, 0, 40))
     parts = [list(EndlessSampler(7, 3, 8, 32, rank, 4)) for rank in range(4)]
     assert sorted(whole[8:]) == sorted(key for part in parts for key in part)
     for step in range(4):  # of two clips in each of four processes

@@ -77,10 +77,7 @@ def test_contrast_is_stretched() -> None:
     assert not stretched(np.full((1, 4, 4), 7, dtype=np.uint16)).any()
 
 
-def test_program(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert = program("convert_hela")
     out = str(tmp_path / "out")
     with pytest.raises(SystemExit, match=r"cannot read .*Fluo_Hela_02_img\.tif"):

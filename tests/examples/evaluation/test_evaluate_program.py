@@ -31,9 +31,8 @@ def test_ground_truth_scores_one(
 
 
 def test_model_gives_the_figures_of_its_run(
-    digits: Path, tiny_run: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    digits: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "new/folder/results.json"
     evaluate(["--data", str(digits / "val"), "--run", str(tiny_run), "--out", str(out)])
     shown = capsys.readouterr().out
@@ -48,12 +47,7 @@ def test_model_gives_the_figures_of_its_run(
     [
         ("{", "cannot be read as JSON"),
         ("{}", "must hold a list, got dict"),
-        ("[3]", r"results\[0\] must be an object, got int"),
-        ('[{"video_id": 1, "score": 1, "segmentations": []}]', r"results\[0\] lacks category_id"),
-        ('[{"video_id": [1], "category_id": 1, "score": 1, "segmentations": []}]',
-         r"results\[0\]: video_id must be an integer, got \[1\]"),
-        ('[{"video_id": 1, "category_id": 1, "score": true, "segmentations": []}]',
-         r"results\[0\]: score must be a finite number, got True"),
+        ("[" * 100_000, "cannot be read as JSON"),
         ('[{"video_id": 1, "category_id": 1, "score": 1, "segmentations": '
          '[null, {"size": [1, 1], "counts": "0"}, null, null]}]',
          r"results\[0\], frame 1: segmentation must have size \[48, 64\]"),

@@ -32,35 +32,32 @@ def _data(*tracks: list[RLE | None], crowd: bool = False) -> YouTubeVIS:
     return YouTubeVIS((Video(1, 16, 8, (Path("x"),) * 4, made),), (1, 2), ("a", "b"))
 
 
-def _result(masks: list[RLE | None], category: int = 1) -> dict[str, Any]:
+def _result(masks: list[RLE | None], category: int) -> dict[str, Any]:
     shown = [None if mask is None else rle.to_json(mask) for mask in masks]
     return {"video_id": 1, "category_id": category, "score": 0.5, "segmentations": shown}
 
 
-def test_tracks_that_hold() -> None:
-    found = measure_id_switches(_data([A] * 4, [B] * 4), [_result([A] * 4), _result([B] * 4)])
-    assert (found.one_result, found.best_per_frame, found.tracks) == (1, 1, 2)
-    assert found.share_of_loss == 0
+HALF = _block(0, width=2)
 
 
-def test_tracks_that_change_over_half_way() -> None:
-    results = [_result([A, A, B, B]), _result([B, B, A, A], category=2)]
-    found = measure_id_switches(_data([A] * 4, [B] * 4), results)
-    assert (found.one_result, found.best_per_frame) == (0.5, 1)
-    assert found.share_of_loss == 1
-    assert "identity switches are 100.0% of the loss (2 objects)" in str(found)
-
-
-def test_bad_masks_are_no_identity_switch() -> None:
-    half = _block(0, width=2)
-    found = measure_id_switches(_data([A, A, None, None]), [_result([half] * 4)])
-    assert (found.one_result, found.best_per_frame) == (0.5, 0.5)  # absent frames do not count
-    assert found.share_of_loss == 0
-
-
-def test_objects_that_nobody_found() -> None:
-    found = measure_id_switches(_data([A] * 4), [])
-    assert (found.one_result, found.best_per_frame) == (0, 0)
+@pytest.mark.parametrize(
+    ("truths", "results", "one_result", "best_per_frame", "share"),
+    [
+        ([[A] * 4, [B] * 4], [[A] * 4, [B] * 4], 1, 1, 0),
+        ([[A] * 4, [B] * 4], [[A, A, B, B], [B, B, A, A]], 0.5, 1, 1),
+        ([[A, A, None, None]], [[HALF] * 4], 0.5, 0.5, 0),  # absent frames do not count
+        ([[A] * 4], [], 0, 0, 0),
+    ],
+    ids=["tracks that hold", "tracks that change over", "bad masks", "nothing found"],
+)
+def test_share_of_the_loss(
+    truths: list[Any], results: list[Any], one_result: float, best_per_frame: float, share: float
+) -> None:
+    made = [_result(masks, category) for category, masks in enumerate(results, start=1)]
+    found = measure_id_switches(_data(*truths), made)  # whatever their class
+    assert (found.one_result, found.best_per_frame) == (one_result, best_per_frame)
+    assert (found.tracks, found.share_of_loss) == (len(truths), share)
+    assert f"identity switches are {share:.1%} of the loss ({len(truths)} objects)" in str(found)
 
 
 def test_nothing_to_find() -> None:
@@ -70,9 +67,7 @@ def test_nothing_to_find() -> None:
 
 
 def test_program_prints_it(
-    digits: Path,
-    tiny_run: Path,
-    capsys: pytest.CaptureFixture[str],
+    digits: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--data", str(digits / "val"), "--results", str(tiny_run / "results.json")]
     program("evaluate_defvis")([*words, "--id-switches"])

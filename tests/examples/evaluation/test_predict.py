@@ -154,17 +154,9 @@ def _predict(model: DefVIS, videos: Sequence[Noise], **options: int) -> list[lis
     return list(predict_videos(model, videos, config, FrameCache(0), **options))
 
 
-def _eager(config: Config) -> DefVIS:
-    """A random model; not all of its masks are empty."""
-    model = DefVIS(config.model).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
-
-
 @pytest.mark.parametrize("length", [1, 4, 5, 30])
 def test_any_length(config: Config, length: int) -> None:
-    (tracks,) = _predict(_eager(config), [Noise(length)])
+    (tracks,) = _predict(DefVIS(config.model).eval(), [Noise(length)])
     assert tracks
     assert all(len(track.masks) == length for track in tracks)
     assert all(0 < track.score < 1 for track in tracks)
@@ -178,7 +170,7 @@ def test_any_length(config: Config, length: int) -> None:
 
 def test_batches_change_nothing(config: Config) -> None:
     """Videos of several lengths and sizes, odd ones too, one by one and padded together."""
-    model = _eager(config)
+    model = DefVIS(config.model).eval()
     videos = [Noise(4, 1), Noise(9, 2), Noise(3, 3, 31, 17), Noise(2, 4, 24, 23)]
     alone = [tracks for video in videos for tracks in _predict(model, [video], batch_size=1)]
     together = _predict(model, videos, batch_size=3)

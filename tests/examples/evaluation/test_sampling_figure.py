@@ -63,11 +63,6 @@ def test_points_give_the_layers_own_output(config: Config, kind: str) -> None:
     torch.testing.assert_close(points.weights.sum(-1), torch.ones(layer.num_heads))
 
 
-def test_encoder_refers_to_its_own_cell(config: Config) -> None:
-    points = encoder_points(_model(config), PIXELS, x=20, y=9, frame=2)
-    assert points.reference.tolist() == pytest.approx([2.5 / 6, 1.5 / 4, 2.5 / 3])
-
-
 def test_weight_is_shared_between_neighbouring_frames() -> None:
     """A sample at frame 1.25 reads frame 1 with 3/4 and frame 2 with 1/4 of its weight."""
     points = SamplingPoints(

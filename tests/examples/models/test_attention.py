@@ -14,9 +14,9 @@ from defvis.models.attention import ATTENTIONS, DeformableAttention, FramesAtten
 from defvis.models.decoder import Decoder
 from defvis.models.encoder import Encoder
 from defvis.models.layers import xavier_
-from defvis.models.position_encoding import sine_position_3d
 from defvis.models.queries import FreeQueries
-from stdeform import MSDeformAttn, shapes
+from stdeform import MSDeformAttn
+from tests.examples.support import volume
 
 T, H, W, C = 5, 3, 4, 24
 
@@ -26,15 +26,8 @@ def model(config: Config) -> ModelConfig:
     return replace(config.model, num_frames=T)
 
 
-def volume(padding: torch.Tensor | None = None, frames: int = T) -> Volume:
-    mask = torch.zeros(1, frames, H, W, dtype=torch.bool) if padding is None else padding
-    return Volume(
-        shape=(frames, H, W),
-        position=sine_position_3d(mask, C).flatten(2).transpose(1, 2),
-        padding_mask=None if padding is None else padding.flatten(1),
-        valid_ratios=shapes.valid_ratios(mask),
-        frame_mask=~mask.flatten(2).all(-1),
-    )
+def clip(padding: torch.Tensor | None = None, frames: int = T) -> Volume:
+    return volume((frames, H, W), C, padding)
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -51,7 +44,7 @@ def test_frames_attention_samples_every_frame(model: ModelConfig) -> None:
     layer = shaken(FramesAttention(model))
     query, memory = torch.randn(1, 7, C), torch.randn(1, T * H * W, C)
     points = torch.rand(1, 7, 3)
-    out = layer(query, points, memory, volume())
+    out = layer(query, points, memory, clip())
     deform, heads, k = layer.deform, model.num_heads, model.num_points
     offsets = deform.sampling_offsets(query).view(7, heads, T, k, 2)
     weights = deform.attention_weights(query).view(7, heads, T * k).softmax(-1)
@@ -71,21 +64,10 @@ def test_frames_attention_samples_every_frame(model: ModelConfig) -> None:
     )
 
 
-def test_frames_attention_of_a_padded_clip_is_that_of_the_short_clip(model: ModelConfig) -> None:
-    layer = shaken(FramesAttention(model))
-    query, points = torch.randn(1, 7, C), torch.rand(1, 7, 3)
-    memory = torch.randn(1, T, H * W, C)
-    padding = torch.zeros(1, T, H, W, dtype=torch.bool)
-    padding[:, 3:] = True
-    padded = layer(query, points, memory.flatten(1, 2), volume(padding))
-    short = layer(query, points, memory[:, :3].flatten(1, 2), volume(frames=3))
-    torch.testing.assert_close(padded, short)
-
-
 def test_frames_attention_knows_its_frames(model: ModelConfig) -> None:
     layer = FramesAttention(model)
     with pytest.raises(ValueError, match=r"weights for num_frames = 5 frames, got a clip of 6"):
-        layer(torch.zeros(1, 1, C), torch.zeros(1, 1, 3), torch.zeros(1, 72, C), volume(frames=6))
+        layer(torch.zeros(1, 1, C), torch.zeros(1, 1, 3), torch.zeros(1, 72, C), clip(frames=6))
 
 
 @pytest.mark.parametrize("kind", [DeformableAttention, FramesAttention])
@@ -112,7 +94,7 @@ def test_dense_attention_is_softmax_over_all_cells(model: ModelConfig) -> None:
     query, memory = torch.randn(1, 7, C), torch.randn(1, T * H * W, C)
     padding = torch.zeros(1, T, H, W, dtype=torch.bool)
     padding[..., 3:] = True
-    where = volume(padding)
+    where = clip(padding)
     out = layer(query, None, memory, where)
     w_q, w_k, w_v = layer.attention.in_proj_weight.chunk(3)
     b_q, b_k, b_v = layer.attention.in_proj_bias.chunk(3)
@@ -134,8 +116,8 @@ def test_encoder_ignores_padding(kind: str, model: ModelConfig) -> None:
     padding = torch.zeros(1, T, H, W, dtype=torch.bool)
     padding[:, 3:] = True
     other = torch.where(padding[..., None], torch.randn_like(cells), cells)
-    first, second = (encoder(x.flatten(1, 3), volume(padding)) for x in (cells, other))
-    short = encoder(cells[:, :3].flatten(1, 3), volume(frames=3))
+    first, second = (encoder(x.flatten(1, 3), clip(padding)) for x in (cells, other))
+    short = encoder(cells[:, :3].flatten(1, 3), clip(frames=3))
     real = slice(0, 3 * H * W)
     torch.testing.assert_close(first[:, real], second[:, real])
     torch.testing.assert_close(first[:, real], short, atol=1e-4, rtol=1e-3)
@@ -152,7 +134,7 @@ def test_checkpointing_changes_nothing(kind: str, model: ModelConfig) -> None:
             part(replace(model, checkpointing=checkpointing)) for part in (Encoder, Decoder)
         )
         torch.manual_seed(2)  # of the dropout
-        logits, boxes, _ = decoder(encoder(memory, volume()), volume())
+        logits, boxes, _ = decoder(encoder(memory, clip()), clip())
         (logits.sum() + boxes.square().sum()).backward()
         parameters = [*encoder.parameters(), *decoder.parameters()]
         gradients.append([p.grad for p in parameters])
@@ -189,15 +171,15 @@ def test_points_and_dense_boxes(model: ModelConfig) -> None:
     model = replace(model, queries="free", refine_boxes=False, shared_heads=True)
     decoder = Decoder(model).eval()
     memory = torch.randn(1, T * H * W, C)
-    boxes = decoder(memory, volume())[1]
-    points = decoder.queries(volume().frame_mask)[2]
+    boxes = decoder(memory, clip())[1]
+    points = decoder.queries(clip().frame_mask)[2]
     torch.testing.assert_close(boxes[..., :2], points.expand_as(boxes[..., :2]), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         boxes[..., 2:], torch.tensor(-2.0).sigmoid().expand_as(boxes[..., 2:])
     )
     dense = Decoder(replace(model, decoder_attention="dense"))
     assert dense.queries.points is None
-    assert dense(memory, volume())[1].std() > 0.01
+    assert dense(memory, clip())[1].std() > 0.01
 
 
 def test_refined_points_become_boxes(model: ModelConfig) -> None:
@@ -205,7 +187,7 @@ def test_refined_points_become_boxes(model: ModelConfig) -> None:
     decoder = Decoder(replace(model, queries="free"))
     seen = []
     decoder.layers[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-    boxes = decoder(torch.randn(1, T * H * W, C), volume())[1]
+    boxes = decoder(torch.randn(1, T * H * W, C), clip())[1]
     (references,) = seen
     assert references.shape[-1] == 5
     first = boxes[0].flatten(1, 2)

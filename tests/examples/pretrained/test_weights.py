@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from defvis.config import BackboneConfig, Config
-from defvis.models.attention import first_offsets
 from defvis.models.model import DefVIS
 from defvis.presets import preset
 from defvis.pretrained.weights import load_weights, read_state, warn_of_random_frozen_parts
@@ -47,6 +46,9 @@ def test_torchvision_resnet_by_renaming(tmp_path: Path) -> None:
     assert set(report.loaded) == body
     counters = {name for name in state if name.endswith("tracked")}
     assert set(report.skipped) == counters | {"fc.weight", "fc.bias"}
+    assert str(report).startswith(f"torchvision weights: {len(body)} entries loaded, ")
+    assert "skipped bn1.num_batches_tracked: has no counterpart in the model" in str(report)
+    assert "missing decoder.queries.table" in str(report)
     stages = model.backbone.body.encoder.stages
     for block, convolution in ((0, 0), (1, 2)):
         layer = stages[1].layers[block].layer[convolution]
@@ -123,42 +125,29 @@ def test_deformable_detr_inflates_to_three_axes(tmp_path: Path, levels: int) -> 
     assert not [n for n in report.missing if ".layers." in n], "all of the transformer is loaded"
 
     # Norms are numbered the other way round there.
-    decoder = model.decoder.layers[0]
-    assert decoder.self_norm.weight.equal(state["transformer.decoder.layers.0.norm2.weight"])
-    # Level 2 is of stride 32, as this model's cells are. Its points in turn, each over all t.
-    layer = model.encoder.layers[1].attention.deform
-    name = "transformer.encoder.layers.1.self_attn.sampling_offsets"
-    level = 2 if levels == 4 else 0
-    theirs = state[f"{name}.bias"].view(HEADS, levels, 4, 2)[:, level]
-    ours = layer.sampling_offsets.bias.view(HEADS, 12, 3)
-    own = first_offsets(layer)
-    assert ours[..., 2].equal(own[..., 2])
-    assert own[0, :, 2].unique().tolist() == [-2, -1, 0, 1, 2]
-    for point in range(12):
-        assert ours[:, point, :2].equal(theirs[:, point // 5])
-    weight = layer.sampling_offsets.weight.view(HEADS, 12, 3, C)
-    theirs = state[f"{name}.weight"].view(HEADS, levels, 4, 2, C)[:, level]
-    assert not weight[:, :, 2].any()
-    assert weight[:, 7, :2].equal(theirs[:, 1])
-    name = "transformer.encoder.layers.1.self_attn.attention_weights.bias"
-    theirs = state[name].view(HEADS, levels, 4)[:, level]
-    assert layer.attention_weights.bias.view(HEADS, 12)[:, 11].equal(theirs[:, 2])
+    norm = model.decoder.layers[0].self_norm.weight
+    assert norm.equal(state["transformer.decoder.layers.0.norm2.weight"])
+    name = "transformer.encoder.layers.1.self_attn.sampling_offsets.bias"
+    theirs = state[name].view(HEADS, levels, 4, 2)[:, 2 if levels == 4 else 0]
+    ours = model.encoder.layers[1].attention.deform.sampling_offsets.bias.view(HEADS, 12, 3)
+    assert ours[..., :2].equal(theirs[:, torch.arange(12) // 5])  # in turn, each over all t
 
 
-def test_inflated_attention_sees_a_still_video_as_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("levels", [1, 4])
+def test_inflated_attention_sees_a_still_video_as_the_image(tmp_path: Path, levels: int) -> None:
     """On a clip without motion, away from its ends, 3-D attention equals the 2-D it came from."""
-    state = deformable_detr(1)
-    state = {
-        name: value * (0.02 if "sampling_offsets.weight" in name else 1.0)
-        for name, value in state.items()
-    }
+    state = deformable_detr(levels)
+    prefix = "transformer.encoder.layers.0.self_attn."
+    theirs = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    theirs["sampling_offsets.weight"] *= 0.02
     model = DefVIS(tiny("paper", project_groups=8, num_points=20))  # 4 points x 5 moments
     load_weights(model, saved(tmp_path / "detr.pth", state))
+    level = 2 if levels == 4 else 0  # of stride 32, as this model's cells are
+    for name, value in theirs.items():
+        if name.startswith(("sampling_offsets", "attention_weights")):
+            theirs[name] = value.unflatten(0, (HEADS, levels, -1))[:, level].flatten(0, 1)
     image_layer = MSDeformAttn(C, 1, HEADS, 4)
-    prefix = "transformer.encoder.layers.0.self_attn."
-    image_layer.load_state_dict(
-        {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    )
+    image_layer.load_state_dict(theirs)
     image, query, points = torch.randn(1, 20, C), torch.randn(1, 6, C), torch.rand(1, 6, 2)
     expected = image_layer(query, points, image, [(4, 5)])
     video = image.repeat(1, 9, 1)
@@ -209,15 +198,6 @@ def test_unreadable_files(name: str, tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(RuntimeError, match="must hold a state dict, got list"):
         read_state(tmp_path / "list.pth")
-
-
-def test_report_names_everything(tmp_path: Path) -> None:
-    report = load_weights(DefVIS(tiny("paper")), saved(tmp_path / "x.pth", resnet()))
-    text = str(report)
-    assert text.startswith("torchvision weights: ")
-    assert f"{len(report.loaded)} entries loaded" in text
-    assert "missing decoder.queries.table" in text
-    assert "skipped bn1.num_batches_tracked: has no counterpart in the model" in text
 
 
 def test_c256_takes_the_widths_of_deformable_detr() -> None:

@@ -21,10 +21,7 @@ def test_round_trip_and_previous(tmp_path: Path) -> None:
         save_checkpoint(path, {"step": step, "weights": torch.full((3,), step)})
     assert load_checkpoint(path)["step"] == 2
     assert load_checkpoint(previous(path))["weights"].tolist() == [1, 1, 1]
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "checkpoint.pt",
-        "checkpoint.pt.previous",
-    ]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, previous(path).name}
 
 
 def test_interrupted_write_leaves_the_last_one(
@@ -102,23 +99,14 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
     assert Config.from_dict(json.loads(str(config))) == config
 
 
-def test_config_round_trip() -> None:
-    config = override(preset("small"), 'model.backbone.out_features=["stage2"]')
-    again = Config.from_dict(json.loads(str(config)))
-    assert again == config
-    assert again.model.backbone.out_features == ("stage2",)
-
-
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
         ("optim.rate=1", "must be a field of the config = a value, got 'optim.rate=1'"),
         ("steps", "got 'steps'"),
         ("steps=many", "steps must be a int, got 'many'"),
-        ("steps=1.5", "steps must be a int"),
         ("steps.x=1", "must be a field"),
         ("precision=fp8", r"precision must be one of \['fp32', 'bf16', 'fp16'\], got 'fp8'"),
-        ("model.mask_head=none", "mask_head must be one of"),
     ],
 )
 def test_bad_overrides(assignment: str, message: str) -> None:
@@ -129,6 +117,8 @@ def test_bad_overrides(assignment: str, message: str) -> None:
 def test_overrides() -> None:
     assert override(preset("small"), "optim.learning_rate=1").optim.learning_rate == 1.0
     assert override(preset("small"), "model.backbone.name=a/b").model.backbone.name == "a/b"
+    backbone = override(preset("small"), 'model.backbone.out_features=["stage2"]').model.backbone
+    assert backbone.out_features == ("stage2",)
     with pytest.raises(ValueError, match=r"config\.model has no field 'depth'"):
         Config.from_dict({"model": {"depth": 3}})
     with pytest.raises(ValueError, match=r"preset must be one of .*'small'.* got 'huge'"):

@@ -99,25 +99,6 @@ def test_finds_the_cheapest_assignment_over_visible_frames(seed: int, class_outp
         assert sorted(found.instances.tolist()) == list(instances)
 
 
-def test_absent_frames_do_not_count() -> None:
-    """Slot 1 is right wherever the instance is visible and wild elsewhere; slot 0 is mediocre."""
-    frames = 4
-    target = Targets(
-        labels=torch.tensor([0]),
-        boxes=torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, frames, 4)
-        * torch.tensor([1.0, 0, 0, 0])[None, :, None],
-        masks=torch.zeros(1, frames, 1, 1, dtype=torch.bool),
-        valid=torch.tensor([[True, False, False, False]]),
-    )
-    boxes = torch.empty(1, 1, 2, frames, 4)
-    boxes[0, 0, 0] = torch.tensor([0.45, 0.5, 0.2, 0.2])
-    boxes[0, 0, 1] = torch.tensor([0.9, 0.9, 0.1, 0.9])
-    boxes[0, 0, 1, 0] = torch.tensor([0.5, 0.5, 0.2, 0.2])
-    logits = torch.zeros(1, 1, 2, frames, 3)
-    (found,) = match(outputs(logits, boxes), [target], LossConfig())[0]
-    assert found.slots.tolist() == [1]
-
-
 def test_no_instance_and_never_visible_instance() -> None:
     logits, boxes = torch.zeros(1, 2, 3, 4, 3), torch.full((1, 2, 3, 4, 4), 0.5)
     nothing = random_targets(torch.Generator(), 0, 4)
@@ -133,16 +114,14 @@ def test_more_instances_than_slots_keeps_the_largest() -> None:
     target.valid[:] = True
     target.boxes[:] = torch.tensor([0.5, 0.5, 0.1, 0.1])
     target.boxes[[1, 3], :, 2:] = 0.4
+    few = outputs(torch.zeros(1, 1, 2, 4, 3), torch.rand(1, 1, 2, 4, 4))
     with pytest.warns(UserWarning, match="5 instances but the model only 2 slots"):
-        (found,) = match(
-            outputs(torch.zeros(1, 1, 2, 4, 3), torch.rand(1, 1, 2, 4, 4)), [target], LossConfig()
-        )[0]
+        (found,) = match(few, [target], LossConfig())[0]
     assert sorted(found.instances.tolist()) == [1, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        match(
-            outputs(torch.zeros(1, 1, 5, 4, 3), torch.rand(1, 1, 5, 4, 4)), [target], LossConfig()
-        )
+        enough = outputs(torch.zeros(1, 1, 5, 4, 3), torch.rand(1, 1, 5, 4, 4))
+        match(enough, [target], LossConfig())
 
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:

@@ -39,10 +39,7 @@ def test_parts_add_up(digits: Path) -> None:
         profile(stage, model, batches, 0, torch.device("cpu"))
 
 
-def test_program(
-    digits: Path, tiny_run: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_program(digits: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = sorted(tiny_run.iterdir())
     program("train_defvis")(["--data", str(digits), "--out", str(tiny_run), "--profile", "1",
                              "--device", "cpu", "--set", "batch_size=1", "--set",

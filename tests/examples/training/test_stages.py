@@ -37,22 +37,19 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
     return JointStage(model or DefVIS(config.model).train(), config, videos, World())
 
 
-@pytest.fixture(params=["sigmoid", "softmax"])
-def with_classes(request: pytest.FixtureRequest, frozen: Config) -> Config:
-    """Both ways to say that there is no object."""
-    return changed(frozen, f"model.class_output={request.param}")
-
-
-def test_accumulated_parts_equal_the_whole_batch(with_classes: Config, batch: Batch) -> None:
+@pytest.mark.parametrize("class_output", ["sigmoid", "softmax"])
+def test_accumulated_parts_equal_the_whole_batch(
+    class_output: str, frozen: Config, batch: Batch
+) -> None:
     """Parts with other numbers of objects each: nothing but rounding differs."""
-    frozen = with_classes
+    frozen = changed(frozen, "batch_size=4", f"model.class_output={class_output}")
     kept = torch.tensor([0])
     batch.targets[0] = Targets(*(getattr(batch.targets[0], f.name)[kept] for f in fields(Targets)))
     visible = [int(target.valid.sum()) for target in batch.targets]
     assert sum(visible[:2]) != sum(visible[2:])
     moments, losses = [], []
     for parts in (1, 2, 4):
-        stage = _stage(changed(frozen, "batch_size=4", f"accumulation={parts}"))
+        stage = _stage(changed(frozen, f"accumulation={parts}"))
         losses.append(stage.step(batch))
         moments.append([s["exp_avg"] for s in stage.state_dict()["optimizer"]["state"].values()])
     # In fp32, sums taken in another order: the rounding that test_distributed.py allows as well.
