@@ -65,6 +65,13 @@ def test_warps_that_share_tiles(dtype: str, form: str, splits: tuple[int, int]) 
         assert all(all(map(torch.equal, other, first)) for other in others)
 
 
+@pytest.mark.parametrize("num_queries", [4, 5, 6, 79, 80, 81])
+def test_numbers_of_queries(num_queries: int) -> None:
+    # Around the queries of a tile and of a step of a block.
+    problem = draw("points", num_queries=num_queries, head_dim=48, batch=1, num_heads=1)
+    check_against_baseline(problem, "points", "emulated")
+
+
 # -- what is chosen --------------------------------------------------------------------------------
 
 

@@ -68,6 +68,21 @@ def test_parameters(name: str, total: int) -> None:
     assert size(on_meta(name)) == total
 
 
+def test_numbers_of_the_paper() -> None:
+    """Those that are no size of the model, which its number of parameters proves."""
+    config = preset("paper")
+    optim, loss, data = config.optim, config.loss, config.data
+    assert (config.model.num_frames, config.model.num_slots, config.model.dropout) == (36, 10, 0.1)
+    assert (optim.learning_rate, optim.weight_decay, optim.clip_norm) == (1e-4, 1e-4, 0.1)
+    assert (optim.backbone_multiplier, optim.offset_multiplier) == (0.1, 0.1)
+    assert (config.epochs, optim.schedule, optim.drop_at * config.epochs) == (50, "step", 40)
+    weights = (loss.class_weight, loss.l1_weight, loss.giou_weight, loss.mask_weight)
+    assert (*weights, loss.dice_weight, loss.no_object_weight) == (1, 5, 2, 1, 1, 0.1)
+    assert (data.crop, data.flip, data.permute_channels, data.recolour) == (1, 0.5, 0.5, 0.5)
+    for name in PRESETS.keys() - {"small"}:
+        assert replace(preset(name), model=config.model) == config, "they differ in the model alone"
+
+
 def test_scales_vary_on_wide_video() -> None:
     """Without a crop each of the paper preset's five short sides is another size."""
     data = preset("paper").data
