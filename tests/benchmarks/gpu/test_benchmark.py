@@ -120,7 +120,7 @@ def test_what_has_no_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     benchmark._time_cases(this, cases)
     found = this.read()
     done = len(found["done"])
-    assert 0 < done <= 4
+    assert 0 < done <= 3  # a fourth would end too late
     assert found["done"] == [case.label for case in cases[:done]]
     assert found["notes"][0].startswith(f"no time for {len(cases) - done}: {cases[done].label}; ")
 
