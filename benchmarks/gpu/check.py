@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     has_passed, report = True, ""
+    flags = ["--device", "cpu"] if options.device == "cpu" else []
+    flags += ["--quick"] * options.quick
     deadline = time.monotonic()
     with processes.stopping_cleanly():
         for name in planned(options.what):
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
                 deadline=deadline,
                 quick=options.quick,
                 prebuilt=str(options.prebuilt.absolute()) if options.prebuilt else "",
-                words=options.what,
+                words=(*options.what, *flags),
             )
             has_passed &= _run_in_process(this)
             print(*page.state(name, this.read()), sep="\n", flush=True)

@@ -56,7 +56,7 @@ class Stage:
     deadline: float = math.inf  # when it is stopped, on the clock of `time.monotonic`
     quick: bool = False  # few tests, tiny problems
     prebuilt: str = ""  # a folder with a build to take
-    words: tuple[str, ...] = ()  # of the command line: commands and stages
+    words: tuple[str, ...] = ()  # of the command line, but for paths
 
     @classmethod
     def of_environment(cls) -> Stage:
