@@ -42,11 +42,7 @@ def test_grid_of_a_video() -> None:
         (lambda: level_starts((4, 6, 5)), TypeError, "rows of Python ints, such as [(T, H, W)]"),
         (lambda: level_starts([(4, 6, 5), (2, 3)]), ValueError, "must all be (T, H, W) or all be"),
         (lambda: num_cells([(4, 6, 5), (2, 3, 3)]), TypeError, "shape must be (T, H, W) or (H, W)"),
-        (
-            lambda: num_cells((4.0, 2, 5)),
-            TypeError,
-            "of at least 1, got (4.0, 2, 5)",
-        ),
+        (lambda: num_cells((4.0, 2, 5)), TypeError, "of at least 1, got (4.0, 2, 5)"),
         (lambda: num_cells((4, 0, 5)), ValueError, "shape must be (T, H, W) or (H, W) in Python"),
         (lambda: num_cells(torch.tensor([4, 6, 5])), TypeError, "got tensor([4, 6, 5])"),
         (lambda: reference_grid([(2, 2)], dtype=torch.long), TypeError, "got torch.int64"),

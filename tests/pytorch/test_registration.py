@@ -35,7 +35,7 @@ def _op_inputs(problem: Problem, form: str) -> tuple[Any, ...]:
 
 
 def _subsets(form: str, count: int) -> list[tuple[bool, ...]]:
-    """Which of so many inputs ask for a gradient: for one form many choices, for the others all."""
+    """Which inputs ask for a gradient: several choices for points, all inputs for other forms."""
     return subsets(count)[1:] if form == "points" else [(True,) * count]
 
 

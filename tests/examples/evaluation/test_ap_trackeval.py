@@ -53,18 +53,28 @@ def _random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     videos, annotations, results = [], [], []
     for video in range(1, 6):
         names = [f"v{video}/{frame}.jpg" for frame in range(FRAMES)]
-        videos.append({"id": video, "width": SIDE, "height": SIDE, "length": FRAMES,
-                       "file_names": names})  # fmt: skip
+        videos.append(
+            {"id": video, "width": SIDE, "height": SIDE, "length": FRAMES, "file_names": names}
+        )
         truths = []
         for _ in range(random.integers(0, 6)):
             boxes, label = _track(random, None), int(random.integers(CLASSES - 1))
             truths.append((boxes, label))
             masks = [_runs(box) for box in boxes]
             areas = [None if m is None else sum(m["counts"][1::2]) for m in masks]
-            annotations.append({"id": len(annotations) + 1, "video_id": video, "iscrowd": 0,
-                                "category_id": label + 1, "width": SIDE, "height": SIDE,
-                                "length": FRAMES, "segmentations": masks,
-                                "areas": areas})  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": video,
+                    "iscrowd": 0,
+                    "category_id": label + 1,
+                    "width": SIDE,
+                    "height": SIDE,
+                    "length": FRAMES,
+                    "segmentations": masks,
+                    "areas": areas,
+                }
+            )
         for _ in range(random.integers(0, 15)):
             boxes, label = _track(random, None), int(random.integers(CLASSES))
             if truths and random.random() < 0.8:
@@ -72,8 +82,14 @@ def _random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 boxes = _track(random, near)
             score = round(float(random.random()), 1)  # with ties
             shown = [None if m is None else _compressed(m) for m in map(_runs, boxes)]
-            results.append({"video_id": video, "category_id": label + 1, "score": score,
-                            "segmentations": shown})  # fmt: skip
+            results.append(
+                {
+                    "video_id": video,
+                    "category_id": label + 1,
+                    "score": score,
+                    "segmentations": shown,
+                }
+            )
     categories = [{"id": label + 1, "name": f"class{label}"} for label in range(CLASSES)]
     return {"videos": videos, "annotations": annotations, "categories": categories}, results
 
@@ -93,32 +109,54 @@ def test_equals_trackeval(seed: int, tmp_path: Path) -> None:
     for folder, data in ((truth, content), (tracker, results)):
         folder.mkdir(parents=True)
         (folder / "data.json").write_text(json.dumps(data))
-    settings = {"GT_FOLDER": str(tmp_path / "gt") + "/", "SPLIT_TO_EVAL": "val",
-                "TRACKERS_FOLDER": str(tmp_path / "tr") + "/", "PRINT_CONFIG": False}  # fmt: skip
+    settings = {
+        "GT_FOLDER": str(tmp_path / "gt") + "/",
+        "SPLIT_TO_EVAL": "val",
+        "TRACKERS_FOLDER": str(tmp_path / "tr") + "/",
+        "PRINT_CONFIG": False,
+    }
     expected: dict[str, float] = {}
     for limit in (100, 1, 10):
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = trackeval.datasets.YouTubeVIS(settings)
             dataset.global_tid_counter = 1
-            metric = trackeval.metrics.TrackMAP({
-                "AREA_RANGES": list(AREAS.values()), "AREA_RANGE_LABELS": list(AREAS),
-                "USE_TIME_RANGES": False,
-                "IOU_THRESHOLDS": np.linspace(0.5, 0.95, 10), "MAX_DETECTIONS": limit,
-                "PRINT_CONFIG": False,
-            })  # fmt: skip
-            runner = trackeval.Evaluator({
-                "USE_PARALLEL": False, "PRINT_RESULTS": False, "PRINT_CONFIG": False,
-                "TIME_PROGRESS": False, "OUTPUT_SUMMARY": False, "OUTPUT_DETAILED": False,
-                "PLOT_CURVES": False, "OUTPUT_EMPTY_CLASSES": False,
-                "BREAK_ON_ERROR": True, "LOG_ON_ERROR": None,
-            })  # fmt: skip
+            metric = trackeval.metrics.TrackMAP(
+                {
+                    "AREA_RANGES": list(AREAS.values()),
+                    "AREA_RANGE_LABELS": list(AREAS),
+                    "USE_TIME_RANGES": False,
+                    "IOU_THRESHOLDS": np.linspace(0.5, 0.95, 10),
+                    "MAX_DETECTIONS": limit,
+                    "PRINT_CONFIG": False,
+                }
+            )
+            runner = trackeval.Evaluator(
+                {
+                    "USE_PARALLEL": False,
+                    "PRINT_RESULTS": False,
+                    "PRINT_CONFIG": False,
+                    "TIME_PROGRESS": False,
+                    "OUTPUT_SUMMARY": False,
+                    "OUTPUT_DETAILED": False,
+                    "PLOT_CURVES": False,
+                    "OUTPUT_EMPTY_CLASSES": False,
+                    "BREAK_ON_ERROR": True,
+                    "LOG_ON_ERROR": None,
+                }
+            )
             outcome, _ = runner.evaluate([dataset], [metric])
         averaged = outcome["YouTubeVIS"]["ours"]["COMBINED_SEQ"]["cls_comb_cls_av"]["TrackMAP"]
         expected[f"AR{limit}"] = float(np.mean(averaged["AR_all"]))
         if limit == 100:
-            expected |= {f"A{kind}{size}": float(np.mean(averaged[f"A{kind}_{size}"]))
-                         for kind in "PR" for size in AREAS}  # fmt: skip
+            expected |= {
+                f"A{kind}{size}": float(np.mean(averaged[f"A{kind}_{size}"]))
+                for kind in "PR"
+                for size in AREAS
+            }
             by_threshold = averaged["AP_all"]
-            expected |= {"AP": float(by_threshold.mean()), "AP50": float(by_threshold[0]),
-                         "AP75": float(by_threshold[5])}  # fmt: skip
+            expected |= {
+                "AP": float(by_threshold.mean()),
+                "AP50": float(by_threshold[0]),
+                "AP75": float(by_threshold[5]),
+            }
     assert found == pytest.approx(expected, abs=1e-12)
