@@ -4,7 +4,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -36,11 +38,16 @@ DType to_dtype(const dlpack::DataType& from, const char* name) {
 }
 
 // An Array does not own its memory: the tensor behind the capsule must outlive the kernel.
-ShapedArray to_array(const py::capsule& from, int rank, const char* name) {
+//
+// `joins_levels`: the tensor may have one axis more, [.., L, K] in place of axis 3, which is [..,
+// P].
+ShapedArray to_array(const py::capsule& from, int rank, const char* name,
+                     bool joins_levels = false) {
   const auto* tensor =
       static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(from.ptr(), dlpack::kCapsule));
   if (!tensor) throw py::error_already_set();
-  if (tensor->ndim != rank) {
+  const bool has_levels = joins_levels && tensor->ndim == rank + 1;
+  if (tensor->ndim != rank && !has_levels) {
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) +
                                 " axes, got " + std::to_string(tensor->ndim));
   }
@@ -51,13 +58,26 @@ ShapedArray to_array(const py::capsule& from, int rank, const char* name) {
   ShapedArray shaped;
   shaped.array.data = static_cast<char*>(tensor->data) + tensor->byte_offset;
   shaped.array.dtype = to_dtype(tensor->dtype, name);
-  std::copy_n(tensor->shape, rank, shaped.size);
-  std::copy_n(tensor->strides, rank, shaped.array.stride);
+  for (int i = 0; i < rank; ++i) {
+    const int axis = has_levels && i >= 3 ? i + 1 : i;
+    shaped.size[i] = tensor->shape[axis];
+    shaped.array.stride[i] = tensor->strides[axis];
+  }
+  if (has_levels) {
+    const int64_t levels = tensor->shape[3], points = tensor->shape[4];
+    if (levels > 1 && tensor->strides[3] != points * tensor->strides[4]) {
+      throw std::invalid_argument(std::string(name) +
+                                  " must have levels without gaps between them");
+    }
+    shaped.size[3] = levels * points;
+  }
   return shaped;
 }
 
-Array optional_array(const py::object& from, int rank, const char* name) {
-  return from.is_none() ? Array() : to_array(from.cast<py::capsule>(), rank, name).array;
+Array optional_array(const py::object& from, int rank, const char* name,
+                     bool joins_levels = false) {
+  return from.is_none() ? Array()
+                        : to_array(from.cast<py::capsule>(), rank, name, joins_levels).array;
 }
 
 // Views [B, Q, M * D] as [B, Q, M, D].
@@ -68,15 +88,60 @@ Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
   return heads;
 }
 
+void check_sizes(const ShapedArray& array, std::initializer_list<int64_t> expected,
+                 const char* name) {
+  const auto text = [](const int64_t* sizes, size_t rank) {
+    std::string joined;
+    for (size_t i = 0; i < rank; ++i) joined += (i ? ", " : "") + std::to_string(sizes[i]);
+    return "[" + joined + "]";
+  };
+  if (std::equal(expected.begin(), expected.end(), array.size)) return;
+  throw std::invalid_argument(std::string(name) + " must have shape " +
+                              text(expected.begin(), expected.size()) + ", got " +
+                              text(array.size, expected.size()));
+}
+
+void check_sum(int64_t sum, int64_t expected, const char* what) {
+  if (sum == expected) return;
+  throw std::invalid_argument(std::string(what) + ", " + std::to_string(expected) + ", got " +
+                              std::to_string(sum));
+}
+
+// The last line of defence against reading outside of an array: graphs that were recorded for other
+// sizes call the registered operator without the checks of stdeform._checks.
+//
+// An empty `num_points` is filled in: as many points on each level. The vectors must outlive the
+// problem.
 Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                    const py::capsule& positions, const py::capsule& scores,
-                   const py::object& reference) {
+                   const py::object& reference, std::vector<int64_t>& num_points) {
   Problem p;
   const ShapedArray v = to_array(value, 4, "value");
-  const ShapedArray s = to_array(positions, 6, "positions");
+  const ShapedArray s = to_array(positions, 5, "positions", true);
   p.B = v.size[0], p.S = v.size[1], p.M = v.size[2], p.D = v.size[3];
-  p.Q = s.size[1], p.L = s.size[3], p.K = s.size[4], p.N = int(s.size[5]);
+  p.Q = s.size[1], p.P = s.size[3], p.N = int(s.size[4]);
+  if (p.N != 2 && p.N != 3) {
+    throw std::invalid_argument("positions must have 2 or 3 axes, got " + std::to_string(p.N));
+  }
+  p.L = int64_t(spatial_shapes.size()) / p.N;
   p.spatial_shapes = spatial_shapes.data();
+  if (num_points.empty() && p.L > 0) num_points.assign(size_t(p.L), p.P / p.L);
+  p.num_points = num_points.data();
+  check_sum(int64_t(spatial_shapes.size()), int64_t(num_points.size()) * p.N,
+            "spatial_shapes must have N sizes for each entry of num_points");
+  int64_t cells = 0;
+  for (int64_t l = 0; l < p.L; ++l) {
+    int64_t of_level = 1;
+    for (int n = 0; n < p.N; ++n) of_level *= spatial_shapes[size_t(l * p.N + n)];
+    cells += of_level;
+  }
+  check_sum(cells, p.S, "spatial_shapes must have as many cells as value has rows");
+  check_sum(std::accumulate(num_points.begin(), num_points.end(), int64_t{0}), p.P,
+            "num_points must add up to the points of positions");
+  for (const int64_t points : num_points) {
+    if (points < 1) throw std::invalid_argument("num_points must be at least 1 on each level");
+  }
+  check_sizes(s, {p.B, p.Q, p.M, p.P, p.N}, "positions");
   // Indices of cells are 32-bit. So are offsets into the CPU's packed copy of a head, which count
   // vectors of at least four numbers.
   if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
@@ -87,11 +152,14 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   }
   p.value = v.array;
   p.positions = s.array;
-  p.scores = to_array(scores, 5, "scores").array;
+  const ShapedArray w = to_array(scores, 4, "scores", true);
+  check_sizes(w, {p.B, p.Q, p.M, p.P}, "scores");
+  p.scores = w.array;
   if (!reference.is_none()) {
     const ShapedArray r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
+    check_sizes(r, {p.B, p.Q, p.L, p.boxes ? 2 * p.N : p.N}, "reference_points");
   }
   return p;
 }
@@ -104,15 +172,16 @@ void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_v
   p.grad_out = split_heads(grad_out, p, "grad_out");
   p.grad_value = optional_array(grad_value, 4, "grad_value");
   p.grad_reference = optional_array(grad_reference, is_per_head ? 5 : 4, "grad_reference_points");
-  p.grad_positions = optional_array(grad_positions, 6, "grad_positions");
-  p.grad_scores = optional_array(grad_scores, 5, "grad_scores");
+  p.grad_positions = optional_array(grad_positions, 5, "grad_positions", true);
+  p.grad_scores = optional_array(grad_scores, 4, "grad_scores", true);
 }
 
 void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                  const py::capsule& positions, const py::capsule& scores,
-                 const py::object& reference, const py::capsule& out) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+                 const py::object& reference, std::vector<int64_t> num_points,
+                 const py::capsule& out) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
   p.out = split_heads(out, p, "out");
@@ -124,10 +193,11 @@ void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
 void cpu_backward(const std::string& isa, int num_threads, bool use_all_threads,
                   const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                   const py::capsule& positions, const py::capsule& scores,
-                  const py::object& reference, const py::capsule& grad_out,
-                  const py::object& grad_value, const py::object& grad_reference,
-                  const py::object& grad_positions, const py::object& grad_scores) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+                  const py::object& reference, std::vector<int64_t> num_points,
+                  const py::capsule& grad_out, const py::object& grad_value,
+                  const py::object& grad_reference, const py::object& grad_positions,
+                  const py::object& grad_scores) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, false);
@@ -152,8 +222,9 @@ cuda::Tuning to_tuning(const py::dict& forced) {
 void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
                   const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                   const py::capsule& positions, const py::capsule& scores,
-                  const py::object& reference, const py::capsule& out) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+                  const py::object& reference, std::vector<int64_t> num_points,
+                  const py::capsule& out) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
@@ -165,10 +236,11 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
 cuda::Backward cuda_backward(const py::dict& forced, bool deterministic,
                              const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
                              const py::capsule& positions, const py::capsule& scores,
-                             const py::object& reference, const py::capsule& grad_out,
-                             const py::object& grad_value, const py::object& grad_reference,
-                             const py::object& grad_positions, const py::object& grad_scores) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference);
+                             const py::object& reference, std::vector<int64_t> num_points,
+                             const py::capsule& grad_out, const py::object& grad_value,
+                             const py::object& grad_reference, const py::object& grad_positions,
+                             const py::object& grad_scores) {
+  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
   p.deterministic = deterministic;
   return cuda::Backward(p, to_tuning(forced));

@@ -16,9 +16,10 @@ def cpu_forward(
     use_all_threads: bool,
     spatial_shapes: Sequence[int],  # L * N sizes
     value: Capsule,  # [B, S, M, D]
-    positions: Capsule,  # [B, Q, M, L, K, N]
-    scores: Capsule,  # [B, Q, M, L, K]
+    positions: Capsule,  # [B, Q, M, P, N], or [B, Q, M, L, K, N] without gaps between levels
+    scores: Capsule,  # [B, Q, M, P] or [B, Q, M, L, K]
     reference: Capsule | None,  # [B, Q, L, N or 2N]
+    num_points: Sequence[int],  # L of them, or none: as many on each level
     out: Capsule,  # [B, Q, M * D], written
     /,
 ) -> None: ...
@@ -31,6 +32,7 @@ def cpu_backward(
     positions: Capsule,
     scores: Capsule,
     reference: Capsule | None,
+    num_points: Sequence[int],
     grad_out: Capsule,  # [B, Q, M * D]
     grad_value: Capsule | None,  # this and the next three are written, in the shapes of the inputs
     grad_reference: Capsule | None,
@@ -48,6 +50,7 @@ def cuda_forward(
     positions: Capsule,
     scores: Capsule,
     reference: Capsule | None,
+    num_points: Sequence[int],
     out: Capsule,
     /,
 ) -> None: ...
@@ -64,6 +67,7 @@ class CudaBackward:
         positions: Capsule,
         scores: Capsule,
         reference: Capsule | None,
+        num_points: Sequence[int],
         grad_out: Capsule,
         grad_value: Capsule | None,  # shapes and dtypes: csrc/cuda/api.h
         grad_reference: Capsule | None,

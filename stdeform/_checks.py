@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-NUM_AXES = (2, 3)
+NUM_AXES = (1, 2, 3)
 BACKENDS = ("auto", "native", "reference")
 _TABLE_NAME = "spatial_shapes"
-_ROWS = {2: "(H, W)", 3: "(T, H, W)"}
+_ROWS = {1: "(T,)", 2: "(H, W)", 3: "(T, H, W)"}
 
 # Every call pays for the checks: each attribute of a tensor is read once, shapes are compared as
 # a whole, and a message is made only for an error.
@@ -32,11 +32,12 @@ def check_attention(
     spatial_shapes: Sequence[Sequence[int]],
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    num_points: Sequence[int] | None = None,
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn`; returns the L * N sizes of the level table."""
     names = ("sampling_locations", "attention_weights")
     sizes, _, _, _ = _check_either_form(
-        names, value, spatial_shapes, sampling_locations, attention_weights
+        names, value, spatial_shapes, sampling_locations, attention_weights, num_points
     )
     return sizes
 
@@ -47,13 +48,15 @@ def check_attention_from_offsets(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
+    num_points: Sequence[int] | None = None,
 ) -> list[int]:
     """Checks the arguments of `st_deform_attn_from_offsets`; returns the table's L * N sizes."""
     names = ("sampling_offsets", "attention_logits")
     sizes, expected, dtype, device = _check_either_form(
-        names, value, spatial_shapes, sampling_offsets, attention_logits
+        names, value, spatial_shapes, sampling_offsets, attention_logits, num_points
     )
-    batch, num_queries, _, num_levels, _, num_axes = expected
+    batch, num_queries, *_, num_axes = expected
+    num_levels = len(spatial_shapes)
     _check_companion("reference_points", reference_points, dtype, device)
     shape = reference_points.shape
     points = (batch, num_queries, num_levels, num_axes)
@@ -78,6 +81,7 @@ def _check_either_form(
     spatial_shapes: Sequence[Sequence[int]],
     positions: Tensor,
     scores: Tensor,
+    num_points: Sequence[int] | None,
 ) -> tuple[list[int], tuple[int, ...], torch.dtype, torch.device]:
     """Checks what both forms have.
 
@@ -94,22 +98,28 @@ def _check_either_form(
     name, score_name = names
     _check_companion(name, positions, dtype, device)
     found = positions.shape
-    if len(found) != 6 or found[5] not in NUM_AXES:
+    if len(found) != (6 if num_points is None else 5) or found[-1] not in NUM_AXES:
         raise ValueError(
-            f"{name} must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), "
-            f"got {list(found)}"
+            f"{name} must have shape [B, Q, M, L, K, N], or [B, Q, M, P, N] with num_points, with "
+            f"N = 1 (t), 2 (x, y) or 3 (x, y, t), got {list(found)}"
         )
     batch, total, num_heads, _ = shape
-    _, num_queries, _, _, num_points, num_axes = found
+    num_queries, num_axes = found[1], found[-1]
     num_cells, sizes = check_spatial_shapes(spatial_shapes, num_axes, _TABLE_NAME, name)
     if num_cells != total:
         raise ValueError(
             f"value must have as many rows as spatial_shapes has cells, {num_cells}, "
             f"got {total} in value of shape {list(shape)}"
         )
-    if num_points < 1:
-        raise ValueError(f"{name} must have K >= 1 points, got shape {list(found)}")
-    expected = (batch, num_queries, num_heads, len(spatial_shapes), num_points, num_axes)
+    num_levels = len(spatial_shapes)
+    expected: tuple[int, ...]
+    if num_points is None:
+        expected = (batch, num_queries, num_heads, num_levels, found[4], num_axes)
+        if found[4] < 1:
+            raise ValueError(f"{name} must have K >= 1 points, got shape {list(found)}")
+    else:
+        check_num_points(num_points, num_levels)
+        expected = (batch, num_queries, num_heads, sum(num_points), num_axes)
     if found != expected:
         raise ValueError(
             f"{name} must have shape {list(expected)} to match value and spatial_shapes, "
@@ -122,6 +132,16 @@ def _check_either_form(
             f"got {list(scores.shape)}"
         )
     return sizes, expected, dtype, device
+
+
+def check_num_points(num_points: Sequence[int], num_levels: int) -> None:
+    """Checks the points of each level."""
+    is_table = _is_sequence(num_points) and all(map(_is_size, num_points))
+    if not is_table or len(num_points) != num_levels or min(num_points) < 1:
+        raise (ValueError if is_table else TypeError)(
+            f"num_points must hold {num_levels} ints of at least 1, one per level, "
+            f"got {num_points!r}"
+        )
 
 
 # -- layers ------------------------------------------------------------------------------------
@@ -274,7 +294,7 @@ def check_spatial_shapes(
 
 def check_shape(name: str, shape: Sequence[int]) -> None:
     """Checks the sizes of one level."""
-    rule = f"{name} must be (T, H, W) or (H, W) in Python ints of at least 1, got {shape!r}"
+    rule = f"{name} must be (T, H, W), (H, W) or (T,) in Python ints of at least 1, got {shape!r}"
     if not _is_sequence(shape) or not all(map(_is_size, shape)):
         raise TypeError(rule)
     if len(shape) not in NUM_AXES or min(shape) < 1:

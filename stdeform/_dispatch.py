@@ -58,12 +58,13 @@ def attend(
     reference_points: Tensor | None,
     positions: Tensor,
     scores: Tensor,
+    num_points: Sequence[int],
 ) -> Tensor:
     """The operator for `functional`: differentiable by autograd and by torch.func.
 
     Arguments are those of the registered operator; see `stdeform._ops`.
     """
-    inputs = (value, spatial_shapes, reference_points, positions, scores)
+    inputs = (value, spatial_shapes, reference_points, positions, scores, num_points)
     # A compiler sees the registered operator with its formulas and keeps it as one node.
     if is_compiling():
         return _ops.st_deform_attn(*inputs)

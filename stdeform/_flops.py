@@ -19,6 +19,7 @@ def _(
     reference_points: Sequence[int] | None,
     positions: Sequence[int],
     scores: Sequence[int],
+    num_points: Sequence[int],
     *args: Any,
     **kwargs: Any,
 ) -> int:
@@ -34,6 +35,7 @@ def _(
     reference_points: Sequence[int] | None,
     positions: Sequence[int],
     scores: Sequence[int],
+    num_points: Sequence[int],
     needs: Sequence[bool],
     *args: Any,
     **kwargs: Any,

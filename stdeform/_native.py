@@ -83,8 +83,9 @@ def forward(
     value: Tensor,  # [B, S, M, D]
     spatial_shapes: Sequence[int],  # L * N sizes
     reference_points: Tensor | None,  # [B, Q, L, N or 2N], or None: positions are locations
-    positions: Tensor,  # [B, Q, M, L, K, N] locations or offsets
-    scores: Tensor,  # [B, Q, M, L, K] weights or logits
+    positions: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]: locations or offsets
+    scores: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]: weights or logits
+    num_points: Sequence[int],  # of each level; none where positions have an axis for levels
 ) -> Tensor:  # [B, Q, M * D]
     """Runs the forward kernel of the tensors' device."""
     batch, _, num_heads, head_dim = value.shape
@@ -92,12 +93,15 @@ def forward(
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
     if batch and num_queries:
         value = _with_unit_stride(value)
+        if not num_points:
+            positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
         arrays = (
             spatial_shapes,
             to_dlpack(value),
             to_dlpack(positions),
             to_dlpack(scores),
             None if reference_points is None else to_dlpack(reference_points),
+            num_points,
             to_dlpack(out),
         )
         if value.is_cuda:
@@ -117,6 +121,7 @@ def backward(
     reference_points: Tensor | None,
     positions: Tensor,
     scores: Tensor,
+    num_points: Sequence[int],
     needs: Sequence[bool],  # of value, reference_points, positions, scores
 ) -> tuple[Tensor, ...]:
     """Runs the backward kernel; a gradient that is not requested has no elements."""
@@ -127,6 +132,8 @@ def backward(
     value = _with_unit_stride(value)
     grad_out = _with_unit_stride(grad_out)
     grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
+    if not num_points:
+        positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
     if any(grad.numel() for grad in grads):
         arrays = (
             spatial_shapes,
@@ -134,6 +141,7 @@ def backward(
             to_dlpack(positions),
             to_dlpack(scores),
             None if reference_points is None else to_dlpack(reference_points),
+            num_points,
             to_dlpack(grad_out),
             *(to_dlpack(grad) if grad.numel() else None for grad in grads),
         )
@@ -218,6 +226,13 @@ def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
     workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
     index = value.get_device()
     work.enqueue(index, _current_stream(index), workspace.data_ptr())
+
+
+def _with_joined_levels(tensor: Tensor) -> Tensor:
+    """Copies [B, Q, M, L, K, ...] unless all points are equally far apart in memory."""
+    if tensor.is_contiguous() or tensor.stride(3) == tensor.shape[4] * tensor.stride(4):
+        return tensor
+    return tensor.contiguous()
 
 
 def _with_unit_stride(tensor: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 One operator serves both public forms, and its arguments have these names in every file below
 `functional`, in Python and C++. `spatial_shapes` are the L * N sizes of the level table. Without
 `reference_points`, `positions` are sampling locations and `scores` attention weights; with them,
-`positions` are sampling offsets and `scores` attention logits.
+`positions` are sampling offsets and `scores` attention logits. `num_points` are those of each
+level, or none where `positions` have an axis for levels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Grads = tuple[Tensor | None, ...]
 
 _INPUTS = (
     "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor positions, "
-    "Tensor scores"
+    "Tensor scores, int[] num_points"
 )
 torch.library.define(
     "stdeform::st_deform_attn",
@@ -54,6 +55,7 @@ def _(
     reference_points: Tensor | None,
     positions: Tensor,
     scores: Tensor,
+    num_points: Sequence[int],
 ) -> Tensor:
     batch, _, num_heads, head_dim = value.shape
     return value.new_empty(batch, positions.shape[1], num_heads * head_dim)
@@ -67,6 +69,7 @@ def _(
     reference_points: Tensor | None,
     positions: Tensor,
     scores: Tensor,
+    num_points: Sequence[int],
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     return _native.empty_grads((value, reference_points, positions, scores), needs)
@@ -76,7 +79,7 @@ def _(
 
 
 def save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, ctx.spatial_shapes, reference_points, positions, scores = inputs
+    value, ctx.spatial_shapes, reference_points, positions, scores, ctx.num_points = inputs
     ctx.save_for_backward(value, reference_points, positions, scores)
 
 
@@ -85,19 +88,18 @@ def forward_vjp(
 ) -> Grads:
     value, reference_points, positions, scores = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
-    grads = backward(
-        grad_out, value, ctx.spatial_shapes, reference_points, positions, scores, needs
-    )
+    tensors = (value, ctx.spatial_shapes, reference_points, positions, scores)
+    grads = backward(grad_out, *tensors, ctx.num_points, needs)
     wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-    return wanted[0], None, *wanted[1:]
+    return wanted[0], None, *wanted[1:], None
 
 
 torch.library.register_autograd("stdeform::st_deform_attn", forward_vjp, setup_context=save_forward)
 
 
 def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_out, value, ctx.spatial_shapes, reference_points, positions, scores, ctx.needs = inputs
-    ctx.save_for_backward(grad_out, value, reference_points, positions, scores)
+    grad_out, value, ctx.spatial_shapes, *others, ctx.num_points, ctx.needs = inputs
+    ctx.save_for_backward(grad_out, value, *others)
 
 
 def backward_vjp(ctx: Any, *cotangents: Tensor | None) -> Grads:
@@ -109,7 +111,8 @@ def backward_vjp(ctx: Any, *cotangents: Tensor | None) -> Grads:
 
         def forward(*tensors: Tensor) -> Tensor:
             value, points, positions, scores = _restore(tensors, inputs)
-            return reference.attend(value, ctx.spatial_shapes, points, positions, scores)
+            attended = (value, ctx.spatial_shapes, points, positions, scores, ctx.num_points)
+            return reference.attend(*attended)
 
         grads = _restore(torch.func.vjp(forward, *_present(inputs))[1](grad_out), inputs)
         return tuple(grad for grad, needed in zip(grads, ctx.needs, strict=True) if needed)
@@ -117,7 +120,7 @@ def backward_vjp(ctx: Any, *cotangents: Tensor | None) -> Grads:
     requested = tuple(grad for grad, needed in zip(cotangents, ctx.needs, strict=True) if needed)
     vjp = torch.func.vjp(backward, *_present(saved))[1]
     grad_out, value, *rest = _restore(vjp(requested), saved)
-    return grad_out, value, None, *rest, None
+    return grad_out, value, None, *rest, None, None
 
 
 def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:

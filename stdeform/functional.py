@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks, _dispatch, _native, reference
@@ -23,6 +24,7 @@ def st_deform_attn(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     *,
+    num_points: Sequence[int] | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Spatio-temporal deformable attention over given locations and weights.
@@ -30,9 +32,9 @@ def st_deform_attn(
         out[b, q, m] = sum_{l, k} attention_weights[b, q, m, l, k]
                                   * V_l[b, m](sampling_locations[b, q, m, l, k])
 
-    where V_l(p) interpolates level l linearly at p: bilinear for N = 2 axes, trilinear for
-    N = 3. Equation 2 of *Deformable VisTR* (Yarram et al., ICASSP 2022), extended to levels;
-    with N = 2 it is the multi-scale deformable attention of *Deformable DETR* (Zhu et al.,
+    where V_l(p) interpolates level l linearly at p, along N axes: t, (x, y) or (x, y, t).
+    Equation 2 of *Deformable VisTR* (Yarram et al., ICASSP 2022), extended to levels; with N = 2 it
+    is the multi-scale deformable attention of *Deformable DETR* (Zhu et al.,
     ICLR 2021).
 
     Coordinates are fractions of the level's size in the order (x, y, t); cell i of an axis has
@@ -46,11 +48,14 @@ def st_deform_attn(
     Args:
         value: What is read, [B, S, M, D]; S cells of all levels one after the other, each level
             row-major. float64, float32, float16 or bfloat16; any strides.
-        spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
-        sampling_locations: Where each point reads, [B, Q, M, L, K, N] as (x, y, t) or (x, y) in
-            fractions of the level's size. float32 or value's dtype.
+        spatial_shapes: One row of Python ints per level, (T, H, W), (H, W) or (T,).
+        sampling_locations: Where each point reads, [B, Q, M, L, K, N] as (x, y, t), (x, y) or (t,)
+            in fractions of the level's size. float32 or value's dtype.
         attention_weights: The points' weights, [B, Q, M, L, K], used as they are. float32 or
             value's dtype.
+        num_points: The points of each level, L ints of at least 1, where they differ. Locations are
+            then [B, Q, M, P, N] and weights [B, Q, M, P], P the sum of these, the points of level 0
+            first.
         backend: "native" for the compiled kernel, "reference" for plain PyTorch, "auto" for the
             kernel where it was built and otherwise the reference with one warning.
 
@@ -69,8 +74,13 @@ def st_deform_attn(
         >>> st_deform_attn(value, [(4, 6, 5)], locations, weights).shape
         torch.Size([1, 100, 128])
     """
-    sizes = _checks.check_attention(value, spatial_shapes, sampling_locations, attention_weights)
-    return attend(value, sizes, None, sampling_locations, attention_weights, backend)
+    sizes = _checks.check_attention(
+        value, spatial_shapes, sampling_locations, attention_weights, num_points
+    )
+    if len(sizes) == len(spatial_shapes):  # N = 1
+        sizes, sampling_locations = _as_images(sizes), F.pad(sampling_locations, (0, 1), value=0.5)
+    samples = (sampling_locations, attention_weights, num_points or ())
+    return attend(value, sizes, None, *samples, backend)
 
 
 def st_deform_attn_from_offsets(
@@ -80,6 +90,7 @@ def st_deform_attn_from_offsets(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
     *,
+    num_points: Sequence[int] | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Spatio-temporal deformable attention from what a layer predicts; the fused form.
@@ -91,13 +102,14 @@ def st_deform_attn_from_offsets(
 
     Args:
         value: As in `st_deform_attn`, [B, S, M, D].
-        spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
+        spatial_shapes: One row of Python ints per level, (T, H, W), (H, W) or (T,).
         reference_points: Where each query looks on each level, [B, Q, L, N] points, or
             [B, Q, L, 2N] boxes as centre then size, in fractions of the level's size, order
             (x, y, t). float32 or value's dtype.
         sampling_offsets: [B, Q, M, L, K, N] as (x, y, t): in cells of the level for points; for
             boxes an offset of K or -K is an edge of the box. float32 or value's dtype.
         attention_logits: [B, Q, M, L, K], before the softmax. float32 or value's dtype.
+        num_points: As in `st_deform_attn`; K of a box is then that of its level.
         backend: As in `st_deform_attn`.
 
     Returns:
@@ -117,23 +129,34 @@ def st_deform_attn_from_offsets(
         torch.Size([1, 100, 128])
     """
     sizes = _checks.check_attention_from_offsets(
-        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+        value, spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points
     )
-    return attend(value, sizes, reference_points, sampling_offsets, attention_logits, backend)
+    if len(sizes) == len(spatial_shapes):  # N = 1
+        sizes, sampling_offsets = _as_images(sizes), F.pad(sampling_offsets, (0, 1))
+        # A centre of 0.5 along y, and a box of any height.
+        reference_points = F.pad(reference_points[..., None], (0, 1), value=0.5).flatten(-2)
+    samples = (sampling_offsets, attention_logits, num_points or ())
+    return attend(value, sizes, reference_points, *samples, backend)
 
 
 def attend(
     value: Tensor,  # [B, S, M, D]
     sizes: Sequence[int],  # the L * N sizes of the level table
     reference_points: Tensor | None,  # None: positions are locations, scores weights
-    positions: Tensor,  # [B, Q, M, L, K, N]
-    scores: Tensor,  # [B, Q, M, L, K]
+    positions: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    scores: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    num_points: Sequence[int],  # of each level; none where positions have an axis for levels
     backend: Backend,
 ) -> Tensor:  # [B, Q, M * D]
     """Either form on arguments that have been checked; the layers call it too."""
     if resolve_backend(_device_type(value), backend) == "reference":
-        return reference.attend(value, sizes, reference_points, positions, scores)
-    return _dispatch.attend(value, sizes, reference_points, positions, scores)
+        return reference.attend(value, sizes, reference_points, positions, scores, num_points)
+    return _dispatch.attend(value, sizes, reference_points, positions, scores, num_points)
+
+
+def _as_images(lengths: Sequence[int]) -> list[int]:
+    """The level table of images of one row. The kernels know two and three axes."""
+    return [size for length in lengths for size in (1, length)]
 
 
 def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:

@@ -95,6 +95,7 @@ class _DeformAttn(nn.Module):
             points.expand(query.shape[0], -1, self.num_levels, -1),
             offsets,
             logits,
+            (),
             self.backend,
         )
         projected_out: Tensor = self.output_proj(out)

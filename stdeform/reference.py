@@ -23,40 +23,37 @@ def attend(
     value: Tensor,  # [B, S, M, D]
     sizes: Sequence[int],  # the L * N sizes of the level table
     reference_points: Tensor | None,
-    positions: Tensor,  # [B, Q, M, L, K, N]
-    scores: Tensor,  # [B, Q, M, L, K]
+    positions: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    scores: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    num_points: Sequence[int] = (),
 ) -> Tensor:  # [B, Q, M * D]
     """Either form, by the arguments of the registered operator; see `stdeform._ops`."""
     num_axes = positions.shape[-1]
     rows = [sizes[i : i + num_axes] for i in range(0, len(sizes), num_axes)]
     if reference_points is None:
-        return st_deform_attn(value, rows, positions, scores)
-    return st_deform_attn_from_offsets(value, rows, reference_points, positions, scores)
+        return st_deform_attn(value, rows, positions, scores, num_points)
+    return st_deform_attn_from_offsets(value, rows, reference_points, positions, scores, num_points)
 
 
 def st_deform_attn(
     value: Tensor,  # [B, S, M, D]
     spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes, (T, H, W) or (H, W)
-    sampling_locations: Tensor,  # [B, Q, M, L, K, N]
-    attention_weights: Tensor,  # [B, Q, M, L, K]
+    sampling_locations: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_weights: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    num_points: Sequence[int] = (),  # K of each level; none where there is an axis for levels
 ) -> Tensor:  # [B, Q, M * D]
     """Weighted sum of linearly interpolated values; see `stdeform.st_deform_attn`."""
     batch, _, num_heads, head_dim = value.shape
     num_queries = sampling_locations.shape[1]
     real = compute_dtype(value.dtype)
     rows = value.to(real).transpose(1, 2)  # [B, M, S, D]
-    locations = sampling_locations.to(real)
-    weights = attention_weights.to(real)
+    locations = _by_level(sampling_locations.to(real), num_points)
+    weights = _by_level(attention_weights.to(real), num_points)
     out = rows.new_zeros(batch, num_queries, num_heads, head_dim)
     start = 0
-    for level, shape in enumerate(spatial_shapes):
+    for shape, *samples in zip(spatial_shapes, locations, weights, strict=True):
         cells = product(shape)
-        out = out + _attend_level(
-            rows[:, :, start : start + cells],
-            shape,
-            locations[:, :, :, level],
-            weights[:, :, :, level],
-        )
+        out = out + _attend_level(rows[:, :, start : start + cells], shape, *samples)
         start += cells
     return out.flatten(2).to(value.dtype)
 
@@ -65,41 +62,52 @@ def st_deform_attn_from_offsets(
     value: Tensor,  # [B, S, M, D]
     spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
     reference_points: Tensor,  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
-    sampling_offsets: Tensor,  # [B, Q, M, L, K, N]
-    attention_logits: Tensor,  # [B, Q, M, L, K]
+    sampling_offsets: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_logits: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    num_points: Sequence[int] = (),
 ) -> Tensor:  # [B, Q, M * D]
     """Softmax, offsets to locations, then `st_deform_attn`."""
     real = compute_dtype(value.dtype)
     weights = attention_logits.to(real).flatten(3).softmax(-1).view(attention_logits.shape)
     locations = sampling_locations(
-        spatial_shapes, reference_points.to(real), sampling_offsets.to(real)
+        spatial_shapes, reference_points.to(real), sampling_offsets.to(real), num_points
     )
-    return st_deform_attn(value, spatial_shapes, locations, weights)
+    return st_deform_attn(value, spatial_shapes, locations, weights, num_points)
 
 
 def sampling_locations(
     spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
     reference_points: Tensor,  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
-    sampling_offsets: Tensor,  # [B, Q, M, L, K, N]
-) -> Tensor:  # [B, Q, M, L, K, N]
+    sampling_offsets: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    num_points: Sequence[int] = (),
+) -> Tensor:  # as sampling_offsets
     """Locations as fractions of each level: `ref + offset / size`, or box-relative.
 
     For boxes (centre then size) it is `centre + offset / K * box / 2`. Where the result is not
     finite it is NaN and passes no gradient, so that such a sample is a plain zero everywhere.
     """
-    num_points, num_axes = sampling_offsets.shape[-2:]
-    reference = reference_points[:, :, None, :, None, :]
-    centre = reference[..., :num_axes]
-    if reference_points.shape[-1] == num_axes:
-        sizes = [[float(size) for size in reversed(shape)] for shape in spatial_shapes]
-        scale = 1.0 / sampling_offsets.new_tensor(sizes)[:, None, :]  # [L, 1, N] as (x, y, t)
-    else:
-        scale = reference[..., num_axes:] * (0.5 / num_points)
-    finite = torch.isfinite(centre + sampling_offsets * scale)
-    centre, offsets, scale = (
-        torch.where(finite, part, 0.0) for part in (centre, sampling_offsets, scale)
-    )
-    return torch.where(finite, centre + offsets * scale, torch.nan)
+    levels = []
+    num_axes = sampling_offsets.shape[-1]
+    of_levels = zip(spatial_shapes, _by_level(sampling_offsets, num_points), strict=True)
+    for level, (shape, offsets) in enumerate(of_levels):
+        reference = reference_points[:, :, None, None, level]  # [B, Q, 1, 1, N or 2N]
+        centre = reference[..., :num_axes]
+        if reference.shape[-1] == num_axes:
+            # One by one, because `new_tensor` of sizes would fix them in an exported graph.
+            scale = torch.stack([offsets.new_ones(()) / size for size in reversed(shape)])
+        else:
+            scale = reference[..., num_axes:] * (0.5 / offsets.shape[3])
+        finite = torch.isfinite(centre + offsets * scale)
+        centre, offsets, scale = (
+            torch.where(finite, part, 0.0) for part in (centre, offsets, scale)
+        )
+        levels.append(torch.where(finite, centre + offsets * scale, torch.nan))
+    return torch.cat(levels, 3) if num_points else torch.stack(levels, 3)
+
+
+def _by_level(samples: Tensor, num_points: Sequence[int]) -> Sequence[Tensor]:
+    """[B, Q, M, K, ...] of each level."""
+    return samples.split(list(num_points), 3) if num_points else samples.unbind(3)
 
 
 def _attend_level(

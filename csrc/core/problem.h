@@ -9,7 +9,7 @@
 namespace stdeform {
 
 constexpr int kMaxAxes = 3;  // x, y, t
-constexpr int kMaxRank = 6;
+constexpr int kMaxRank = 5;
 
 // A strided array; strides count elements. `data` is null if there is no array.
 struct Array {
@@ -38,14 +38,16 @@ struct Problem {
   Problem() {}  // not implicit, because of the union
 
   int N = 0;  // axes of a level: 2 or 3
-  int64_t B = 0, S = 0, M = 0, D = 0, Q = 0, L = 0, K = 0;
+  int64_t B = 0, S = 0, M = 0, D = 0, Q = 0, L = 0;
+  int64_t P = 0;                            // points of a query and head, of all levels
+  const int64_t* num_points = nullptr;      // [L], K of each level; their sum is P
   const int64_t* spatial_shapes = nullptr;  // [L, N], outermost axis first
   bool boxes = false;                       // reference points are boxes: centre, then size
 
   Array value;      // [B, S, M, D], last stride 1
   Array reference;  // [B, Q, L, N or 2N]
-  Array positions;  // [B, Q, M, L, K, N]
-  Array scores;     // [B, Q, M, L, K]
+  Array positions;  // [B, Q, M, P, N]
+  Array scores;     // [B, Q, M, P]
 
   union {
     Array out = {};  // [B, Q, M, D], last stride 1; forward only
@@ -56,8 +58,8 @@ struct Problem {
   // dtype of the tensor; for CUDA see cuda/api.h.
   Array grad_value;      // [B, S, M, D]
   Array grad_reference;  // [B, Q, L, N or 2N]
-  Array grad_positions;  // [B, Q, M, L, K, N]
-  Array grad_scores;     // [B, Q, M, L, K]
+  Array grad_positions;  // [B, Q, M, P, N]
+  Array grad_scores;     // [B, Q, M, P]
 
   // CPU only.
   int num_threads = 1;           // at most

@@ -114,7 +114,7 @@ void run_forward_kernel(const Problem& p) {
   using Real = Compute<T>;
   // With few samples, packing would cost more than the strided reads that it saves. Those need rows
   // of whole vectors.
-  const bool has_few_samples = p.Q * p.L * p.K * (1 << N) <= 2 * p.S;
+  const bool has_few_samples = p.Q * p.P * (1 << N) <= 2 * p.S;
   if (has_few_samples && p.D % kLanes<Real> == 0) {
     ForwardKernel<T, N, StridedRows>(p).run();
   } else {

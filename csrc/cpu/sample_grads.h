@@ -62,7 +62,7 @@ class SampleGrads {
     if (head_reference_) add_reference(first, chunk, grad_pixel);
   }
 
-  // After the last chunk. `attention`: the query's attention weights, [L * K].
+  // After the last chunk. `attention`: the query's attention weights, [P].
   void finish_query(int64_t b, int64_t q, int64_t m, const Real* attention) {
     if (p_.grad_scores.data) {
       if (p_.reference.data) differentiate_softmax(attention);
@@ -84,7 +84,7 @@ class SampleGrads {
   }
 
  private:
-  // Of a query and head, in contiguous arrays [B, Q, M, L, K].
+  // Of a query and head, in contiguous arrays [B, Q, M, P].
   int64_t first_sample(int64_t b, int64_t q, int64_t m) const {
     return ((b * p_.Q + q) * p_.M + m) * table_.count;
   }
@@ -122,9 +122,9 @@ class SampleGrads {
         const Reals g = load(&grad_pixel[n][i]);
         const Reals by_centre = g * size;
         // A coordinate that reads nothing may be infinite.
-        const Reals by_box = g == Real(0)
-                                 ? Reals{}
-                                 : by_centre * load(&chunk.position[n][i]) * table_.half_per_point;
+        const Reals by_box = g == Real(0) ? Reals{}
+                                          : by_centre * load(&chunk.position[n][i]) *
+                                                load(&table_.half_per_point[first + i]);
         for (int64_t l = table_.level[first + i]; l <= table_.level[last]; ++l) {
           const auto is_here =
               (levels == Ints{} + IntOf<Real>(l)) & lanes_below(last + 1 - first - i);
@@ -160,7 +160,7 @@ class SampleGrads {
   const SampleTable<Real, N>& table_;
   Real* head_reference_;
   // Of the current query and head:
-  std::unique_ptr<Real[]> grad_attention_;  // [L * K], then the gradient of the scores
+  std::unique_ptr<Real[]> grad_attention_;  // [P], then the gradient of the scores
   std::unique_ptr<Real[]> grad_reference_;  // [L, N or 2N, W], to be summed over the last axis
 };
 

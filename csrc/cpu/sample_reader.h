@@ -1,7 +1,7 @@
 // Reads the samples of one query and head: where the corners are in the value, and with which
 // weights they are read.
 //
-// The samples of a head are numbered i = l * K + k. They are processed in chunks, stored as
+// The P samples of a head are numbered level by level. They are processed in chunks, stored as
 // structures of arrays, one vector of samples per step. The length of a vector is W.
 #pragma once
 
@@ -26,43 +26,48 @@ class SampleTable {
 
  public:
   explicit SampleTable(const Problem& p)
-      : count(p.L * p.K),
+      : count(p.P),
         reference_width(p.boxes ? 2 * N : N),
-        half_per_point(Real(0.5) / Real(p.K)),
-        level(padded()),
-        first_cell(padded()) {
-    for (int n = 0; n < N; ++n) cells[n] = padded(), cell_stride[n] = padded();
-    int64_t first = 0;
+        level(padded<Int>()),
+        first_cell(padded<Int>()),
+        half_per_point(padded<Real>()) {
+    for (int n = 0; n < N; ++n) cells[n] = padded<Int>(), cell_stride[n] = padded<Int>();
+    int64_t first = 0, begin = 0;  // cell and sample of the level
     for (int64_t l = 0; l < p.L; ++l) {
+      const int64_t end = begin + p.num_points[l];
       int64_t level_cells = 1;
       for (int n = 0; n < N; ++n) {
         const int64_t axis_cells = p.spatial_shapes[l * N + N - 1 - n];
-        for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) {
+        for (int64_t i = begin; i < end; ++i) {
           cells[n][i] = Int(axis_cells);
           cell_stride[n][i] = Int(level_cells);
         }
         level_cells *= axis_cells;
       }
-      for (int64_t i = l * p.K; i < (l + 1) * p.K; ++i) {
+      for (int64_t i = begin; i < end; ++i) {
         level[i] = Int(l);
         first_cell[i] = Int(first);
+        half_per_point[i] = Real(0.5) / Real(p.num_points[l]);
       }
       first += level_cells;
+      begin = end;
     }
   }
 
-  const int64_t count;        // L * K
+  const int64_t count;        // P
   const int reference_width;  // N for points, 2N for boxes: centre, then size
-  const Real half_per_point;  // 1 / 2K: an offset of 1 in a box is this fraction of its size
-  // Of each sample, [L * K] padded to whole chunks:
+  // Of each sample, [P] padded to whole chunks:
   std::unique_ptr<Int[]> level;
   std::unique_ptr<Int[]> cells[N];        // size of its level along the axis
   std::unique_ptr<Int[]> cell_stride[N];  // distance of neighbours along the axis, in cells
   std::unique_ptr<Int[]> first_cell;      // of its level, in 0..S
+  std::unique_ptr<Real[]>
+      half_per_point;  // 1 / 2K: an offset of 1 in a box is this part of its size
 
  private:
-  std::unique_ptr<Int[]> padded() const {
-    return std::unique_ptr<Int[]>(new Int[round_up(count, kChunk)]());
+  template <class T>
+  std::unique_ptr<T[]> padded() const {
+    return std::unique_ptr<T[]>(new T[round_up(count, kChunk)]());
   }
 };
 
@@ -117,19 +122,17 @@ class SampleReader {
     prefetch_numbers(p_.scores, b, q, m, table_.count);
   }
 
-  // Starts a query. Returns its attention weights, [L * K]: the scores, after softmax if they are
+  // Starts a query. Returns its attention weights, [P]: the scores, after softmax if they are
   // logits.
   const Real* begin(int64_t b, int64_t q, int64_t m) {
     visit_dtype(p_.scores.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const int64_t* s = p_.scores.stride;
-      const T* from = at<T>(p_.scores, b, q, m);  // [L, K]
-      if (s[4] == 1 && (s[3] == p_.K || p_.L == 1)) {
+      const int64_t stride = p_.scores.stride[3];
+      const T* from = at<T>(p_.scores, b, q, m);  // [P]
+      if (stride == 1) {
         load_numbers(from, table_.count, attention_.get());
       } else {
-        for (int64_t l = 0, i = 0; l < p_.L; ++l)
-          for (int64_t k = 0; k < p_.K; ++k, ++i)
-            attention_[i] = Real(to_real(from[l * s[3] + k * s[4]]));
+        for (int64_t i = 0; i < table_.count; ++i) attention_[i] = Real(to_real(from[i * stride]));
       }
     });
     if (p_.reference.data) {
@@ -175,14 +178,13 @@ class SampleReader {
     visit_dtype(p_.positions.dtype, [&](auto zero) {
       using T = decltype(zero);
       const int64_t* s = p_.positions.stride;
-      const T* from = at<T>(p_.positions, b, q, m);  // [L, K, N]
-      if (s[5] == 1 && s[4] == N && (s[3] == p_.K * N || p_.L == 1)) {
-        load_numbers(from + first * N, chunk.count * N, interleaved);
+      const T* from = at<T>(p_.positions, b, q, m) + first * s[3];  // [P, N]
+      if (s[4] == 1 && s[3] == N) {
+        load_numbers(from, chunk.count * N, interleaved);
       } else {
-        for (int i = 0; i < chunk.count; ++i) {
-          const T* point = from + (first + i) / p_.K * s[3] + (first + i) % p_.K * s[4];
-          for (int n = 0; n < N; ++n) interleaved[i * N + n] = Real(to_real(point[n * s[5]]));
-        }
+        for (int i = 0; i < chunk.count; ++i)
+          for (int n = 0; n < N; ++n)
+            interleaved[i * N + n] = Real(to_real(from[i * s[3] + n * s[4]]));
       }
     });
     for (int i = 0; i < chunk.count; i += W) {
@@ -217,7 +219,7 @@ class SampleReader {
         if (p_.boxes) box = from_here ? Reals{} + level[N + n] : box;
       }
       shift[n] += centre * scale[n];
-      scale[n] = p_.boxes ? box * scale[n] * table_.half_per_point : Reals{} + Real(1);
+      scale[n] = p_.boxes ? box * scale[n] * load(&table_.half_per_point[i]) : Reals{} + Real(1);
     }
   }
 
@@ -269,7 +271,7 @@ class SampleReader {
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
-  const std::unique_ptr<Real[]> attention_;  // [L * K], padded to whole chunks
+  const std::unique_ptr<Real[]> attention_;  // [P], padded to whole chunks
   const std::unique_ptr<Real[]> reference_;  // [L, N or 2N]
 };
 

@@ -1,4 +1,4 @@
-// Vectorised softmax over the L * K logits of one query and head.
+// Vectorised softmax over the P logits of one query and head.
 #pragma once
 
 #include <cmath>

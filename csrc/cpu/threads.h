@@ -20,7 +20,7 @@ class ThreadPartition {
  public:
   explicit ThreadPartition(const Problem& p) : num_heads_(p.B * p.M) {
     // Waking a thread pays off from about 20 us of work for it.
-    const double work = double(num_heads_) * double(p.Q * p.L * p.K << p.N) * double(p.D);
+    const double work = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D);
     const double useful_threads = p.use_all_threads ? p.num_threads : 1 + work / 2e5;
     num_threads_ = kHasOpenMP ? int(std::min(double(p.num_threads), useful_threads)) : 1;
     num_whole_ = num_heads_ - num_heads_ % num_threads_;

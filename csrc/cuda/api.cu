@@ -25,7 +25,7 @@ std::string sizes(const Problem& p) {
     return std::string(letter) + " = " + std::to_string(n);
   };
   return text("B", p.B) + text(", Q", p.Q) + text(", S", p.S) + text(", M", p.M) +
-         text(", D", p.D) + text(", L", p.L) + text(", K", p.K) + text(", N", p.N);
+         text(", D", p.D) + text(", L", p.L) + text(", P", p.P) + text(", N", p.N);
 }
 
 void check(cudaError_t error, const char* what, const Problem& p, const Stream& stream) {
@@ -64,14 +64,15 @@ KernelParams to_params(const Problem& p) {
   }
   KernelParams params = {};
   params.problem = p;
-  params.problem.spatial_shapes = nullptr;  // the caller's; the sizes are kept below
+  // The caller's; what they hold is kept below.
+  params.problem.spatial_shapes = params.problem.num_points = nullptr;
   params.positions = to_numbers(p.positions);
   params.scores = to_numbers(p.scores);
   params.reference = to_numbers(p.reference);
   params.from_offsets = p.reference.data != nullptr;
   params.B = to_int(p.B), params.Q = to_int(p.Q), params.M = to_int(p.M);
-  params.D = to_int(p.D), params.L = to_int(p.L), params.K = to_int(p.K);
-  int64_t first_cell = 0;
+  params.D = to_int(p.D), params.L = to_int(p.L), params.P = to_int(p.P);
+  int64_t first_cell = 0, first_point = 0;
   for (int64_t l = 0; l < p.L; ++l) {
     int64_t cells = 1;
     params.size[l][kMaxAxes - 1] = 1;
@@ -82,7 +83,10 @@ KernelParams to_params(const Problem& p) {
     }
     params.first_cell[l] = to_int(first_cell);
     first_cell += cells;
+    params.first_point[l] = to_int(first_point);
+    first_point += p.num_points[l];
   }
+  params.first_point[p.L] = params.P;
   return params;
 }
 

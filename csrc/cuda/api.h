@@ -21,7 +21,7 @@ void enqueue_forward(const Problem&, const Stream&, const Tuning& = {});
 // Gradients have the compute type, for the caller to round or to add up:
 //   grad_value      [B, S, M, D], aligned to 16 bytes
 //   grad_reference  [B, Q, M, L, N or 2N], one per head
-//   grad_scores     [B, Q, M, L, K]
+//   grad_scores     [B, Q, M, P]
 // and grad_positions in the dtype of the positions.
 class Backward {
  public:

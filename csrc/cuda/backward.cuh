@@ -122,7 +122,7 @@ __device__ __forceinline__ void finish_sample(const KernelParams& params,
   const auto sample = sample_at<Real, N>(params, pixel, query_head.attention(params, k), l);
   Real slope[N];
   interpolate<N>(sample.axes, dots, slope);
-  const int64_t at = (at_query_head * p.L + l) * p.K + k;
+  const int64_t at = at_query_head * p.P + params.first_point[l] + k;
   if (p.grad_scores.data) static_cast<Real*>(p.grad_scores.data)[at] = dots[0];
   sums.attention += sample.attention * dots[0];
 #pragma unroll
@@ -153,8 +153,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   const bool needs_sample_grads =
       p.grad_scores.data || p.grad_positions.data || p.grad_reference.data;
-  const int64_t grad_stride = p.M * p.D;             // from cell to cell
-  const int batches = (params.K - 1) / kPoints + 1;  // of samples, in a level
+  const int64_t grad_stride = p.M * p.D;  // from cell to cell
 
   const auto add_up_splits = [&](const Tile& tile, auto& numbers) {
     if (tile.splits == 1) return;
@@ -188,9 +187,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
       Real* grad_cells = grad_values + params.first_cell[l] * grad_stride;
       if (is_sampler) query_head.go_to_level(params, l, l > 0);
       sums.start_level();
-      for (; batch * kPoints < params.K; batch += tile.splits) {
+      const int points = params.num_points(l);
+      for (; batch * kPoints < points; batch += tile.splits) {
         const int first = batch * kPoints;
-        const int count = min(params.K - first, kPoints);
+        const int count = min(points - first, kPoints);
         const bool has_sample = is_sampler && sampling.point < count;
         // 3 sample
         if (has_sample) {
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<Compute<T>>)
                               sums);
         }
       }
-      batch -= batches;
+      batch -= (points - 1) / kPoints + 1;
       // 7 finish query-heads
       if (p.grad_reference.data) {
         sums.add_up_level(sampling);

@@ -2,7 +2,7 @@
 // of one head of one batch element. Its lanes have two roles: to sample, and to gather channels.
 //
 //   1 schedule  which tile, which split of its samples          for_each_tile     tiles.cuh
-//   2 softmax   largest of the L * K logits of a query-head     find_max_logit    lanes/samples.cuh
+//   2 softmax   largest of the P logits of a query-head         find_max_logit    lanes/samples.cuh
 //   3 sample    a lane per (query-head, point): position ->     read_pixels       lanes/samples.cuh
 //               2^N corner cells and weights, to shared memory  find_corners      lanes/samples.cuh
 //   4 gather    a lane per (query-head, 8 channels):            read_corners      lanes/rows.cuh
@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
   const int first_channel = lane % Layout::kLanes * Layout::kVecSize;
   Head& query_head = query_heads[warp * kQueries + sampling.qh];  // that the lane samples
   TileQueries<kQueries> queries;
-  const int batches = (params.K - 1) / kPoints + 1;  // of samples, in a level
 
   // 1 schedule
   for_each_tile<kQueries, kForwardWarps>(params, tiles, warp, [&](const Tile& tile) {
@@ -80,9 +79,10 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
         }
         const CellRows<const T, Layout> rows(
             values + params.first_cell[l] * p.value.stride[1] + channel, p.value.stride[1]);
-        for (; batch * kPoints < params.K; batch += tile.splits) {
+        const int points = params.num_points(l);
+        for (; batch * kPoints < points; batch += tile.splits) {
           const int first = batch * kPoints;
-          const int count = min(params.K - first, kPoints);
+          const int count = min(points - first, kPoints);
           __syncwarp();
           // 3 sample
           if (is_sampler && sampling.point < count) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
                 });
           }
         }
-        batch -= batches;
+        batch -= (points - 1) / kPoints + 1;
       }
       // 5 combine
       if (params.from_offsets) {

@@ -43,9 +43,13 @@ struct KernelParams {
   Schedule schedule;
   Numbers positions, scores, reference;  // the problem's own
   int32_t from_offsets;                  // whether there is a reference, and a softmax to find
-  int32_t B, Q, M, D, L, K;              // as in the problem; products of them may pass 32 bits
+  int32_t B, Q, M, D, L, P;              // as in the problem; products of them may pass 32 bits
   int32_t size[kMaxLevels][kMaxAxes];    // of each level along x, y, t; images have one frame
   int32_t first_cell[kMaxLevels];        // of each level, in 0..S
+  int32_t first_point[kMaxLevels + 1];   // of each level, in 0..P, then P
+
+  // K of level l.
+  STDEFORM_INLINE int32_t num_points(int l) const { return first_point[l + 1] - first_point[l]; }
 };
 
 // What tests and benchmarks may force; negative: the kernels choose. Results do not depend on it,

@@ -93,7 +93,8 @@ inline Schedule choose_schedule(const KernelParams& params, int warps, int sampl
                                 " warps can share a tile, got " + std::to_string(forced_splits));
   }
   Schedule schedule;
-  const int64_t steps = int64_t(params.L) * ((params.K - 1) / samples_per_step + 1);
+  int64_t steps = 0;
+  for (int l = 0; l < params.L; ++l) steps += (params.num_points(l) - 1) / samples_per_step + 1;
   std::fill_n(schedule.splits, kForwardWarps + 1, uint8_t(forced_splits > 0 ? forced_splits : 1));
   if (forced_splits <= 0) choose_splits(steps, warps, schedule);
   return schedule;

@@ -38,10 +38,10 @@ struct ChunkQueryHead {
   }
   // Sample (l, k), counted in the chunk and, as gradients are, in the problem.
   __device__ int64_t in_chunk(const KernelParams& params, int l, int k) const {
-    return (int64_t(number) * params.L + l) * params.K + k;
+    return int64_t(number) * params.P + params.first_point[l] + k;
   }
   __device__ int64_t in_problem(const KernelParams& params, int l, int k) const {
-    return (in_problem(params) * params.L + l) * params.K + k;
+    return in_problem(params) * params.P + params.first_point[l] + k;
   }
 
   uint32_t number;
@@ -118,7 +118,8 @@ __device__ __forceinline__ void for_each_bin(const KernelParams& params, const B
                                              F visit) {
   for (int l = 0; l < params.L; ++l) {
     query_head.go_to_level(params, l, l > 0);
-    for (int k = first_point; k < params.K; k += BinningLane::kPoints) {
+    const int points = params.num_points(l);
+    for (int k = first_point; k < points; k += BinningLane::kPoints) {
       Compute<T> pixel[N];
       query_head.read_pixels(params, k, pixel);
       visit(l, k, pixel, find_bin<Compute<T>, N>(params, bins, pixel, l));

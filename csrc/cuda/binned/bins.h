@@ -41,21 +41,21 @@ struct alignas(16) BinRecord {
 // A chunk of heads that are processed together; a head is one of the B * M pairs of a batch element
 // and a head, number b * M + m. Arrays are [heads, ...] of this chunk.
 struct Bins {
-  int32_t first_b, first_m;         // the first head
-  int32_t heads;                    // of this chunk
-  uint32_t per_head;                // bins of all levels
-  uint32_t first[kMaxLevels];       // bin of each level
-  int32_t samples_per_warp;         // where sums may be formed in any order
-  Divisor by_LK, by_K, by_Q, by_M;  // L * K, and as in KernelParams
+  int32_t first_b, first_m;    // the first head
+  int32_t heads;               // of this chunk
+  uint32_t per_head;           // bins of all levels
+  uint32_t first[kMaxLevels];  // bin of each level
+  int32_t samples_per_warp;    // where sums may be formed in any order
+  Divisor by_P, by_Q, by_M;    // as in KernelParams
 
   uint32_t* count;  // [per_head] samples of each bin
   uint32_t* total;  // samples of all bins; right behind the counts
   uint32_t* end;  // [per_head] end of each bin in `samples`; its next free slot while it is filled
-  uint32_t* samples;    // sample numbers, [heads, Q, L, K], sorted by bins
+  uint32_t* samples;    // sample numbers, [heads, Q, P], sorted by bins
   void* records;        // a BinRecord of each
   int32_t record_size;  // in 16 bytes
   void* softmax;        // [Q, 2] largest logit and scale of each query-head, in the compute type
-  void* pixel_grads;  // [Q, L, K, N] in the compute type, or null: grad_positions has room for them
+  void* pixel_grads;    // [Q, P, N] in the compute type, or null: grad_positions has room for them
 };
 
 }  // namespace stdeform::cuda

@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kThreads, kBinningBlocks)
       query_head.go_to_level(params, l, l > 0);
       sums.start_level();
       // 1 per sample
-      for (int k = lane.point; has_query_head && k < params.K; k += BinningLane::kPoints) {
+      const int points = has_query_head ? params.num_points(l) : 0;
+      for (int k = lane.point; k < points; k += BinningLane::kPoints) {
         const int64_t sample = at.in_problem(params, l, k);
         if (needs_logits) {
           sums.attention += query_head.attention(params, k) *

@@ -71,7 +71,7 @@ void launch_binned_backward(const KernelParams& params, const BinPlan& plan, voi
     if (p.deterministic) sort_bins(bins, stream);
     // 6 sum
     const auto launch = [&](auto layout) {
-      launch_bin_sums<T, N, decltype(layout)>(params, bins, query_heads * p.L * p.K, stream);
+      launch_bin_sums<T, N, decltype(layout)>(params, bins, query_heads * p.P, stream);
     };
     if constexpr (std::is_same_v<T, double>) {
       launch(AnyBinLayout<N>());  // for checking gradients, where speed does not count

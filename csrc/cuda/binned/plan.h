@@ -26,7 +26,7 @@ class BinPlan {
   // must be fixed and bins cannot do that.
   BinPlan(const Problem& p, const Tuning& tuning) {
     if (!p.grad_value.data) return;  // nothing is summed in memory
-    samples_ = p.Q * p.L * p.K;
+    samples_ = p.Q * p.P;
     int64_t bins = 0;
     for (int64_t l = 0; l < p.L; ++l) {
       bins_.first[l] = uint32_t(bins);
@@ -50,8 +50,7 @@ class BinPlan {
     bins_.per_head = uint32_t(bins);
     bins_.samples_per_warp =
         int32_t(tuning.samples_per_warp > 0 ? tuning.samples_per_warp : kSamplesPerWarp);
-    bins_.by_LK = Divisor(uint32_t(p.L * p.K));
-    bins_.by_K = Divisor(uint32_t(p.K));
+    bins_.by_P = Divisor(uint32_t(p.P));
     bins_.by_Q = Divisor(uint32_t(p.Q));
     bins_.by_M = Divisor(uint32_t(p.M));
     const bool f64 = p.value.dtype == DType::f64;

@@ -33,19 +33,19 @@ struct LaneSample {
                                                   uint32_t slot) {
     const uint32_t number = bins.samples[slot];
     uint32_t in_query_head = number;
-    const uint32_t query_head = bins.by_LK.divide(in_query_head, uint32_t(params.L * params.K));
-    uint32_t k = in_query_head;
-    const uint32_t l = bins.by_K.divide(k, uint32_t(params.K));
-    return {number, in_query_head, int(l), ChunkQueryHead(params, bins, query_head),
+    const uint32_t query_head = bins.by_P.divide(in_query_head, uint32_t(params.P));
+    int l = 0;
+    while (in_query_head >= uint32_t(params.first_point[l + 1])) ++l;
+    return {number, in_query_head, l, ChunkQueryHead(params, bins, query_head),
             static_cast<const BinRecord<Real>*>(bins.records)[slot]};
   }
 
   __device__ __forceinline__ int64_t in_problem(const KernelParams& params) const {
-    return query_head.in_problem(params) * (int64_t(params.L) * params.K) + in_query_head;
+    return query_head.in_problem(params) * params.P + in_query_head;
   }
 
   uint32_t number;         // in the chunk
-  uint32_t in_query_head;  // l * K + k
+  uint32_t in_query_head;  // in 0..P
   int l;
   ChunkQueryHead query_head;
   BinRecord<Real> record;

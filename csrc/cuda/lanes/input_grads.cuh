@@ -27,7 +27,7 @@ struct QueryHeadSums {
 };
 
 // From the gradients of a sample's pixel coordinates to those of its position, which are written,
-// and of the reference, which are added up. `at` counts samples as gradients do, [B, Q, M, L, K].
+// and of the reference, which are added up. `at` counts samples as gradients do, [B, Q, M, P].
 template <class T, int N>
 __device__ __forceinline__ void pass_on_pixel_grads(const KernelParams& params,
                                                     const QueryHead<T, N>& query_head, int64_t at,
@@ -47,7 +47,7 @@ __device__ __forceinline__ void pass_on_pixel_grads(const KernelParams& params,
     sums.reference[n] += by_centre;
     if (p.boxes && p.grad_reference.data && has_grad) {
       sums.reference[N + n] +=
-          by_centre * query_head.position(params, k, n) * (Real(0.5) / Real(params.K));
+          by_centre * query_head.position(params, k, n) * (Real(0.5) / Real(params.num_points(l)));
     }
   }
 }
@@ -79,14 +79,13 @@ __device__ __forceinline__ void differentiate_softmax(const KernelParams& params
                                                       Compute<T> attention_sum, int split,
                                                       int splits) {
   using Real = Compute<T>;
-  Real* grads =
-      static_cast<Real*>(params.problem.grad_scores.data) + at * params.problem.L * params.K;
+  Real* grads = static_cast<Real*>(params.problem.grad_scores.data) + at * params.problem.P;
   int owner = 0;
   for_each_score<T>(params, lane, query_head.first_scores(params), [&](Real score, int l, int k) {
     const bool is_owner = owner == split;
     if (++owner == splits) owner = 0;
     if (!is_owner) return;
-    Real& grad = grads[int64_t(l) * params.K + k];
+    Real& grad = grads[params.first_point[l] + k];
     grad =
         std::exp(score - query_head.max_logit) * query_head.softmax_scale * (grad - attention_sum);
   });

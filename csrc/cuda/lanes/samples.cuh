@@ -36,7 +36,7 @@ struct alignas(16) Corners {
   }
 };
 
-// What the L * K samples of one query-head (b, q, m) share: the addresses of its inputs, its
+// What the P samples of one query-head (b, q, m) share: the addresses of its inputs, its
 // softmax, and the map from positions to pixel coordinates, pixel = position * scale + shift:
 //   locations  location * size - 0.5
 //   points     offset + (reference * size - 0.5)
@@ -55,10 +55,10 @@ struct alignas(16) QueryHead {
 
   // Goes on by `steps` levels, to level l; back, if they are negative.
   __device__ __forceinline__ void go_to_level(const KernelParams& params, int l, int steps) {
-    const auto step = uint64_t(int64_t(steps));
-    positions += step * params.positions.stride[3];
-    scores += step * params.scores.stride[3];
-    reference += step * params.reference.stride[2];
+    const auto points = uint64_t(int64_t(params.first_point[l] - params.first_point[l - steps]));
+    positions += points * params.positions.stride[3];
+    scores += points * params.scores.stride[3];
+    reference += uint64_t(int64_t(steps)) * params.reference.stride[2];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const Real size = params.size[l][n];
@@ -69,7 +69,7 @@ struct alignas(16) QueryHead {
       pixel_scale[n] = 1;
     }
     if (!params.problem.boxes) return;
-    const Real half_point = Real(0.5) / Real(params.K);
+    const Real half_point = Real(0.5) / Real(params.num_points(l));
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       pixel_scale[n] = reference_number(params, N + n) * Real(params.size[l][n]) * half_point;
@@ -78,13 +78,13 @@ struct alignas(16) QueryHead {
 
   // The address of the scores of level 0, if this is at the last level.
   __device__ __forceinline__ const unsigned char* first_scores(const KernelParams& params) const {
-    return scores - uint32_t(params.L - 1) * params.scores.stride[3];
+    return scores - uint32_t(params.first_point[params.L - 1]) * params.scores.stride[3];
   }
 
   // Coordinate n of sample k of the level as it was passed, a location or an offset.
   __device__ __forceinline__ Real position(const KernelParams& params, int k, int n) const {
     const uint64_t* s = params.positions.stride;
-    return read<T>(params.positions, positions + uint32_t(k) * s[4] + uint32_t(n) * s[5]);
+    return read<T>(params.positions, positions + uint32_t(k) * s[3] + uint32_t(n) * s[4]);
   }
   // Rounded once, as written: two kernels that compute a pixel find the same one to the last bit,
   // whatever their compiler fuses.
@@ -97,7 +97,7 @@ struct alignas(16) QueryHead {
   }
 
   __device__ __forceinline__ Real score(const KernelParams& params, int k) const {
-    return read<T>(params.scores, scores + uint32_t(k) * params.scores.stride[4]);
+    return read<T>(params.scores, scores + uint32_t(k) * params.scores.stride[3]);
   }
   // The attention weight of sample k: its score or, where scores are logits, its softmax.
   __device__ __forceinline__ Real attention(const KernelParams& params, int k) const {
@@ -216,11 +216,11 @@ struct SamplingLane {
 template <class T, class Lane, class F>
 __device__ __forceinline__ void for_each_score(const KernelParams& params, const Lane& lane,
                                                const unsigned char* scores, F visit) {
-  const uint64_t step = Lane::kPoints * params.scores.stride[4];
-  const unsigned char* level = scores + uint32_t(lane.point) * params.scores.stride[4];
-  for (int l = 0; l < params.L; ++l, level += params.scores.stride[3]) {
-    const unsigned char* at = level;
-    for (int k = lane.point; k < params.K; k += Lane::kPoints, at += step) {
+  const uint64_t stride = params.scores.stride[3], step = Lane::kPoints * stride;
+  for (int l = 0; l < params.L; ++l) {
+    const unsigned char* at = scores + uint32_t(params.first_point[l] + lane.point) * stride;
+    const int points = params.num_points(l);
+    for (int k = lane.point; k < points; k += Lane::kPoints, at += step) {
       visit(read<T>(params.scores, at), l, k);
     }
   }
