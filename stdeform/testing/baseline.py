@@ -14,8 +14,10 @@ from ..shapes import product
 def composite(
     value: Tensor,  # [B, S, M, D]
     spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
-    sampling_locations: Tensor,  # [B, Q, M, L, K, N]
-    attention_weights: Tensor,  # [B, Q, M, L, K]
+    sampling_locations: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_weights: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    *,
+    num_points: Sequence[int] | None = None,  # of each level, where they differ
 ) -> Tensor:  # [B, Q, M * D]
     """`st_deform_attn` with one `grid_sample` per level, all in the wider dtype.
 
@@ -23,23 +25,23 @@ def composite(
     """
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     batch, _, num_heads, head_dim = value.shape
-    _, num_queries, _, _, num_points, num_axes = sampling_locations.shape
+    num_queries, num_axes = sampling_locations.shape[1], sampling_locations.shape[-1]
     grids = (2 * sampling_locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)
-    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, K]
+    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # [B * M, Q, ...]
     out = value.new_zeros(batch * num_heads, head_dim, num_queries, dtype=dtype)
     levels = value.split([product(shape) for shape in spatial_shapes], 1)
-    for level, (cells, shape) in enumerate(zip(levels, spatial_shapes, strict=True)):
+    samples = (_by_level(grids, num_points), _by_level(weights, num_points))
+    for cells, shape, grid, weight in zip(levels, spatial_shapes, *samples, strict=True):
         rows = cells.to(dtype)  # [B, S_l, M, D]
         volume = rows.permute(0, 2, 3, 1).reshape(batch * num_heads, head_dim, *shape)
-        grid = grids[:, :, level]  # [B * M, Q, K, N]
         read = F.grid_sample(
             volume,
-            grid if num_axes == 2 else grid[:, :, :, None],
+            grid if num_axes == 2 else grid[:, :, :, None],  # [B * M, Q, K, (1,) N]
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        ).view(batch * num_heads, head_dim, num_queries, num_points)
-        out = out + (read * weights[:, None, :, level]).sum(-1)
+        ).view(batch * num_heads, head_dim, num_queries, -1)
+        out = out + (read * weight[:, None]).sum(-1)
     return out.view(batch, num_heads * head_dim, num_queries).transpose(1, 2).to(value.dtype)
 
 
@@ -47,17 +49,27 @@ def composite_from_offsets(
     value: Tensor,  # [B, S, M, D]
     spatial_shapes: Sequence[Sequence[int]],  # L rows of N sizes
     reference_points: Tensor,  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
-    sampling_offsets: Tensor,  # [B, Q, M, L, K, N]
-    attention_logits: Tensor,  # [B, Q, M, L, K]
+    sampling_offsets: Tensor,  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_logits: Tensor,  # [B, Q, M, L, K] or [B, Q, M, P]
+    *,
+    num_points: Sequence[int] | None = None,
 ) -> Tensor:  # [B, Q, M * D]
     """`st_deform_attn_from_offsets` with softmax, locations and `composite`."""
-    num_points, num_axes = sampling_offsets.shape[-2:]
-    points = reference_points[:, :, None, :, None]
-    if reference_points.shape[-1] == num_axes:
-        sizes = sampling_offsets.new_tensor([list(row)[::-1] for row in spatial_shapes])
-        locations = points + sampling_offsets / sizes[:, None]
-    else:
-        centre, box = points.chunk(2, -1)
-        locations = centre + sampling_offsets / num_points * box * 0.5
+    num_axes = sampling_offsets.shape[-1]
+    levels = zip(spatial_shapes, _by_level(sampling_offsets, num_points, 3), strict=True)
+    locations = []
+    for level, (shape, offsets) in enumerate(levels):
+        points = reference_points[:, :, None, None, level]
+        if reference_points.shape[-1] == num_axes:
+            locations.append(points + offsets / offsets.new_tensor(list(shape)[::-1]))
+        else:
+            centre, box = points.chunk(2, -1)
+            locations.append(centre + offsets / offsets.shape[3] * box * 0.5)
+    joined = torch.cat(locations, 3) if num_points else torch.stack(locations, 3)
     weights = attention_logits.flatten(3).softmax(-1).view(attention_logits.shape)
-    return composite(value, spatial_shapes, locations, weights)
+    return composite(value, spatial_shapes, joined, weights, num_points=num_points)
+
+
+def _by_level(samples: Tensor, num_points: Sequence[int] | None, axis: int = 2) -> Sequence[Tensor]:
+    """The samples of each level, whose axis or that of all points is `axis`."""
+    return samples.split(list(num_points), axis) if num_points else samples.unbind(axis)

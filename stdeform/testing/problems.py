@@ -25,12 +25,13 @@ class Problem:
 
     spatial_shapes: tuple[tuple[int, ...], ...]  # L rows of N sizes
     value: Tensor  # [B, S, M, D]
-    sampling_locations: Tensor  # [B, Q, M, L, K, N]
-    attention_weights: Tensor  # [B, Q, M, L, K]
+    sampling_locations: Tensor  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_weights: Tensor  # [B, Q, M, L, K] or [B, Q, M, P]
     reference_points: Tensor  # [B, Q, L, N] points or [B, Q, L, 2N] boxes
-    sampling_offsets: Tensor  # [B, Q, M, L, K, N]
-    attention_logits: Tensor  # [B, Q, M, L, K]
+    sampling_offsets: Tensor  # [B, Q, M, L, K, N] or [B, Q, M, P, N]
+    attention_logits: Tensor  # [B, Q, M, L, K] or [B, Q, M, P]
     grad_out: Tensor  # [B, Q, M * D], a cotangent of the result
+    num_points: tuple[int, ...] | None = None  # of each level, where they may differ
 
     @property
     def attention(self) -> tuple[Tensor, tuple[tuple[int, ...], ...], Tensor, Tensor]:
@@ -66,7 +67,7 @@ class Problem:
         changed: dict[str, Any] = {
             field.name: change(getattr(self, field.name))
             for field in dataclasses.fields(self)
-            if field.name != "spatial_shapes"
+            if isinstance(getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **changed)
 
@@ -78,7 +79,7 @@ def make_problem(
     num_queries: int = 7,
     num_heads: int = 2,
     head_dim: int = 16,
-    num_points: int = 3,
+    num_points: int | Sequence[int] = 3,
     dtype: torch.dtype = torch.float32,
     side_dtype: torch.dtype | None = None,
     boxes: bool = False,
@@ -94,7 +95,7 @@ def make_problem(
         num_queries: Q.
         num_heads: M.
         head_dim: D.
-        num_points: K.
+        num_points: K of all levels, or of each; then samples are [B, Q, M, P, ...].
         dtype: Of value and `grad_out`.
         side_dtype: Of the other tensors; by default `dtype`.
         boxes: Whether reference points are boxes, centre then size.
@@ -112,7 +113,9 @@ def make_problem(
     num_levels, num_axes = len(rows), len(rows[0])
     side_dtype = side_dtype or dtype
     generator = torch.Generator().manual_seed(seed)
-    samples = (batch, num_queries, num_heads, num_levels, num_points)
+    per_level = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
+    level = [i for i, count in enumerate(per_level) for _ in range(count)]  # of each of the P
+    samples = (batch, num_queries, num_heads, len(level))
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -124,7 +127,7 @@ def make_problem(
     logits = normal(*samples)
     centre = uniform(batch, num_queries, num_levels, num_axes)
     sizes = torch.tensor([row[::-1] for row in rows], dtype=torch.float64)  # [L, N] as (x, y, t)
-    centre_cells = (centre * sizes - 0.5)[:, :, None, :, None, :]
+    centre_cells = (centre * sizes - 0.5)[:, :, None, level]
     cells = centre_cells + normal(*samples, num_axes) * offset_std
     low = cells.floor()
     cells = low + kink_margin + (cells - low) * (1 - 2 * kink_margin)
@@ -133,17 +136,23 @@ def make_problem(
     if boxes:
         box = 0.2 + 0.4 * uniform(batch, num_queries, num_levels, num_axes)
         points = torch.cat([centre, box], -1)
-        half_box_cells = (box * sizes / 2)[:, :, None, :, None, :]
-        offsets = offsets * num_points / half_box_cells
+        half_box_cells = (box * sizes / 2)[:, :, None, level]
+        offsets = offsets * torch.tensor(per_level)[level, None] / half_box_cells
+
+    def of_points(samples: Tensor) -> Tensor:
+        side = samples.to(side_dtype)
+        return side.unflatten(3, (num_levels, -1)) if isinstance(num_points, int) else side
+
     return Problem(
         spatial_shapes=rows,
         value=value.to(dtype),
-        sampling_locations=((cells + 0.5) / sizes[:, None]).to(side_dtype),
-        attention_weights=logits.flatten(3).softmax(-1).view(samples).to(side_dtype),
+        sampling_locations=of_points((cells + 0.5) / sizes[level]),
+        attention_weights=of_points(logits.softmax(-1)),
         reference_points=points.to(side_dtype),
-        sampling_offsets=offsets.to(side_dtype),
-        attention_logits=logits.to(side_dtype),
+        sampling_offsets=of_points(offsets),
+        attention_logits=of_points(logits),
         grad_out=normal(batch, num_queries, num_heads * head_dim).to(dtype),
+        num_points=None if isinstance(num_points, int) else per_level,
     )
 
 

@@ -216,7 +216,7 @@ def _op_inputs(form: str) -> tuple[Problem, tuple[Any, ...]]:
     problem = _on_gpu(draw(form, dtype=torch.float64))
     value, shapes, *rest = arguments(problem, form)
     sizes = [size for row in shapes for size in row]
-    return problem, (value, sizes, None if form == "locations" else rest[0], *rest[-2:])
+    return problem, (value, sizes, None if form == "locations" else rest[0], *rest[-2:], [])
 
 
 @pytest.mark.parametrize("form", FORMS)

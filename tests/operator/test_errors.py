@@ -23,7 +23,11 @@ from tests.support.cases import draw, names
 SHAPES = ((4, 6, 5), (2, 3, 3))  # of `draw`: B, Q, M, L, K, N, D = 2, 7, 2, 2, 3, 3, 16
 VALUE_SHAPE = "value must have shape [B, S, M, D] with M and D >= 1, got"
 TABLE = "spatial_shapes must be a sequence of rows of Python ints, such as [(T, H, W)], got"
-AXES = "sampling_offsets must have shape [B, Q, M, L, K, N] with N = 2 (x, y) or 3 (x, y, t), got"
+AXES = (
+    "sampling_offsets must have shape [B, Q, M, L, K, N], or [B, Q, M, P, N] with num_points, with "
+    "N = 1 (t), 2 (x, y) or 3 (x, y, t), got"
+)
+POINTS = "num_points must hold 2 ints of at least 1, one per level, got"
 MATCH = "sampling_offsets must have shape [2, 7, 2, 2, 3, 3] to match value and spatial_shapes, got"
 REFERENCE = "reference_points must have shape [2, 7, 2, 3] (points) or [2, 7, 2, 6] (centre then"
 DTYPE = "must be float32 or of value's dtype, torch.float32, got"
@@ -56,6 +60,10 @@ TYPE_ERRORS: Cases = [
     ({"reference_points": None}, "reference_points must be a Tensor, got NoneType"),
     ({"sampling_offsets": None}, "sampling_offsets must be a Tensor, got NoneType"),
     ({"attention_logits": None}, "attention_logits must be a Tensor, got NoneType"),
+    *(
+        ({"num_points": counts, "sampling_offsets": zeros(2, 7, 2, 6, 3)}, f"{POINTS} {counts!r}")
+        for counts in (6, [3, 3.0], [True, 5])
+    ),
     ({"reference_points": points().double()}, f"reference_points {DTYPE} torch.float64"),
     ({"sampling_offsets": offsets().double()}, f"sampling_offsets {DTYPE} torch.float64"),
     ({"attention_logits": logits().half()}, f"attention_logits {DTYPE} torch.float16"),
@@ -78,6 +86,15 @@ VALUE_ERRORS: Cases = [
         {"spatial_shapes": [(6, 23)]},
         "spatial_shapes rows must be (T, H, W) to match the last axis of sampling_offsets, got (6",
     ),
+    *(
+        ({"num_points": counts, "sampling_offsets": zeros(2, 7, 2, 6, 3)}, f"{POINTS} {counts}")
+        for counts in ([6, 0], [6], [])
+    ),
+    (
+        {"num_points": [3, 4], "sampling_offsets": zeros(2, 7, 2, 6, 3)},
+        "sampling_offsets must have shape [2, 7, 2, 7, 3] to match value and spatial_shapes, got",
+    ),
+    ({"num_points": [3, 3], "sampling_offsets": offsets()}, f"{AXES} [2, 7, 2, 2, 3, 3]"),
     ({"reference_points": points(device="meta")}, f"reference_points {DEVICE}"),
     ({"sampling_offsets": offsets(device="meta")}, f"sampling_offsets {DEVICE}"),
     ({"attention_logits": logits(device="meta")}, f"attention_logits {DEVICE}"),

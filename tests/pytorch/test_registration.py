@@ -28,7 +28,8 @@ def _op_inputs(problem: Problem, form: str) -> tuple[Any, ...]:
     """The arguments of the registered operator."""
     value, shapes, *others = arguments(problem, form)
     reference_points = [None] if form == "locations" else []
-    return value, [size for row in shapes for size in row], *reference_points, *others
+    sizes = [size for row in shapes for size in row]
+    return value, sizes, *reference_points, *others, list(problem.num_points or ())
 
 
 # -- opcheck -----------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ def test_opcheck_backward_of_backward(form: str) -> None:
     # The plain second derivative is long to trace; an image with one level is enough.
     problem = draw(form, [(3, 2)], num_queries=2, num_points=1, dtype=torch.float64)
     inputs = (problem.grad_out, *_op_inputs(problem, form))
-    args = (*asking(inputs, (True,) * (len(inputs) - 1)), [True, form != "locations", True, True])
+    args = (*asking(inputs, (True,) * (len(inputs) - 2)), [True, form != "locations", True, True])
     torch.library.opcheck(_ops.st_deform_attn_backward, args)
 
 
@@ -96,4 +97,4 @@ def test_the_kernel_refuses_a_tensor_without_memory() -> None:
         # torch warns of the address that it is about to give as zero
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="value has no memory: a fake or meta tensor"):
-            _native.forward(fake[0], [4, 6, 5, 2, 3, 3], None, fake[1], fake[2])
+            _native.forward(fake[0], [4, 6, 5, 2, 3, 3], None, fake[1], fake[2], [])

@@ -70,9 +70,9 @@ def on_gpu(form: str) -> Callable[..., Tensor]:
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )
 
-    def call(*args: Any) -> Tensor:
+    def call(*args: Any, num_points: Sequence[int] | None = None) -> Tensor:
         moved = [ToGpu.apply(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        out: Tensor = FromGpu.apply(function(*moved, backend="native"))
+        out: Tensor = FromGpu.apply(function(*moved, num_points=num_points, backend="native"))
         return out
 
     return call
@@ -90,14 +90,15 @@ class Emulated(torch.autograd.Function):
     def forward(
         ctx: Any,
         spatial_shapes: Sequence[Sequence[int]],
+        num_points: Sequence[int] | None,
         value: Tensor,
         reference_points: Tensor | None,
         positions: Tensor,
         scores: Tensor,
     ) -> Tensor:
-        ctx.spatial_shapes = spatial_shapes
+        ctx.tables = spatial_shapes, num_points
         ctx.save_for_backward(value, reference_points, positions, scores)
-        inputs = _inputs(spatial_shapes, value, reference_points, positions, scores)
+        inputs = _inputs(*ctx.tables, value, reference_points, positions, scores)
         return _tensor(emulated.forward(inputs, Emulated.machine), value.dtype).flatten(2)
 
     @staticmethod
@@ -105,20 +106,26 @@ class Emulated(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         names = ("value", "reference", "positions", "scores")
         tensors = dict(zip(names, ctx.saved_tensors, strict=True))
-        needs = [name for name, need in zip(names, ctx.needs_input_grad[1:], strict=True) if need]
+        needs = [name for name, need in zip(names, ctx.needs_input_grad[2:], strict=True) if need]
         if grad_out.numel() == 0:
-            return None, *(torch.zeros_like(tensors[n]) if n in needs else None for n in names)
+            return (
+                None,
+                None,
+                *(torch.zeros_like(tensors[n]) if n in needs else None for n in names),
+            )
         rows = _array(_unit_stride(grad_out.unflatten(2, tensors["value"].shape[2:])))
-        inputs = _inputs(ctx.spatial_shapes, *ctx.saved_tensors)
+        inputs = _inputs(*ctx.tables, *ctx.saved_tensors)
         found = emulated.backward(inputs, rows, Emulated.machine, needs)
         # Rounded as `stdeform` rounds them, once; the positions' come rounded.
         grads = {
-            name: _tensor(grad, torch.bfloat16)
-            if grad.dtype == np.uint16
-            else torch.from_numpy(grad).to(tensors[name].dtype)
+            name: (
+                _tensor(grad, torch.bfloat16)
+                if grad.dtype == np.uint16
+                else torch.from_numpy(grad).to(tensors[name].dtype)
+            ).view(tensors[name].shape)
             for name, grad in found.items()
         }
-        return None, *(grads.get(name) for name in names)
+        return None, None, *(grads.get(name) for name in names)
 
 
 @contextlib.contextmanager
@@ -135,9 +142,15 @@ def on_machine(machine: emulated.Machine) -> Iterator[None]:
 def on_emulator(form: str) -> Callable[..., Tensor]:
     """The operator of this form, by the CUDA sources on the processor."""
 
-    def call(value: Tensor, spatial_shapes: Sequence[Sequence[int]], *rest: Tensor) -> Tensor:
+    def call(
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]],
+        *rest: Tensor,
+        num_points: Sequence[int] | None = None,
+    ) -> Tensor:
         reference_points = None if form == "locations" else rest[0]
-        out: Tensor = Emulated.apply(spatial_shapes, value, reference_points, *rest[-2:])
+        tables = spatial_shapes, num_points
+        out: Tensor = Emulated.apply(*tables, value, reference_points, *rest[-2:])
         return out
 
     return call
@@ -145,13 +158,18 @@ def on_emulator(form: str) -> Callable[..., Tensor]:
 
 def _inputs(
     spatial_shapes: Sequence[Sequence[int]],
+    num_points: Sequence[int] | None,
     value: Tensor,
     reference_points: Tensor | None,
     positions: Tensor,
     scores: Tensor,
 ) -> emulated.Inputs:
+    if num_points is None:
+        num_points = (positions.shape[4],) * len(spatial_shapes)
+        positions, scores = positions.flatten(3, 4), scores.flatten(3)
     return emulated.Inputs(
         tuple(tuple(row) for row in spatial_shapes),
+        tuple(num_points),
         _array(_unit_stride(value)),
         _array(positions),
         _array(scores),

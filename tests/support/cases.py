@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,10 +60,10 @@ def operator(form: str, backend: str = "auto") -> Operator:
         return backends.on_emulator(form)
     if backend == "cuda":
         return backends.on_gpu(form)
-    function: Operator = (
+    function = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )
-    return lambda *args: function(*args, backend=backend)  # type: ignore[arg-type]
+    return functools.partial(function, backend=backend)  # type: ignore[arg-type]
 
 
 def names(form: str) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def tensors(args: Sequence[Any]) -> list[Tensor]:
 def forward(problem: Problem, form: str, backend: str) -> Tensor:
     """The operator's result without gradients."""
     with torch.no_grad():
-        return operator(form, backend)(*arguments(problem, form))
+        return operator(form, backend)(*arguments(problem, form), num_points=problem.num_points)
 
 
 def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
@@ -89,7 +90,7 @@ def gradients(problem: Problem, form: str, backend: str) -> tuple[Tensor, ...]:
         arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg
         for arg in arguments(problem, form)
     ]
-    out = operator(form, backend)(*args)
+    out = operator(form, backend)(*args, num_points=problem.num_points)
     return torch.autograd.grad(out, tensors(args), problem.grad_out)
 
 
@@ -101,7 +102,7 @@ def results(problem: Problem, form: str, backend: str) -> list[Tensor]:
 def oracle_forward(problem: Problem, form: str) -> Tensor:
     """The scalar loop's result in float64."""
     function = oracle.st_deform_attn if form == "locations" else oracle.st_deform_attn_from_offsets
-    return torch.from_numpy(function(*_arrays(arguments(problem, form))))
+    return torch.from_numpy(function(*_arrays(arguments(problem, form)), problem.num_points))
 
 
 def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
@@ -111,7 +112,7 @@ def oracle_gradients(problem: Problem, form: str) -> tuple[Tensor, ...]:
         if form == "locations"
         else oracle.st_deform_attn_from_offsets_grads
     )
-    grads = function(*_arrays([problem.grad_out, *arguments(problem, form)]))
+    grads = function(*_arrays([problem.grad_out, *arguments(problem, form)]), problem.num_points)
     return tuple(torch.from_numpy(grad) for grad in grads)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Shapes = Sequence[Sequence[int]]
+Points = Sequence[int] | None  # of each level; None where there is an axis for levels
 
 
 def corners(
@@ -43,86 +44,121 @@ def corners(
             yield row, math.prod(parts), tuple(others)
 
 
-def st_deform_attn(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
+def st_deform_attn(
+    value: Array, shapes: Shapes, locations: Array, weights: Array, num_points: Points = None
+) -> Array:
     """The result, [B, Q, M * D]."""
-    batch, num_queries, num_heads, _, num_points, _ = locations.shape
-    out = np.zeros((batch, num_queries, num_heads, value.shape[3]))
-    for b, q, m, k in np.ndindex(batch, num_queries, num_heads, num_points):
-        start = 0
-        for level, shape in enumerate(shapes):
-            for row, weight, _ in corners(locations[b, q, m, level, k], shape):
-                part = weights[b, q, m, level, k] * weight
-                out[b, q, m] += part * value[b, start + row, m]
-            start += math.prod(shape)
-    return out.reshape(batch, num_queries, -1)
+    levels = _levels(shapes, weights, num_points)
+    samples = _listed(locations, num_points), _listed(weights, num_points)
+    out = np.zeros((*locations.shape[:3], value.shape[3]))
+    for b, q, m, i in np.ndindex(samples[1].shape):
+        location, weight = (array[b, q, m, i] for array in samples)
+        for row, part, _ in corners(location, shapes[levels[i]]):
+            out[b, q, m] += weight * part * value[b, _start(shapes, levels[i]) + row, m]
+    return out.reshape(*out.shape[:2], -1)
 
 
 def st_deform_attn_grads(
-    grad_out: Array, value: Array, shapes: Shapes, locations: Array, weights: Array
+    grad_out: Array,
+    value: Array,
+    shapes: Shapes,
+    locations: Array,
+    weights: Array,
+    num_points: Points = None,
 ) -> tuple[Array, Array, Array]:
     """The gradients of value, locations and weights."""
-    batch, num_queries, num_heads, _, num_points, _ = locations.shape
-    grads = grad_out.reshape(batch, num_queries, num_heads, -1)
-    grad_value, grad_locations, grad_weights = map(np.zeros_like, (value, locations, weights))
-    for b, q, m, k in np.ndindex(batch, num_queries, num_heads, num_points):
-        start = 0
-        for level, shape in enumerate(shapes):
-            sample = b, q, m, level, k
-            for row, weight, slopes in corners(locations[sample], shape):
-                match = float(grads[b, q, m] @ value[b, start + row, m])
-                grad_value[b, start + row, m] += weights[sample] * weight * grads[b, q, m]
-                grad_weights[sample] += weight * match
-                grad_locations[sample] += weights[sample] * match * np.array(slopes)
-            start += math.prod(shape)
-    return grad_value, grad_locations, grad_weights
+    levels = _levels(shapes, weights, num_points)
+    samples = _listed(locations, num_points), _listed(weights, num_points)
+    grads = grad_out.reshape(*locations.shape[:3], -1)
+    grad_value, grad_locations, grad_weights = map(np.zeros_like, (value, *samples))
+    for sample in np.ndindex(samples[1].shape):
+        b, q, m, i = sample
+        location, weight = (array[sample] for array in samples)
+        for row, part, slopes in corners(location, shapes[levels[i]]):
+            cell = b, _start(shapes, levels[i]) + row, m
+            match = float(grads[b, q, m] @ value[cell])
+            grad_value[cell] += weight * part * grads[b, q, m]
+            grad_weights[sample] += part * match
+            grad_locations[sample] += weight * match * np.array(slopes)
+    return grad_value, grad_locations.reshape(locations.shape), grad_weights.reshape(weights.shape)
 
 
 def st_deform_attn_from_offsets(
-    value: Array, shapes: Shapes, points: Array, offsets: Array, logits: Array
+    value: Array,
+    shapes: Shapes,
+    points: Array,
+    offsets: Array,
+    logits: Array,
+    num_points: Points = None,
 ) -> Array:
     """The result of the fused form, [B, Q, M * D]."""
-    return st_deform_attn(value, shapes, _locations(shapes, points, offsets), _softmax(logits))
+    locations = _locations(shapes, points, offsets, num_points)
+    return st_deform_attn(value, shapes, locations, _softmax(logits), num_points)
 
 
 def st_deform_attn_from_offsets_grads(
-    grad_out: Array, value: Array, shapes: Shapes, points: Array, offsets: Array, logits: Array
+    grad_out: Array,
+    value: Array,
+    shapes: Shapes,
+    points: Array,
+    offsets: Array,
+    logits: Array,
+    num_points: Points = None,
 ) -> tuple[Array, Array, Array, Array]:
     """The gradients of value, reference points, offsets and logits."""
     weights = _softmax(logits)
+    locations = _locations(shapes, points, offsets, num_points)
     grad_value, grad_locations, grad_weights = st_deform_attn_grads(
-        grad_out, value, shapes, _locations(shapes, points, offsets), weights
+        grad_out, value, shapes, locations, weights, num_points
     )
-    num_axes = offsets.shape[-1]
-    grad_points, grad_offsets, grad_logits = map(np.zeros_like, (points, offsets, logits))
-    for b, q, m in np.ndindex(logits.shape[:3]):
-        head = weights[b, q, m]
-        mean = float((head * grad_weights[b, q, m]).sum())
-        grad_logits[b, q, m] = head * (grad_weights[b, q, m] - mean)
-        for level, k in np.ndindex(logits.shape[3:]):
-            step = grad_locations[b, q, m, level, k]
-            point = points[b, q, level]
-            grad_points[b, q, level, :num_axes] += step
-            if len(point) == num_axes:
-                grad_offsets[b, q, m, level, k] = step / np.array(shapes[level][::-1])
-            else:
-                unit = 0.5 / offsets.shape[4]
-                grad_offsets[b, q, m, level, k] = step * unit * point[num_axes:]
-                grad_points[b, q, level, num_axes:] += step * unit * offsets[b, q, m, level, k]
-    return grad_value, grad_points, grad_offsets, grad_logits
-
-
-def _locations(shapes: Shapes, points: Array, offsets: Array) -> Array:
-    num_points, num_axes = offsets.shape[4:]
-    locations = np.empty_like(offsets)
-    for sample in np.ndindex(offsets.shape[:5]):
-        b, q, _, level, _ = sample
+    means = (weights * grad_weights).sum(tuple(range(3, weights.ndim)), keepdims=True)
+    grad_logits = weights * (grad_weights - means)
+    levels, num_axes = _levels(shapes, logits, num_points), offsets.shape[-1]
+    steps, listed = _listed(grad_locations, num_points), _listed(offsets, num_points)
+    grad_points, grad_offsets = np.zeros_like(points), np.zeros_like(listed)
+    for sample in np.ndindex(steps.shape[:-1]):
+        b, q, _, i = sample
+        level, step = levels[i], steps[sample]
         point = points[b, q, level]
+        grad_points[b, q, level, :num_axes] += step
         if len(point) == num_axes:
-            step = offsets[sample] / np.array(shapes[level][::-1])
+            grad_offsets[sample] = step / np.array(shapes[level][::-1])
         else:
-            step = offsets[sample] / num_points * point[num_axes:] / 2
+            unit = 0.5 / levels.count(level)
+            grad_offsets[sample] = step * unit * point[num_axes:]
+            grad_points[b, q, level, num_axes:] += step * unit * listed[sample]
+    return grad_value, grad_points, grad_offsets.reshape(offsets.shape), grad_logits
+
+
+def _locations(shapes: Shapes, points: Array, offsets: Array, num_points: Points) -> Array:
+    levels, num_axes = _levels(shapes, offsets[..., 0], num_points), offsets.shape[-1]
+    listed = _listed(offsets, num_points)
+    locations = np.empty_like(listed)
+    for sample in np.ndindex(listed.shape[:-1]):
+        b, q, _, i = sample
+        point = points[b, q, levels[i]]
+        if len(point) == num_axes:
+            step = listed[sample] / np.array(shapes[levels[i]][::-1])
+        else:
+            step = listed[sample] / levels.count(levels[i]) * point[num_axes:] / 2
         locations[sample] = point[:num_axes] + step
-    return locations
+    return locations.reshape(offsets.shape)
+
+
+def _levels(shapes: Shapes, scores: Array, num_points: Points) -> list[int]:
+    """The level of each of the P samples of a query and head."""
+    counts = num_points or (scores.shape[4],) * len(shapes)
+    return [level for level, count in enumerate(counts) for _ in range(count)]
+
+
+def _listed(samples: Array, num_points: Points) -> Array:
+    """[B, Q, M, L, K, ...] or [B, Q, M, P, ...] as the latter."""
+    return samples if num_points else samples.reshape(*samples.shape[:3], -1, *samples.shape[5:])
+
+
+def _start(shapes: Shapes, level: int) -> int:
+    """The first row of a level."""
+    return sum(math.prod(shape) for shape in shapes[:level])
 
 
 def _softmax(logits: Array) -> Array:

@@ -12,12 +12,12 @@ using namespace stdeform;
 
 namespace {
 
-// `sizes` is {N, B, S, M, D, Q, L, K}.
+// `sizes` is {N, B, S, M, D, Q, L, P}.
 Problem problem_of(const int64_t* sizes, const int64_t* spatial_shapes) {
   Problem p;
   p.N = static_cast<int>(sizes[0]);
   p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
-  p.Q = sizes[5], p.L = sizes[6], p.K = sizes[7];
+  p.Q = sizes[5], p.L = sizes[6], p.P = sizes[7];
   p.spatial_shapes = spatial_shapes;
   return p;
 }
@@ -31,7 +31,8 @@ EXPORT void chosen_schedule(const int64_t* sizes, int32_t* out) {
   params.problem = problem_of(sizes, nullptr);
   const Problem& p = params.problem;
   params.B = int32_t(p.B), params.Q = int32_t(p.Q), params.M = int32_t(p.M);
-  params.D = int32_t(p.D), params.L = int32_t(p.L), params.K = int32_t(p.K);
+  params.D = int32_t(p.D), params.L = int32_t(p.L), params.P = int32_t(p.P);
+  for (int l = 0; l < p.L; ++l) params.first_point[l + 1] = params.P / params.L * (l + 1);
   cuda::choose_layout<4>(p.D, true, [&](auto layout) {
     const auto schedule = cuda::choose_forward_schedule(params, decltype(layout)::kRows, {});
     out[0] = schedule.in_bricks;

@@ -33,13 +33,15 @@ class Inputs:
 
     Attributes:
         spatial_shapes: L rows of N sizes, outermost axis first.
+        num_points: Of each level; their sum is P.
         value: [B, S, M, D], its last axis contiguous.
-        positions: [B, Q, M, L, K, N], locations or, with a reference, offsets.
-        scores: [B, Q, M, L, K], weights or, with a reference, logits.
+        positions: [B, Q, M, P, N], locations or, with a reference, offsets.
+        scores: [B, Q, M, P], weights or, with a reference, logits.
         reference: [B, Q, L, N], or [B, Q, L, 2N] for boxes.
     """
 
     spatial_shapes: tuple[tuple[int, ...], ...]
+    num_points: tuple[int, ...]
     value: Array
     positions: Array
     scores: Array
@@ -148,7 +150,7 @@ class _Array(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("dtype", ctypes.c_int),
-        ("stride", ctypes.c_int64 * 6),
+        ("stride", ctypes.c_int64 * 5),
     )
 
 
@@ -199,9 +201,10 @@ def _run(
             ctypes.c_bool(machine.deterministic),
             _integers(_sizes(inputs)),
             _integers([size for row in inputs.spatial_shapes for size in row]),
+            _integers(inputs.num_points),
             ctypes.c_bool(
                 inputs.reference is not None
-                and inputs.reference.shape[3] == 2 * inputs.positions.shape[5]
+                and inputs.reference.shape[3] == 2 * inputs.positions.shape[4]
             ),
             ctypes.byref(records),
             ctypes.c_int(machine.device),
@@ -221,13 +224,14 @@ def _run(
 
 
 def _sizes(inputs: Inputs) -> list[int]:
-    """The letters N, B, S, M, D, Q, L, K."""
+    """The letters N, B, S, M, D, Q, L, P."""
     batch, num_cells, num_heads, head_dim = inputs.value.shape
-    _, num_queries, _, num_levels, num_points, num_axes = inputs.positions.shape
+    _, num_queries, _, num_samples, num_axes = inputs.positions.shape
     assert num_cells == sum(map(math.prod, inputs.spatial_shapes))
+    assert num_samples == sum(inputs.num_points)
     return [
         *(num_axes, batch, num_cells, num_heads, head_dim),
-        *(num_queries, num_levels, num_points),
+        *(num_queries, len(inputs.spatial_shapes), num_samples),
     ]
 
 
@@ -240,5 +244,5 @@ def _record(array: Array) -> _Array:
     return _Array(
         array.ctypes.data,
         _DTYPES[array.dtype.name],
-        (ctypes.c_int64 * 6)(*strides),
+        (ctypes.c_int64 * 5)(*strides),
     )

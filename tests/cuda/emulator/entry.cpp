@@ -13,17 +13,18 @@ struct Arrays {
   Array grad_value, grad_reference, grad_positions, grad_scores;
 };
 
-// `sizes` is {N, B, S, M, D, Q, L, K}; `forced` and `to` are fields of Tuning; `allocate` returns
+// `sizes` is {N, B, S, M, D, Q, L, P}; `forced` and `to` are fields of Tuning; `allocate` returns
 // the workspace. Returns null, or what went wrong.
 extern "C" __attribute__((visibility("default"))) const char* run_operator(
     bool backward, bool deterministic, const int64_t* sizes, const int64_t* spatial_shapes,
-    bool boxes, const Arrays* arrays, int device, int num_forced, const char* const* forced,
-    const int64_t* to, void* (*allocate)(int64_t bytes)) {
+    const int64_t* num_points, bool boxes, const Arrays* arrays, int device, int num_forced,
+    const char* const* forced, const int64_t* to, void* (*allocate)(int64_t bytes)) {
   Problem p;
   p.N = static_cast<int>(sizes[0]);
   p.B = sizes[1], p.S = sizes[2], p.M = sizes[3], p.D = sizes[4];
-  p.Q = sizes[5], p.L = sizes[6], p.K = sizes[7];
+  p.Q = sizes[5], p.L = sizes[6], p.P = sizes[7];
   p.spatial_shapes = spatial_shapes;
+  p.num_points = num_points;
   p.boxes = boxes;
   p.value = arrays->value;
   p.reference = arrays->reference;

@@ -15,7 +15,7 @@ from benchmarks.gpu import every_kernel
 from stdeform.testing import Problem
 from tests.cuda.emulator.emulated import Machine
 from tests.support.backends import on_machine
-from tests.support.cases import IMAGE, VIDEO, check_against_baseline, draw, gradients
+from tests.support.cases import FORMS, IMAGE, VIDEO, check_against_baseline, draw, gradients
 
 # Ways backward. The last but one: warps that end within a bin, and a chunk for every head.
 WAYS = {
@@ -71,6 +71,10 @@ def trials() -> Iterator[Trial]:
         yield Trial(f"boxes, D = {head_dim}, {name}", "boxes", boxes, way)
         one_bin = functools.partial(in_one_bin, 25, head_dim=head_dim)
         yield Trial(f"one bin, D = {head_dim}, {name}", "points", one_bin, way)
+    for (name, way), form in itertools.product(WAYS.items(), FORMS):
+        # More than the lanes of a query-head, then fewer: steps do not cross levels.
+        ragged = functools.partial(draw, form, [*VIDEO, (1, 2, 2)], num_points=(33, 1, 6))
+        yield Trial(f"ragged {form}, {name}", form, ragged, way)
     for splits, head_dim in itertools.product((1, 4), (5, 48)):
         grid = functools.partial(draw, "points", IMAGE, num_queries=39, head_dim=head_dim)
         tuning = {"forward_bricks": 2, "forward_splits": splits, "backward_splits": splits}

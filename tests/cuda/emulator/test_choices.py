@@ -33,11 +33,11 @@ def _choices() -> ctypes.CDLL:
 
 
 def _sizes(workload: Workload) -> Any:
-    """The letters N, B, S, M, D, Q, L, K."""
+    """The letters N, B, S, M, D, Q, L, P."""
     num_levels, num_axes = len(workload.spatial_shapes), len(workload.spatial_shapes[0])
     return (ctypes.c_int64 * 8)(
         *(num_axes, workload.batch, workload.num_cells, workload.num_heads, workload.head_dim),
-        *(workload.num_queries, num_levels, workload.num_points),
+        *(workload.num_queries, num_levels, num_levels * workload.num_points),
     )
 
 

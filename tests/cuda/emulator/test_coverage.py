@@ -57,9 +57,9 @@ def _backward_of_little() -> None:
     """Of no sample, and with two gradients alone, for which the trials do not ask."""
     machine = emulated.Machine(build.COVERAGE, tuning={"backward_bins": 1})
     for batch, needs in ((0, ["value"]), (1, ["value", "scores"])):
-        shapes = (1, 1, 1), (1, 1, 1, 1, 3), (1, 1, 1, 1), (1, 1, 3)
+        shapes = (1, 1, 1), (1, 1, 1, 3), (1, 1, 1), (1, 1, 3)
         value, positions, scores, reference = (np.zeros((batch, *shape)) for shape in shapes)
-        inputs = emulated.Inputs(((1, 1, 1),), value, positions, scores, reference)
+        inputs = emulated.Inputs(((1, 1, 1),), (1,), value, positions, scores, reference)
         emulated.backward(inputs, value, machine, needs)
 
 
