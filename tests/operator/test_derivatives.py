@@ -32,11 +32,13 @@ def _tiny(form: str, axes: str, backend: str) -> tuple[Callable[..., Tensor], li
     """The operator of its tensors, and float64 leaves few enough for numerical derivatives."""
     shapes = {"video": [(2, 3, 2), (1, 2, 1)], "image": [(3, 2), (1, 2)]}[axes]
     # A spread of one cell leaves some points outside, and some between the border and outside.
-    sizes = {"num_queries": 2, "num_heads": 2, "head_dim": 3, "num_points": 2}
-    problem = draw(form, shapes, **sizes, dtype=torch.float64, offset_std=1.0)
+    sizes = {"num_queries": 2, "num_heads": 2, "head_dim": 3}
+    num_points = {"video": 2, "image": (1, 3)}[axes]
+    settings = {"num_points": num_points, "dtype": torch.float64, "offset_std": 1.0}
+    problem = draw(form, shapes, **sizes, **settings)
 
     def attend(value: Tensor, *others: Tensor) -> Tensor:
-        return operator(form, backend)(value, shapes, *others)
+        return operator(form, backend)(value, shapes, *others, num_points=problem.num_points)
 
     return attend, [tensor.requires_grad_() for tensor in tensors(arguments(problem, form))]
 

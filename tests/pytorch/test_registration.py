@@ -68,6 +68,15 @@ def test_opcheck_backward_of_backward(form: str) -> None:
     torch.library.opcheck(_ops.st_deform_attn_backward, args)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck_points_per_level(form: str) -> None:
+    problem = draw(form, num_points=(1, 4), dtype=torch.float64)
+    inputs = _op_inputs(problem, form)
+    torch.library.opcheck(_ops.st_deform_attn, asking(inputs, (True,) * 4))
+    args = (problem.grad_out, *inputs, [True, form != "locations", True, True])
+    torch.library.opcheck(_ops.st_deform_attn_backward, args)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_opcheck_mixed_dtypes(dtype: torch.dtype) -> None:
     problem = draw("boxes", dtype=dtype, side_dtype=torch.float32)
