@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import _checks, functional
+from . import _checks, _layer_checks, functional
+from ._shape_tensors import read_rows
 from .functional import Backend
 
 __all__ = ["MSDeformAttn", "STDeformAttn"]
@@ -25,7 +26,7 @@ class _DeformAttn(nn.Module):
         self, embed_dim: int, num_levels: int, num_heads: int, num_points: int, backend: Backend
     ) -> None:
         super().__init__()
-        _checks.check_layer_sizes(
+        _layer_checks.check_layer_sizes(
             embed_dim=embed_dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points
         )
         _checks.check_backend(backend)
@@ -37,9 +38,14 @@ class _DeformAttn(nn.Module):
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(embed_dim, samples * self._num_axes)
         self.attention_weights = nn.Linear(embed_dim, samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        inner_dim = self._inner_dim()
+        self.value_proj = nn.Linear(embed_dim, inner_dim)
+        self.output_proj = nn.Linear(inner_dim, embed_dim)
         self.reset_parameters()
+
+    def _inner_dim(self) -> int:
+        """Channels of the projected value, a multiple of `num_heads`; for subclasses to change."""
+        return self.embed_dim
 
     def reset_parameters(self) -> None:
         """Initialises: fixed sampling pattern, uniform weights, Xavier projections.
@@ -75,20 +81,26 @@ class _DeformAttn(nn.Module):
         padding_mask: Tensor | None,  # [B, S]
         level_starts: Sequence[int] | Tensor | None = None,  # [L]
     ) -> Tensor:  # [B, Q, C]
-        sizes = _checks.check_layer_inputs(
+        sizes = _layer_checks.check_layer_inputs(
             self._names,
             (self.embed_dim, self.num_levels, self._num_axes),
             *(query, reference_points, value, spatial_shapes, padding_mask, level_starts),
         )
         points = reference_points if reference_points.dim() == 4 else reference_points[:, :, None]
         samples = (self.num_heads, self.num_levels, self.num_points)
-        projected = self.value_proj(value)
-        if padding_mask is not None:
-            # After the projection, because its bias would make zeroed rows nonzero again.
-            projected = projected.masked_fill(padding_mask[..., None], 0.0)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
-        logits = self.attention_weights(query).unflatten(-1, samples)
-        _checks.check_layer_dtypes(projected, reference_points, offsets, logits)
+        try:
+            projected = self.value_proj(value)
+            if padding_mask is not None:
+                # After the projection, because its bias would make zeroed rows nonzero again.
+                projected = projected.masked_fill(padding_mask[..., None], 0.0)
+            offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
+            logits = self.attention_weights(query).unflatten(-1, samples)
+        except RuntimeError:
+            _layer_checks.explain_projection_error(
+                self._names, self.value_proj.weight, query, value, padding_mask
+            )
+            raise
+        _layer_checks.check_layer_dtypes(projected, reference_points, offsets, logits)
         out = functional.attend(
             projected.unflatten(-1, (self.num_heads, -1)),
             sizes,
@@ -267,7 +279,7 @@ class MSDeformAttn(_DeformAttn):
         """
         rows = input_spatial_shapes
         if isinstance(rows, Tensor):
-            rows = _checks.read_shape_tensor("input_spatial_shapes", rows)
+            rows = read_rows("input_spatial_shapes", rows, input_flatten)
         return self._attend(
             *(query, reference_points, input_flatten, rows),
             *(input_padding_mask, input_level_start_index),
