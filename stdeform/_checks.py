@@ -1,9 +1,7 @@
-"""Every argument check of the operators and layers, and its message."""
+"""Every argument check of the operators, and what the layers check in the same way."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -134,115 +132,12 @@ def _check_either_form(
     return sizes, expected, dtype, device
 
 
-def check_num_points(num_points: Sequence[int], num_levels: int) -> None:
+def check_num_points(num_points: Sequence[int], num_levels: int, name: str = "num_points") -> None:
     """Checks the points of each level."""
     is_table = _is_sequence(num_points) and all(map(_is_size, num_points))
     if not is_table or len(num_points) != num_levels or min(num_points) < 1:
         raise (ValueError if is_table else TypeError)(
-            f"num_points must hold {num_levels} ints of at least 1, one per level, "
-            f"got {num_points!r}"
-        )
-
-
-# -- layers ------------------------------------------------------------------------------------
-
-
-def check_layer_sizes(**sizes: int) -> None:
-    """Checks the sizes that a layer is made of."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    embed_dim, num_heads = sizes["embed_dim"], sizes["num_heads"]
-    if embed_dim % num_heads:
-        raise ValueError(f"embed_dim must be a multiple of num_heads, {num_heads}, got {embed_dim}")
-
-
-def check_layer_inputs(
-    names: tuple[str, str, str],  # of value, spatial_shapes and padding_mask
-    sizes: tuple[int, int, int],  # embed_dim, num_levels, N
-    query: Tensor,
-    reference_points: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[Sequence[int]],
-    padding_mask: Tensor | None,
-    level_starts: Sequence[int] | Tensor | None = None,
-) -> list[int]:
-    """Checks the arguments of a layer's call; returns the table's L * N sizes."""
-    value_name, table_name, mask_name = names
-    embed_dim, num_levels, num_axes = sizes
-    for name, tensor in (("query", query), (value_name, value)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(_tensor_rule(name, tensor))
-        shape = tensor.shape
-        if len(shape) != 3 or shape[2] != embed_dim:
-            raise ValueError(
-                f"{name} must have 3 axes, the last of embed_dim = {embed_dim} channels, "
-                f"got shape {list(shape)}"
-            )
-    num_cells, table = check_spatial_shapes(spatial_shapes, num_axes, table_name)
-    if len(spatial_shapes) != num_levels:
-        raise ValueError(
-            f"{table_name} must have num_levels = {num_levels} rows, got {len(spatial_shapes)}"
-        )
-    batch, num_queries, _ = query.shape
-    if value.shape[:2] != (batch, num_cells):
-        raise ValueError(
-            f"{value_name} must have shape {[batch, num_cells, embed_dim]} to match query and "
-            f"{table_name}, got {list(value.shape)}"
-        )
-    if padding_mask is not None:
-        check_mask(mask_name, padding_mask)
-        if padding_mask.shape != (batch, num_cells):
-            raise ValueError(
-                f"{mask_name} must have shape {[batch, num_cells]} to match {value_name}, "
-                f"got {list(padding_mask.shape)}"
-            )
-    if level_starts is not None:
-        _check_level_starts(level_starts, table, num_axes)
-    if not isinstance(reference_points, Tensor):
-        raise TypeError(_tensor_rule("reference_points", reference_points))
-    shape = reference_points.shape
-    if (
-        len(shape) not in (3, 4)
-        or shape[0] not in (1, batch)
-        or shape[1] != num_queries
-        or (len(shape) == 4 and shape[2] != num_levels)
-        or shape[-1] not in (num_axes, 2 * num_axes)
-    ):
-        raise ValueError(
-            f"reference_points must have shape [{batch}, {num_queries}, {num_levels}, "
-            f"{num_axes}] (points) or [..., {2 * num_axes}] (centre then size); the levels may be "
-            f"left out and the batch may be 1; got {list(shape)}"
-        )
-    return table
-
-
-def check_layer_dtypes(
-    value: Tensor, reference_points: Tensor, sampling_offsets: Tensor, attention_weights: Tensor
-) -> None:
-    """Checks dtypes and devices of what a layer gives to the operator, the value projected."""
-    dtype, device, name = value.dtype, value.device, "the projected value"
-    if dtype not in VALUE_DTYPES:
-        raise TypeError(_dtype_rule(name, dtype))
-    _check_companion("reference_points", reference_points, dtype, device, name)
-    _check_companion("sampling_offsets", sampling_offsets, dtype, device, name)
-    _check_companion("attention_weights", attention_weights, dtype, device, name)
-
-
-def _check_level_starts(starts: Sequence[int] | Tensor, table: list[int], num_axes: int) -> None:
-    """Checks `input_level_start_index` where reading it costs no device synchronisation."""
-    if isinstance(starts, Tensor):
-        if starts.device.type != "cpu" or torch.compiler.is_compiling():
-            return
-        starts = starts.tolist()
-    cells = [math.prod(table[i : i + num_axes]) for i in range(0, len(table), num_axes)]
-    expected = [0, *itertools.accumulate(cells[:-1])]
-    if list(starts) != expected:
-        raise ValueError(
-            f"input_level_start_index must be {expected} to match input_spatial_shapes, "
-            f"got {list(starts)}"
+            f"{name} must hold {num_levels} ints of at least 1, one per level, got {num_points!r}"
         )
 
 
@@ -299,22 +194,6 @@ def check_shape(name: str, shape: Sequence[int]) -> None:
         raise TypeError(rule)
     if len(shape) not in NUM_AXES or min(shape) < 1:
         raise ValueError(rule)
-
-
-def read_shape_tensor(name: str, spatial_shapes: Tensor) -> list[list[int]]:
-    """A level table in a tensor as Python ints; it is read only where that stalls no device."""
-    if spatial_shapes.device.type != "cpu":
-        raise TypeError(
-            f"{name} must be rows of Python ints or a CPU tensor, got a tensor on "
-            f"{spatial_shapes.device}; reading it would stall the device, so pass Python ints, "
-            "such as [(H, W), ...]"
-        )
-    if spatial_shapes.is_floating_point() or spatial_shapes.dtype == torch.bool:
-        raise TypeError(f"{name} must hold integers, got {spatial_shapes.dtype}")
-    if spatial_shapes.dim() != 2:
-        raise ValueError(f"{name} must have shape [L, 2], got {list(spatial_shapes.shape)}")
-    rows: list[list[int]] = spatial_shapes.tolist()
-    return rows
 
 
 def check_tensor(name: str, tensor: object) -> None:

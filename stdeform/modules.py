@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from . import _checks, functional
+from . import _checks, _layer_checks, functional
+from ._shape_tensors import read_rows
 from .functional import Backend
 
 __all__ = ["MSDeformAttn", "STDeformAttn"]
@@ -18,28 +19,44 @@ __all__ = ["MSDeformAttn", "STDeformAttn"]
 class _DeformAttn(nn.Module):
     """The common part of both layers, which differ in N and in the names of their arguments."""
 
+    num_points: Any  # an int, or a tuple with one for each level
     _num_axes: ClassVar[int]
     _names: ClassVar[tuple[str, str, str]]  # of value, spatial_shapes and padding_mask
 
     def __init__(
-        self, embed_dim: int, num_levels: int, num_heads: int, num_points: int, backend: Backend
+        self,
+        embed_dim: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int | Sequence[int],
+        backend: Backend,
     ) -> None:
         super().__init__()
-        _checks.check_layer_sizes(
+        _layer_checks.check_layer_sizes(
             embed_dim=embed_dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points
         )
         _checks.check_backend(backend)
         self.embed_dim = embed_dim
         self.num_levels = num_levels
         self.num_heads = num_heads
-        self.num_points = num_points
+        self.num_points = num_points if isinstance(num_points, int) else tuple(num_points)
         self.backend: Backend = backend
-        samples = num_heads * num_levels * num_points
+        samples = num_heads * sum(self._points_per_level())
         self.sampling_offsets = nn.Linear(embed_dim, samples * self._num_axes)
         self.attention_weights = nn.Linear(embed_dim, samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        inner_dim = self._inner_dim()
+        self.value_proj = nn.Linear(embed_dim, inner_dim)
+        self.output_proj = nn.Linear(inner_dim, embed_dim)
         self.reset_parameters()
+
+    def _points_per_level(self) -> tuple[int, ...]:
+        """K of each level."""
+        points = self.num_points
+        return (points,) * self.num_levels if isinstance(points, int) else tuple(points)
+
+    def _inner_dim(self) -> int:
+        """Channels of the projected value, a multiple of `num_heads`; for subclasses to change."""
+        return self.embed_dim
 
     def reset_parameters(self) -> None:
         """Initialises: fixed sampling pattern, uniform weights, Xavier projections.
@@ -47,11 +64,13 @@ class _DeformAttn(nn.Module):
         A model that initialises all its matrices itself must call this afterwards, or the
         pattern is lost.
         """
-        offsets = _initial_offsets(self.num_heads, self.num_points, self._num_axes)
-        every_level = offsets[:, None].expand(-1, self.num_levels, -1, -1)  # [M, L, K, N]
+        levels = [
+            _initial_offsets(self.num_heads, points, self._num_axes)
+            for points in self._points_per_level()
+        ]
         nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(every_level.flatten())
+            self.sampling_offsets.bias.copy_(torch.cat(levels, 1).flatten())  # [M, P, N]
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
@@ -75,27 +94,34 @@ class _DeformAttn(nn.Module):
         padding_mask: Tensor | None,  # [B, S]
         level_starts: Sequence[int] | Tensor | None = None,  # [L]
     ) -> Tensor:  # [B, Q, C]
-        sizes = _checks.check_layer_inputs(
+        sizes = _layer_checks.check_layer_inputs(
             self._names,
             (self.embed_dim, self.num_levels, self._num_axes),
             *(query, reference_points, value, spatial_shapes, padding_mask, level_starts),
         )
         points = reference_points if reference_points.dim() == 4 else reference_points[:, :, None]
-        samples = (self.num_heads, self.num_levels, self.num_points)
-        projected = self.value_proj(value)
-        if padding_mask is not None:
-            # After the projection, because its bias would make zeroed rows nonzero again.
-            projected = projected.masked_fill(padding_mask[..., None], 0.0)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
-        logits = self.attention_weights(query).unflatten(-1, samples)
-        _checks.check_layer_dtypes(projected, reference_points, offsets, logits)
+        num_points = self._points_per_level()
+        samples = (self.num_heads, sum(num_points))
+        try:
+            projected = self.value_proj(value)
+            if padding_mask is not None:
+                # After the projection, because its bias would make zeroed rows nonzero again.
+                projected = projected.masked_fill(padding_mask[..., None], 0.0)
+            offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
+            logits = self.attention_weights(query).unflatten(-1, samples)
+        except RuntimeError:
+            _layer_checks.explain_projection_error(
+                self._names, self.value_proj.weight, query, value, padding_mask
+            )
+            raise
+        _layer_checks.check_layer_dtypes(projected, reference_points, offsets, logits)
         out = functional.attend(
             projected.unflatten(-1, (self.num_heads, -1)),
             sizes,
             points.expand(query.shape[0], -1, self.num_levels, -1),
             offsets,
             logits,
-            (),
+            num_points,
             self.backend,
         )
         projected_out: Tensor = self.output_proj(out)
@@ -122,7 +148,7 @@ class STDeformAttn(_DeformAttn):
         embed_dim: Channels C of query, value and output.
         num_levels: Feature levels L.
         num_heads: Attention heads M; divides `embed_dim`.
-        num_points: Sampling points K per head and level.
+        num_points: Sampling points K per head and level; a sequence of L where they differ.
         backend: "auto", "native" or "reference", as in `st_deform_attn_from_offsets`.
 
     Raises:
@@ -146,7 +172,7 @@ class STDeformAttn(_DeformAttn):
         embed_dim: int = 384,
         num_levels: int = 1,
         num_heads: int = 8,
-        num_points: int = 32,
+        num_points: int | Sequence[int] = 32,
         *,
         backend: Backend = "auto",
     ) -> None:
@@ -199,7 +225,7 @@ class MSDeformAttn(_DeformAttn):
         embed_dim: Channels C of query, value and output.
         num_levels: Feature levels L.
         num_heads: Attention heads M; divides `embed_dim`.
-        num_points: Sampling points K per head and level.
+        num_points: Sampling points K per head and level; a sequence of L where they differ.
         backend: "auto", "native" or "reference", as in `st_deform_attn_from_offsets`.
 
     Raises:
@@ -223,7 +249,7 @@ class MSDeformAttn(_DeformAttn):
         embed_dim: int = 256,
         num_levels: int = 4,
         num_heads: int = 8,
-        num_points: int = 4,
+        num_points: int | Sequence[int] = 4,
         *,
         backend: Backend = "auto",
     ) -> None:
@@ -268,7 +294,7 @@ class MSDeformAttn(_DeformAttn):
         """
         rows = input_spatial_shapes
         if isinstance(rows, Tensor):
-            rows = _checks.read_shape_tensor("input_spatial_shapes", rows)
+            rows = read_rows("input_spatial_shapes", rows, input_flatten)
         return self._attend(
             *(query, reference_points, input_flatten, rows),
             *(input_padding_mask, input_level_start_index),

@@ -166,4 +166,5 @@ def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:
     An offset o moves a point by o / K * box / 2. So at the start the outermost points of the
     pattern lie on the edge of the box.
     """
-    return layer.num_points / float(first_offsets(layer)[..., :2].abs().max())
+    num_points: int = layer.num_points
+    return num_points / float(first_offsets(layer)[..., :2].abs().max())

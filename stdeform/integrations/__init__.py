@@ -1,0 +1,1 @@
+"""Other projects' code on this library's operators; nothing in stdeform imports these modules."""
