@@ -17,12 +17,12 @@ IMAGE = [(6, 5), (3, 3)]  # 30 + 9 cells
 Layer = STDeformAttn | MSDeformAttn
 
 
-def video_layer(**settings: Any) -> STDeformAttn:
-    return STDeformAttn(32, num_levels=2, num_heads=4, num_points=6, **settings)
+def video_layer(num_points: Any = 6, **settings: Any) -> STDeformAttn:
+    return STDeformAttn(32, num_levels=2, num_heads=4, num_points=num_points, **settings)
 
 
-def image_layer(**settings: Any) -> MSDeformAttn:
-    return MSDeformAttn(32, num_levels=2, num_heads=4, num_points=3, **settings)
+def image_layer(num_points: Any = 3, **settings: Any) -> MSDeformAttn:
+    return MSDeformAttn(32, num_levels=2, num_heads=4, num_points=num_points, **settings)
 
 
 LAYERS: dict[str, tuple[Callable[..., Layer], list[tuple[int, ...]]]] = {

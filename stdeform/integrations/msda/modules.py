@@ -78,7 +78,8 @@ class MSDeformAttn(stdeform.MSDeformAttn):
     @property
     def n_points(self) -> int:
         """Sampling points per head and level."""
-        return self.num_points
+        num_points: int = self.num_points
+        return num_points
 
     def _inner_dim(self) -> int:
         return int(self.embed_dim * self.ratio)
