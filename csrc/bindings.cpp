@@ -80,14 +80,6 @@ Array optional_array(const py::object& from, int rank, const char* name,
                         : to_array(from.cast<py::capsule>(), rank, name, joins_levels).array;
 }
 
-// Views [B, Q, M * D] as [B, Q, M, D].
-Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
-  Array heads = to_array(from, 3, name).array;
-  heads.stride[3] = heads.stride[2];
-  heads.stride[2] *= p.D;
-  return heads;
-}
-
 void check_sizes(const ShapedArray& array, std::initializer_list<int64_t> expected,
                  const char* name) {
   const auto text = [](const int64_t* sizes, size_t rank) {
@@ -105,6 +97,19 @@ void check_sum(int64_t sum, int64_t expected, const char* what) {
   if (sum == expected) return;
   throw std::invalid_argument(std::string(what) + ", " + std::to_string(expected) + ", got " +
                               std::to_string(sum));
+}
+
+// Views [B, Q, M * D], of the value's dtype, as [B, Q, M, D].
+Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
+  const ShapedArray rows = to_array(from, 3, name);
+  check_sizes(rows, {p.B, p.Q, p.M * p.D}, name);
+  Array heads = rows.array;
+  if (heads.dtype != p.value.dtype) {
+    throw std::invalid_argument(std::string(name) + " must have the dtype of value");
+  }
+  heads.stride[3] = heads.stride[2];
+  heads.stride[2] *= p.D;
+  return heads;
 }
 
 // The last line of defence against reading outside of an array: graphs that were recorded for other
