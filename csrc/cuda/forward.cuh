@@ -79,10 +79,10 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
         }
         const CellRows<const T, Layout> rows(
             values + params.first_cell[l] * p.value.stride[1] + channel, p.value.stride[1]);
-        const int points = params.num_points(l);
-        for (; batch * kPoints < points; batch += tile.splits) {
+        // Not kept in a register: the widest rows would spill one.
+        for (; batch * kPoints < params.num_points(l); batch += tile.splits) {
           const int first = batch * kPoints;
-          const int count = min(points - first, kPoints);
+          const int count = min(params.num_points(l) - first, kPoints);
           __syncwarp();
           // 3 sample
           if (is_sampler && sampling.point < count) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize, 1)
                 });
           }
         }
-        batch -= (points - 1) / kPoints + 1;
+        batch -= (params.num_points(l) - 1) / kPoints + 1;
       }
       // 5 combine
       if (params.from_offsets) {
