@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -42,9 +44,12 @@ def read_rows(name: str, spatial_shapes: Tensor, value: Tensor) -> Rows:
         raise TypeError(f"{name} must hold integers, got {dtype}")
     if spatial_shapes.dim() != 2:
         raise ValueError(f"{name} must have shape [L, N], got {list(spatial_shapes.shape)}")
-    if is_compiling() and (type(spatial_shapes) is not Tensor or _captures_scalars()):
+    if not is_compiling():
+        return _remembered(name, spatial_shapes)
+    if type(spatial_shapes) is not Tensor or _captures_scalars():
         return _symbols(spatial_shapes, value)
-    return _remembered(name, spatial_shapes)
+    between_graphs: Rows = _between_graphs(name, spatial_shapes)
+    return between_graphs
 
 
 def on_device(tensor: Tensor) -> bool:
@@ -74,25 +79,27 @@ def _remembered(name: str, spatial_shapes: Tensor) -> Rows:
     return rows
 
 
-# These are what torch.compiler.disable and assume_constant_result set, which load the compiler.
-_remembered._torchdynamo_disable = True  # type: ignore[attr-defined]
-_remembered._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
-    "the sizes are in a tensor, which a graph cannot read: pass rows of Python ints, or set "
-    "torch._dynamo.config.capture_scalar_outputs = True"
-)
-
-
 def _read(spatial_shapes: Tensor) -> Rows:
     return tuple(map(tuple, spatial_shapes.tolist()))
 
 
 def _captures_scalars() -> bool:
+    """Whether a graph may hold numbers of tensors; a compiler calls it while it makes the graph."""
+    global _between_graphs
     import torch._dynamo
 
+    if _between_graphs is _remembered:
+        _between_graphs = torch.compiler.disable(_remembered)
+        _between_graphs._torchdynamo_disable_msg = (
+            "a graph cannot read the sizes from their tensor: pass rows of Python ints, or set "
+            "torch._dynamo.config.capture_scalar_outputs = True"
+        )
     return torch._dynamo.config.capture_scalar_outputs
 
 
+# torch.compiler.assume_constant_result sets the same, but loads the compiler, and so does disable.
 _captures_scalars._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_between_graphs: Any = _remembered
 
 
 def _symbols(spatial_shapes: Tensor, value: Tensor) -> Rows:

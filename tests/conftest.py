@@ -13,7 +13,9 @@ from stdeform import _native
 from tests.cuda import emulated_gpu
 from tests.cuda.emulated_gpu import EmulatedGpu
 from tests.cuda.emulator import build
+from tests.support import integers_on_gpu
 from tests.support.cases import BACKENDS, KERNELS, NATIVE
+from tests.support.integers_on_gpu import IntegersOnGpu
 
 # The same examples on every machine: a failure in CI is a failure here. For a search with fresh
 # examples: HYPOTHESIS_PROFILE=search.
@@ -63,6 +65,13 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[EmulatedGpu | None]:
         return
     request.getfixturevalue("needs_emulator")
     with emulated_gpu.installed() as installed:
+        yield installed
+
+
+@pytest.fixture
+def shapes_on_gpu() -> Iterator[IntegersOnGpu]:
+    """A GPU for integers only, such as level tables, that counts how often it is read."""
+    with integers_on_gpu.installed() as installed:
         yield installed
 
 

@@ -43,14 +43,17 @@ def test_gradients_reach_everything(axes: str) -> None:
 
 
 @pytest.mark.parametrize("boxes", [False, True], ids=["points", "boxes"])
-def test_reference_points_broadcast(boxes: bool) -> None:
+@pytest.mark.parametrize("axes", LAYERS)
+def test_reference_points_broadcast(axes: str, boxes: bool) -> None:
     """Over levels, over the batch, and over both."""
-    layer = trained(video_layer())
-    query, points, value, shapes = inputs("video", boxes=boxes)
+    layer = trained(LAYERS[axes][0]())
+    query, points, value, shapes = inputs(axes, boxes=boxes)
     for given, meant in (
         (points[:, :, 0], points[:, :, :1]),
+        (points[:, :, :1], points[:, :, :1]),
         (points[:1], points[:1]),
         (points[:1, :, 0], points[:1, :, :1]),
+        (points[:1, :, :1], points[:1, :, :1]),
     ):
         expected = layer(query, meant.expand_as(points), value, shapes)
         assert torch.equal(layer(query, given, value, shapes), expected)

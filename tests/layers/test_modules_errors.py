@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 from unittest.mock import Mock
@@ -34,8 +35,12 @@ def test_constructor_errors(
 
 
 zeros = torch.zeros
+on_meta = functools.partial(torch.zeros, device="meta")
 CHANNELS = "must have 3 axes, the last of embed_dim = 32 channels, got shape"
-POINTS = "reference_points must have shape [2, 7, 2, 3] (points) or [..., 6] (centre then size); "
+POINTS = (
+    "reference_points must have shape [2, 7, 2, 3] (points) or [..., 6] (centre then size); the "
+    "batch and the levels may be 1, and the levels may be left out; got"
+)
 MASK = "must be a bool Tensor, True where there is padding, got"
 TABLE = "spatial_shapes must be a sequence of rows of Python ints, such as"
 VALUE = "value must have shape [2, 72, 32] to match query and spatial_shapes, got"
@@ -57,14 +62,23 @@ TYPE_ERRORS: Cases = [
     ("image", 3, None, f"input_{TABLE} [(H, W)], got None"),
     ("image", 3, [(6, 5.0), (3, 3)], "input_spatial_shapes must hold Python ints, got float in "),
     ("image", 3, torch.ones(2, 2), "input_spatial_shapes must hold integers, got torch.float32"),
+    ("image", 3, torch.ones(2, 2).bool(), "input_spatial_shapes must hold integers, got torch.b"),
+    ("image", 3, torch.ones(2, 2, dtype=torch.int64, device="meta"), "numbers, got a tensor on m"),
     ("image", 5, [True], f"input_padding_mask {MASK} list"),
+    ("video", 0, zeros(2, 7, 32).double(), "query must be of the layer's dtype, torch.float32, go"),
+    (
+        "image",
+        2,
+        zeros(2, 39, 32).half(),
+        "input_flatten must be of the layer's dtype, torch.float",
+    ),
 ]
 VALUE_ERRORS: Cases = [
     ("video", 0, zeros(7, 32), f"query {CHANNELS} [7, 32]"),
     ("video", 0, zeros(2, 7, 33), f"query {CHANNELS} [2, 7, 33]"),
     *(
-        ("video", 1, zeros(sizes), f"{POINTS}the levels may be left out and the batch may be 1; ")
-        for sizes in ((2, 3), (3, 7, 2, 3), (2, 1, 2, 3), (2, 7, 1, 3), (2, 7, 2, 2), (2, 7, 4))
+        ("video", 1, zeros(sizes), f"{POINTS} {[*sizes]}")
+        for sizes in ((2, 3), (3, 7, 2, 3), (2, 1, 2, 3), (2, 7, 3, 3), (2, 7, 2, 2), (2, 7, 4))
     ),
     ("video", 2, zeros(2, 72, 16), f"value {CHANNELS} [2, 72, 16]"),
     ("video", 2, zeros(2, 71, 32), f"{VALUE} [2, 71, 32]"),
@@ -75,7 +89,10 @@ VALUE_ERRORS: Cases = [
     ("image", 3, [], "input_spatial_shapes must have at least one row, got none"),
     ("image", 3, torch.tensor(VIDEO), "input_spatial_shapes rows must be (H, W), got (4, 3, 5)"),
     ("image", 3, [(6, 5), (0, 3)], "input_spatial_shapes sizes must be at least 1, got (0, 3)"),
-    ("image", 3, torch.tensor([6, 5]), "input_spatial_shapes must have shape [L, 2], got [2]"),
+    ("image", 3, torch.tensor([6, 5]), "input_spatial_shapes must have shape [L, N], got [2]"),
+    ("video", 0, on_meta(2, 7, 32), "query must be on the layer's device, cpu, got meta"),
+    ("image", 2, on_meta(2, 39, 32), "input_flatten must be on the layer's device, cpu, got meta"),
+    ("image", 5, on_meta(2, 39).bool(), "input_padding_mask must be on the layer's device, cpu"),
     ("image", 4, torch.tensor([0, 31]), "input_level_start_index must be [0, 30] to match input_"),
     (
         "image",
@@ -103,6 +120,17 @@ def test_call_errors(
     assert "sampl" not in printed  # the layer's user has given none
     if axes == "image":
         assert not re.search(r"\b(value|spatial_shapes|padding_mask)\b", printed)
+
+
+def test_an_error_of_another_cause_is_left_as_it_is() -> None:
+    layer = LAYERS["video"][0]()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a hook's own")
+
+    layer.value_proj.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="a hook's own"):
+        layer(*inputs("video"))
 
 
 @pytest.mark.parametrize("axes", LAYERS)

@@ -60,15 +60,6 @@ def test_shapes_as_rows_or_as_a_tensor() -> None:
         assert torch.equal(layer(query, points, value, shapes, starts), expected)
 
 
-def test_shapes_on_a_device_are_not_read() -> None:
-    layer = image_layer()
-    query, points, value, shapes = inputs("image")
-    with pytest.raises(TypeError, match="got a tensor on meta; reading it would stall the device"):
-        layer(query, points, value, torch.tensor(shapes, device="meta"))
-    # Level starts on a device cannot be checked without a stall, and are not needed.
-    layer(query, points, value, shapes, torch.tensor([7, 7], device="meta"))
-
-
 # -- being a module ----------------------------------------------------------------------------
 
 
