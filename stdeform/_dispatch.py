@@ -3,7 +3,8 @@
 The straight way, the fast path, saves 5 of the 16 microseconds of host time of a small call. It
 is taken where PyTorch's dispatcher would do nothing but find the kernel. To find that out takes
 private symbols of PyTorch, and every one that the package uses is here, except the raw stream in
-`_native`. Where a PyTorch lacks one, all calls take the public way, with the same results.
+`_native`. Where a PyTorch lacks one, all calls take the public way, with the same results; a
+compiler then takes the reference where it cannot tell whether a call is transformed.
 
 To switch the fast path off: `stdeform._dispatch.fast_path = False`.
 """
@@ -21,18 +22,23 @@ from torch.compiler import is_compiling
 from . import _native, _ops, _transforms, reference
 
 try:
+    from torch._C import _are_functorch_transforms_active  # whether torch.func transforms the call
+
+    forward_ad._current_level  # noqa: B018  at least 0 where there may be tangents
+    _sees_transforms = True
+except (ImportError, AttributeError):
+    _sees_transforms = False
+
+try:
     from torch._C import (
         DispatchKey,  # names of what can act on a call: backends, autograd, autocast
         DispatchKeySet,  # sets of them, for the sets that plain tensors have
-        _are_functorch_transforms_active,  # whether torch.func transforms the call
         _dispatch_keys,  # the set of a tensor: lazily negated, sparse and meta tensors have others
         _get_tracing_state,  # whether torch.jit.trace records the call
         _len_torch_dispatch_stack,  # how many TorchDispatchModes see the call
         _len_torch_function_stack,  # how many TorchFunctionModes see it
     )
     from torch._C._autograd import _profiler_enabled  # whether a profiler records the call
-
-    forward_ad._current_level  # noqa: B018  at least 0 where there may be tangents
 
     def _plain_keys() -> frozenset[int]:
         """The key sets of tensors with data in their memory; inference mode has fewer keys."""
@@ -47,7 +53,7 @@ try:
         return frozenset(plain)
 
     _PLAIN = _plain_keys()
-    fast_path = True
+    fast_path = _sees_transforms
 except (ImportError, AttributeError):
     fast_path = False
 
@@ -65,8 +71,13 @@ def attend(
     Arguments are those of the registered operator; see `stdeform._ops`.
     """
     inputs = (value, spatial_shapes, reference_points, positions, scores, num_points)
-    # A compiler sees the registered operator with its formulas and keeps it as one node.
     if is_compiling():
+        way = _way_of_a_compiler()
+        if way == "reference":
+            return reference.attend(*inputs)
+        if way == "transforms":
+            return _transforms.attend(*inputs)
+        # A compiler keeps the registered operator, with its formulas, as one node.
         return _ops.st_deform_attn(*inputs)
     if not fast_path:
         return _attend_publicly(*inputs)
@@ -99,6 +110,23 @@ def attend(
     ):
         return _native.forward(*inputs)
     return _ops.st_deform_attn(*inputs)
+
+
+def _way_of_a_compiler() -> str:
+    """The way of a call that is being compiled, by what transforms it now.
+
+    Dynamo enters transforms and dual levels while it traces, and guards its result by them. It
+    cannot follow an autograd.Function under a transform, so a call of one stays opaque to it and
+    is traced below it, by AOTAutograd, under the same transforms.
+    """
+    torch.compiler.allow_in_graph(_transforms.attend)
+    if not _sees_transforms or forward_ad._current_level >= 0:
+        return "reference"
+    return "transforms" if _are_functorch_transforms_active() else "operator"
+
+
+# A compiler takes what it returns for a constant; see `_native._missing_on_cuda`.
+_way_of_a_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _attend_publicly(*inputs: Any) -> Tensor:
