@@ -14,7 +14,7 @@ __all__ = ["level_starts", "num_cells", "reference_grid", "valid_ratios"]
 
 
 def num_cells(shape: Sequence[int]) -> int:
-    """The number of cells of one level of the given sizes, (T, H, W) or (H, W).
+    """The number of cells of one level of the given sizes, (T, H, W), (H, W) or (T,).
 
     Raises:
         TypeError: `shape` is a Tensor or does not hold ints.
@@ -28,7 +28,7 @@ def level_starts(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
     """The row of `value` at which each level starts; the first is 0.
 
     Args:
-        spatial_shapes: One row of sizes per level, (T, H, W) or (H, W).
+        spatial_shapes: One row of sizes per level, (T, H, W), (H, W) or (T,).
 
     Returns:
         L row numbers.
@@ -60,7 +60,7 @@ def reference_grid(
     Deformable DETR. A query on padding is then outside its own valid part.
 
     Args:
-        spatial_shapes: One row of Python ints per level, (T, H, W) or (H, W).
+        spatial_shapes: One row of Python ints per level, (T, H, W), (H, W) or (T,).
         valid_ratios: The part of each axis that is not padding, in (0, 1], order (x, y, t):
             [B, L, N], or [B, N] for the same ratios on every level. See `valid_ratios`.
         device: Where the grid goes; by default where `valid_ratios` is, else PyTorch's default.
@@ -68,7 +68,7 @@ def reference_grid(
             neighbouring cells of a level of more than 128 cells apart.
 
     Returns:
-        [B, S, L, N] as (x, y, t) or (x, y) in fractions of each level's size; B is 1 without
+        [B, S, L, N] as (x, y, t), (x, y) or (t,) in fractions of each level's size; B is 1 without
         `valid_ratios`. The modules broadcast it over the batch.
 
     Raises:
@@ -115,10 +115,10 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
     has ratio 1 on every axis: its values are zero anyway, and its reference points stay finite.
 
     Args:
-        padding_mask: [B, T, H, W] or [B, H, W], bool, True where the level is padding.
+        padding_mask: [B, T, H, W], [B, H, W] or [B, T], bool, True where the level is padding.
 
     Returns:
-        [B, N] in (0, 1], order (x, y, t) or (x, y), float32. Stack those of all levels along
+        [B, N] in (0, 1], order (x, y, t), (x, y) or (t,), float32. Stack those of all levels along
         axis 1 for `reference_grid`.
 
     Raises:
@@ -126,18 +126,19 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
         ValueError: `padding_mask` has another number of axes, or an axis without cells.
     """
     _checks.check_mask("padding_mask", padding_mask)
-    if padding_mask.dim() not in (3, 4) or 0 in padding_mask.shape[1:]:
+    if padding_mask.dim() - 1 not in _checks.NUM_AXES or 0 in padding_mask.shape[1:]:
         raise ValueError(
-            "padding_mask must have shape [B, T, H, W] or [B, H, W] with sizes of at least 1, "
-            f"got {list(padding_mask.shape)}"
+            "padding_mask must have shape [B, T, H, W], [B, H, W] or [B, T] with sizes of at least "
+            f"1, got {list(padding_mask.shape)}"
         )
     axes = range(1, padding_mask.dim())
     ratios = []
     for axis in reversed(axes):
         size = padding_mask.shape[axis]
         others = [other for other in axes if other != axis]
-        valid = (~padding_mask).any(others).sum(1)  # [B]
-        ratios.append(torch.where(valid > 0, valid, size).to(torch.float32) / size)
+        valid = ~padding_mask.all(others) if others else ~padding_mask  # [B, size]
+        count = valid.sum(1)
+        ratios.append(torch.where(count > 0, count, size).to(torch.float32) / size)
     return torch.stack(ratios, -1)
 
 
@@ -156,7 +157,7 @@ def _num_axes(spatial_shapes: Sequence[Sequence[int]]) -> int:
     num_axes = next(iter(lengths), 3)  # without rows: check_spatial_shapes says so
     if len(lengths) > 1 or num_axes not in _checks.NUM_AXES:
         raise ValueError(
-            "spatial_shapes rows must all be (T, H, W) or all be (H, W), got "
+            "spatial_shapes rows must all be (T, H, W), all be (H, W) or all be (T,), got "
             f"{list(map(tuple, spatial_shapes))}"
         )
     _checks.check_spatial_shapes(spatial_shapes, num_axes)

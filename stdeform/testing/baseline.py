@@ -40,7 +40,7 @@ def composite(
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        ).view(batch * num_heads, head_dim, num_queries, -1)
+        ).view(batch * num_heads, head_dim, num_queries, grid.shape[2])
         out = out + (read * weight[:, None]).sum(-1)
     return out.view(batch, num_heads * head_dim, num_queries).transpose(1, 2).to(value.dtype)
 

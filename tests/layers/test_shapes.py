@@ -40,10 +40,14 @@ def test_grid_of_a_video() -> None:
     [
         (lambda: level_starts(torch.tensor([(4, 6, 5)])), TypeError, "rows of Python ints, such"),
         (lambda: level_starts((4, 6, 5)), TypeError, "rows of Python ints, such as [(T, H, W)]"),
-        (lambda: level_starts([(4, 6, 5), (2, 3)]), ValueError, "must all be (T, H, W) or all be"),
-        (lambda: num_cells([(4, 6, 5), (2, 3, 3)]), TypeError, "shape must be (T, H, W) or (H, W)"),
+        (lambda: level_starts([(4, 6, 5), (2, 3)]), ValueError, "must all be (T, H, W), all be"),
+        (
+            lambda: num_cells([(4, 6, 5), (2, 3, 3)]),
+            TypeError,
+            "shape must be (T, H, W), (H, W) or",
+        ),
         (lambda: num_cells((4.0, 2, 5)), TypeError, "of at least 1, got (4.0, 2, 5)"),
-        (lambda: num_cells((4, 0, 5)), ValueError, "shape must be (T, H, W) or (H, W) in Python"),
+        (lambda: num_cells((4, 0, 5)), ValueError, "(T, H, W), (H, W) or (T,) in Python"),
         (lambda: num_cells(torch.tensor([4, 6, 5])), TypeError, "got tensor([4, 6, 5])"),
         (lambda: reference_grid([(2, 2)], dtype=torch.long), TypeError, "got torch.int64"),
         (lambda: reference_grid([(2, 2)], [[1, 1]]), TypeError, "valid_ratios must be a Tensor"),
@@ -118,6 +122,16 @@ def test_valid_ratios_of_a_video() -> None:
     torch.testing.assert_close(valid_ratios(mask), expected)
 
 
+def test_a_sequence() -> None:
+    """One axis: the cells, the grid and the ratios of rows (T,)."""
+    assert [num_cells((5,)), *level_starts([(5,), (2,)])] == [5, 0, 5]
+    mask = torch.tensor([[False] * 3 + [True] * 2, [True] * 5])
+    ratios = valid_ratios(mask)
+    torch.testing.assert_close(ratios, torch.tensor([[0.6], [1.0]]))
+    as_image = reference_grid([(1, 5)], torch.cat([ratios, torch.ones(2, 1)], 1))
+    assert torch.equal(reference_grid([(5,)], ratios), as_image[..., :1])
+
+
 def test_an_empty_batch() -> None:
     assert valid_ratios(torch.zeros(0, 2, 3, dtype=torch.bool)).shape == (0, 2)
     assert reference_grid([(2, 3)], torch.ones(0, 2)).shape == (0, 6, 1, 2)
@@ -126,8 +140,12 @@ def test_an_empty_batch() -> None:
 @pytest.mark.parametrize(
     ("shapes", "error", "message"),
     [
-        ([(2, 3), (1, 2, 3)], ValueError, "rows must all be (T, H, W) or all be (H, W), got"),
-        ([(2,)], ValueError, "rows must all be (T, H, W) or all be (H, W), got [(2,)]"),
+        (
+            [(2, 3), (1, 2, 3)],
+            ValueError,
+            "rows must all be (T, H, W), all be (H, W) or all be (T,),",
+        ),
+        ([(2, 3, 4, 5)], ValueError, "or all be (T,), got [(2, 3, 4, 5)]"),
         ([], ValueError, "spatial_shapes must have at least one row, got none"),
         ([(0, 3)], ValueError, "spatial_shapes sizes must be at least 1, got (0, 3)"),
         (138, TypeError, "spatial_shapes must be a sequence of rows of Python ints"),
@@ -154,10 +172,10 @@ def test_grid_ratio_errors(sizes: tuple[int, ...]) -> None:
     [
         (torch.zeros(2, 3, 4), TypeError, "True where there is padding, got torch.float32"),
         ([[True]], TypeError, "True where there is padding, got list"),
-        (torch.zeros(2, 3, dtype=torch.bool), ValueError, "of at least 1, got [2, 3]"),
+        (torch.zeros(2, dtype=torch.bool), ValueError, "of at least 1, got [2]"),
         (torch.zeros(2, 0, 3, dtype=torch.bool), ValueError, "of at least 1, got [2, 0, 3]"),
     ],
-    ids=["float", "list", "2 axes", "no rows"],
+    ids=["float", "list", "1 axis", "no rows"],
 )
 def test_mask_errors(mask: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
