@@ -192,8 +192,8 @@ class STDeformAttn(_DeformAttn):
             query: [B, Q, C]; carries the position embedding.
             reference_points: Where each query looks, in fractions of the level's size:
                 [B, Q, L, 3] points as (x, y, t) or [B, Q, L, 6] boxes as centre then size.
-                Without the axis of levels they hold for all of them; a batch of 1 holds for
-                all rows. float32 or the projected value's dtype.
+                Without the axis of levels, or with one of size 1, they hold for all of them; a
+                batch of 1 holds for all rows. float32 or the projected value's dtype.
             value: [B, S, C], the cells of all levels one after the other, each level row-major
                 over (t, y, x); does not carry the position embedding.
             spatial_shapes: One row of Python ints per level, (T, H, W).
@@ -205,8 +205,6 @@ class STDeformAttn(_DeformAttn):
         Raises:
             TypeError: An argument has the wrong type or dtype.
             ValueError: A shape, size or device breaks its rule.
-            RuntimeError: From PyTorch: `query` or `value` has another dtype than the layer, or
-                one of them or the mask is on another device.
         """
         return self._attend(query, reference_points, value, spatial_shapes, padding_mask)
 
@@ -214,9 +212,10 @@ class STDeformAttn(_DeformAttn):
 class MSDeformAttn(_DeformAttn):
     """Multi-scale deformable attention over image features, for Deformable DETR and its family.
 
-    Takes the place of the layer of the same name in *Deformable DETR* (Zhu et al., ICLR 2021):
+    Computes what the layer of the same name does in *Deformable DETR* (Zhu et al., ICLR 2021):
     sizes and tensors in the same order, same parameter names and shapes, same initialisation, so
-    its state dicts load unchanged. Runs on any device and in any floating dtype.
+    its state dicts load unchanged. Runs on any device and in any floating dtype. The subclass
+    `stdeform.integrations.msda.MSDeformAttn` also has the original's names.
 
     Under autocast the projections and the value take autocast's dtype; reference points keep
     theirs, and coordinates are computed in float32.
@@ -270,12 +269,14 @@ class MSDeformAttn(_DeformAttn):
             query: [B, Q, C]; carries the position embedding.
             reference_points: Where each query looks, in fractions of the level's size:
                 [B, Q, L, 2] points as (x, y) or [B, Q, L, 4] boxes as centre then size.
-                Without the axis of levels they hold for all of them; a batch of 1 holds for
-                all rows. float32 or the projected value's dtype.
+                Without the axis of levels, or with one of size 1, they hold for all of them; a
+                batch of 1 holds for all rows. float32 or the projected value's dtype.
             input_flatten: The value, [B, S, C], the cells of all levels one after the other,
                 each level row-major; does not carry the position embedding.
             input_spatial_shapes: One row (H, W) per level, as Python ints or as an integer
-                tensor [L, 2] on the CPU. torch.compile and torch.export need Python ints.
+                tensor [L, 2]. One on a device is read once, which waits for the device, and again
+                after an in-place operation; in every call, if it was made in inference mode. Under
+                torch.compile the reading breaks the graph, unless it captures scalars.
             input_level_start_index: Not needed, because the shapes say it. Checked against them
                 where that costs no device synchronisation (Python ints or a CPU tensor, not
                 while compiling), otherwise unused.
@@ -286,11 +287,9 @@ class MSDeformAttn(_DeformAttn):
             [B, Q, C] in the projections' dtype.
 
         Raises:
-            TypeError: An argument has the wrong type or dtype, or `input_spatial_shapes` is a
-                tensor on another device than the CPU.
+            TypeError: An argument has the wrong type or dtype.
             ValueError: A shape, size, level start or device breaks its rule.
-            RuntimeError: From PyTorch: `query` or `input_flatten` has another dtype than the
-                layer, or one of them or the mask is on another device.
+            RuntimeError: `input_spatial_shapes` has to be read while a CUDA graph is captured.
         """
         rows = input_spatial_shapes
         if isinstance(rows, Tensor):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stdeform import _native, _ops, level_starts
+from stdeform import _native, _ops, level_starts, reference
 from stdeform.integrations import msda
 from stdeform.integrations.msda.extension import ms_deform_attn_backward, ms_deform_attn_forward
 from stdeform.testing import Problem, assert_close, composite, make_problem
@@ -130,6 +130,7 @@ def test_the_backward_does_not_run_the_forward(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(_native, "forward", refuse)
     monkeypatch.setattr(_ops, "st_deform_attn", refuse)
+    monkeypatch.setattr(reference, "attend", refuse)
     again = ms_deform_attn_backward(*args[:5], drawn.grad_out, 64)
     assert all(map(torch.equal, grads, again))
 
