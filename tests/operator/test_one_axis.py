@@ -7,9 +7,18 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from stdeform.testing import Problem
-from tests.support.cases import FORMS, check_against_oracle, draw, gradients, results
+from tests.support.cases import (
+    FORMS,
+    arguments,
+    check_against_oracle,
+    draw,
+    gradients,
+    operator,
+    results,
+)
 
 LINES = ((7,), (3,), (1,))
 
@@ -56,3 +65,25 @@ def test_a_coordinate_that_is_no_number_reads_nothing(on_cpu: str, bad: float) -
     grads = gradients(problem, "points", on_cpu)
     assert all(torch.isfinite(grad).all() for grad in grads)
     assert grads[2][0, 0, 0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_derivatives(on_cpu: str, form: str) -> None:
+    sizes = {"batch": 1, "num_queries": 2, "num_heads": 1, "head_dim": 2, "num_points": (1, 2)}
+    problem = draw(form, LINES[:2], **sizes, dtype=torch.float64, offset_std=1.0)
+    value, shapes, *others = arguments(problem, form)
+
+    def attend(value: Tensor, *others: Tensor) -> Tensor:
+        return operator(form, on_cpu)(value, shapes, *others, num_points=problem.num_points)
+
+    inputs = [tensor.requires_grad_() for tensor in (value, *others)]
+    assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(attend, inputs, fast_mode=True)
+    if on_cpu == "reference":  # a compiler takes long over it, and sees nothing else than images
+        return
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    pairs = zip(
+        *(torch.autograd.grad(f(*inputs).sum(), inputs) for f in (compiled, attend)), strict=True
+    )
+    assert all(torch.equal(one, other) for one, other in pairs)
