@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import handle_torch_function
+from torch.overrides import handle_torch_function as record
+
+__all__ = ["among", "as_node", "record"]
 
 
 def as_node(error: Exception, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -18,14 +20,18 @@ def as_node(error: Exception, function: Callable[..., Any], *arguments: Any, **n
     Raises:
         Exception: The error, if no argument is a proxy.
     """
-    proxies = list(_search((*arguments, *named.values())))
+    proxies = among((*arguments, *named.values()))
     if not proxies:
         raise error
-    return handle_torch_function(function, proxies, *arguments, **named)
+    return record(function, proxies, *arguments, **named)
+
+
+def among(arguments: Iterable[Any]) -> list[Any]:
+    """What has PyTorch's protocol and is no Tensor, also inside tuples and lists."""
+    return list(_search(arguments))
 
 
 def _search(arguments: Iterable[Any]) -> Iterator[Any]:
-    """What has PyTorch's protocol and is no Tensor, also inside tuples and lists."""
     for argument in arguments:
         if isinstance(argument, (tuple, list)):
             yield from _search(argument)

@@ -16,6 +16,7 @@ from ._checks import BACKENDS
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 Backend = Literal["auto", "native", "reference"]
+_CAST = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
 _warned: set[str] = set()  # device types with a reported fallback
 
 
@@ -87,11 +88,12 @@ def st_deform_attn(
             value, spatial_shapes, sampling_locations, attention_weights, num_points
         )
     except TypeError as error:
-        return _proxies.as_node(
+        node: Tensor = _proxies.as_node(
             *(error, st_deform_attn, value, spatial_shapes, sampling_locations, attention_weights),
             num_points=num_points,
             backend=backend,
         )
+        return node
     if len(sizes) == len(spatial_shapes):  # N = 1
         sizes, sampling_locations = _as_images(sizes), F.pad(sampling_locations, (0, 1), value=0.5)
     samples = (sampling_locations, attention_weights, num_points or ())
@@ -154,12 +156,13 @@ def st_deform_attn_from_offsets(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points
         )
     except TypeError as error:
-        return _proxies.as_node(
+        node: Tensor = _proxies.as_node(
             *(error, st_deform_attn_from_offsets, value, spatial_shapes),
             *(reference_points, sampling_offsets, attention_logits),
             num_points=num_points,
             backend=backend,
         )
+        return node
     if len(sizes) == len(spatial_shapes):  # N = 1
         sizes, sampling_offsets = _as_images(sizes), F.pad(sampling_offsets, (0, 1))
         # A centre of 0.5 along y, and a box of any height.
@@ -190,15 +193,16 @@ def _autocasts(value: Tensor) -> bool:
     device_type = _device_type(value)
     if device_type not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device_type):
         return False
-    return torch.is_autocast_enabled(device_type) and value.dtype is not torch.float64
+    return torch.is_autocast_enabled(device_type) and value.dtype in _CAST
 
 
 def _as_autocast_does(value: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """The value in autocast's dtype, and the others in that or float32."""
     dtype = torch.get_autocast_dtype(_device_type(value))
-    kept = (dtype, torch.float32, torch.float64)
     return value.to(dtype), *(
-        other.float() if isinstance(other, Tensor) and other.dtype not in kept else other
+        other.float()
+        if isinstance(other, Tensor) and other.dtype in _CAST and other.dtype is not dtype
+        else other
         for other in others
     )
 
