@@ -252,4 +252,7 @@ def _is_sequence(rows: object) -> bool:
 
 
 def _is_size(size: object) -> bool:
+    if isinstance(size, Tensor):  # what `tensor.shape` holds while torch.jit.trace records
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        return tracing and not size.dim() and size.dtype is torch.int64
     return isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import _native, _ops, _transforms, reference
+from . import _native, _ops, _tracing, _transforms, reference
 
 try:
     from torch._C import _are_functorch_transforms_active  # whether torch.func transforms the call
@@ -109,6 +109,8 @@ def attend(
         and (reference_points is None or _dispatch_keys(reference_points).raw_repr() in _PLAIN)
     ):
         return _native.forward(*inputs)
+    if _get_tracing_state():
+        return _tracing.attend(True, *inputs)
     return _ops.st_deform_attn(*inputs)
 
 
@@ -133,7 +135,7 @@ def _attend_publicly(*inputs: Any) -> Tensor:
     """The same without private symbols: slower, because it prepares for a transform every time."""
     # A trace keeps operators, but not what an autograd.Function does.
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return _ops.st_deform_attn(*inputs)
+        return _tracing.attend(True, *inputs)
     tensors = (tensor for tensor in inputs if isinstance(tensor, Tensor))
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         return reference.attend(*inputs)

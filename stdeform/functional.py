@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _dispatch, _native, reference
+from . import _checks, _dispatch, _native, _proxies, _tracing
 from ._checks import BACKENDS
 
 __all__ = ["Backend", "resolve_backend", "st_deform_attn", "st_deform_attn_from_offsets"]
 
 Backend = Literal["auto", "native", "reference"]
+_CAST = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
 _warned: set[str] = set()  # device types with a reported fallback
 
 
@@ -45,6 +47,9 @@ def st_deform_attn(
     `torch.use_deterministic_algorithms(True)`. Differentiable any number of times in all three
     tensors.
 
+    Under autocast of the value's device the value is cast to autocast's dtype, and so the result
+    has it; any other tensor of another half dtype is cast to float32. A float64 value stays.
+
     Args:
         value: What is read, [B, S, M, D]; S cells of all levels one after the other, each level
             row-major. float64, float32, float16 or bfloat16; any strides.
@@ -74,9 +79,21 @@ def st_deform_attn(
         >>> st_deform_attn(value, [(4, 6, 5)], locations, weights).shape
         torch.Size([1, 100, 128])
     """
-    sizes = _checks.check_attention(
-        value, spatial_shapes, sampling_locations, attention_weights, num_points
-    )
+    if _autocasts(value):
+        value, sampling_locations, attention_weights = _as_autocast_does(
+            value, sampling_locations, attention_weights
+        )
+    try:
+        sizes = _checks.check_attention(
+            value, spatial_shapes, sampling_locations, attention_weights, num_points
+        )
+    except TypeError as error:
+        node: Tensor = _proxies.as_node(
+            *(error, st_deform_attn, value, spatial_shapes, sampling_locations, attention_weights),
+            num_points=num_points,
+            backend=backend,
+        )
+        return node
     if len(sizes) == len(spatial_shapes):  # N = 1
         sizes, sampling_locations = _as_images(sizes), F.pad(sampling_locations, (0, 1), value=0.5)
     samples = (sampling_locations, attention_weights, num_points or ())
@@ -99,6 +116,8 @@ def st_deform_attn_from_offsets(
     `p = reference + offset / size` for points, `p = centre + offset / K * box / 2` for boxes;
     then as `st_deform_attn`. The kernels compute both inside, forward and backward, so neither
     locations nor weights are ever stored.
+
+    Autocast casts as for `st_deform_attn`.
 
     Args:
         value: As in `st_deform_attn`, [B, S, M, D].
@@ -128,9 +147,22 @@ def st_deform_attn_from_offsets(
         >>> st_deform_attn_from_offsets(value, [(4, 6, 5)], points, offsets, logits).shape
         torch.Size([1, 100, 128])
     """
-    sizes = _checks.check_attention_from_offsets(
-        value, spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points
-    )
+    if _autocasts(value):
+        value, reference_points, sampling_offsets, attention_logits = _as_autocast_does(
+            value, reference_points, sampling_offsets, attention_logits
+        )
+    try:
+        sizes = _checks.check_attention_from_offsets(
+            value, spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points
+        )
+    except TypeError as error:
+        node: Tensor = _proxies.as_node(
+            *(error, st_deform_attn_from_offsets, value, spatial_shapes),
+            *(reference_points, sampling_offsets, attention_logits),
+            num_points=num_points,
+            backend=backend,
+        )
+        return node
     if len(sizes) == len(spatial_shapes):  # N = 1
         sizes, sampling_offsets = _as_images(sizes), F.pad(sampling_offsets, (0, 1))
         # A centre of 0.5 along y, and a box of any height.
@@ -150,8 +182,29 @@ def attend(
 ) -> Tensor:  # [B, Q, M * D]
     """Either form on arguments that have been checked; the layers call it too."""
     if resolve_backend(_device_type(value), backend) == "reference":
-        return reference.attend(value, sizes, reference_points, positions, scores, num_points)
+        return _tracing.attend(False, value, sizes, reference_points, positions, scores, num_points)
     return _dispatch.attend(value, sizes, reference_points, positions, scores, num_points)
+
+
+def _autocasts(value: Tensor) -> bool:
+    """Whether autocast is on for the device of a value that it casts."""
+    if not isinstance(value, Tensor):
+        return False
+    device_type = _device_type(value)
+    if device_type not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device_type):
+        return False
+    return torch.is_autocast_enabled(device_type) and value.dtype in _CAST
+
+
+def _as_autocast_does(value: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """The value in autocast's dtype, and the others in that or float32."""
+    dtype = torch.get_autocast_dtype(_device_type(value))
+    return value.to(dtype), *(
+        other.float()
+        if isinstance(other, Tensor) and other.dtype in _CAST and other.dtype is not dtype
+        else other
+        for other in others
+    )
 
 
 def _as_images(lengths: Sequence[int]) -> list[int]:

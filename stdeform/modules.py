@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import _checks, _layer_checks, functional
+from . import _checks, _layer_checks, _proxies, functional
 from ._shape_tensors import read_rows
 from .functional import Backend
 
@@ -94,14 +94,58 @@ class _DeformAttn(nn.Module):
         padding_mask: Tensor | None,  # [B, S]
         level_starts: Sequence[int] | Tensor | None = None,  # [L]
     ) -> Tensor:  # [B, Q, C]
-        sizes = _layer_checks.check_layer_inputs(
-            self._names,
-            (self.embed_dim, self.num_levels, self._num_axes),
-            *(query, reference_points, value, spatial_shapes, padding_mask, level_starts),
+        try:
+            sizes = _layer_checks.check_layer_inputs(
+                self._names,
+                (self.embed_dim, self.num_levels, self._num_axes),
+                *(query, reference_points, value, spatial_shapes, padding_mask, level_starts),
+            )
+        except TypeError:
+            inputs = (query, reference_points, value, spatial_shapes, padding_mask)
+            if _proxies.among(inputs):
+                return self._record(*inputs)
+            raise
+        projected, offsets, logits = self._project(query, value, padding_mask)
+        _layer_checks.check_layer_dtypes(projected, reference_points, offsets, logits)
+        out = functional.attend(
+            projected,
+            sizes,
+            _spread(reference_points, query, self.num_levels),
+            offsets,
+            logits,
+            self._points_per_level(),
+            self.backend,
         )
-        points = reference_points if reference_points.dim() == 4 else reference_points[:, :, None]
-        num_points = self._points_per_level()
-        samples = (self.num_heads, sum(num_points))
+        projected_out: Tensor = self.output_proj(out)
+        return projected_out
+
+    def _record(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]],
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """The same on proxies of torch.fx: the operator, which checks where it runs, is a node."""
+        projected, offsets, logits = self._project(query, value, padding_mask)
+        out = functional.st_deform_attn_from_offsets(
+            projected,
+            spatial_shapes,
+            _spread_node(reference_points, query, self.num_levels),
+            offsets,
+            logits,
+            num_points=self._points_per_level(),
+            backend=self.backend,
+        )
+        projected_out: Tensor = self.output_proj(out)
+        return projected_out
+
+    def _project(
+        self, query: Tensor, value: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The projected value [B, S, M, D], offsets [B, Q, M, P, N] and logits [B, Q, M, P]."""
+        samples = (self.num_heads, sum(self._points_per_level()))
         try:
             projected = self.value_proj(value)
             if padding_mask is not None:
@@ -114,18 +158,7 @@ class _DeformAttn(nn.Module):
                 self._names, self.value_proj.weight, query, value, padding_mask
             )
             raise
-        _layer_checks.check_layer_dtypes(projected, reference_points, offsets, logits)
-        out = functional.attend(
-            projected.unflatten(-1, (self.num_heads, -1)),
-            sizes,
-            points.expand(query.shape[0], -1, self.num_levels, -1),
-            offsets,
-            logits,
-            num_points,
-            self.backend,
-        )
-        projected_out: Tensor = self.output_proj(out)
-        return projected_out
+        return projected.unflatten(-1, (self.num_heads, -1)), offsets, logits
 
 
 class STDeformAttn(_DeformAttn):
@@ -298,6 +331,22 @@ class MSDeformAttn(_DeformAttn):
             *(query, reference_points, input_flatten, rows),
             *(input_padding_mask, input_level_start_index),
         )
+
+
+def _spread(reference_points: Tensor, query: Tensor, num_levels: int) -> Tensor:
+    """Reference points for every row of the batch and every level, [B, Q, L, N or 2N]."""
+    points = reference_points if reference_points.dim() == 4 else reference_points[:, :, None]
+    return points.expand(query.shape[0], -1, num_levels, -1)
+
+
+def _spread_node(reference_points: Tensor, query: Tensor, num_levels: int) -> Tensor:
+    """`_spread` as a node of torch.fx."""
+    arguments = (reference_points, query, num_levels)
+    proxies = _proxies.among(arguments)
+    if proxies:
+        node: Tensor = _proxies.record(_spread_node, proxies, *arguments)
+        return node
+    return _spread(*arguments)
 
 
 def _initial_offsets(num_heads: int, num_points: int, num_axes: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _checks, _proxies
 
 __all__ = ["level_starts", "num_cells", "reference_grid", "valid_ratios"]
 
@@ -20,7 +20,11 @@ def num_cells(shape: Sequence[int]) -> int:
         TypeError: `shape` is a Tensor or does not hold ints.
         ValueError: It has another number of axes, or a size below 1.
     """
-    _checks.check_shape("shape", shape)
+    try:
+        _checks.check_shape("shape", shape)
+    except TypeError as error:
+        node: int = _proxies.as_node(error, num_cells, shape)
+        return node
     return product(shape)
 
 
@@ -41,7 +45,11 @@ def level_starts(spatial_shapes: Sequence[Sequence[int]]) -> list[int]:
         >>> level_starts([(4, 6, 5), (4, 3, 3)])
         [0, 120]
     """
-    _num_axes(spatial_shapes)
+    try:
+        _num_axes(spatial_shapes)
+    except TypeError as error:
+        node: list[int] = _proxies.as_node(error, level_starts, spatial_shapes)
+        return node
     return [0, *itertools.accumulate(map(product, spatial_shapes))][:-1]
 
 
@@ -81,12 +89,18 @@ def reference_grid(
         tensor([[0.2500, 0.5000],
                 [0.7500, 0.5000]])
     """
-    num_axes = _num_axes(spatial_shapes)
+    try:
+        num_axes = _num_axes(spatial_shapes)
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+        if valid_ratios is not None:
+            _checks.check_tensor("valid_ratios", valid_ratios)
+    except TypeError as error:
+        node: Tensor = _proxies.as_node(
+            *(error, reference_grid, spatial_shapes, valid_ratios), device=device, dtype=dtype
+        )
+        return node
     num_levels = len(spatial_shapes)
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
-    if valid_ratios is not None:
-        _checks.check_tensor("valid_ratios", valid_ratios)
     if device is None and valid_ratios is not None:
         device = valid_ratios.device
     real = torch.promote_types(dtype, torch.float32)  # half would lose cells before rounding
@@ -125,7 +139,11 @@ def valid_ratios(padding_mask: Tensor) -> Tensor:
         TypeError: `padding_mask` is not a bool Tensor.
         ValueError: `padding_mask` has another number of axes, or an axis without cells.
     """
-    _checks.check_mask("padding_mask", padding_mask)
+    try:
+        _checks.check_mask("padding_mask", padding_mask)
+    except TypeError as error:
+        node: Tensor = _proxies.as_node(error, valid_ratios, padding_mask)
+        return node
     if padding_mask.dim() - 1 not in _checks.NUM_AXES or 0 in padding_mask.shape[1:]:
         raise ValueError(
             "padding_mask must have shape [B, T, H, W], [B, H, W] or [B, T] with sizes of at least "
