@@ -65,7 +65,9 @@ ShapedArray to_array(const py::capsule& from, int rank, const char* name,
   }
   if (has_levels) {
     const int64_t levels = tensor->shape[3], points = tensor->shape[4];
-    if (levels > 1 && tensor->strides[3] != points * tensor->strides[4]) {
+    // An axis of size 1 may have any stride.
+    if (points == 1) shaped.array.stride[3] = tensor->strides[3];
+    if (levels > 1 && points > 1 && tensor->strides[3] != points * tensor->strides[4]) {
       throw std::invalid_argument(std::string(name) +
                                   " must have levels without gaps between them");
     }
@@ -98,6 +100,19 @@ void check_sum(int64_t sum, int64_t expected, const char* what) {
   throw std::invalid_argument(std::string(what) + ", " + std::to_string(expected) + ", got " +
                               std::to_string(sum));
 }
+
+void check_at_least_1(const std::vector<int64_t>& numbers, const char* name) {
+  for (const int64_t number : numbers) {
+    if (number >= 1) continue;
+    throw std::invalid_argument(std::string(name) + " must hold numbers of at least 1, got " +
+                                std::to_string(number));
+  }
+}
+
+// Of numbers of at least 0 and 1; what would overflow is the largest number, no size of an array.
+constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+int64_t plus(int64_t a, int64_t b) { return a > kLargest - b ? kLargest : a + b; }
+int64_t times(int64_t a, int64_t b) { return a > kLargest / b ? kLargest : a * b; }
 
 // Views [B, Q, M * D], of the value's dtype, as [B, Q, M, D].
 Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
@@ -134,18 +149,16 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   p.num_points = num_points.data();
   check_sum(int64_t(spatial_shapes.size()), int64_t(num_points.size()) * p.N,
             "spatial_shapes must have N sizes for each entry of num_points");
+  check_at_least_1(spatial_shapes, "spatial_shapes");
+  check_at_least_1(num_points, "num_points");
   int64_t cells = 0;
   for (int64_t l = 0; l < p.L; ++l) {
-    int64_t of_level = 1;
-    for (int n = 0; n < p.N; ++n) of_level *= spatial_shapes[size_t(l * p.N + n)];
-    cells += of_level;
+    const int64_t* sizes = &spatial_shapes[size_t(l * p.N)];
+    cells = plus(cells, std::accumulate(sizes, sizes + p.N, int64_t{1}, times));
   }
   check_sum(cells, p.S, "spatial_shapes must have as many cells as value has rows");
-  check_sum(std::accumulate(num_points.begin(), num_points.end(), int64_t{0}), p.P,
+  check_sum(std::accumulate(num_points.begin(), num_points.end(), int64_t{0}, plus), p.P,
             "num_points must add up to the points of positions");
-  for (const int64_t points : num_points) {
-    if (points < 1) throw std::invalid_argument("num_points must be at least 1 on each level");
-  }
   check_sizes(s, {p.B, p.Q, p.M, p.P, p.N}, "positions");
   // Indices of cells are 32-bit. So are offsets into the CPU's packed copy of a head, which count
   // vectors of at least four numbers.

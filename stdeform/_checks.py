@@ -247,7 +247,7 @@ def _table_rule(spatial_shapes: object, num_axes: int, name: str) -> str:
 def _is_sequence(rows: object) -> bool:
     # Tuples and lists first: the check against the abstract class is slow.
     return isinstance(rows, (tuple, list)) or (
-        isinstance(rows, Sequence) and not isinstance(rows, str)
+        isinstance(rows, Sequence) and not isinstance(rows, (str, bytes))
     )
 
 

@@ -39,7 +39,14 @@ CASES: list[tuple[dict[int, Any], str]] = [
     ({4: torch.zeros(2, 7, 2, 2, 2)}, "scores must have shape [2, 7, 2, 6], got [2, 7, 2, 4]"),
     ({5: [2, 2]}, "num_points must add up to the points of positions, 6, got 4"),
     ({5: [6]}, "spatial_shapes must have N sizes for each entry of num_points, 3, got 6"),
-    ({5: [6, 0]}, "num_points must be at least 1 on each level"),
+    ({5: [6, 0]}, "num_points must hold numbers of at least 1, got 0"),
+    # Numbers that would add up without the sign, or without the bits from 2^64 on.
+    ({1: [4, 6, 10, -2, 17, 3]}, "spatial_shapes must hold numbers of at least 1, got -2"),
+    ({1: [2**32, 2**32, 1, 2, 3, 23]}, f"138, got {2**63 - 1}"),
+    (
+        {1: [1, 1, 34] * 3 + [1, 1, 36], 5: [2**62] * 3 + [2**62 + 6]},
+        f"num_points must add up to the points of positions, 6, got {2**63 - 1}",
+    ),
 ]
 
 

@@ -127,6 +127,20 @@ def test_layouts(kernel: str, form: str, dtype: str, layout: Layout) -> None:
         check_against_baseline(dataclasses.replace(problem, **{name: strided}), form, kernel)
 
 
+@pytest.mark.parametrize("stride", [1, 1000])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_point_may_have_any_stride(kernel: str, form: str, stride: int) -> None:
+    """Up to 2.9, PyTorch gives DLPack a stride of 1 for each axis of size 1."""
+    problem = draw(form, num_points=1)
+    changes = {}
+    for name in names(form)[-2:]:
+        samples = getattr(problem, name)
+        strides = [*samples.stride()]
+        strides[4] = stride
+        changes[name] = samples.as_strided(samples.shape, strides)
+    check_against_baseline(dataclasses.replace(problem, **changes), form, kernel)
+
+
 def test_expanded_channels(backend: str) -> None:
     """A value of one number per row, and the gradient that a sum of all results passes back."""
     problem = draw("points")
