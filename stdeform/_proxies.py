@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import handle_torch_function as record
 
-__all__ = ["among", "as_node", "record"]
+__all__ = ["among", "as_node", "recorded"]
 
 
 def as_node(error: Exception, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -24,6 +25,17 @@ def as_node(error: Exception, function: Callable[..., Any], *arguments: Any, **n
     if not proxies:
         raise error
     return record(function, proxies, *arguments, **named)
+
+
+def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a call with a proxy among its arguments one node, which may be traced again."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        proxies = among(arguments)
+        return record(call, proxies, *arguments) if proxies else function(*arguments)
+
+    return call
 
 
 def among(arguments: Iterable[Any]) -> list[Any]:

@@ -325,8 +325,8 @@ class MSDeformAttn(_DeformAttn):
             RuntimeError: `input_spatial_shapes` has to be read while a CUDA graph is captured.
         """
         rows = input_spatial_shapes
-        if isinstance(rows, Tensor):
-            rows = read_rows("input_spatial_shapes", rows, input_flatten)
+        if not isinstance(rows, (list, tuple)):
+            rows = _rows_node("input_spatial_shapes", rows, input_flatten)
         return self._attend(
             *(query, reference_points, input_flatten, rows),
             *(input_padding_mask, input_level_start_index),
@@ -339,14 +339,18 @@ def _spread(reference_points: Tensor, query: Tensor, num_levels: int) -> Tensor:
     return points.expand(query.shape[0], -1, num_levels, -1)
 
 
+@_proxies.recorded
 def _spread_node(reference_points: Tensor, query: Tensor, num_levels: int) -> Tensor:
     """`_spread` as a node of torch.fx."""
-    arguments = (reference_points, query, num_levels)
-    proxies = _proxies.among(arguments)
-    if proxies:
-        node: Tensor = _proxies.record(_spread_node, proxies, *arguments)
-        return node
-    return _spread(*arguments)
+    return _spread(reference_points, query, num_levels)
+
+
+@_proxies.recorded
+def _rows_node(name: str, spatial_shapes: Any, value: Tensor) -> Any:
+    """The rows of a level table, which may be a tensor, as a node of torch.fx."""
+    if isinstance(spatial_shapes, Tensor):
+        return read_rows(name, spatial_shapes, value)
+    return spatial_shapes
 
 
 def _initial_offsets(num_heads: int, num_points: int, num_axes: int) -> Tensor:

@@ -88,9 +88,10 @@ DEEP = ("jacfwd", "hessian", "jvp of grad", "grad of grad")
 
 def _problem(form: str, name: str) -> tuple[Function, Function, list[Tensor]]:
     """The operator and the reference of tensors alone, and what to call them with."""
-    problem = draw(
-        form, [(2, 3)], batch=1, num_queries=2, num_heads=1, head_dim=2, dtype=torch.float64
-    )
+    # With points that differ by level in one of the forms.
+    shapes, num_points = ([(2, 3)], 3) if form == "locations" else ([(2, 2), (1, 2)], (1, 2))
+    sizes = {"batch": 1, "num_queries": 2, "num_heads": 1, "head_dim": 2}
+    problem = draw(form, shapes, **sizes, num_points=num_points, dtype=torch.float64)
     value, shapes, *others = arguments(problem, form)
     args = [value, *others]
     if "vmap" in name:
@@ -98,7 +99,7 @@ def _problem(form: str, name: str) -> tuple[Function, Function, list[Tensor]]:
 
     def on(backend: str) -> Function:
         attend = operator(form, backend)
-        return lambda value, *others: attend(value, shapes, *others)
+        return lambda value, *others: attend(value, shapes, *others, num_points=problem.num_points)
 
     return on("native"), on("reference"), args
 

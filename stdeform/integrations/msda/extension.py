@@ -1,7 +1,7 @@
 """The functions of the compiled extension `MultiScaleDeformableAttention`, under their names.
 
-`enable()` puts this module into `sys.modules` under the extension's name. In both functions N is 2
-or 3 by the columns of `spatial_shapes`. Unlike those of the extension, they take any batch size,
+`enable()` puts this module into `sys.modules` under the extension's name. In both functions N is 1,
+2 or 3 by the columns of `spatial_shapes`. Unlike those of the extension, they take any batch size,
 any strides, tensors on any device and float16 and bfloat16, and can be differentiated.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _checks, _layer_checks, functional, reference
+from ... import _checks, _layer_checks, functional
 from ..._shape_tensors import read_rows
 
 __all__ = ["ms_deform_attn_backward", "ms_deform_attn_forward"]
@@ -35,11 +35,12 @@ def ms_deform_attn_forward(
 
     Args:
         value: [B, S, M, D], floating.
-        spatial_shapes: One row per level, (H, W) or (T, H, W): an integer tensor [L, N] or Python
-            ints. A tensor on a device is read once, and again after it has changed.
+        spatial_shapes: One row per level, (T,), (H, W) or (T, H, W): an integer tensor [L, N] or
+            Python ints. A tensor on a device is read once, and again after it has changed.
         level_start_index: The row of `value` at which each level starts, one level right after the
             other; checked on the CPU, trusted on a device, not needed.
-        sampling_loc: [B, Q, M, L, K, N] as (x, y) or (x, y, t) in fractions of the level's size.
+        sampling_loc: [B, Q, M, L, K, N] as (t,), (x, y) or (x, y, t) in fractions of the level's
+            size.
         attn_weight: [B, Q, M, L, K].
         im2col_step: Means nothing here: any batch size works.
 
@@ -52,9 +53,9 @@ def ms_deform_attn_forward(
         RuntimeError: `spatial_shapes` has to be read while a CUDA graph is captured.
     """
     value, sampling_loc, attn_weight = _promoted(value, sampling_loc, attn_weight)
-    sizes = _sizes(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
+    rows, _ = _read(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
     with _no_autocast(value.device.type):
-        return functional.attend(value, sizes, None, sampling_loc, attn_weight, (), "auto")
+        return functional.st_deform_attn(value, rows, sampling_loc, attn_weight)
 
 
 def ms_deform_attn_backward(
@@ -87,7 +88,7 @@ def ms_deform_attn_backward(
     """
     dtypes = [getattr(tensor, "dtype", None) for tensor in (value, sampling_loc, attn_weight)]
     inputs = _promoted(value, sampling_loc, attn_weight)
-    sizes = _sizes(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
+    rows, sizes = _read(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
     batch, _, num_heads, head_dim = value.shape
     _checks.check_tensor("grad_output", grad_output)
     expected = (batch, sampling_loc.shape[1], num_heads * head_dim)
@@ -101,7 +102,7 @@ def ms_deform_attn_backward(
             f"grad_output must be on value's device, {value.device}, got {grad_output.device}"
         )
     with _no_autocast(value.device.type):
-        grads = _gradients(grad_output.to(inputs[0].dtype), sizes, *inputs)
+        grads = _gradients(grad_output.to(inputs[0].dtype), rows, sizes, *inputs)
     grad_value, grad_loc, grad_weight = (
         grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)
     )
@@ -109,22 +110,29 @@ def ms_deform_attn_backward(
 
 
 def _gradients(
-    grad_output: Tensor, sizes: list[int], value: Tensor, locations: Tensor, weights: Tensor
+    grad_output: Tensor,
+    rows: Sequence[Sequence[int]],
+    sizes: list[int],
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
 ) -> tuple[Tensor, ...]:
     """By the kernel alone where there is one: the forward does not run again."""
-    if functional.resolve_backend(value.device.type) == "native":
-        grad_value, _, grad_locations, grad_weights = (
-            torch.ops.stdeform.st_deform_attn_backward.default(
-                grad_output, value, sizes, None, locations, weights, [], [True, False, True, True]
-            )
+    # The kernel knows two and three axes.
+    if locations.shape[-1] == 1 or functional.resolve_backend(value.device.type) != "native":
+
+        def forward(*tensors: Tensor) -> Tensor:
+            return functional.st_deform_attn(tensors[0], rows, *tensors[1:])
+
+        pull = torch.func.vjp(forward, value, locations, weights)[1]
+        grads: tuple[Tensor, ...] = pull(grad_output)
+        return grads
+    grad_value, _, grad_locations, grad_weights = (
+        torch.ops.stdeform.st_deform_attn_backward.default(
+            grad_output, value, sizes, None, locations, weights, [], [True, False, True, True]
         )
-        return grad_value, grad_locations, grad_weights
-
-    def forward(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        return reference.attend(value, sizes, None, locations, weights)
-
-    grads: tuple[Tensor, ...] = torch.func.vjp(forward, value, locations, weights)[1](grad_output)
-    return grads
+    )
+    return grad_value, grad_locations, grad_weights
 
 
 def _promoted(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,26 +146,23 @@ def _promoted(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor
     return value.to(dtype), locations.to(dtype), weights.to(dtype)
 
 
-def _sizes(
+def _read(
     value: Tensor,
     spatial_shapes: Shapes,
     level_start_index: Sequence[int] | Tensor | None,
     locations: Tensor,
     weights: Tensor,
-) -> list[int]:
-    """Checks the arguments; returns the table's L * N sizes."""
+) -> tuple[Sequence[Sequence[int]], list[int]]:
+    """Checks the arguments; returns the level table, as rows and as its L * N sizes."""
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = read_rows("spatial_shapes", spatial_shapes, value)
     sizes = _checks.check_attention(value, spatial_shapes, locations, weights)
     if level_start_index is not None:
         _layer_checks.check_level_starts(
-            "level_start_index",
-            level_start_index,
-            "spatial_shapes",
-            sizes,
+            *("level_start_index", level_start_index, "spatial_shapes", sizes),
             len(spatial_shapes[0]),
         )
-    return sizes
+    return spatial_shapes, sizes
 
 
 def _no_autocast(device_type: str) -> contextlib.AbstractContextManager[object]:

@@ -34,7 +34,7 @@ def ms_deform_attn_core_pytorch(
 
     Args:
         value: [B, S, M, D], floating.
-        value_spatial_shapes: One row per level, (H, W) or (T, H, W), as a tensor or Python ints.
+        value_spatial_shapes: One row per level, (T,), (H, W) or (T, H, W), as a tensor or ints.
         sampling_locations: [B, Q, M, L, K, N] as (x, y) or (x, y, t).
         attention_weights: [B, Q, M, L, K].
 

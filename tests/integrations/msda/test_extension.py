@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stdeform import _native, _ops, level_starts, reference
@@ -85,6 +86,24 @@ def test_no_queries(axes: str) -> None:
     grads = ms_deform_attn_backward(*args[:5], drawn.grad_out, 64)
     assert [grad.shape for grad in grads] == [args[0].shape, args[3].shape, args[4].shape]
     assert not grads[0].any()
+
+
+def test_one_axis() -> None:
+    """Sequences give the bits of images of one row."""
+    drawn = make_problem([(5,), (3,)], num_queries=3, head_dim=4)
+    value, shapes, starts, locations, weights, step = arguments(drawn)
+    of_images = (
+        *(value, torch.cat([torch.ones_like(shapes), shapes], 1), starts),
+        *(F.pad(locations, (0, 1), value=0.5), weights),
+    )
+    sequences = (value, shapes, starts, locations, weights)
+    out, as_image = (ms_deform_attn_forward(*args, step) for args in (sequences, of_images))
+    assert torch.equal(out, as_image)
+    found, expected = (
+        ms_deform_attn_backward(*args, drawn.grad_out, step) for args in (sequences, of_images)
+    )
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want[..., : got.shape[-1]])
 
 
 def _by_function(*args: Any) -> Tensor:
