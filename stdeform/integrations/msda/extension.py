@@ -7,7 +7,6 @@ any strides, tensors on any device and float16 and bfloat16, and can be differen
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -53,8 +52,7 @@ def ms_deform_attn_forward(
     """
     value, sampling_loc, attn_weight = _promoted(value, sampling_loc, attn_weight)
     sizes = _sizes(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
-    with _no_autocast(value.device.type):
-        return functional.attend(value, sizes, None, sampling_loc, attn_weight, (), "auto")
+    return functional.attend(value, sizes, None, sampling_loc, attn_weight, (), "auto")
 
 
 def ms_deform_attn_backward(
@@ -100,8 +98,7 @@ def ms_deform_attn_backward(
         raise ValueError(
             f"grad_output must be on value's device, {value.device}, got {grad_output.device}"
         )
-    with _no_autocast(value.device.type):
-        grads = _gradients(grad_output.to(inputs[0].dtype), sizes, *inputs)
+    grads = _gradients(grad_output.to(inputs[0].dtype), sizes, *inputs)
     grad_value, grad_loc, grad_weight = (
         grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)
     )
@@ -158,10 +155,3 @@ def _sizes(
             len(spatial_shapes[0]),
         )
     return sizes
-
-
-def _no_autocast(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Keeps autocast away from dtypes that have been promoted."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
