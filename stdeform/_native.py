@@ -93,7 +93,7 @@ def forward(
     out = value.new_empty(batch, num_queries, num_heads * head_dim)
     if batch and num_queries:
         value = _with_unit_stride(value)
-        if not num_points:
+        if not num_points and not (positions.is_contiguous() and scores.is_contiguous()):
             positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
         arrays = (
             spatial_shapes,
@@ -230,7 +230,7 @@ def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
 
 def _with_joined_levels(tensor: Tensor) -> Tensor:
     """Copies [B, Q, M, L, K, ...] unless all points are equally far apart in memory."""
-    if tensor.is_contiguous() or tensor.stride(3) == tensor.shape[4] * tensor.stride(4):
+    if tensor.dim() < 5 or tensor.stride(3) == tensor.shape[4] * tensor.stride(4):
         return tensor
     return tensor.contiguous()
 

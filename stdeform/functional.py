@@ -95,9 +95,10 @@ def st_deform_attn(
         )
         return node
     if len(sizes) == len(spatial_shapes):  # N = 1
-        sizes, sampling_locations = _as_images(sizes), F.pad(sampling_locations, (0, 1), value=0.5)
-    samples = (sampling_locations, attention_weights, num_points or ())
-    return attend(value, sizes, None, *samples, backend)
+        sizes, sampling_locations = as_images(sizes, sampling_locations)
+    return attend(
+        value, sizes, None, sampling_locations, attention_weights, num_points or (), backend
+    )
 
 
 def st_deform_attn_from_offsets(
@@ -164,11 +165,18 @@ def st_deform_attn_from_offsets(
         )
         return node
     if len(sizes) == len(spatial_shapes):  # N = 1
-        sizes, sampling_offsets = _as_images(sizes), F.pad(sampling_offsets, (0, 1))
+        sizes, sampling_offsets = as_images(sizes, sampling_offsets, 0.0)
         # A centre of 0.5 along y, and a box of any height.
         reference_points = F.pad(reference_points[..., None], (0, 1), value=0.5).flatten(-2)
-    samples = (sampling_offsets, attention_logits, num_points or ())
-    return attend(value, sizes, reference_points, *samples, backend)
+    return attend(
+        value,
+        sizes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        num_points or (),
+        backend,
+    )
 
 
 def attend(
@@ -207,9 +215,14 @@ def _as_autocast_does(value: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _as_images(lengths: Sequence[int]) -> list[int]:
-    """The level table of images of one row. The kernels know two and three axes."""
-    return [size for length in lengths for size in (1, length)]
+def as_images(
+    lengths: Sequence[int], positions: Tensor, y: float = 0.5
+) -> tuple[list[int], Tensor]:
+    """Levels and positions of sequences as those of images of one row, to the same bits.
+
+    The kernels know two and three axes.
+    """
+    return [size for length in lengths for size in (1, length)], F.pad(positions, (0, 1), value=y)
 
 
 def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["native", "reference"]:

@@ -7,13 +7,12 @@ any strides, tensors on any device and float16 and bfloat16, and can be differen
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ... import _checks, _layer_checks, functional
+from ... import _checks, _layer_checks, functional, reference
 from ..._shape_tensors import read_rows
 
 __all__ = ["ms_deform_attn_backward", "ms_deform_attn_forward"]
@@ -53,9 +52,8 @@ def ms_deform_attn_forward(
         RuntimeError: `spatial_shapes` has to be read while a CUDA graph is captured.
     """
     value, sampling_loc, attn_weight = _promoted(value, sampling_loc, attn_weight)
-    rows, _ = _read(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
-    with _no_autocast(value.device.type):
-        return functional.st_deform_attn(value, rows, sampling_loc, attn_weight)
+    sizes, sampling_loc = _read(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
+    return functional.attend(value, sizes, None, sampling_loc, attn_weight, (), "auto")
 
 
 def ms_deform_attn_backward(
@@ -88,7 +86,7 @@ def ms_deform_attn_backward(
     """
     dtypes = [getattr(tensor, "dtype", None) for tensor in (value, sampling_loc, attn_weight)]
     inputs = _promoted(value, sampling_loc, attn_weight)
-    rows, sizes = _read(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
+    sizes, locations = _read(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
     batch, _, num_heads, head_dim = value.shape
     _checks.check_tensor("grad_output", grad_output)
     expected = (batch, sampling_loc.shape[1], num_heads * head_dim)
@@ -101,38 +99,30 @@ def ms_deform_attn_backward(
         raise ValueError(
             f"grad_output must be on value's device, {value.device}, got {grad_output.device}"
         )
-    with _no_autocast(value.device.type):
-        grads = _gradients(grad_output.to(inputs[0].dtype), rows, sizes, *inputs)
+    grads = _gradients(grad_output.to(inputs[0].dtype), sizes, inputs[0], locations, inputs[2])
     grad_value, grad_loc, grad_weight = (
         grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)
     )
-    return grad_value, grad_loc, grad_weight
+    return grad_value, grad_loc[..., : sampling_loc.shape[-1]], grad_weight
 
 
 def _gradients(
-    grad_output: Tensor,
-    rows: Sequence[Sequence[int]],
-    sizes: list[int],
-    value: Tensor,
-    locations: Tensor,
-    weights: Tensor,
+    grad_output: Tensor, sizes: list[int], value: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, ...]:
     """By the kernel alone where there is one: the forward does not run again."""
-    # The kernel knows two and three axes.
-    if locations.shape[-1] == 1 or functional.resolve_backend(value.device.type) != "native":
-
-        def forward(*tensors: Tensor) -> Tensor:
-            return functional.st_deform_attn(tensors[0], rows, *tensors[1:])
-
-        pull = torch.func.vjp(forward, value, locations, weights)[1]
-        grads: tuple[Tensor, ...] = pull(grad_output)
-        return grads
-    grad_value, _, grad_locations, grad_weights = (
-        torch.ops.stdeform.st_deform_attn_backward.default(
-            grad_output, value, sizes, None, locations, weights, [], [True, False, True, True]
+    if functional.resolve_backend(value.device.type) == "native":
+        grad_value, _, grad_locations, grad_weights = (
+            torch.ops.stdeform.st_deform_attn_backward.default(
+                grad_output, value, sizes, None, locations, weights, [], [True, False, True, True]
+            )
         )
-    )
-    return grad_value, grad_locations, grad_weights
+        return grad_value, grad_locations, grad_weights
+
+    def forward(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return reference.attend(value, sizes, None, locations, weights)
+
+    grads: tuple[Tensor, ...] = torch.func.vjp(forward, value, locations, weights)[1](grad_output)
+    return grads
 
 
 def _promoted(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,8 +142,8 @@ def _read(
     level_start_index: Sequence[int] | Tensor | None,
     locations: Tensor,
     weights: Tensor,
-) -> tuple[Sequence[Sequence[int]], list[int]]:
-    """Checks the arguments; returns the level table, as rows and as its L * N sizes."""
+) -> tuple[list[int], Tensor]:
+    """Checks the arguments; returns the table's sizes and the locations, as the kernels take them."""
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = read_rows("spatial_shapes", spatial_shapes, value)
     sizes = _checks.check_attention(value, spatial_shapes, locations, weights)
@@ -162,11 +152,6 @@ def _read(
             *("level_start_index", level_start_index, "spatial_shapes", sizes),
             len(spatial_shapes[0]),
         )
-    return spatial_shapes, sizes
-
-
-def _no_autocast(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Keeps autocast away from dtypes that have been promoted."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
+    if len(sizes) == len(spatial_shapes):  # N = 1
+        return functional.as_images(sizes, locations)
+    return sizes, locations
