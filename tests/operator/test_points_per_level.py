@@ -47,6 +47,13 @@ def test_numbers_of_points(backend: str, num_points: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_many_levels_in_one_vector(kernel: str, form: str) -> None:
+    levels = [(2, 3, 3), (1, 2, 4)] * 4
+    problem = draw(form, levels, num_points=(1, 1, 2, 1, 1, 3, 1, 70), num_queries=3)
+    check_against_baseline(problem, form, kernel)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_as_many_on_each_level_is_the_same_to_the_bit(backend: str, form: str) -> None:
     problem = draw(form, head_dim=20, num_points=9)
     listed: dict[str, Any] = {name: getattr(problem, name).flatten(3, 4) for name in SAMPLES}
