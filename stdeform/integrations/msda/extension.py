@@ -143,7 +143,7 @@ def _read(
     locations: Tensor,
     weights: Tensor,
 ) -> tuple[list[int], Tensor]:
-    """Checks the arguments; returns the table's sizes and the locations, as the kernels take them."""
+    """Checks the arguments; returns sizes and locations as the kernels take them."""
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = read_rows("spatial_shapes", spatial_shapes, value)
     sizes = _checks.check_attention(value, spatial_shapes, locations, weights)
