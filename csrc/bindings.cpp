@@ -95,6 +95,11 @@ void check_sizes(const ShapedArray& array, std::initializer_list<int64_t> expect
                               text(array.size, expected.size()));
 }
 
+void check_dtype(const Array& array, const Array& value, const char* name) {
+  if (array.dtype == value.dtype || array.dtype == DType::f32) return;
+  throw std::invalid_argument(std::string(name) + " must be float32 or have the dtype of value");
+}
+
 void check_sum(int64_t sum, int64_t expected, const char* what) {
   if (sum == expected) return;
   throw std::invalid_argument(std::string(what) + ", " + std::to_string(expected) + ", got " +
@@ -169,15 +174,18 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
         std::to_string(p.S) + " cells of " + std::to_string(p.D) + " channels");
   }
   p.value = v.array;
+  check_dtype(s.array, p.value, "positions");
   p.positions = s.array;
   const ShapedArray w = to_array(scores, 4, "scores", true);
   check_sizes(w, {p.B, p.Q, p.M, p.P}, "scores");
+  check_dtype(w.array, p.value, "scores");
   p.scores = w.array;
   if (!reference.is_none()) {
     const ShapedArray r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
     check_sizes(r, {p.B, p.Q, p.L, p.boxes ? 2 * p.N : p.N}, "reference_points");
+    check_dtype(r.array, p.value, "reference_points");
   }
   return p;
 }

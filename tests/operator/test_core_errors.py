@@ -37,6 +37,7 @@ CASES: list[tuple[dict[int, Any], str]] = [
     ({3: torch.zeros(2, 7, 2, 2, 3, 4)}, "positions must have 2 or 3 axes, got 4"),
     ({3: torch.zeros(2, 7, 2, 3)}, "positions must have 5 axes, got 4"),
     ({4: torch.zeros(2, 7, 2, 2, 2)}, "scores must have shape [2, 7, 2, 6], got [2, 7, 2, 4]"),
+    ({4: torch.zeros(2, 7, 2, 2, 3).double()}, "scores must be float32 or have the dtype of value"),
     ({5: [2, 2]}, "num_points must add up to the points of positions, 6, got 4"),
     ({5: [6]}, "spatial_shapes must have N sizes for each entry of num_points, 3, got 6"),
     ({5: [6, 0]}, "num_points must hold numbers of at least 1, got 0"),
