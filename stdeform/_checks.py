@@ -53,7 +53,7 @@ def check_attention_from_offsets(
     sizes, expected, dtype, device = _check_either_form(
         names, value, spatial_shapes, sampling_offsets, attention_logits, num_points
     )
-    batch, num_queries, *_, num_axes = expected
+    batch, num_queries, num_axes = expected[0], expected[1], expected[-1]
     num_levels = len(spatial_shapes)
     _check_companion("reference_points", reference_points, dtype, device)
     shape = reference_points.shape

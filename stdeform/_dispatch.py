@@ -11,7 +11,7 @@ To switch the fast path off: `stdeform._dispatch.fast_path = False`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ try:
         DispatchKeySet,  # sets of them, for the sets that plain tensors have
         _dispatch_keys,  # the set of a tensor: lazily negated, sparse and meta tensors have others
         _get_tracing_state,  # whether torch.jit.trace records the call
+        _is_any_autocast_enabled,  # whether autocast is on for any device
         _len_torch_dispatch_stack,  # how many TorchDispatchModes see the call
         _len_torch_function_stack,  # how many TorchFunctionModes see it
     )
@@ -54,8 +55,13 @@ try:
 
     _PLAIN = _plain_keys()
     fast_path = _sees_transforms
+    may_autocast: Callable[[], bool] = _is_any_autocast_enabled
 except (ImportError, AttributeError):
     fast_path = False
+
+    def may_autocast() -> bool:
+        """Whether to ask for the device at hand, which takes longer."""
+        return True
 
 
 def attend(

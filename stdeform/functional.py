@@ -79,7 +79,7 @@ def st_deform_attn(
         >>> st_deform_attn(value, [(4, 6, 5)], locations, weights).shape
         torch.Size([1, 100, 128])
     """
-    if _autocasts(value):
+    if _dispatch.may_autocast() and _autocasts(value):
         value, sampling_locations, attention_weights = _as_autocast_does(
             value, sampling_locations, attention_weights
         )
@@ -148,7 +148,7 @@ def st_deform_attn_from_offsets(
         >>> st_deform_attn_from_offsets(value, [(4, 6, 5)], points, offsets, logits).shape
         torch.Size([1, 100, 128])
     """
-    if _autocasts(value):
+    if _dispatch.may_autocast() and _autocasts(value):
         value, reference_points, sampling_offsets, attention_logits = _as_autocast_does(
             value, reference_points, sampling_offsets, attention_logits
         )

@@ -22,6 +22,7 @@ SYMBOLS = [
     "torch._C._are_functorch_transforms_active",
     "torch._C._dispatch_keys",
     "torch._C._get_tracing_state",
+    "torch._C._is_any_autocast_enabled",
     "torch._C._len_torch_dispatch_stack",
     "torch._C._len_torch_function_stack",
     "torch._C._autograd._profiler_enabled",
