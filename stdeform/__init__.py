@@ -2,7 +2,6 @@
 
 __version__ = "0.1.0"
 
-from . import _flops as _flops
 from .functional import st_deform_attn, st_deform_attn_from_offsets
 from .modules import MSDeformAttn, STDeformAttn
 from .shapes import level_starts, num_cells, reference_grid, valid_ratios

@@ -1,4 +1,4 @@
-"""The operator as PyTorch sees it: schema, kernels, fake and autograd; forward, then backward.
+"""The operator as PyTorch sees it: schema, kernels, fake, autograd, flops; forward, then backward.
 
 One operator serves both public forms, and its arguments have these names in every file below
 `functional`, in Python and C++. `spatial_shapes` are the L * N sizes of the level table. Without
@@ -9,11 +9,13 @@ level, or none where `positions` have an axis for levels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import _native, reference
 
@@ -136,3 +138,45 @@ def _restore(present: Iterable[Tensor], like: Sequence[Tensor | None]) -> list[A
 torch.library.register_autograd(
     "stdeform::st_deform_attn_backward", backward_vjp, setup_context=save_backward
 )
+
+# -- flops -------------------------------------------------------------------------------------
+
+# What `torch.utils.flop_counter.FlopCounterMode` counts, from the shapes of the arguments.
+
+
+@register_flop_formula(torch.ops.stdeform.st_deform_attn)
+def _(
+    value: Sequence[int],  # shapes of the arguments
+    spatial_shapes: Sequence[int],
+    reference_points: Sequence[int] | None,
+    positions: Sequence[int],
+    scores: Sequence[int],
+    num_points: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    """A multiplication and an addition per sample, corner and channel."""
+    return 2 * _corner_channels(value, positions)
+
+
+@register_flop_formula(torch.ops.stdeform.st_deform_attn_backward)
+def _(
+    grad_out: Sequence[int],
+    value: Sequence[int],
+    spatial_shapes: Sequence[int],
+    reference_points: Sequence[int] | None,
+    positions: Sequence[int],
+    scores: Sequence[int],
+    num_points: Sequence[int],
+    needs: Sequence[bool],
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    """As many for the gradient of the value, and as many for all others together."""
+    return 2 * _corner_channels(value, positions) * (needs[0] + any(needs[1:]))
+
+
+def _corner_channels(value: Sequence[int], positions: Sequence[int]) -> int:
+    *samples, axes = positions
+    corners: int = 2**axes
+    return math.prod(samples) * corners * value[-1]
