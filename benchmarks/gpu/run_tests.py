@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FILES = (
     "tests/operator/test_results.py",
+    "tests/operator/test_points_per_level.py",
     "tests/operator/test_coordinates.py",
     "tests/operator/test_derivatives.py",
     "tests/operator/test_properties.py",
