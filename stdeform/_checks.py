@@ -55,7 +55,7 @@ def check_attention_from_offsets(
     )
     batch, num_queries, num_axes = expected[0], expected[1], expected[-1]
     num_levels = len(spatial_shapes)
-    _check_companion("reference_points", reference_points, dtype, device)
+    check_companion("reference_points", reference_points, dtype, device)
     shape = reference_points.shape
     points = (batch, num_queries, num_levels, num_axes)
     boxes = (batch, num_queries, num_levels, 2 * num_axes)
@@ -92,9 +92,9 @@ def _check_either_form(
     if len(shape) != 4 or shape[2] < 1 or shape[3] < 1:
         raise ValueError(f"value must have shape [B, S, M, D] with M and D >= 1, got {list(shape)}")
     if dtype not in VALUE_DTYPES:
-        raise TypeError(_dtype_rule("value", dtype))
+        raise TypeError(dtype_rule("value", dtype))
     name, score_name = names
-    _check_companion(name, positions, dtype, device)
+    check_companion(name, positions, dtype, device)
     found = positions.shape
     if len(found) != (6 if num_points is None else 5) or found[-1] not in NUM_AXES:
         raise ValueError(
@@ -123,7 +123,7 @@ def _check_either_form(
             f"{name} must have shape {list(expected)} to match value and spatial_shapes, "
             f"got {list(found)}"
         )
-    _check_companion(score_name, scores, dtype, device)
+    check_companion(score_name, scores, dtype, device)
     if scores.shape != expected[:-1]:
         raise ValueError(
             f"{score_name} must have shape {list(expected[:-1])} to match {name}, "
@@ -212,7 +212,7 @@ def check_mask(name: str, mask: Tensor) -> None:
 # -- parts -------------------------------------------------------------------------------------
 
 
-def _check_companion(
+def check_companion(
     name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, value_name: str = "value"
 ) -> None:
     """Checks a tensor that is used together with a value of this dtype on this device."""
@@ -230,7 +230,7 @@ def _tensor_rule(name: str, got: object) -> str:
     return f"{name} must be a Tensor, got {type(got).__name__}"
 
 
-def _dtype_rule(name: str, got: torch.dtype) -> str:
+def dtype_rule(name: str, got: torch.dtype) -> str:
     known = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_DTYPES)
     return f"{name} must be one of {known}, got {got}"
 

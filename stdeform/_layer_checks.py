@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _checks
-from ._checks import VALUE_DTYPES, _check_companion, _dtype_rule
+from ._checks import VALUE_DTYPES, check_companion, dtype_rule
 from ._shape_tensors import on_device
 
 
@@ -115,10 +115,10 @@ def check_layer_dtypes(
     """Checks dtypes and devices of what a layer gives to the operator, the value projected."""
     dtype, device, name = value.dtype, value.device, "the projected value"
     if dtype not in VALUE_DTYPES:
-        raise TypeError(_dtype_rule(name, dtype))
-    _check_companion("reference_points", reference_points, dtype, device, name)
-    _check_companion("sampling_offsets", sampling_offsets, dtype, device, name)
-    _check_companion("attention_weights", attention_weights, dtype, device, name)
+        raise TypeError(dtype_rule(name, dtype))
+    check_companion("reference_points", reference_points, dtype, device, name)
+    check_companion("sampling_offsets", sampling_offsets, dtype, device, name)
+    check_companion("attention_weights", attention_weights, dtype, device, name)
 
 
 def explain_projection_error(
