@@ -19,13 +19,15 @@ NAME = "MultiScaleDeformableAttention"
 
 
 @pytest.fixture(params=[None, ModuleType(NAME)], ids=["nothing before", "another before"])
-def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType | None:
-    """What has the name at the start."""
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
+def before(request: pytest.FixtureRequest) -> Iterator[ModuleType | None]:
+    """What has the name at the start; afterwards it means what it meant before the test."""
+    real = sys.modules.pop(NAME, None)
     if request.param:
-        monkeypatch.setitem(sys.modules, NAME, request.param)
-    module: ModuleType | None = request.param
-    return module
+        sys.modules[NAME] = request.param
+    yield request.param
+    sys.modules.pop(NAME, None)
+    if real is not None:
+        sys.modules[NAME] = real
 
 
 @pytest.fixture
