@@ -60,7 +60,7 @@ except (ImportError, AttributeError):
     fast_path = False
 
     def may_autocast() -> bool:
-        """Whether to ask for the device at hand, which takes longer."""
+        """Whether autocast may be on for some device, so that it pays to ask for the value's."""
         return True
 
 

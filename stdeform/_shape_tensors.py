@@ -26,7 +26,7 @@ def read_rows(name: str, spatial_shapes: Tensor, value: Tensor) -> Rows:
     graph. A tensor on the CPU is read in every call, and so is one that was made in inference mode,
     because it has no version.
 
-    A compiler cannot read it and runs the reading between two graphs, unless it is told to capture
+    A compiler cannot read it and runs the reading between two graphs, unless it is set to capture
     scalars, as `torch.export` does; then the sizes are symbols.
 
     Args:

@@ -118,6 +118,7 @@ class _Model(nn.Module):
 
 
 # After a break Dynamo looks at the results of the first graph, with a warning filter of its own.
+# PyTorch itself looks at .grad where a graph breaks.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_with_a_graph_break(shapes_on_gpu: IntegersOnGpu) -> None:
     torch._dynamo.reset()

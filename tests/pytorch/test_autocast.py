@@ -55,6 +55,7 @@ def test_gradients_have_the_dtypes_of_the_inputs(form: str) -> None:
     want = torch.autograd.grad(operator(form, "reference")(*exact).sum(), wanted)
     for got, expected, leaf in zip(grads, want, leaves, strict=True):
         assert got.dtype is leaf.dtype
+        # The value and the result are rounded to bfloat16, whose eps is 2^-8 = 0.004.
         torch.testing.assert_close(got.double(), expected, rtol=0.05, atol=0.05)
 
 
@@ -109,4 +110,5 @@ def test_a_layer_of_ones_own() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = attend()
     assert out.dtype is torch.bfloat16
+    # Value, offsets (in cells), logits and result are rounded to bfloat16.
     torch.testing.assert_close(out.float(), attend(), rtol=0.05, atol=0.05)

@@ -76,6 +76,7 @@ def test_a_training_step_equals_that_of_the_baseline(
     outputs, total, grads = train_a_step(LAYERS[layer], dtype)
     assert len(shapes_on_gpu.reads) == 1  # 12 layers, forward and backward
     expected = train_a_step(functools.partial(Attend, attention=in_pytorch), dtype)
+    # Rounding of 12 layers, in float64 and in float32.
     close = functools.partial(torch.testing.assert_close, rtol=bound, atol=bound)
     close(outputs, expected[0])
     close(total, expected[1])

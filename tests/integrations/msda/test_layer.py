@@ -102,6 +102,7 @@ def test_ratio_of_vit_adapter(ratio: float) -> None:
         padded = nn.functional.pad(part, (0, 8 - part.shape[-1])).flatten(2)
         parts.append(wide(args[0], args[1], padded, rows).unflatten(-1, (4, 8)))
     out = torch.cat(parts, -1)[..., : inner // 4].flatten(2)
+    # Float64 sums of the same terms, grouped in another way.
     torch.testing.assert_close(layer(*args), layer.output_proj(out), rtol=1e-9, atol=1e-9)
 
 
