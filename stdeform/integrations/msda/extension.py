@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import _checks, _layer_checks, functional, reference
-from ..._shape_tensors import read_rows
+from ... import _checks, functional, reference
+from .. import _arguments
+from .._arguments import Shapes
 
 __all__ = ["ms_deform_attn_backward", "ms_deform_attn_forward"]
-
-Shapes = Sequence[Sequence[int]] | Tensor
 
 
 def ms_deform_attn_forward(
@@ -51,9 +50,7 @@ def ms_deform_attn_forward(
         ValueError: A shape, size, level start or device breaks its rule.
         RuntimeError: `spatial_shapes` has to be read while a CUDA graph is captured.
     """
-    value, sampling_loc, attn_weight = _promoted(value, sampling_loc, attn_weight)
-    sizes, sampling_loc = _read(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
-    return functional.attend(value, sizes, None, sampling_loc, attn_weight, (), "auto")
+    return _arguments.attend(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)
 
 
 def ms_deform_attn_backward(
@@ -85,8 +82,8 @@ def ms_deform_attn_backward(
         RuntimeError: `spatial_shapes` has to be read while a CUDA graph is captured.
     """
     dtypes = [getattr(tensor, "dtype", None) for tensor in (value, sampling_loc, attn_weight)]
-    inputs = _promoted(value, sampling_loc, attn_weight)
-    sizes, locations = _read(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
+    inputs = _arguments.promoted(value, sampling_loc, attn_weight)
+    sizes, locations = _arguments.read(inputs[0], spatial_shapes, level_start_index, *inputs[1:])
     batch, _, num_heads, head_dim = value.shape
     _checks.check_tensor("grad_output", grad_output)
     expected = (batch, sampling_loc.shape[1], num_heads * head_dim)
@@ -123,35 +120,3 @@ def _gradients(
 
     grads: tuple[Tensor, ...] = torch.func.vjp(forward, value, locations, weights)[1](grad_output)
     return grads
-
-
-def _promoted(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors in the dtype that PyTorch gives to a result of all three."""
-    named = {"value": value, "sampling_loc": locations, "attn_weight": weights}
-    for name, tensor in named.items():
-        _checks.check_tensor(name, tensor)
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be of a floating-point dtype, got {tensor.dtype}")
-    dtype = torch.promote_types(torch.promote_types(value.dtype, locations.dtype), weights.dtype)
-    return value.to(dtype), locations.to(dtype), weights.to(dtype)
-
-
-def _read(
-    value: Tensor,
-    spatial_shapes: Shapes,
-    level_start_index: Sequence[int] | Tensor | None,
-    locations: Tensor,
-    weights: Tensor,
-) -> tuple[list[int], Tensor]:
-    """Checks the arguments; returns sizes and locations as the kernels take them."""
-    if isinstance(spatial_shapes, Tensor):
-        spatial_shapes = read_rows("spatial_shapes", spatial_shapes, value)
-    sizes = _checks.check_attention(value, spatial_shapes, locations, weights)
-    if level_start_index is not None:
-        _layer_checks.check_level_starts(
-            *("level_start_index", level_start_index, "spatial_shapes", sizes),
-            len(spatial_shapes[0]),
-        )
-    if len(sizes) == len(spatial_shapes):  # N = 1
-        return functional.as_images(sizes, locations)
-    return sizes, locations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .extension import Shapes, ms_deform_attn_forward
+from .._arguments import Shapes
+from .extension import ms_deform_attn_forward
 
 __all__ = [
     "MSDeformAttnFunction",
