@@ -110,9 +110,11 @@ def _assert_equal(got: Any, want: Any) -> None:
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("way", ["eager", "compiled"])
+# Compiled in one form alone: what a compiler sees of both is the same.
+@pytest.mark.parametrize(
+    ("form", "way"), [("locations", "eager"), ("points", "eager"), ("locations", "compiled")]
+)
 @pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("form", ["locations", "points"])
 def test_transform(form: str, name: str, way: str) -> None:
     native, reference, args = _problem(form, name)
     transformed = TRANSFORMS[name](native)
@@ -130,11 +132,11 @@ def test_inductor() -> None:
     _assert_equal(compiled(*args), TRANSFORMS["vmap of grad"](reference)(*args))
 
 
-@pytest.mark.parametrize("name", ["plain", "grad", "dual level"])
+@pytest.mark.parametrize("name", ["grad", "dual level"])
 def test_a_compiler_that_hides_transforms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the private symbols that tell of transforms, results are right all the same."""
     monkeypatch.setattr(_dispatch, "_sees_transforms", False)
-    test_transform("points", name, "compiled")
+    test_transform("locations", name, "compiled")
 
 
 # Under a transform outside of it a compiled function runs eagerly, and Dynamo looks at its parts.
