@@ -10,7 +10,7 @@ not. None asks while it is compiled, traced or exported, nor where the points di
 
 from __future__ import annotations
 
-import sys
+from types import ModuleType
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ __all__ = ["disable", "enable"]
 _REGISTRY = "libreyolo.kernels"
 _SLOT = "ms_deform_attn"
 _NAME = "stdeform"
+_registry: ModuleType | None = None  # that has it
 
 
 def enable() -> list[str]:
@@ -35,6 +36,7 @@ def enable() -> list[str]:
         ModuleNotFoundError: LibreYOLO is not installed.
         UnsupportedVersionError: The installed version has another registry. Nothing is registered.
     """
+    global _registry
     registry = _projects.find_module(_REGISTRY)
     for name, parameters in {
         "register": ("op", "impl", "name", "predicate"),
@@ -44,16 +46,18 @@ def enable() -> list[str]:
         _replacing.check_function(registry, name, parameters)
     # It registers LibreYOLO's own kernels. Done later, they would come before this.
     _projects.find_module(f"{_REGISTRY}.attention.{_SLOT}")
-    registry.unregister(_SLOT, _NAME)
+    disable()
     registry.register(_SLOT, _attend, name=_NAME)
+    _registry = registry
     return [f"{_REGISTRY}.{_SLOT}"] if registry.resolve(_SLOT) is _attend else []
 
 
 def disable() -> None:
     """Undoes `enable`; again, it does nothing."""
-    registry = sys.modules.get(_REGISTRY)
-    if registry is not None:
-        registry.unregister(_SLOT, _NAME)
+    global _registry
+    if _registry is not None:
+        _registry.unregister(_SLOT, _NAME)
+        _registry = None
 
 
 def _attend(
