@@ -29,6 +29,18 @@ def attend(
     return functional.attend(value, sizes, None, locations, weights, num_points, "auto")
 
 
+def attend_flat(
+    value: Tensor,  # [B, S, M, D]
+    spatial_shapes: Shapes,
+    locations: Tensor,  # [B, Q, M, L * K, 2]
+    weights: Tensor,  # [B, Q, M, L * K]
+) -> Tensor:  # [B, Q, M * D]
+    """As `attend`, with as many points on each level, those of level 0 first."""
+    num_levels = len(spatial_shapes)
+    num_points = [locations.shape[3] // num_levels] * num_levels
+    return attend(value, spatial_shapes, None, locations, weights, num_points)
+
+
 def promoted(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors in the dtype that PyTorch gives to a result of all three."""
     named = {"value": value, "sampling_loc": locations, "attn_weight": weights}

@@ -100,12 +100,11 @@ def unsupported(owner: Any, what: str) -> UnsupportedVersionError:
     """
     name = qualified_name(owner)
     project = name.partition(".")[0]
-    try:
-        version = importlib.metadata.version(project)
-    except importlib.metadata.PackageNotFoundError:
-        version = "of unknown version"
+    installed = importlib.metadata.packages_distributions().get(project, ())
+    found = [f"{each} {importlib.metadata.version(each)}" for each in installed]
+    who = " and ".join(found) or f"{project} of unknown version"
     space = "" if what.startswith(".") else " "
-    return UnsupportedVersionError(f"{project} {version} is not supported: {name}{space}{what}")
+    return UnsupportedVersionError(f"{who} is not supported: {name}{space}{what}")
 
 
 def qualified_name(owner: Any) -> str:

@@ -1,0 +1,37 @@
+"""detrex on this library's operator; read at 45bc9af.
+
+    import stdeform.integrations.detrex as adapter; adapter.enable()
+
+detrex attends in plain PyTorch on the CPU, and on CUDA needs its extension `detrex._C`, which this
+library replaces, or stands in for.
+"""
+
+from __future__ import annotations
+
+from ._own_extension import OwnExtension
+
+__all__ = ["disable", "enable"]
+
+_switch = OwnExtension("detrex", "detrex.layers.multi_scale_deform_attn")
+
+
+def enable() -> list[str]:
+    """Puts the operator into the layers of all models; again, it does nothing.
+
+    Where `detrex._C` cannot be imported, that name means this library's functions until
+    `disable`, and in modules that have imported it meanwhile also afterwards.
+
+    Returns:
+        The names of what is replaced.
+
+    Raises:
+        ModuleNotFoundError: detrex, or something that it needs, is not installed.
+        UnsupportedVersionError: The installed version lacks the function, or it takes other
+            arguments. Nothing is replaced.
+    """
+    return _switch.enable()
+
+
+def disable() -> None:
+    """Undoes `enable`; again, it does nothing."""
+    _switch.disable()
