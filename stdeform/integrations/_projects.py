@@ -14,9 +14,9 @@ import torch
 from . import _replacing
 from ._replacing import Replacement
 
-# PyTorch 2.6 does not tell export from compilation.
+# PyTorch 2.6 tells only of an export to ONNX.
 _torch_exports: Callable[[], bool] = getattr(
-    torch.compiler, "is_exporting", torch.compiler.is_compiling
+    torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
-from .. import _replacing
+from .. import _projects, _replacing
 from .._replacing import Replacement
 from . import attention
 
@@ -70,24 +70,19 @@ def of_module(name: str) -> Iterator[Replacement]:
     if not inspect.isclass(owner):
         raise _replacing.unsupported(module, f"has no class {class_name}, as of 4.50 and newer")
     if function_name is None:
-        yield Replacement(owner, "forward", attention.forward, _parameters(attention.forward))
+        yield _projects.replace(owner, "forward", attention.forward)
         if hasattr(owner, "kernel_layer_name"):
             # `use_kernels=True` then leaves the class alone.
             yield Replacement(owner, "kernel_condition", staticmethod(lambda module: False))
         return
-    ours = getattr(attention, function_name)
-    _replacing.check_function(module, function_name, _parameters(ours))
+    by = _projects.replace(module, function_name, getattr(attention, function_name)).by
     forward = getattr(owner, "forward", None)
     if _names(forward, _CORE):
-        yield Replacement(owner, _CORE, _constant(_CORE, ours))
+        yield Replacement(owner, _CORE, _constant(_CORE, by))
     elif _names(forward, function_name):
-        yield Replacement(owner, "forward", _with_global(forward, function_name, ours))
+        yield Replacement(owner, "forward", _with_global(forward, function_name, by))
     else:
         raise _replacing.unsupported(owner, f".forward does not call {function_name}")
-
-
-def _parameters(function: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
 
 
 def _names(function: Any, name: str) -> bool:
@@ -102,12 +97,12 @@ def _constant(name: str, by: Any) -> property:
 
 def _with_global(function: Any, name: str, by: Any) -> Any:
     """A copy of a function for which one global is another; its module does not change."""
+    scope = {**function.__globals__, name: by}
+    scope.pop(
+        "__name__", None
+    )  # by which Dynamo would find the globals of the module instead of these
     copy = FunctionType(
-        function.__code__,
-        {**function.__globals__, name: by},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return functools.update_wrapper(copy, function)
