@@ -19,7 +19,7 @@ from torch import Tensor
 from stdeform.testing import composite
 
 Shapes = Tensor | Sequence[Sequence[int]]
-BEVFORMER = "projects.mmdet3d_plugin.bevformer.modules"
+BEVFORMER = "projects.mmdet3d_plugin.bevformer.modules.decoder"
 _CLASS = "MultiScaleDeformableAttnFunction"
 
 
@@ -203,17 +203,14 @@ def _mmcv(layers: Any) -> None:
 
 
 def _bevformer(module: Any) -> None:
-    extension = importlib.import_module("mmcv._ext")
-    _add_function(module, f"{_CLASS}_fp32", lambda: extension, in_place=True)
-
-
-def _bevformer_decoder(module: Any) -> None:
     layers: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
     module.multi_scale_deformable_attn_pytorch = layers.multi_scale_deformable_attn_pytorch
+    _add_function(module, _CLASS, lambda: layers.ext_module, in_place=True)
 
 
 def _libreyolo(registry: Any) -> None:
     registered: list[tuple[str, Any]] = []
+    resolved: list[Any] = []
 
     def register(op: str, impl: Any, *, name: str, predicate: Any = None) -> None:
         registered.insert(0, (name, impl))
@@ -222,23 +219,34 @@ def _libreyolo(registry: Any) -> None:
         registered[:] = [each for each in registered if each[0] != name]
 
     def resolve(op: str) -> Any:
-        if os.environ.get("LIBREYOLO_KERNELS") == "off" or not registered:
+        if os.environ.get("LIBREYOLO_KERNELS") == "off":
             return None
-        return registered[0][1]
+        if not resolved:
+            resolved.append(next((impl for _, impl in registered), None))
+        return resolved[0]
 
     registry.register, registry.unregister, registry.resolve = register, unregister, resolve
-    registry.registered = registered
+    registry.clear_cache, registry.registered, registry.resolved = (
+        resolved.clear,
+        registered,
+        resolved,
+    )
 
 
 def _libreyolo_attention(module: Any) -> None:
     registry: Any = importlib.import_module("libreyolo.kernels")
 
     def maybe_ms_deform_attn(*inputs: Any) -> Tensor | None:
+        if registry.resolve("ms_deform_attn") is None:
+            return None
         found = (impl(*inputs) for _, impl in registry.registered)
         return next((out for out in found if out is not None), None)
 
+    def refuse(*inputs: Any) -> None:
+        """A kernel for other devices."""
+
     module.maybe_ms_deform_attn = maybe_ms_deform_attn
-    registry.register("ms_deform_attn", plain, name="hub")
+    registry.register("ms_deform_attn", refuse, name="hub")
 
 
 def _rows(shapes: Shapes) -> Sequence[Sequence[int]]:
@@ -253,8 +261,7 @@ _MODULES: dict[str, Callable[[Any], None]] = {
     "detrex.layers.multi_scale_deform_attn": own_extension,
     "mmcv._ext": _compiled_mmcv,
     "mmcv.ops.multi_scale_deform_attn": _mmcv,
-    f"{BEVFORMER}.multi_scale_deformable_attn_function": _bevformer,
-    f"{BEVFORMER}.decoder": _bevformer_decoder,
+    BEVFORMER: _bevformer,
     "libreyolo.kernels": _libreyolo,
     "libreyolo.kernels.attention.ms_deform_attn": _libreyolo_attention,
 }

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ LAYERS = {
     "detrex": "detrex.layers.multi_scale_deform_attn",
     "mmcv": "mmcv.ops.multi_scale_deform_attn",
     "libreyolo": "libreyolo.kernels.attention.ms_deform_attn",
+    "bevformer": BEVFORMER,
 }
 SHAPES = [[5, 7], [3, 4], [2, 2]]
 PLAIN = "multi_scale_deformable_attn_pytorch"
@@ -71,74 +73,41 @@ def rfdetr_in_export_mode(value: Tensor, locations: Tensor, weights: Tensor) -> 
     )
 
 
-def groundingdino(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    return layers("groundingdino").multi_scale_deformable_attn_pytorch(
-        value, torch.tensor(SHAPES), locations, weights
-    )
+def on_cpu(project: str, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
+    return getattr(layers(project), PLAIN)(value, torch.tensor(SHAPES), locations, weights)
 
 
-def detrex(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    return layers("detrex").multi_scale_deformable_attn_pytorch(
-        value, torch.tensor(SHAPES), locations, weights
-    )
-
-
-def detrex_on_cuda(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
+def on_cuda(project: str, value: Tensor, locations: Tensor, weights: Tensor) -> Any:
+    """Here on the CPU, too."""
     shapes = torch.tensor(SHAPES)
-    function = layers("detrex").MultiScaleDeformableAttnFunction
+    function = getattr(layers(project), CLASS)
     return function.apply(value, shapes, starts(shapes), locations, weights, 64)
-
-
-def mmcv(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    return layers("mmcv").multi_scale_deformable_attn_pytorch(
-        value, torch.tensor(SHAPES), locations, weights
-    )
-
-
-def mmcv_on_cuda(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    shapes = torch.tensor(SHAPES)
-    function = layers("mmcv").MultiScaleDeformableAttnFunction
-    return function.apply(value, shapes, starts(shapes), locations, weights, 64)
-
-
-def bevformer(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    module: Any = importlib.import_module(f"{BEVFORMER}.decoder")
-    return module.multi_scale_deformable_attn_pytorch(
-        value, torch.tensor(SHAPES), locations, weights
-    )
-
-
-def bevformer_on_cuda(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    shapes = torch.tensor(SHAPES)
-    module: Any = importlib.import_module(f"{BEVFORMER}.multi_scale_deformable_attn_function")
-    return module.MultiScaleDeformableAttnFunction_fp32.apply(
-        value, shapes, starts(shapes), locations, weights, 64
-    )
-
-
-def libreyolo(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
-    return layers("libreyolo").maybe_ms_deform_attn(value, torch.tensor(SHAPES), locations, weights)
 
 
 def plain(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     return fake_projects.plain(value, torch.tensor(SHAPES), locations, weights)
 
 
+def libreyolo(value: Tensor, locations: Tensor, weights: Tensor) -> Any:
+    out = layers("libreyolo").maybe_ms_deform_attn(value, torch.tensor(SHAPES), locations, weights)
+    return plain(value, locations, weights) if out is None else out
+
+
 Call = Callable[[Tensor, Tensor, Tensor], Any]
-CALLS: tuple[tuple[str, Call], ...] = (
-    ("ultralytics", ultralytics),
-    ("rfdetr", rfdetr),
-    ("rfdetr", rfdetr_in_export_mode),
-    ("groundingdino", groundingdino),
-    ("detrex", detrex),
-    ("detrex", detrex_on_cuda),
-    ("mmcv", mmcv),
-    ("mmcv", mmcv_on_cuda),
-    ("mmcv", bevformer),
-    ("mmcv", bevformer_on_cuda),
-    ("libreyolo", libreyolo),
-)
-OF_CALLS = pytest.mark.parametrize(("project", "call"), CALLS, ids=[c.__name__ for _, c in CALLS])
+CALLS: dict[str, tuple[str, Call]] = {
+    "ultralytics": ("ultralytics", ultralytics),
+    "rfdetr": ("rfdetr", rfdetr),
+    "rfdetr in export mode": ("rfdetr", rfdetr_in_export_mode),
+    "groundingdino": ("groundingdino", partial(on_cpu, "groundingdino")),
+    "detrex": ("detrex", partial(on_cpu, "detrex")),
+    "detrex on CUDA": ("detrex", partial(on_cuda, "detrex")),
+    "mmcv": ("mmcv", partial(on_cpu, "mmcv")),
+    "mmcv on CUDA": ("mmcv", partial(on_cuda, "mmcv")),
+    "bevformer": ("mmcv", partial(on_cpu, "bevformer")),
+    "bevformer on CUDA": ("mmcv", partial(on_cuda, "bevformer")),
+    "libreyolo": ("libreyolo", libreyolo),
+}
+OF_CALLS = pytest.mark.parametrize(("project", "call"), CALLS.values(), ids=CALLS)
 
 
 # -- fixtures and helpers ----------------------------------------------------------------------
@@ -159,8 +128,6 @@ def fakes(monkeypatch: pytest.MonkeyPatch, _disabled: None) -> Iterator[FakeProj
     found = FakeProjects()
     monkeypatch.setattr(sys, "meta_path", [found, *sys.meta_path])
     yield found
-    for project in ADAPTERS:
-        adapter(project).disable()
     for name in filter(is_fake, tuple(sys.modules)):
         del sys.modules[name]
 
@@ -217,6 +184,10 @@ def loaded() -> dict[tuple[str, str], object]:
 @OF_CALLS
 @pytest.mark.usefixtures("needs_native")
 def test_the_operator_computes_the_same(project: str, call: Call, fakes: FakeProjects) -> None:
+    check(project, call)
+
+
+def check(project: str, call: Call) -> None:
     expected, calls = run(call)
     assert calls == [0, 0]
     adapter(project).enable()
@@ -236,16 +207,11 @@ def test_what_is_imported_afterwards_has_it_too(project: str, call: Call) -> Non
     assert run(call)[1] == [1, 1]
 
 
-@pytest.mark.parametrize("call", [ultralytics, rfdetr, groundingdino, mmcv, libreyolo])
+@pytest.mark.parametrize("project", ADAPTERS)
 @pytest.mark.usefixtures("needs_native")
-def test_an_installed_project(call: Call) -> None:
-    project = call.__name__
+def test_an_installed_project(project: str) -> None:
     pytest.importorskip(LAYERS[project], exc_type=ImportError)
-    expected = run(plain if project == "libreyolo" else call)[0]
-    adapter(project).enable()
-    found, calls = run(call)
-    assert calls == [1, 1]
-    assert_same(found, expected)
+    check(*CALLS[project])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +219,7 @@ def test_an_installed_project(call: Call) -> None:
     [
         ("ultralytics", ultralytics, torch.float32),
         ("rfdetr", rfdetr, torch.float32),
-        ("mmcv", mmcv_on_cuda, torch.bfloat16),
+        ("mmcv", partial(on_cuda, "mmcv"), torch.bfloat16),
         ("libreyolo", libreyolo, torch.bfloat16),
     ],
 )
@@ -276,7 +242,7 @@ NAMES = {
     "detrex": [f"{LAYERS['detrex']}.{PLAIN}", f"{LAYERS['detrex']}._C"],
     "mmcv": [
         f"{LAYERS['mmcv']}.{PLAIN}",
-        f"{BEVFORMER}.decoder.{PLAIN}",
+        f"{BEVFORMER}.{PLAIN}",
         f"{LAYERS['mmcv']}.{CLASS}.apply",
         "mmcv._ext.ms_deform_attn_forward",
         "mmcv._ext.ms_deform_attn_backward",
@@ -290,7 +256,7 @@ NAMES = {
 @pytest.mark.usefixtures("fakes")
 def test_in_any_order(project: str, order: str) -> None:
     layers(project)
-    importlib.import_module(f"{BEVFORMER}.decoder")
+    importlib.import_module(BEVFORMER)
     before = loaded()
     for step in order:
         if step == "e":
@@ -363,11 +329,12 @@ def test_without_the_module(
     assert f"{project}._C" not in sys.modules or project == "detrex"
 
 
+REGISTRY = ("register", "unregister", "resolve", "clear_cache")
 FUNCTIONS = (
     *((project, LAYERS[project], PLAIN) for project in ("ultralytics", *ADAPTERS[2:5])),
     ("rfdetr", LAYERS["rfdetr"], "ms_deform_attn_core_pytorch"),
     ("mmcv", LAYERS["mmcv"], CLASS),
-    *(("libreyolo", "libreyolo.kernels", name) for name in ("register", "unregister", "resolve")),
+    *(("libreyolo", "libreyolo.kernels", name) for name in REGISTRY),
 )
 
 
