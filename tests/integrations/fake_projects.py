@@ -5,6 +5,7 @@ A module is made when it is imported, as that of an installed project would be.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import os
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stdeform.testing import composite
 
@@ -36,9 +37,11 @@ class FakeProjects(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if is_fake(name) and not any(f"{each}.".startswith(f"{name}.") for each in self.modules):
+        if any(f"{each}.".startswith(f"{name}.") for each in self.modules):
+            return ModuleSpec(name, self, is_package=True)
+        if is_fake(name) and "." not in name:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return ModuleSpec(name, self, is_package=True) if is_fake(name) else None
+        return None
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leaves it to Python."""
@@ -186,14 +189,28 @@ def _add_function(module: Any, name: str, extension: Callable[[], Any], in_place
 
 
 def _groundingdino_py(layers: Any) -> None:
+    layers.MultiScaleDeformableAttention = nn.Module
     layers.multi_scale_deformable_attn_pytorch = plain
 
 
-def own_extension(layers: Any) -> None:
-    """As in detrex and in Grounding DINO's repository."""
-    layers._C = importlib.import_module(f"{layers.__name__.partition('.')[0]}._C")
-    layers.multi_scale_deformable_attn_pytorch = plain
+def groundingdino_repository(layers: Any) -> None:
+    """Other than that in the package index, it has a layer for CUDA."""
+    _groundingdino_py(layers)
+    with contextlib.suppress(ImportError):
+        layers._C = importlib.import_module("groundingdino._C")
     _add_function(layers, _CLASS, lambda: layers._C, in_place=False)
+
+
+def _detrex(project: Any) -> None:
+    importlib.import_module("detrex.layers.multi_scale_deform_attn")
+
+
+def _detrex_layers(layers: Any) -> None:
+    groundingdino_repository(layers)
+    try:
+        layers._C = importlib.import_module("detrex._C")
+    except ImportError:
+        layers.MultiScaleDeformableAttention = type("Dummy", (), {})
 
 
 def _mmcv(layers: Any) -> None:
@@ -258,7 +275,8 @@ _MODULES: dict[str, Callable[[Any], None]] = {
     "rfdetr.models.ops.modules.ms_deform_attn": _rfdetr,
     "groundingdino.models.GroundingDINO.ms_deform_attn": _groundingdino_py,
     "detrex._C": _compiled,
-    "detrex.layers.multi_scale_deform_attn": own_extension,
+    "detrex": _detrex,
+    "detrex.layers.multi_scale_deform_attn": _detrex_layers,
     "mmcv._ext": _compiled_mmcv,
     "mmcv.ops.multi_scale_deform_attn": _mmcv,
     BEVFORMER: _bevformer,

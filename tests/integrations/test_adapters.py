@@ -10,6 +10,7 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -267,18 +268,47 @@ def test_in_any_order(project: str, order: str) -> None:
             assert loaded() == before
 
 
-def test_an_extension_that_is_not_compiled(fakes: FakeProjects) -> None:
-    def compiled() -> Any:
-        return importlib.import_module("groundingdino._C")
+@pytest.mark.parametrize("project", ["groundingdino", "detrex"])
+@pytest.mark.parametrize("loaded_before", [False, True])
+@pytest.mark.usefixtures("needs_native")
+def test_an_extension_that_is_not_compiled(
+    project: str, loaded_before: bool, fakes: FakeProjects
+) -> None:
+    fakes.modules[LAYERS["groundingdino"]] = fake_projects.groundingdino_repository
+    del fakes.modules["detrex._C"]
+    name = f"{project}._C"
+    if loaded_before:
+        layers(project)
+        if project == "detrex":
+            with pytest.raises(RuntimeError, match=r"call enable before detrex is imported$"):
+                adapter(project).enable()
+            assert name not in sys.modules
+            return
+    assert (
+        adapter(project).enable()
+        == adapter(project).enable()
+        == [
+            f"{LAYERS[project]}.{PLAIN}",
+            f"{LAYERS[project]}._C",
+        ]
+    )
+    assert importlib.import_module(name) is extension
+    for call in (on_cpu, on_cuda):
+        out, calls = run(partial(call, project))
+        assert calls == [1, 1]
+        assert_same(out, run(plain)[0])
+    adapter(project).disable()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(name)
 
-    fakes.modules[LAYERS["groundingdino"]] = fake_projects.own_extension
-    with pytest.raises(ModuleNotFoundError):
-        layers("groundingdino")
-    assert adapter("groundingdino").enable()[1] == f"{LAYERS['groundingdino']}._C"
-    assert layers("groundingdino")._C is compiled() is extension
-    adapter("groundingdino").disable()
-    with pytest.raises(ModuleNotFoundError):
-        compiled()
+
+def test_an_extension_that_another_put_there(fakes: FakeProjects) -> None:
+    del fakes.modules["detrex._C"]
+    other = sys.modules["detrex._C"] = ModuleType("detrex._C")
+    adapter("detrex").enable()
+    assert layers("detrex")._C is extension
+    adapter("detrex").disable()
+    assert layers("detrex")._C is sys.modules["detrex._C"] is other
 
 
 @pytest.mark.usefixtures("fakes")
@@ -318,6 +348,7 @@ def test_without_the_module(
     project: str, fakes: FakeProjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "packages_distributions", dict)
+    fakes.modules.pop(project, None)
     del fakes.modules[LAYERS[project]]
     fakes.modules[f"{project}.other"] = lambda module: None
     with pytest.raises(
