@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
+
+from torch import nn
 
 from . import _projects
 from ._replacing import Replacement, Switch
@@ -27,10 +29,7 @@ class OwnExtension:
 
     def enable(self) -> list[str]:
         """Replaces the function for the CPU and the extension; returns the names of both."""
-        _projects.find_module(self._project)
-        try:
-            importlib.import_module(self._extension)
-        except ImportError:  # not compiled, or for another PyTorch
+        if self._extension not in sys.modules and not self._is_compiled():
             sys.modules[self._extension] = extension
         try:
             return self._switch.enable()
@@ -44,10 +43,23 @@ class OwnExtension:
         if sys.modules.get(self._extension) is extension:
             del sys.modules[self._extension]
 
+    def _is_compiled(self) -> bool:
+        """Whether there is an extension, without importing the project, which would import it."""
+        project = importlib.util.find_spec(self._project)
+        places = project.submodule_search_locations if project else None
+        found = (each.find_spec(self._extension, places) for each in sys.meta_path)
+        return any(spec is not None for spec in found)
+
     def _replacements(self) -> Iterator[Replacement]:
         layers = _projects.find_module(self._layers)
         yield _projects.replace(
             layers, "multi_scale_deformable_attn_pytorch", functions.ms_deform_attn_core_pytorch
         )
+        layer = getattr(layers, "MultiScaleDeformableAttention", nn.Module)
+        if not issubclass(layer, nn.Module):
+            raise RuntimeError(
+                f"{self._project} has put a dummy in the place of its layer, since it could not "
+                f"import {self._extension}: call enable before {self._project} is imported"
+            )
         if hasattr(layers, "MultiScaleDeformableAttnFunction"):
             yield Replacement(layers, "_C", extension)

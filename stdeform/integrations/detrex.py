@@ -1,6 +1,8 @@
-"""detrex on this library's operator; read at 45bc9af.
+"""detrex on this library's operator; read at e244e6c.
 
     import stdeform.integrations.detrex as adapter; adapter.enable()
+
+Where detrex is not compiled, do so before it is imported: else it has no layers.
 
 detrex attends in plain PyTorch on the CPU, and on CUDA needs its extension `detrex._C`, which this
 library replaces, or stands in for.
@@ -28,6 +30,7 @@ def enable() -> list[str]:
         ModuleNotFoundError: detrex, or something that it needs, is not installed.
         UnsupportedVersionError: The installed version lacks the function, or it takes other
             arguments. Nothing is replaced.
+        RuntimeError: detrex has been imported before, and without its extension.
     """
     return _switch.enable()
 

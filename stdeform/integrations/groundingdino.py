@@ -2,7 +2,7 @@
 
     import stdeform.integrations.groundingdino as adapter; adapter.enable()
 
-Read in groundingdino-py 0.4.0 and in the repository at 08bd3c2. The former attends in plain PyTorch
+Read in groundingdino-py 0.4.0 and in the repository at 856dde2. The former attends in plain PyTorch
 on every device. The latter does so on the CPU, and on CUDA needs its extension `groundingdino._C`,
 which this library replaces, or stands in for.
 """

@@ -3,9 +3,10 @@
     import stdeform.integrations.libreyolo as adapter; adapter.enable()
 
 The registry then has a kernel named "stdeform" for CPU and CUDA, with gradients, before its own.
-These models ask the registry, on every device: Deformable DETR, DINO, LW-DETR, RF-DETR, RT-DETR
-(v1, v2, v4), D-FINE, DOME-DETR, DEIM (v1, v2), TinyFormer, EC, Grounding DINO and OV-DEIM; GTR does
-not. None asks while it is compiled, traced or exported, nor where the points differ by level.
+These models ask it, on every device: Deformable DETR, DINO, LW-DETR, RF-DETR, RT-DETR (v1, v2, v4),
+D-FINE, DOME-DETR, DEIM (v1, v2), TinyFormer, EC, Grounding DINO and OV-DEIM; GTR does not. They do
+not ask while they are compiled, traced or exported, nor where the points differ by level, as they
+do in EC's detectors and in all sizes of D-FINE and DEIM but the smallest.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ def enable() -> list[str]:
         "register": ("op", "impl", "name", "predicate"),
         "unregister": ("op", "name"),
         "resolve": ("op",),
+        "clear_cache": (),
     }.items():
         _replacing.check_function(registry, name, parameters)
     # It registers LibreYOLO's own kernels. Done later, they would come before this.
     _projects.find_module(f"{_REGISTRY}.attention.{_SLOT}")
     disable()
     registry.register(_SLOT, _attend, name=_NAME)
+    registry.clear_cache()  # neither `register` nor `unregister` does so in 1.6.0
     _registry = registry
     return [f"{_REGISTRY}.{_SLOT}"] if registry.resolve(_SLOT) is _attend else []
 
@@ -57,6 +60,7 @@ def disable() -> None:
     global _registry
     if _registry is not None:
         _registry.unregister(_SLOT, _NAME)
+        _registry.clear_cache()
         _registry = None
 
 

@@ -5,6 +5,7 @@ A module is made when it is imported, as that of an installed project would be.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import os
@@ -14,12 +15,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stdeform.testing import composite
 
 Shapes = Tensor | Sequence[Sequence[int]]
-BEVFORMER = "projects.mmdet3d_plugin.bevformer.modules"
+BEVFORMER = "projects.mmdet3d_plugin.bevformer.modules.decoder"
 _CLASS = "MultiScaleDeformableAttnFunction"
 
 
@@ -36,9 +37,11 @@ class FakeProjects(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if is_fake(name) and not any(f"{each}.".startswith(f"{name}.") for each in self.modules):
+        if any(f"{each}.".startswith(f"{name}.") for each in self.modules):
+            return ModuleSpec(name, self, is_package=True)
+        if is_fake(name) and "." not in name:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return ModuleSpec(name, self, is_package=True) if is_fake(name) else None
+        return None
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leaves it to Python."""
@@ -186,14 +189,28 @@ def _add_function(module: Any, name: str, extension: Callable[[], Any], in_place
 
 
 def _groundingdino_py(layers: Any) -> None:
+    layers.MultiScaleDeformableAttention = nn.Module
     layers.multi_scale_deformable_attn_pytorch = plain
 
 
-def own_extension(layers: Any) -> None:
-    """As in detrex and in Grounding DINO's repository."""
-    layers._C = importlib.import_module(f"{layers.__name__.partition('.')[0]}._C")
-    layers.multi_scale_deformable_attn_pytorch = plain
+def groundingdino_repository(layers: Any) -> None:
+    """Other than that in the package index, it has a layer for CUDA."""
+    _groundingdino_py(layers)
+    with contextlib.suppress(ImportError):
+        layers._C = importlib.import_module("groundingdino._C")
     _add_function(layers, _CLASS, lambda: layers._C, in_place=False)
+
+
+def _detrex(project: Any) -> None:
+    importlib.import_module("detrex.layers.multi_scale_deform_attn")
+
+
+def _detrex_layers(layers: Any) -> None:
+    groundingdino_repository(layers)
+    try:
+        layers._C = importlib.import_module("detrex._C")
+    except ImportError:
+        layers.MultiScaleDeformableAttention = type("Dummy", (), {})
 
 
 def _mmcv(layers: Any) -> None:
@@ -203,17 +220,14 @@ def _mmcv(layers: Any) -> None:
 
 
 def _bevformer(module: Any) -> None:
-    extension = importlib.import_module("mmcv._ext")
-    _add_function(module, f"{_CLASS}_fp32", lambda: extension, in_place=True)
-
-
-def _bevformer_decoder(module: Any) -> None:
     layers: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
     module.multi_scale_deformable_attn_pytorch = layers.multi_scale_deformable_attn_pytorch
+    _add_function(module, _CLASS, lambda: layers.ext_module, in_place=True)
 
 
 def _libreyolo(registry: Any) -> None:
     registered: list[tuple[str, Any]] = []
+    resolved: list[Any] = []
 
     def register(op: str, impl: Any, *, name: str, predicate: Any = None) -> None:
         registered.insert(0, (name, impl))
@@ -222,23 +236,34 @@ def _libreyolo(registry: Any) -> None:
         registered[:] = [each for each in registered if each[0] != name]
 
     def resolve(op: str) -> Any:
-        if os.environ.get("LIBREYOLO_KERNELS") == "off" or not registered:
+        if os.environ.get("LIBREYOLO_KERNELS") == "off":
             return None
-        return registered[0][1]
+        if not resolved:
+            resolved.append(next((impl for _, impl in registered), None))
+        return resolved[0]
 
     registry.register, registry.unregister, registry.resolve = register, unregister, resolve
-    registry.registered = registered
+    registry.clear_cache, registry.registered, registry.resolved = (
+        resolved.clear,
+        registered,
+        resolved,
+    )
 
 
 def _libreyolo_attention(module: Any) -> None:
     registry: Any = importlib.import_module("libreyolo.kernels")
 
     def maybe_ms_deform_attn(*inputs: Any) -> Tensor | None:
+        if registry.resolve("ms_deform_attn") is None:
+            return None
         found = (impl(*inputs) for _, impl in registry.registered)
         return next((out for out in found if out is not None), None)
 
+    def refuse(*inputs: Any) -> None:
+        """A kernel for other devices."""
+
     module.maybe_ms_deform_attn = maybe_ms_deform_attn
-    registry.register("ms_deform_attn", plain, name="hub")
+    registry.register("ms_deform_attn", refuse, name="hub")
 
 
 def _rows(shapes: Shapes) -> Sequence[Sequence[int]]:
@@ -250,11 +275,11 @@ _MODULES: dict[str, Callable[[Any], None]] = {
     "rfdetr.models.ops.modules.ms_deform_attn": _rfdetr,
     "groundingdino.models.GroundingDINO.ms_deform_attn": _groundingdino_py,
     "detrex._C": _compiled,
-    "detrex.layers.multi_scale_deform_attn": own_extension,
+    "detrex": _detrex,
+    "detrex.layers.multi_scale_deform_attn": _detrex_layers,
     "mmcv._ext": _compiled_mmcv,
     "mmcv.ops.multi_scale_deform_attn": _mmcv,
-    f"{BEVFORMER}.multi_scale_deformable_attn_function": _bevformer,
-    f"{BEVFORMER}.decoder": _bevformer_decoder,
+    BEVFORMER: _bevformer,
     "libreyolo.kernels": _libreyolo,
     "libreyolo.kernels.attention.ms_deform_attn": _libreyolo_attention,
 }
