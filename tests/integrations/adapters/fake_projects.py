@@ -141,7 +141,7 @@ def _gradients(
     return torch.autograd.grad(out, tensors, grad_output)
 
 
-def _compiled(extension: Any) -> None:
+def compiled(extension: Any) -> None:
     extension.ms_deform_attn_forward = _forward
     extension.ms_deform_attn_backward = _gradients
 
@@ -274,7 +274,7 @@ _MODULES: dict[str, Callable[[Any], None]] = {
     "ultralytics.nn.modules.transformer": _ultralytics,
     "rfdetr.models.ops.modules.ms_deform_attn": _rfdetr,
     "groundingdino.models.GroundingDINO.ms_deform_attn": _groundingdino_py,
-    "detrex._C": _compiled,
+    "detrex._C": compiled,
     "detrex": _detrex,
     "detrex.layers.multi_scale_deform_attn": _detrex_layers,
     "mmcv._ext": _compiled_mmcv,
