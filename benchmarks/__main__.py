@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, host_time, layers, model, operator, report
+from benchmarks.commands import complexity, defvis, host_time, layers, models, operator, report
 from benchmarks.gpu import build, check
 from benchmarks.subjects.base import WrongAnswerError
 
@@ -14,7 +14,8 @@ _COMMANDS = {
     "operator": operator,
     "complexity": complexity,
     "layers": layers,
-    "model": model,
+    "defvis": defvis,
+    "models": models,
     "report": report,
     "gpu-check": check,
     "host-time": host_time,

@@ -47,23 +47,34 @@ class CpuClock:
     """Calls a task again until `block_seconds` have passed; the sample is the mean.
 
     No call inside a round is discarded: a task starts on the caches that the one before it left.
+
+    Args:
+        block_seconds: The least that a sample takes.
+        of_process: Seconds are those that this process had processors for, all its threads
+            together: waiting for other work on the machine is no part of them.
     """
 
-    def __init__(self, block_seconds: float = _CPU_BLOCK_SECONDS) -> None:
+    def __init__(
+        self, block_seconds: float = _CPU_BLOCK_SECONDS, *, of_process: bool = False
+    ) -> None:
         self._block_seconds = block_seconds
+        self._of_process = of_process
 
     def calls(self, tasks: Sequence[Task]) -> dict[str, int]:
         """Warms tasks up; how many calls of each make a sample."""
         return {task.name: self._calls(task) for task in tasks}
 
     def sample(self, task: Task, calls: int) -> dict[str, float]:
-        """Seconds of a call."""
+        """Seconds of a call; those of the process, "wall" beside them."""
         torch.set_num_threads(task.threads)
         run = task.run
-        start = time.perf_counter()
+        start, start_of_process = time.perf_counter(), time.process_time()
         for _ in range(calls):
             run()
-        return {"seconds": (time.perf_counter() - start) / calls}
+        wall = (time.perf_counter() - start) / calls
+        if not self._of_process:
+            return {"seconds": wall}
+        return {"seconds": (time.process_time() - start_of_process) / calls, "wall": wall}
 
     def _calls(self, task: Task) -> int:
         if self.sample(task, 1)["seconds"] > 5 * self._block_seconds:

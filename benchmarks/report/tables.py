@@ -58,6 +58,14 @@ _TABLES = {
         "Peak of live tensors by module",
         ["peak", "times the first", "alive after it"],
     ),
+    "transformers model": (
+        "Models of transformers, processor time",
+        [*_TIMES, "wall-clock time"],
+    ),
+    "memory of transformers models": (
+        "Peak of live tensors in models of transformers",
+        ["peak", "times the first"],
+    ),
     "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
     "crossover": ("Deformable is cheaper", ["from this many cells on"]),
@@ -121,6 +129,8 @@ def _cells(row: Row) -> list[str]:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
     if row["measurement"] == "model":
         cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
+    if "wall" in row:
+        cells.append(_time(row["wall"]["median"]))
     return cells
 
 

@@ -150,7 +150,7 @@ def variant_name(row: Row) -> str:
 
 
 def _targets() -> Iterator[Target]:
-    """On two cores of a processor."""
+    """On two cores of a processor; models on one."""
     both = ("forward", "forward+backward")
     for says, measurement, variant, limits in (
         (f"{_FASTER} the composite", "latency", "composite", (25, 12)),
@@ -181,6 +181,14 @@ def _targets() -> Iterator[Target]:
             at_least=limit,
             label=f"{workload}, float32",
             subject="deformable",
+        )
+    for model, times in (("Deformable DETR, 480 px", 1.9), ("Mask2Former, 384 px", 1.7)):
+        yield Target(
+            *(f"{_FASTER} the plain model", "transformers model", ("plain",), "forward"),
+            at_least=times,
+            label=model,
+            threads=1,
+            subject="stdeform",
         )
     for mode in both:
         yield Target(

@@ -48,6 +48,8 @@ FIELDS = {
     | {"extra_bytes", "method", "ratio", "frames", "pixels"},
     "memory of modules": COMMON - {"workload"}
     | {"extra_bytes", "kept_bytes", "method", "ratio", "frames", "pixels"},
+    "transformers model": TIMED - {"workload"} | {"wall"},
+    "memory of transformers models": COMMON - {"workload"} | {"extra_bytes", "method", "ratio"},
 }
 
 

@@ -65,6 +65,18 @@ def test_figures_are_those_of_the_rounds() -> None:
     assert other["ratio"]["to"] == "b"
 
 
+def test_the_time_of_the_process_leaves_out_waiting() -> None:
+    def work() -> None:
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+        time.sleep(0.1)
+
+    ((_, row),) = compare([Task("a", work)], CpuClock(0.01, of_process=True), rounds=1)
+    assert 0.02 <= row["seconds"]["median"] < 0.06
+    assert row["wall"]["median"] >= 0.12
+
+
 def test_a_slow_task_sits_out_and_the_others_go_on() -> None:
     slow = Task("slow", lambda: time.sleep(0.2))
     fast = Task("fast", lambda: time.sleep(0.01))

@@ -50,7 +50,7 @@ def test_a_target_checks_its_own_row_only(target: Target) -> None:
     assert missed.status == "FALLS SHORT"
     other_device = "some GPU" if target.threads else "cpu"
     changes = [{"subject": "reference"}, {"mode": "?"}, {"label": "tiny"}, {"variant": "?"}]
-    changes += [{"device": other_device}, {"threads": 1} if target.threads else {"label": "?"}]
+    changes += [{"device": other_device}, {"threads": 3} if target.threads else {"label": "?"}]
     for change in changes:
         (other,) = _checks(target, {**_row(target, limit * better), **change})
         assert (other.status, other.measured) == ("not measured", "-")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks model`: its parts do what they say, and wrong layers are not timed."""
+"""`python -m benchmarks defvis`: its parts do what they say, and wrong layers are not timed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytest.importorskip("transformers", reason="the model's backbone comes with the 
 
 import stdeform
 from benchmarks.__main__ import main
-from benchmarks.commands import model
+from benchmarks.commands import defvis
 from benchmarks.measure import memory
 from benchmarks.measure.recording import load_rows
 from benchmarks.report import tables
-from benchmarks.subjects.whole_models import prepare_parts
+from benchmarks.subjects.defvis_model import prepare_parts
 from defvis.presets import preset
 
 PARTS = {
@@ -28,7 +28,7 @@ PARTS = {
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "rows.jsonl"
-    words = ["model", "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
+    words = ["defvis", "--quick", "--rounds", "3", "--threads", "1", "--output", str(output)]
     assert main(words) == 0
     rows = load_rows([output])
     assert tables.tables(rows) in capsys.readouterr().out
@@ -63,10 +63,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_chosen_parts(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     words = ["--quick", "--rounds", "1", "--output", str(output), "--parts", "video to results"]
-    assert main(["model", *words]) == 0
+    assert main(["defvis", *words]) == 0
     labels = {row["label"] for row in load_rows([output])}
     assert labels == {"video to results, 6 x 64 x 96"}
-    assert {part for part, _ in PARTS} == set(model.PARTS)
+    assert {part for part, _ in PARTS} == set(defvis.PARTS)
 
 
 def test_parts() -> None:
@@ -96,7 +96,7 @@ def test_wrong_layers_are_not_timed(
         return right(self, *args, **options) * (1.1 if self.backend != "reference" else 1.0)
 
     monkeypatch.setattr(stdeform.STDeformAttn, "forward", wrong)
-    assert main(["model", "--quick", "--rounds", "1"]) == 1
+    assert main(["defvis", "--quick", "--rounds", "1"]) == 1
     assert "wrong answer, nothing was timed: encoder.layers.0" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_memory_of_modules() -> None:
 
 
 def test_presets_differ_in_attention_alone() -> None:
-    paper, vistr = model._paper_configs().values()
+    paper, vistr = defvis._paper_configs().values()
     changed = dataclasses.replace(
         vistr.model, encoder_attention="deformable", decoder_attention="deformable"
     )

@@ -1,4 +1,4 @@
-"""`python -m benchmarks model`: whole models of examples/, deformable and dense.
+"""`python -m benchmarks defvis`: a whole model of examples/, deformable and dense.
 
 The network, a video from bytes to results, and a training step, for the presets `paper` and
 `vistr`: 36 frames of 300 x 533 pixels, one clip, float32. Besides the most bytes that live tensors
@@ -17,7 +17,7 @@ from benchmarks.measure import environment, recording
 from benchmarks.measure.memory import PartMemory, live_tensors
 from benchmarks.measure.rows import Row
 from benchmarks.measure.timing import Task, compare
-from benchmarks.subjects.whole_models import PARTS, WholeModel, prepare_parts
+from benchmarks.subjects.defvis_model import PARTS, WholeModel, prepare_parts
 
 # Their modules are measured one by one.
 _NETWORKS = ("network", "training step")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures and prints; the exit status is 0."""
-    return showing.measure_and_show("model", options, _all(options))
+    return showing.measure_and_show("defvis", options, _all(options))
 
 
 def _all(options: argparse.Namespace) -> Iterator[Row]:
