@@ -316,7 +316,7 @@ _DISCRETE = tuple(
     for family in FAMILIES
     if family.name in ("rt_detr_v2", "d_fine", "deimv2")
 )
-each_case = pytest.mark.parametrize("family", (*FAMILIES, *_DISCRETE), ids=str)
+each_case = pytest.mark.parametrize("family", [*FAMILIES, *_DISCRETE], ids=str)
 # One of each kind: a class is the operator; either function of a module is; an attribute is.
 each_kind = pytest.mark.parametrize(
     "family",

@@ -79,7 +79,7 @@ def test_from_config(family: Family) -> None:
 @torch.no_grad()
 def test_pickles_load_without_the_library(tmp_path: Path) -> None:
     for how in ("enable", "patch"):
-        # Mask2Former and OneFormer cannot be pickled, since Swin has hooks that are local functions.
+        # Mask2Former and OneFormer cannot be pickled: Swin has local functions as hooks.
         for name in ("rt_detr", "rt_detr_v2", "d_fine"):
             family = models.find(name)
             if not hasattr(transformers, family.model):
