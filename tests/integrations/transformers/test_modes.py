@@ -79,7 +79,8 @@ def test_gradient_checkpointing(how: str) -> None:
 
 def test_training_is_repeatable() -> None:
     """Two steps with the model's own loss, noise and all, twice: the same bits."""
-    pytest.importorskip("scipy", reason="the loss of RT-DETR matches by SciPy")
+    for needed in ("scipy", "PIL"):
+        pytest.importorskip(needed, reason="the loss of RT-DETR needs it")
     family = models.find("rt_detr")
     st.enable()
 
