@@ -7,7 +7,6 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,11 +15,8 @@ import torch
 
 from stdeform.integrations import msda
 from tests.integrations.adapters import calls, fake_projects
+from tests.integrations.migrate_page import SECTIONS, blocks, execute
 
-PAGE = Path(__file__).parents[3] / "docs" / "guide" / "migrate.md"
-SECTIONS = dict(
-    re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-)
 # What stands for a project's model, and the name in the page of what makes one.
 MODELS = {
     "Ultralytics": (calls.ultralytics, "ultralytics.RTDETR"),
@@ -38,17 +34,6 @@ MODELS = {
 }
 EXTENSION = "MultiScaleDeformableAttention"
 pytestmark = pytest.mark.usefixtures("needs_native")
-
-
-def blocks(section: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", SECTIONS[section], re.MULTILINE | re.DOTALL)
-
-
-def execute(code: str) -> dict[str, Any]:
-    torch.manual_seed(0)
-    names: dict[str, Any] = {}
-    exec(compile(code, str(PAGE), "exec"), names)
-    return names
 
 
 class _Model:
