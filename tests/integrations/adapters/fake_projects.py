@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import importlib.abc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -226,28 +226,28 @@ def _bevformer(module: Any) -> None:
 
 
 def _libreyolo(registry: Any) -> None:
-    registered: list[tuple[str, Any]] = []
+    registered: list[tuple[str, Any, Any]] = []
     resolved: list[Any] = []
 
     def register(op: str, impl: Any, *, name: str, predicate: Any = None) -> None:
-        registered.insert(0, (name, impl))
+        registered.insert(0, (name, impl, predicate))
 
     def unregister(op: str, name: str) -> None:
         registered[:] = [each for each in registered if each[0] != name]
+
+    def eligible() -> Iterator[Any]:
+        return (impl for _, impl, predicate in registered if predicate is None or predicate())
 
     def resolve(op: str) -> Any:
         if os.environ.get("LIBREYOLO_KERNELS") == "off":
             return None
         if not resolved:
-            resolved.append(next((impl for _, impl in registered), None))
+            resolved.append(next(eligible(), None))
         return resolved[0]
 
     registry.register, registry.unregister, registry.resolve = register, unregister, resolve
-    registry.clear_cache, registry.registered, registry.resolved = (
-        resolved.clear,
-        registered,
-        resolved,
-    )
+    registry.clear_cache, registry.eligible = resolved.clear, eligible
+    registry.registered, registry.resolved = registered, resolved
 
 
 def _libreyolo_attention(module: Any) -> None:
@@ -256,14 +256,11 @@ def _libreyolo_attention(module: Any) -> None:
     def maybe_ms_deform_attn(*inputs: Any) -> Tensor | None:
         if registry.resolve("ms_deform_attn") is None:
             return None
-        found = (impl(*inputs) for _, impl in registry.registered)
+        found = (impl(*inputs) for impl in registry.eligible())
         return next((out for out in found if out is not None), None)
 
-    def refuse(*inputs: Any) -> None:
-        """A kernel for other devices."""
-
     module.maybe_ms_deform_attn = maybe_ms_deform_attn
-    registry.register("ms_deform_attn", refuse, name="hub")
+    registry.register("ms_deform_attn", plain, name="hub", predicate=lambda: False)
 
 
 def _rows(shapes: Shapes) -> Sequence[Sequence[int]]:

@@ -6,6 +6,7 @@ import importlib
 import sys
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -61,14 +62,17 @@ def loaded() -> dict[tuple[str, str], object]:
 def test_in_any_order(project: str, order: str) -> None:
     layers(project)
     importlib.import_module(BEVFORMER)
-    before = loaded()
+    before = now = loaded()
     for step in order:
         if step == "e":
+            was_enabled, previous = now != before, now
             assert adapter(project).enable() == NAMES[project]
-            assert loaded() != before
+            now = loaded()
+            assert now == previous if was_enabled else now != before
         else:
             adapter(project).disable()
-            assert loaded() == before
+            now = loaded()
+            assert now == before
 
 
 @pytest.mark.parametrize("project", ["groundingdino", "detrex"])
@@ -112,6 +116,14 @@ def test_an_extension_that_another_put_there(fakes: FakeProjects) -> None:
     assert layers("detrex")._C is extension
     adapter("detrex").disable()
     assert layers("detrex")._C is sys.modules["detrex._C"] is other
+
+
+@pytest.mark.usefixtures("fakes")
+def test_before_the_kernels_of_the_registry() -> None:
+    adapter("libreyolo").enable()
+    layers("libreyolo")
+    registry: Any = importlib.import_module("libreyolo.kernels")
+    assert [name for name, *_ in registry.registered] == ["stdeform", "hub"]
 
 
 @pytest.mark.usefixtures("fakes")

@@ -20,6 +20,13 @@ def test_not_installed(project: str, fakes: FakeProjects) -> None:
         adapter(project).enable()
 
 
+def test_without_what_a_project_needs(fakes: FakeProjects) -> None:
+    """As mmcv-lite, which has the Python files and no extension."""
+    del fakes.modules["mmcv._ext"]
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'mmcv\._ext'$"):
+        adapter("mmcv").enable()
+
+
 @pytest.fixture
 def _distributions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other names than those that are imported."""
