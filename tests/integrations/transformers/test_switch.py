@@ -59,7 +59,7 @@ def test_enable_changes_what_it_names_and_disable_all_of_it() -> None:
     assert not changed(before)
 
 
-@pytest.mark.parametrize("order", ["d", "dd", "eed", "pped", "epd", "pepd", "epdd", "edpd"])
+@pytest.mark.parametrize("order", ["dd", "eed", "ppd", "pepd", "epded"])
 def test_in_any_order(order: str) -> None:
     family = models.find("rt_detr")
     model = models.make(family)
