@@ -71,9 +71,8 @@ def of_module(name: str) -> Iterator[Replacement]:
         raise _replacing.unsupported(module, f"has no class {class_name}, as of 4.50 and newer")
     if function_name is None:
         yield _projects.replace(owner, "forward", attention.forward)
-        if hasattr(owner, "kernel_layer_name"):
-            # `use_kernels=True` then leaves the class alone.
-            yield Replacement(owner, "kernel_condition", staticmethod(lambda module: False))
+        if hasattr(owner, "kernel_layer_name"):  # by which `use_kernels=True` finds the class
+            yield Replacement(owner, "kernel_layer_name", _Hidden())
         return
     by = _projects.replace(module, function_name, getattr(attention, function_name)).by
     forward = getattr(owner, "forward", None)
@@ -83,6 +82,13 @@ def of_module(name: str) -> Iterator[Replacement]:
         yield Replacement(owner, "forward", _with_global(forward, function_name, by))
     else:
         raise _replacing.unsupported(owner, f".forward does not call {function_name}")
+
+
+class _Hidden:
+    """An attribute that is not there."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError
 
 
 def _names(function: Any, name: str) -> bool:
