@@ -29,14 +29,15 @@ def patch(model: nn.Module) -> list[str]:
             "model must have deformable attention of one of the families of transformers that "
             f"`enable` names, found none in {type(model).__name__}"
         )
-    for name in subclasses:
-        _check_forward(name, model.get_submodule(name))
-    for name, subclass in subclasses.items():
-        if subclass is not None:
-            module = model.get_submodule(name)
+    new = {model.get_submodule(name): each for name, each in subclasses.items() if each}
+    for module, subclass in new.items():
+        if "forward" in vars(subclass):
+            _check_forward(module)
+    for module, subclass in new.items():
+        if "forward" in vars(subclass):
             vars(module).pop("forward", None)
-            module.__class__ = subclass
-            _patched.add(module)
+        module.__class__ = subclass
+        _patched.add(module)
     return list(subclasses)
 
 
@@ -61,14 +62,14 @@ def _static(owner: type, name: str) -> object:
     return inspect.getattr_static(owner, name, None)
 
 
-def _check_forward(name: str, module: nn.Module) -> None:
+def _check_forward(module: nn.Module) -> None:
     """Refuses a module whose class would not be asked, since it has a `forward` of its own."""
     own = vars(module).get("forward")
     # A method of the module itself is what the kernels package sets.
     if own is not None and not (isinstance(own, MethodType) and own.__self__ is module):
         raise ValueError(
-            f"model must not have had the forward of its submodule {name!r} replaced, got {own!r}: "
-            "call `enable` before that"
+            f"model must not have had the forward of its {type(module).__name__} replaced, got "
+            f"{own!r}: call `enable` before that"
         )
 
 
