@@ -114,6 +114,7 @@ WORKLOADS = {
         # Ten object queries per frame.
         dataclasses.replace(_ENCODER, name="paper-decoder", num_object_queries=360),
         _IMAGE,
+        dataclasses.replace(_IMAGE, name="detr-decoder", num_object_queries=300),
         # Spatial cross-attention of BEVFormer (Li et al., ECCV 2022), one camera: images of
         # 928 x 1600 at strides 8 to 64, K = 8. Of its 200 x 200 queries a camera sees some: a
         # quarter, if each is seen by one or two of the six cameras.

@@ -39,7 +39,8 @@ class Levels:
     cells: Tensor
 
 
-# Called with value, levels, locations [B, Q, M, L, K, N] and weights or logits [B, Q, M, L, K].
+# Called with value, levels, locations [B, Q, M, L, K, N] and weights or logits [B, Q, M, L, K]; the
+# last two are float32 if the value is narrower.
 Core = Callable[[Tensor, Levels, Tensor, Tensor], Tensor]
 
 
@@ -51,7 +52,8 @@ class ThirdParty:
         name: On the command line and in the results.
         module: Where it is imported from.
         adapt: Makes a `Core` of the imported module.
-        workload: What it is timed on, in a dtype that it supports.
+        workload: What it is timed on by `gpu-check`, in a dtype that it supports.
+        other_dtypes: Further ones that it supports, of `DTYPES`.
         takes_logits: Whether it does the softmax, and takes the logits in the value's dtype.
         on_cpu: Whether it runs there.
     """
@@ -60,6 +62,7 @@ class ThirdParty:
     module: str
     adapt: Callable[[Any], Core]
     workload: Workload
+    other_dtypes: tuple[str, ...] = ()
     takes_logits: bool = False
     on_cpu: bool = False
 
@@ -70,7 +73,7 @@ class ThirdParty:
             self.name,
             self._prepare,
             axes=(len(self.workload.spatial_shapes[0]),),
-            dtypes=(self.workload.dtype,),
+            dtypes=(self.workload.dtype, *self.other_dtypes),
             gradients_in=DTYPES[self.workload.dtype] if self.takes_logits else None,
             on_cpu=self.on_cpu,
         )
@@ -89,7 +92,7 @@ class ThirdParty:
             if self.takes_logits:
                 return core(value, levels, locations, logits)
             weights = logits.flatten(-2).softmax(-1).view_as(logits)
-            return core(value, levels, locations.to(value.dtype), weights.to(value.dtype))
+            return core(value, levels, locations, weights)
 
         return on_problem(attend, workload, seed)
 
@@ -140,6 +143,17 @@ def _transformers(module: Any) -> Core:
     )
 
 
+def _torch_ms_deform_attn(module: Any) -> Core:
+    # It computes 16 bits in float32. Under autocast it takes locations and weights of float32 with
+    # such a value, and widens it as is done here.
+    def core(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
+        wide = value.to(locations.dtype)
+        out: Tensor = module.ms_deform_attn(wide, levels.sizes, levels.starts, locations, weights)
+        return out.to(value.dtype)
+
+    return core
+
+
 def _msda_triton(module: Any) -> Core:
     # Not the function around it, which hides errors and goes on without Triton.
     apply = module.triton_multiscale_deformable_attention
@@ -182,6 +196,14 @@ THIRD_PARTY = {
         ThirdParty("deformable-detr", "MultiScaleDeformableAttention", _detr, _IMAGES),
         ThirdParty("mmcv", "mmcv.ops.multi_scale_deform_attn", _mmcv, _IMAGES),
         ThirdParty("transformers", _HF, _transformers, _IMAGES, on_cpu=True),
+        ThirdParty(
+            "torch-ms-deform-attn",
+            "torch_ms_deform_attn",
+            _torch_ms_deform_attn,
+            _IMAGES,
+            other_dtypes=("bfloat16", "float16", "float64"),
+            on_cpu=True,
+        ),
         ThirdParty("msda-triton", "msda_triton.frontend", _msda_triton, _IMAGES),
         ThirdParty("dcnv4", _DCNV4, _flash(), _IN_FLOAT16, takes_logits=True),
         ThirdParty("ops3d", "ops3d", _flash(True), _VIDEO, takes_logits=True),

@@ -21,6 +21,7 @@ TINY = WORKLOADS["tiny"]
         ("paper-encoder-large", 24480, 24480, 8, 48, 1, 32),
         ("paper-decoder", 6120, 360, 8, 48, 1, 32),
         ("detr-encoder", 22223, 22223, 8, 32, 4, 4),
+        ("detr-decoder", 22223, 300, 8, 32, 4, 4),
         ("bev-cross", 30_825, 10_000, 8, 32, 4, 8),
         ("four-elements", 1, 1, 1, 4, 1, 1),
     ],

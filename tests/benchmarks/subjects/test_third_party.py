@@ -79,6 +79,15 @@ def triton_multiscale_deformable_attention(img, sizes, points, weights, padding_
     out = attend(img, sizes, ends - sizes.prod(1), points, weights)
     return out.unflatten(-1, img.shape[2:])
 """  # noqa: E501
+TORCH = """
+import torch
+from core import attend
+
+def ms_deform_attn(value, sizes, starts, locations, weights):
+    assert value.dtype == locations.dtype == weights.dtype
+    assert value.dtype in (torch.float32, torch.float64)
+    return attend(value, sizes, starts, locations, weights)
+"""
 MMCV = """
 from core import attend
 
@@ -90,6 +99,7 @@ class MultiScaleDeformableAttnFunction:
 FILES = {
     "deformable-detr": ("MultiScaleDeformableAttention.py", DETR),
     "mmcv": ("mmcv/ops/multi_scale_deform_attn.py", MMCV),
+    "torch-ms-deform-attn": ("torch_ms_deform_attn.py", TORCH),
     "msda-triton": ("msda_triton/frontend.py", TRITON),
     "dcnv4": ("DCNv4/functions/flash_deform_attn_func.py", PACKED.format(more="")),
     "ops3d": ("ops3d/__init__.py", PACKED.format(more=", use_reg")),
@@ -176,6 +186,15 @@ def test_transformers_own_function_answers_as_ours() -> None:
         workload, {"transformers": IMPLEMENTATIONS["transformers"].prepare(workload, 0)}
     )
     assert "transformers" in _default_variants()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_of_a_baseline_is_right(dtype: str, folder: Path) -> None:
+    name = "torch-ms-deform-attn"
+    _install(name, folder)
+    workload = replace(WORKLOADS["detr-decoder"].shrunk(), dtype=dtype)
+    assert IMPLEMENTATIONS[name].refusal(workload) == ""
+    check_correctness(workload, {name: IMPLEMENTATIONS[name].prepare(workload, 0)})
 
 
 def test_commands_take_a_baseline_only_where_it_can(
