@@ -104,9 +104,7 @@ def _constant(name: str, by: Any) -> property:
 def _with_global(function: Any, name: str, by: Any) -> Any:
     """A copy of a function for which one global is another; its module does not change."""
     scope = {**function.__globals__, name: by}
-    scope.pop(
-        "__name__", None
-    )  # by which Dynamo would find the globals of the module instead of these
+    scope.pop("__name__", None)  # by it Dynamo would find the module, and read its globals
     copy = FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
