@@ -23,21 +23,11 @@ class Replacement:
         owner: The module or class.
         name: Of the attribute.
         by: What takes its place.
-        parameters: The names of the parameters that the attribute must have; without, nothing is
-            checked.
-
-    Raises:
-        UnsupportedVersionError: The attribute is missing or has other parameters.
     """
 
     owner: Any
     name: str
     by: Any
-    parameters: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.parameters is not None:
-            check_function(self.owner, self.name, self.parameters)
 
     def __str__(self) -> str:
         return f"{qualified_name(self.owner)}.{self.name}"

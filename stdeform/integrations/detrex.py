@@ -5,7 +5,7 @@
 Where detrex is not compiled, do so before it is imported: else it has no layers.
 
 detrex attends in plain PyTorch on the CPU, and on CUDA needs its extension `detrex._C`, which this
-library replaces, or stands in for.
+library replaces where it is compiled and provides where it is not.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Read in groundingdino-py 0.4.0 and in the repository at 856dde2. The former attends in plain PyTorch
 on every device. The latter does so on the CPU, and on CUDA needs its extension `groundingdino._C`,
-which this library replaces, or stands in for.
+which this library replaces where it is compiled and provides where it is not.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _replacements() -> Iterator[Replacement]:
     own = getattr(layers, _FUNCTION, None)
     by = _projects.replace(layers, _FUNCTION, functions.ms_deform_attn_core_pytorch).by
     for module in tuple(sys.modules.values()):
-        if own is vars(module).get(_FUNCTION):
+        if own is getattr(module, "__dict__", {}).get(_FUNCTION):  # None blocks an import
             yield Replacement(module, _FUNCTION, by)
     function: Any = getattr(layers, _CLASS, None)
     if function is None:

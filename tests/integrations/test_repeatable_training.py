@@ -48,7 +48,7 @@ def model() -> Any:
 
 
 def trained(num_threads: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parameters before and after two steps; the operator runs on so many threads."""
+    """The parameters before and after two steps; the operator runs on `num_threads` threads."""
     _native.options.num_threads = num_threads
     torch.manual_seed(0)
     network = model().train()

@@ -52,6 +52,7 @@ def patch(model: nn.Module) -> list[str]:
         The names of the submodules that attend with the operator.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: Nothing in the model can be replaced, or a submodule calls a `forward` that was
             set on itself, by accelerate for example: call `enable()` before that.
         UnsupportedVersionError: As for `enable`. Nothing is replaced.

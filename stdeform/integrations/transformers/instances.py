@@ -19,6 +19,8 @@ _patched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 def patch(model: nn.Module) -> list[str]:
     """Puts the operator into a model; returns the names of the submodules that have it."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     subclasses: dict[str, Any] = {
         name: None if module in _patched else _subclass(module.__class__)
         for name, module in model.named_modules()

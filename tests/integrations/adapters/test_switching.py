@@ -138,3 +138,10 @@ def test_no_kernel_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter("libreyolo").enable()
     monkeypatch.setattr(_native, "missing", lambda device_type: "none")
     assert run(libreyolo)[1] == [0, 0]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_blocked_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None among the loaded modules, by which an import is blocked, has no function."""
+    monkeypatch.setitem(sys.modules, "blocked", None)
+    assert adapter("mmcv").enable()

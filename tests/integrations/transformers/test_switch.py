@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +108,24 @@ def test_nothing_to_replace() -> None:
             st.patch(model)
 
 
+@pytest.mark.parametrize("model", [None, nn.Linear, "model"])
+def test_no_model(model: Any) -> None:
+    message = f"^model must be a torch.nn.Module, got {type(model).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        st.patch(model)
+
+
+def test_a_forward_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate sets one on a module; then nothing in the model changes."""
+    model = models.make(models.find("mask2former"))
+    classes = [type(module) for module in model.modules()]
+    layers = [module for module in model.modules() if "Deformable" in type(module).__name__]
+    monkeypatch.setattr(layers[-1], "forward", functools.partial(layers[-1].forward))
+    with pytest.raises(ValueError, match="must not have had the forward of its Mask2Former"):
+        st.patch(model)
+    assert [type(module) for module in model.modules()] == classes
+
+
 # Of each kind of class or function that is replaced: what an unknown version may do to it. The
 # families are the last of their kinds, so that others would be replaced before.
 MODELING = "transformers.models.{0}.modeling_{0}"
@@ -166,6 +186,7 @@ def test_another_version(
 def test_without_transformers() -> None:
     code = """
 import sys
+from typing import Any
 sys.modules["transformers"] = None
 import stdeform.integrations.transformers as st  # the import alone needs nothing
 try:
