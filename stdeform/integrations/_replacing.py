@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 _ABSENT = object()
+lock = threading.RLock()  # held while attributes and classes are replaced
 
 
 class UnsupportedVersionError(RuntimeError):
@@ -47,22 +49,24 @@ class Switch:
 
     def enable(self) -> list[str]:
         """Makes the replacements, once, and returns the names of what they replace."""
-        if not self._made:
-            for each in tuple(self._find()):
-                self._made.append((each, vars(each.owner).get(each.name, _ABSENT)))
-                setattr(each.owner, each.name, each.by)
-        return [str(each) for each, _ in self._made]
+        with lock:
+            if not self._made:
+                for each in tuple(self._find()):
+                    self._made.append((each, vars(each.owner).get(each.name, _ABSENT)))
+                    setattr(each.owner, each.name, each.by)
+            return [str(each) for each, _ in self._made]
 
     def disable(self) -> None:
         """Undoes them, except where something else has taken the place meanwhile."""
-        while self._made:
-            each, before = self._made.pop()
-            if vars(each.owner).get(each.name) is not each.by:
-                continue
-            if before is _ABSENT:
-                delattr(each.owner, each.name)
-            else:
-                setattr(each.owner, each.name, before)
+        with lock:
+            while self._made:
+                each, before = self._made.pop()
+                if vars(each.owner).get(each.name) is not each.by:
+                    continue
+                if before is _ABSENT:
+                    delattr(each.owner, each.name)
+                else:
+                    setattr(each.owner, each.name, before)
 
 
 def check_function(owner: Any, name: str, parameters: tuple[str, ...]) -> None:

@@ -57,10 +57,16 @@ def patch(model: nn.Module) -> list[str]:
             set on itself, by accelerate for example: call `enable()` before that.
         UnsupportedVersionError: As for `enable`. Nothing is replaced.
     """
-    return instances.patch(model)
+    with _replacing.lock:
+        return instances.patch(model)
 
 
 def disable() -> None:
-    """Undoes `enable` and every `patch`; again, it does nothing."""
-    instances.disable()
-    _classes.disable()
+    """Undoes `enable` and every `patch`; again, it does nothing.
+
+    A patched submodule whose class something else has changed meanwhile, as FSDP2 does, keeps the
+    operator.
+    """
+    with _replacing.lock:
+        instances.disable()
+        _classes.disable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -66,22 +67,32 @@ def multi_scale_deformable_attention_v2(
         attention_weights: [B, Q, M, P].
         num_points_list: The points of each level, which add up to P.
         method: "default" interpolates. "discrete" reads the nearest cell of the level, by the
-            rounding of these models, and gives locations no gradient.
+            rounding of these models, and gives locations no gradient. An infinite or NaN cell
+            makes those beside it NaN, which it does not in these models.
 
     Returns:
-        [B, Q, M * D] in the promoted dtype.
+        [B, Q, M * D] in the dtype that PyTorch gives to a result of all three tensors; for
+        "discrete", of value and weights.
 
     Raises:
-        ValueError: `method` is another one.
+        TypeError: A tensor has the wrong type or dtype.
+        ValueError: `method` is another one, `num_points_list` does not fit, or a shape or size
+            breaks its rule.
     """
     if method not in ("default", "discrete"):
         raise ValueError(f'method must be "default" or "discrete", got {method!r}')
-    if method == "discrete":
-        sampling_locations = _centres(sampling_locations, value_spatial_shapes, num_points_list)
-    return _arguments.attend(
-        *(value, value_spatial_shapes, None, sampling_locations, attention_weights),
-        num_points_list,
-    )
+    levels, points = len(value_spatial_shapes), sampling_locations.shape[-2]
+    if len(num_points_list) != levels or sum(num_points_list) != points:
+        raise ValueError(
+            f"num_points_list must have {levels} numbers, one per level, that add up to the "
+            f"{points} points of sampling_locations, got {list(num_points_list)}"
+        )
+    attend = functools.partial(_arguments.attend, value, value_spatial_shapes, None)
+    if method == "default":
+        return attend(sampling_locations, attention_weights, num_points_list)
+    centres = _centres(sampling_locations, value_spatial_shapes, num_points_list)
+    dtype = torch.promote_types(value.dtype, attention_weights.dtype)
+    return attend(centres, attention_weights, num_points_list).to(dtype)
 
 
 def _centres(locations: Tensor, shapes: Shapes, num_points: Sequence[int]) -> Tensor:

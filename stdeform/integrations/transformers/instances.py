@@ -47,7 +47,9 @@ def disable() -> None:
     """Gives the submodules of all patched models their classes back."""
     while _patched:
         module = _patched.pop()
-        module.__class__ = type(module).__mro__[1]
+        plain = type(module).__mro__[1]
+        if type(module) is _subclass(plain):
+            module.__class__ = plain
 
 
 def _replaced(plain: Any) -> tuple[Replacement, ...]:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -197,3 +198,36 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_that_something_else_changes() -> None:
+    """As FSDP2 does to a patched model: that class stays."""
+    model = models.make(models.find("d_fine"))
+    name, *_ = st.patch(model)
+    layer = model.get_submodule(name)
+    layer.__class__ = changed = type("Changed", (type(layer),), {})
+    st.disable()
+    assert type(layer) is changed
+
+
+def test_threads() -> None:
+    """Any number of them may replace and restore."""
+    before, model = classes(), models.make(models.find("rt_detr"))
+    own = [type(module) for module in model.modules()]
+
+    def run(_: int) -> None:
+        for _ in range(20):
+            st.enable()
+            st.patch(model)
+            st.disable()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(run, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    st.disable()
+    assert classes() == before
+    assert [type(module) for module in model.modules()] == own
