@@ -194,6 +194,7 @@ def _everything(job: Callable[..., Job], variants: tuple[str, ...], seconds: flo
         job(WORKLOADS["paper-decoder"], _USUAL, seconds=seconds / 4),
         *long(detr, with_compiled),
         brief(detr, ("memory", "bandwidth")),
+        brief(WORKLOADS["detr-decoder"], _USUAL),
         *long(WORKLOADS["bev-cross"], variants),
         brief(WORKLOADS["bev-cross"], ("bandwidth",)),
         *long(WORKLOADS["paper-encoder-large"], fast),
