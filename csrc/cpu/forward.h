@@ -31,7 +31,7 @@ class ForwardKernel {
     explicit Scratch(const ForwardKernel& kernel)
         : reader(kernel.p_, kernel.table_), sum(new Real[kernel.vectors_ * kLanes<Real>]) {}
     SampleReader<Real, N> reader;
-    Chunk<Real, N, Rows> chunk;
+    Chunk<Real, N> chunk;
     std::unique_ptr<Real[]> sum;  // [D], padded to whole vectors
   };
 
@@ -50,13 +50,24 @@ class ForwardKernel {
     partition_.run([this] {
       prefault_.run();  // 1 prefault
       Scratch scratch(*this);
-      partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
-        pack(head, copy, 0, p_.S);
-        run_queries(scratch, head, copy, 0, p_.Q);
-      });
-      partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
-      partition_.for_each_shared_range(p_.Q, 4,
-                                       [&](auto... range) { run_queries(scratch, range...); });
+      if constexpr (kIsPacked) {
+        partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
+          pack(head, copy, 0, p_.S);
+          run_queries(scratch, head, copy, 0, p_.Q);
+        });
+        partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
+        partition_.for_each_shared_range(p_.Q, 4,
+                                         [&](auto... range) { run_queries(scratch, range...); });
+      } else {
+        // The heads of a query after one another: they read cells near each other.
+        partition_.for_each_range(p_.B * p_.Q, 4, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i)
+            for (int64_t m = 0; m < p_.M; ++m) {
+              const int64_t b = i / p_.Q, q = i % p_.Q;
+              run_queries(scratch, b * p_.M + m, 0, q, q + 1);
+            }
+        });
+      }
     });
   }
 
@@ -65,23 +76,22 @@ class ForwardKernel {
 
   // 2 pack: cells [begin, end) of a head.
   void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
-    if (kIsPacked) values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
+    values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
   }
 
-  // `value` is the first row of a head.
-  Rows rows_of(const T* value) const {
-    if constexpr (kIsPacked) return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
-    // From the value to the zeros, two separate arrays, in elements: both are aligned to those.
-    const auto bytes = reinterpret_cast<intptr_t>(zeros_.get()) - reinterpret_cast<intptr_t>(value);
-    return {typename Rows::Offset(p_.value.stride[1]),
-            typename Rows::Offset(bytes / intptr_t(sizeof(T)))};
+  Rows rows() const {
+    if constexpr (kIsPacked) {
+      return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
+    } else {
+      return {p_.value.stride[1], zeros_.get()};
+    }
   }
 
   // Queries [begin, end) of a head.
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const int64_t b = head / p_.M, m = head % p_.M;
     const T* value = kIsPacked ? values_[copy] : head_value(head);  // [S, D]
-    const Rows rows = rows_of(value);
+    const Rows rows = this->rows();
     const int64_t out_stride = p_.out.stride[1];
     T* out = at<T>(p_.out, b, 0, m);  // [Q, D]
     Real* sum = scratch.sum.get();
@@ -94,7 +104,7 @@ class ForwardKernel {
       std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
       for (int64_t first = 0; first < table_.count; first += kChunk) {
         scratch.reader.read(b, q, m, first, rows, scratch.chunk);  // 4 read
-        gather(value, vectors_, scratch.chunk, sum);               // 5 gather
+        gather(value, vectors_, rows, scratch.chunk, sum);         // 5 gather
       }
       store_numbers(sum, p_.D, out + q * out_stride);  // 6 store
     }
@@ -111,14 +121,10 @@ class ForwardKernel {
 
 template <class T, int N>
 void run_forward_kernel(const Problem& p) {
-  using Real = Compute<T>;
-  // With few samples, packing would cost more than the strided reads that it saves. Those need rows
-  // of whole vectors.
-  const bool has_few_samples = p.Q * p.P * (1 << N) <= 2 * p.S;
-  if (has_few_samples && p.D % kLanes<Real> == 0) {
-    ForwardKernel<T, N, StridedRows>(p).run();
+  if (has_few_samples<Compute<T>>(p)) {
+    ForwardKernel<T, N, StridedRows<const T>>(p).run();
   } else {
-    ForwardKernel<T, N, PackedRows<Real>>(p).run();
+    ForwardKernel<T, N, PackedRows<Compute<T>>>(p).run();
   }
 }
 

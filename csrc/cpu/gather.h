@@ -35,7 +35,8 @@ STDEFORM_INLINE void for_each_block(int64_t vectors, F f) {
 
 // sum += weight * row over samples and corners, for one block of channels.
 template <int width, class T, class Real, int N, class Rows>
-STDEFORM_INLINE void gather_block(const T* value, const Chunk<Real, N, Rows>& chunk, Real* sum) {
+STDEFORM_INLINE void gather_block(const T* value, Rows rows, const Chunk<Real, N>& chunk,
+                                  Real* sum) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   // Several sums per channel, so that an addition does not wait for the one before it.
@@ -44,7 +45,7 @@ STDEFORM_INLINE void gather_block(const T* value, const Chunk<Real, N, Rows>& ch
   for (int i = 0; i < chunk.count; ++i) {
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const T* row = value + int64_t(chunk.offset[c][i]) * Rows::kOffsetUnit;
+      const T* row = rows.find(value, chunk.offset[c][i]);
       const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
       for (int v = 0; v < width; ++v) sums[c % kSums][v] += weight * load(row + v * W);
@@ -58,11 +59,11 @@ STDEFORM_INLINE void gather_block(const T* value, const Chunk<Real, N, Rows>& ch
 }
 
 template <class T, class Real, int N, class Rows>
-STDEFORM_INLINE void gather(const T* value, int64_t vectors, const Chunk<Real, N, Rows>& chunk,
+STDEFORM_INLINE void gather(const T* value, int64_t vectors, Rows rows, const Chunk<Real, N>& chunk,
                             Real* sum) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
-    gather_block<width>(value + channel, chunk, sum + channel);
+    gather_block<width>(value + channel, rows, chunk, sum + channel);
   });
 }
 
@@ -82,30 +83,39 @@ struct RowRange {
 // rows or to a range of them, or both. A row is added to in the order of samples and corners, for
 // any combination.
 enum class Scatter { none, all, range };
+template <Scatter scatter>
+using ScatterConstant = std::integral_constant<Scatter, scatter>;
+
+constexpr int kSamplesAhead = 4;  // how early the rows of a sample are prefetched
 
 // `grad_out`, [D], and the rows are those of one block of channels.
-template <int width, bool with_dots, Scatter scatter, class T, class Real, int N, class Rows>
-STDEFORM_INLINE void differentiate_block(const T* value, Real* grad_value, const Real* grad_out,
-                                         const Chunk<Real, N, Rows>& chunk, RowRange range,
+template <int width, bool with_dots, Scatter scatter, class T, class Real, int N, class ValueRows,
+          class GradRows>
+STDEFORM_INLINE void differentiate_block(const T* value, ValueRows value_rows, Real* grad_value,
+                                         GradRows grad_rows, const Real* grad_out,
+                                         const Chunk<Real, N>& chunk, RowRange range,
                                          bool is_first_block, Dots<Real, N>& dots) {
   constexpr int W = kLanes<Real>;
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
   for (int v = 0; v < width; ++v) grad[v] = load(grad_out + v * W);
   for (int i = 0; i < chunk.count; ++i) {
+    const int ahead = std::min(i + kSamplesAhead, chunk.count - 1);
     Vector<Real> products[kCorners];
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const int64_t offset = chunk.offset[c][i];
+      const auto offset = chunk.offset[c][i], offset_ahead = chunk.offset[c][ahead];
       if constexpr (with_dots) {
-        const T* row = value + offset * Rows::kOffsetUnit;
+        value_rows.template prefetch<false>(value, offset_ahead, width * W);
+        const T* row = value_rows.find(value, offset);
         products[c] = grad[0] * load(row);
 #pragma GCC unroll 8
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
-      if (scatter == Scatter::all ||
-          (scatter == Scatter::range && offset >= range.begin && offset < range.end)) {
-        Real* row = grad_value + offset * Rows::kOffsetUnit;
+      if constexpr (scatter != Scatter::none) {
+        if (scatter == Scatter::range && (offset < range.begin || offset >= range.end)) continue;
+        grad_rows.template prefetch<true>(grad_value, offset_ahead, width * W);
+        Real* row = grad_rows.find(grad_value, offset);
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8
         for (int v = 0; v < width; ++v) store(row + v * W, load(row + v * W) + weight * grad[v]);
@@ -123,13 +133,16 @@ STDEFORM_INLINE void differentiate_block(const T* value, Real* grad_value, const
   }
 }
 
-template <bool with_dots, Scatter scatter, class T, class Real, int N, class Rows>
-inline void differentiate(const T* value, Real* grad_value, int64_t vectors, const Real* grad_out,
-                          const Chunk<Real, N, Rows>& chunk, RowRange range, Dots<Real, N>& dots) {
+template <bool with_dots, Scatter scatter, class T, class Real, int N, class ValueRows,
+          class GradRows>
+inline void differentiate(const T* value, ValueRows value_rows, Real* grad_value,
+                          GradRows grad_rows, int64_t vectors, const Real* grad_out,
+                          const Chunk<Real, N>& chunk, RowRange range, Dots<Real, N>& dots) {
   for_each_block(vectors, [&](auto width, int64_t first) {
     const int64_t channel = first * kLanes<Real>;
     differentiate_block<width, with_dots, scatter>(
-        value + channel, grad_value + channel, grad_out + channel, chunk, range, first == 0, dots);
+        value + channel, value_rows, grad_value + channel, grad_rows, grad_out + channel, chunk,
+        range, first == 0, dots);
   });
 }
 

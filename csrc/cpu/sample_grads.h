@@ -38,8 +38,7 @@ class SampleGrads {
   }
 
   // Samples [first, first + chunk.count) of the query.
-  template <class Rows>
-  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N, Rows>& chunk,
+  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
            const Dots<Real, N>& dots) {
     alignas(64) Real grad_pixel[N][kChunk];  // of the pixel coordinates
     for (int i = 0; i < chunk.count; i += W) {
@@ -96,9 +95,8 @@ class SampleGrads {
     });
   }
 
-  template <class Rows>
-  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                       const Chunk<Real, N, Rows>& chunk, const Real (*grad_pixel)[kChunk]) const {
+  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
+                       const Real (*grad_pixel)[kChunk]) const {
     alignas(64) Real grad[kChunk * N];
     for (int i = 0; i < chunk.count; ++i)
       for (int n = 0; n < N; ++n) {
@@ -110,9 +108,7 @@ class SampleGrads {
     write_numbers(p_.grad_positions, sample * N, grad, chunk.count * N);
   }
 
-  template <class Rows>
-  void add_reference(int64_t first, const Chunk<Real, N, Rows>& chunk,
-                     const Real (*grad_pixel)[kChunk]) {
+  void add_reference(int64_t first, const Chunk<Real, N>& chunk, const Real (*grad_pixel)[kChunk]) {
     const int width = table_.reference_width;
     for (int i = 0; i < chunk.count; i += W) {
       const Ints levels = load(&table_.level[first + i]);

@@ -71,28 +71,58 @@ class SampleTable {
   }
 };
 
-// How the row of a cell, its D channels, is found: `kOffsetUnit * offset` elements from the first
-// row of the head. The offset is cell * stride, or `outside`, that of a row of zeros, for a corner
-// outside the volume.
+// How the row of a cell, its D channels, is found from an offset in a Chunk.
+//
+// In a packed copy of a head, the offset is cell * stride, or `outside`, that of the copy's last
+// row, for a corner outside the volume.
 template <class Real>
 struct PackedRows {
-  using Offset = IntOf<Real>;
-  static constexpr int kOffsetUnit = kLanes<Real>;  // whole vectors, to reach further with 32 bits
-  Offset stride, outside;
+  IntOf<Real> stride, outside;  // in vectors, to reach further with 32 bits
+
+  IntVector<Real> offsets(IntVector<Real> cell, IntVector<Real> is_inside) const {
+    return (is_inside & (cell * stride)) | (~is_inside & (IntVector<Real>{} + outside));
+  }
+  template <class T>
+  STDEFORM_INLINE T* find(T* first, IntOf<Real> offset) const {
+    return first + int64_t(offset) * kLanes<Real>;
+  }
+  template <bool to_write, class T>
+  STDEFORM_INLINE void prefetch(T*, IntOf<Real>, int64_t) const {}  // the cache holds the copy
 };
+// In the caller's array, the offset is the cell, or -1 for a corner outside the volume.
+template <class T>
 struct StridedRows {
-  using Offset = int64_t;
-  static constexpr int kOffsetUnit = 1;
-  Offset stride, outside;
+  int64_t stride;  // in elements
+  T* outside;      // [D], a row that all such corners share
+
+  template <class Ints>
+  Ints offsets(Ints cell, Ints is_inside) const {
+    return cell | ~is_inside;
+  }
+  template <class Offset>
+  STDEFORM_INLINE T* find(T* first, Offset offset) const {
+    return offset < 0 ? outside : first + offset * stride;
+  }
+  template <bool to_write, class Offset>
+  STDEFORM_INLINE void prefetch(T* first, Offset offset, int64_t channels) const {
+    stdeform::prefetch<to_write>(find(first, offset), channels);
+  }
 };
 
+// Whether packing would cost more than the strided reads that it saves. Those need rows of whole
+// vectors.
+template <class Real>
+bool has_few_samples(const Problem& p) {
+  return (p.Q * p.P << p.N) <= 2 * p.S && p.D % kLanes<Real> == 0;
+}
+
 // One chunk of the samples of a query and head.
-template <class Real, int N, class Rows>
+template <class Real, int N>
 struct Chunk {
   static constexpr int kCorners = 1 << N;  // bit n of a corner: the higher cell along axis n
   int count;
-  alignas(64) typename Rows::Offset offset[kCorners][kChunk];  // of the corner's row
-  alignas(64) Real weight[kCorners][kChunk];  // interpolation weight * attention weight
+  alignas(64) IntOf<Real> offset[kCorners][kChunk];  // of the corner's row: see *Rows
+  alignas(64) Real weight[kCorners][kChunk];         // interpolation weight * attention weight
   // Only the backward needs these.
   alignas(64) Real attention[kChunk];
   alignas(64) Real position[N][kChunk];  // as passed: see core/problem.h
@@ -145,7 +175,7 @@ class SampleReader {
   // Reads samples [first, first + chunk.count) of the query that was started last.
   template <class Rows>
   void read(int64_t b, int64_t q, int64_t m, int64_t first, Rows rows,
-            Chunk<Real, N, Rows>& chunk) const {
+            Chunk<Real, N>& chunk) const {
     chunk.count = int(table_.count - first < kChunk ? table_.count - first : kChunk);
     read_positions(b, q, m, first, chunk);
     const Real* reference = p_.reference.data ? reference_.get() : nullptr;
@@ -171,9 +201,7 @@ class SampleReader {
     });
   }
 
-  template <class Rows>
-  void read_positions(int64_t b, int64_t q, int64_t m, int64_t first,
-                      Chunk<Real, N, Rows>& chunk) const {
+  void read_positions(int64_t b, int64_t q, int64_t m, int64_t first, Chunk<Real, N>& chunk) const {
     alignas(64) Real interleaved[kChunk * N];  // [sample][axis]
     visit_dtype(p_.positions.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -226,7 +254,7 @@ class SampleReader {
   // Offsets and weights of the corners of W samples, from sample i of the chunk.
   template <class Rows>
   STDEFORM_INLINE void find_corners(int64_t first, int i, Rows rows, const Real* reference,
-                                    Chunk<Real, N, Rows>& chunk) const {
+                                    Chunk<Real, N>& chunk) const {
     Ints cell[N][2], is_inside[N][2];
     Reals weight[N][2], scale[N], shift[N];
     scale_and_shift(reference, first + i, scale, shift);
@@ -258,15 +286,8 @@ class SampleReader {
         corner_is_inside &= is_inside[n][c >> n & 1];
       }
       store(&chunk.weight[c][i], corner_weight);
-      store_offsets(&chunk.offset[c][i], corner_cell, corner_is_inside, rows);
+      store(&chunk.offset[c][i], rows.offsets(corner_cell, corner_is_inside));
     }
-  }
-
-  static void store_offsets(IntOf<Real>* to, Ints cell, Ints is_inside, PackedRows<Real> rows) {
-    store(to, (is_inside & (cell * rows.stride)) | (~is_inside & (Ints{} + rows.outside)));
-  }
-  static void store_offsets(int64_t* to, Ints cell, Ints is_inside, StridedRows rows) {
-    for (int i = 0; i < W; ++i) to[i] = is_inside[i] ? cell[i] * rows.stride : rows.outside;
   }
 
   const Problem& p_;

@@ -3,6 +3,7 @@
 // Here and in the kernels, a head is one head of one batch element, numbered b * M + m. Whole heads
 // belong to one thread each; their number is a multiple of the number of threads. The remaining
 // heads, fewer than threads, are shared: all threads work on each, on one range of it at a time.
+// Without packed copies, ranges of queries or of heads are distributed instead.
 #pragma once
 
 #ifdef _OPENMP
@@ -26,6 +27,8 @@ class ThreadPartition {
     num_whole_ = num_heads_ - num_heads_ % num_threads_;
   }
 
+  int num_threads() const { return num_threads_; }
+
   // Packed copies of heads that are in use at the same time.
   int64_t num_copies() const { return std::min<int64_t>(num_heads_, num_threads_); }
 
@@ -46,6 +49,15 @@ class ThreadPartition {
   void for_each_whole_head(F f) const {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t head = 0; head < num_whole_; ++head) f(head, this_thread());
+  }
+
+  // f(begin, end): splits [0, length) into about `ranges_per_thread` ranges for each thread.
+  template <class F>
+  void for_each_range(int64_t length, int64_t ranges_per_thread, F f) const {
+    const int64_t num_ranges = ranges_per_thread * num_threads_;
+    const int64_t step = std::max<int64_t>(1, (length + num_ranges - 1) / num_ranges);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t begin = 0; begin < length; begin += step) f(begin, std::min(begin + step, length));
   }
 
   // f(head, copy, begin, end): splits [0, length), cells or queries, of every shared head into

@@ -74,9 +74,12 @@ def _subsets(form: str) -> list[tuple[bool, ...]]:
     return list(itertools.product((True, False), repeat=len(names(form))))[:-1]  # all but none
 
 
+@pytest.mark.parametrize("num_queries", [5, 21])  # without packed copies, and with
 @pytest.mark.parametrize("form", FORMS)
-def test_any_subset_of_inputs_gives_the_same_gradients(backend: str, form: str) -> None:
-    problem = draw(form)
+def test_any_subset_of_inputs_gives_the_same_gradients(
+    backend: str, form: str, num_queries: int
+) -> None:
+    problem = draw(form, num_queries=num_queries)
     everything = dict(zip(names(form), gradients(problem, form, backend), strict=True))
     for wanted in _subsets(form):
         args = asking(arguments(problem, form), wanted)

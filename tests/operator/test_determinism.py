@@ -41,6 +41,23 @@ def test_threads_do_not_change_a_bit(native: str, batch: int, num_heads: int, dt
             _assert_same_bits(_on_threads(problem, form, native, threads), alone)
 
 
+@pytest.mark.parametrize("dtype", ["f64", "f32", "bf16"])
+@pytest.mark.parametrize(("batch", "num_heads"), [(1, 1), (2, 3)], ids=str)
+def test_threads_do_not_change_a_bit_of_few_samples(
+    native: str, batch: int, num_heads: int, dtype: str
+) -> None:
+    """Up to as many threads as heads work without copies; the small level has many samples.
+
+    Of the larger batch, the gradient of the value is large enough to be zeroed past the cache.
+    """
+    sizes = {"batch": batch, "num_heads": num_heads, "num_queries": 97, "head_dim": 32}
+    for form in FORMS:
+        problem = draw(form, [(1, 2, 2), (8, 20, 20)], **sizes, dtype=DTYPES[dtype][0])
+        alone = _on_threads(problem, form, native, 1)
+        for threads in THREADS[1:]:
+            _assert_same_bits(_on_threads(problem, form, native, threads), alone)
+
+
 @pytest.mark.parametrize("num_queries", [1, 2, 7])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (7, 1, 1)], ids=str)
 def test_more_threads_than_cells_or_queries(

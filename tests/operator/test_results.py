@@ -98,6 +98,18 @@ def test_few_and_many_samples_per_cell(
         check_against_baseline(draw("points", **sizes, head_dim=head_dim), "points", kernel)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["f64-f32", "f32", "bf16"])
+def test_fewer_than_two_corners_per_cell(native: str, dtype: str, layout: Layout) -> None:
+    """Then the CPU kernels read the value where it is, if a row is a whole number of vectors."""
+    value_dtype, side_dtype = DTYPES[dtype]
+    dtypes = {"dtype": value_dtype, "side_dtype": side_dtype}
+    for form in FORMS:
+        for shapes in ([(4, 12, 10), (1, 1, 2)], [(24, 20), (1, 1)]):
+            problem = draw(form, shapes, num_queries=9, head_dim=32, **dtypes)
+            check_against_baseline(problem.laid_out(layout), form, native)
+
+
 @pytest.mark.parametrize(
     ("batch", "num_queries"), [(0, 7), (2, 0), (0, 0)], ids=["B=0", "Q=0", "B=Q=0"]
 )
