@@ -15,9 +15,9 @@
 //   For all heads:
 //   9 sum heads      add their gradients of reference points         sum_heads
 //
-// With few samples of float32 or float64, the kernel works in place: without copies, and adding to
-// the result itself, which is set to zero before. Each thread owns neighbouring heads, and takes
-// all of them query by query.
+// With few samples (sample_reader.h) of float32 or float64, and a head for every thread, the kernel
+// works in place: without copies, and adding to the result itself, which is set to zero before.
+// Each thread owns neighbouring heads, and takes all of them query by query.
 //
 // A whole head takes one pass over its samples. A shared head takes two: one for the dots, split by
 // queries, and one for the scatter, split by rows of grad_value, so that only one thread adds to

@@ -60,54 +60,48 @@ class ForwardKernel {
                                          [&](auto... range) { run_queries(scratch, range...); });
       } else {
         // The heads of a query after one another: they read cells near each other.
+        const Rows rows = {p_.value.stride[1], zeros_.get()};
         partition_.for_each_range(p_.B * p_.Q, 4, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i)
-            for (int64_t m = 0; m < p_.M; ++m) {
-              const int64_t b = i / p_.Q, q = i % p_.Q;
-              run_queries(scratch, b * p_.M + m, 0, q, q + 1);
-            }
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t b = i / p_.Q, q = i % p_.Q;
+            for (int64_t m = 0; m < p_.M; ++m)
+              run_query(scratch, b, q, m, at<T>(p_.value, b, 0, m), rows);
+          }
         });
       }
     });
   }
 
  private:
-  const T* head_value(int64_t head) const { return at<T>(p_.value, head / p_.M, 0, head % p_.M); }
-
   // 2 pack: cells [begin, end) of a head.
   void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
-    values_.pack(copy, head_value(head), p_.value.stride[1], begin, end);
-  }
-
-  Rows rows() const {
-    if constexpr (kIsPacked) {
-      return {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
-    } else {
-      return {p_.value.stride[1], zeros_.get()};
-    }
+    const T* value = at<T>(p_.value, head / p_.M, 0, head % p_.M);
+    values_.pack(copy, value, p_.value.stride[1], begin, end);
   }
 
   // Queries [begin, end) of a head.
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* value = kIsPacked ? values_[copy] : head_value(head);  // [S, D]
-    const Rows rows = this->rows();
-    const int64_t out_stride = p_.out.stride[1];
-    T* out = at<T>(p_.out, b, 0, m);  // [Q, D]
-    Real* sum = scratch.sum.get();
+    const Rows rows = {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
     for (int64_t q = begin; q < end; ++q) {
       if (q + kPrefetch < end) {
         scratch.reader.prefetch(b, q + kPrefetch, m);
-        prefetch<true>(out + (q + kPrefetch) * out_stride, p_.D);
+        prefetch<true>(at<T>(p_.out, b, q + kPrefetch, m), p_.D);
       }
-      scratch.reader.begin(b, q, m);  // 3 begin
-      std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
-      for (int64_t first = 0; first < table_.count; first += kChunk) {
-        scratch.reader.read(b, q, m, first, rows, scratch.chunk);  // 4 read
-        gather(value, vectors_, rows, scratch.chunk, sum);         // 5 gather
-      }
-      store_numbers(sum, p_.D, out + q * out_stride);  // 6 store
+      run_query(scratch, b, q, m, values_[copy], rows);
     }
+  }
+
+  // `value`: [S, D], of the head.
+  void run_query(Scratch& scratch, int64_t b, int64_t q, int64_t m, const T* value, Rows rows) {
+    Real* sum = scratch.sum.get();
+    scratch.reader.begin(b, q, m);  // 3 begin
+    std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
+    for (int64_t first = 0; first < table_.count; first += kChunk) {
+      scratch.reader.read(b, q, m, first, rows, scratch.chunk);  // 4 read
+      gather(value, vectors_, rows, scratch.chunk, sum);         // 5 gather
+    }
+    store_numbers(sum, p_.D, at<T>(p_.out, b, q, m));  // 6 store
   }
 
   const Problem& p_;

@@ -74,7 +74,7 @@ struct Dots {
   alignas(64) Real of[(kChunk << N) + kLanes<Real>];
 };
 
-// The rows of the value's gradient that the caller may add to, as offsets [begin, end).
+// The packed rows of the value's gradient that the caller may add to, as offsets [begin, end).
 struct RowRange {
   int64_t begin, end;
 };

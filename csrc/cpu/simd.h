@@ -85,7 +85,7 @@ template <class Real>
 inline void zero(Real* to, int64_t n) {
   int64_t i = 0;
 #ifdef __SSE2__
-  if (n * int64_t(sizeof(Real)) >= 1 << 20) {
+  if (n * int64_t(sizeof(Real)) >= 4 << 20) {
     for (; reinterpret_cast<uintptr_t>(to + i) % 16; ++i) to[i] = 0;
     for (constexpr int64_t step = 16 / sizeof(Real); i + step <= n; i += step)
       _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_setzero_si128());

@@ -48,7 +48,7 @@ def test_threads_do_not_change_a_bit_of_few_samples(
 ) -> None:
     """Up to as many threads as heads work without copies; the small level has many samples.
 
-    Of the larger batch, the gradient of the value is large enough to be zeroed past the cache.
+    Of the larger batch in float64, the value's gradient is zeroed past the cache.
     """
     sizes = {"batch": batch, "num_heads": num_heads, "num_queries": 97, "head_dim": 32}
     for form in FORMS:
