@@ -42,7 +42,8 @@ class ThreadPartition {
     f();
   }
 
-  // Inside `run`, every thread must call the following in the same order. Each ends with a barrier.
+  // Inside `run`, every thread must call the following in the same order. Each that has work ends
+  // with a barrier.
 
   // f(head, copy): `copy` is the packed copy that the thread may use for this head.
   template <class F>
