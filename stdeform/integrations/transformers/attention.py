@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ... import _checks
 from .. import _arguments
 from .._arguments import Shapes
 
@@ -81,6 +82,7 @@ def multi_scale_deformable_attention_v2(
     """
     if method not in ("default", "discrete"):
         raise ValueError(f'method must be "default" or "discrete", got {method!r}')
+    _checks.check_tensor("sampling_locations", sampling_locations)
     levels, points = len(value_spatial_shapes), sampling_locations.shape[-2]
     if len(num_points_list) != levels or sum(num_points_list) != points:
         raise ValueError(
