@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from .export import export_form
 from .functional import st_deform_attn, st_deform_attn_from_offsets
 from .modules import MSDeformAttn, STDeformAttn
 from .shapes import level_starts, num_cells, reference_grid, valid_ratios
@@ -9,6 +10,7 @@ from .shapes import level_starts, num_cells, reference_grid, valid_ratios
 __all__ = [
     "MSDeformAttn",
     "STDeformAttn",
+    "export_form",
     "level_starts",
     "num_cells",
     "reference_grid",

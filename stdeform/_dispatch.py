@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import _native, _ops, _tracing, _transforms, reference
+from . import _native, _ops, _tracing, _transforms, export, reference
 
 try:
     from torch._C import _are_functorch_transforms_active  # whether torch.func transforms the call
@@ -79,6 +79,8 @@ def attend(
     inputs = (value, spatial_shapes, reference_points, positions, scores, num_points)
     if is_compiling():
         way = _way_of_a_compiler()
+        if way == "form":
+            return export.attend(*inputs)
         if way == "reference":
             return reference.attend(*inputs)
         if way == "transforms":
@@ -127,6 +129,8 @@ def _way_of_a_compiler() -> str:
     cannot follow an autograd.Function under a transform, so a call of one stays opaque to it and
     is traced below it, by AOTAutograd, under the same transforms.
     """
+    if export.is_requested():
+        return "form"
     torch.compiler.allow_in_graph(_transforms.attend)
     if not _sees_transforms or forward_ad._current_level >= 0:
         return "reference"

@@ -1,4 +1,4 @@
-"""The operator as PyTorch sees it: schema, kernels, fake, autograd, flops; forward, then backward.
+"""The operator as PyTorch sees it: schema, kernels, fake, autograd, flops, export.
 
 One operator serves both public forms, and its arguments have these names in every file below
 `functional`, in Python and C++. `spatial_shapes` are the L * N sizes of the level table. Without
@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
-from . import _native, reference
+from . import _native, export, reference
 
 Grads = tuple[Tensor | None, ...]
 
@@ -180,3 +181,10 @@ def _corner_channels(value: Sequence[int], positions: Sequence[int]) -> int:
     *samples, axes = positions
     corners: int = 2**axes
     return math.prod(samples) * corners * value[-1]
+
+
+# -- export ------------------------------------------------------------------------------------
+
+# `torch.onnx.export` takes it where nobody translates the operator. Other compilers, AOTInductor
+# among them, and `run_decompositions` without a table keep the operator whole.
+register_decomposition(st_deform_attn)(export.attend)

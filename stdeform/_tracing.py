@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _ops, reference
+from . import _ops, export, reference
 
 torch.library.define(
     "stdeform::st_deform_attn_traced",
@@ -34,6 +34,8 @@ def attend(native: bool, value: Tensor, spatial_shapes: Sequence[Any], *samples:
 
     Arguments are those of the registered operator; see `stdeform._ops`.
     """
+    if export.is_due():
+        return export.attend(value, spatial_shapes, *samples)
     if any(isinstance(size, Tensor) for size in spatial_shapes):
         table = torch.stack([torch.as_tensor(size) for size in spatial_shapes])
         return _traced(value, table, *samples, native)

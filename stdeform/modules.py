@@ -151,14 +151,15 @@ class _DeformAttn(nn.Module):
             if padding_mask is not None:
                 # After the projection, because its bias would make zeroed rows nonzero again.
                 projected = projected.masked_fill(padding_mask[..., None], 0.0)
-            offsets = self.sampling_offsets(query).unflatten(-1, (*samples, self._num_axes))
-            logits = self.attention_weights(query).unflatten(-1, samples)
+            offsets = _split(self.sampling_offsets(query), *samples, self._num_axes)
+            logits = _split(self.attention_weights(query), *samples)
         except RuntimeError:
             _layer_checks.explain_projection_error(
                 self._names, self.value_proj.weight, query, value, padding_mask
             )
             raise
-        return projected.unflatten(-1, (self.num_heads, -1)), offsets, logits
+        heads = (self.num_heads, self._inner_dim() // self.num_heads)
+        return _split(projected, *heads), offsets, logits
 
 
 class STDeformAttn(_DeformAttn):
@@ -331,6 +332,12 @@ class MSDeformAttn(_DeformAttn):
             *(query, reference_points, input_flatten, rows),
             *(input_padding_mask, input_level_start_index),
         )
+
+
+def _split(projected: Tensor, *sizes: int) -> Tensor:
+    """The channels of [B, Q or S, channels] as axes."""
+    # Not `unflatten`, with which an export by TorchScript fixes the batch.
+    return projected.view(projected.shape[0], projected.shape[1], *sizes)
 
 
 def _spread(reference_points: Tensor, query: Tensor, num_levels: int) -> Tensor:

@@ -9,15 +9,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import torch
-
+from ..export import is_exporting
 from . import _replacing
 from ._replacing import Replacement
-
-# PyTorch 2.6 tells only of an export to ONNX.
-_torch_exports: Callable[[], bool] = getattr(
-    torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export
-)
 
 
 def find_module(name: str) -> ModuleType:
@@ -60,11 +54,6 @@ def unless_exporting(own: Callable[..., Any], by: Callable[..., Any]) -> Callabl
 
     @functools.wraps(own)
     def either(*args: Any, **kwargs: Any) -> Any:
-        return (own if _is_exporting() else by)(*args, **kwargs)
+        return (own if is_exporting() else by)(*args, **kwargs)
 
     return either
-
-
-def _is_exporting() -> bool:
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or _torch_exports()
