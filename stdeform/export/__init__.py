@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from . import _gather, _grid_sample
+from . import _custom_node, _gather, _grid_sample
 from ._samples import Samples
 
-__all__ = ["Form", "export_form"]
+__all__ = ["export_form"]
 
-Form = Literal["grid_sample", "gather"]
 _FORMS = {"grid_sample": _grid_sample.attend, "gather": _gather.attend}
-_BY_AXES: dict[int, Form] = {2: "grid_sample", 3: "gather"}  # of ONNX Runtime, docs/guide/export.md
+_BY_AXES = {2: "grid_sample", 3: "gather"}  # of ONNX Runtime, docs/guide/export.md
 # PyTorch 2.6 tells only of an export to ONNX.
 _torch_exports: Callable[[], bool] = getattr(
     torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export
 )
-_requested: Form | None = None
+_requested: str | None = None
 
 
 @contextlib.contextmanager
-def export_form(form: Form) -> Iterator[None]:
+def export_form(form: str) -> Iterator[None]:
     """Chooses the standard operations of which an exported operator consists.
 
     Calls of the layers and functions that are recorded inside, by `torch.onnx.export`,
@@ -38,6 +36,11 @@ def export_form(form: Form) -> Iterator[None]:
     - "grid_sample": a GridSample per level. Its 5-D form, for N = 3, needs opset 20 and is missing
       in many runtimes.
     - "gather": gathers of pairs of cells; no GridSample, no tensor of more than five axes.
+    - "domain::Name": one node of this name in an ONNX graph, for a runtime with a plugin. Its
+      inputs are the value [B, S, M, D], `spatial_shapes` [L, N] and the first cell of each level
+      [L], both int64, locations [B, Q, M, L, K, N] and weights [B, Q, M, L, K]; its result is
+      [B, Q, M, D]. Points that differ by level make the last two [B, Q, M, P, N] and [B, Q, M, P],
+      and are in the attribute `num_points`. Floating inputs are float32, or float64.
 
     Outside, `torch.onnx.export` takes what is faster in ONNX Runtime, GridSample for N = 1 and 2
     and gathers for N = 3, and everybody else keeps the operator whole. Sizes may be dynamic: batch,
@@ -45,10 +48,10 @@ def export_form(form: Form) -> Iterator[None]:
     compute as ever.
 
     Args:
-        form: "grid_sample" or "gather".
+        form: "grid_sample", "gather" or the name of a custom node.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is none of the three.
 
     Example:
         >>> layer = STDeformAttn(embed_dim=32, num_points=4)
@@ -61,8 +64,11 @@ def export_form(form: Form) -> Iterator[None]:
         >>> any("stdeform" in str(node.target) for node in program.graph.nodes)
         False
     """
-    if form not in _FORMS:
-        raise ValueError(f"form must be one of {', '.join(_FORMS)}, got {form!r}")
+    domain, separator, name = form.partition("::")
+    if form not in _FORMS and not (domain and separator and name):
+        raise ValueError(
+            f"form must be {', '.join(_FORMS)} or the domain::Name of a custom node, got {form!r}"
+        )
     global _requested
     before, _requested = _requested, form
     try:
@@ -105,5 +111,8 @@ def attend(
     samples = Samples.of_call(
         value, spatial_shapes, reference_points, positions, scores, num_points
     )
-    form = _requested or _BY_AXES[int(positions.shape[-1])]
-    return _FORMS[form](value.to(samples.weights.dtype), samples).to(value.dtype)
+    form = _requested or _BY_AXES[len(samples.shapes[0])]
+    wide = value.to(samples.weights.dtype)
+    if form in _FORMS:
+        return _FORMS[form](wide, samples).to(value.dtype)
+    return _custom_node.attend(form, wide, samples).to(value.dtype)

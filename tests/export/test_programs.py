@@ -1,0 +1,213 @@
+"""What `torch.export`, traces and ONNX hold of the operator, by the form that was chosen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stdeform
+from tests.support.exported import to_onnx
+from tests.support.layers import by_hand, image_layer, inputs, trained, video_layer
+
+_OPERATOR = torch.ops.stdeform.st_deform_attn.default
+
+
+class _Model(nn.Module):
+    """A layer with the level table of its test inputs."""
+
+    def __init__(self, axes: str = "image", **settings: Any) -> None:
+        super().__init__()
+        make: Callable[..., Any] = image_layer if axes == "image" else video_layer
+        self.layer = trained(make(**settings))
+        *self.example, self.shapes = inputs(axes)
+
+    def forward(self, query: Tensor, points: Tensor, cells: Tensor) -> Tensor:
+        out: Tensor = self.layer(query, points, cells, self.shapes)
+        return out
+
+
+# PyTorch's own deprecations; that one way is old, and that checks read sizes in it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
+)
+
+
+def _export(model: _Model) -> Any:
+    return torch.export.export(model.eval(), tuple(model.example))
+
+
+def _targets(program: Any) -> set[str]:
+    return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+
+
+def test_without_a_form_a_program_keeps_the_operator() -> None:
+    program = _export(_Model())
+    assert str(_OPERATOR) in _targets(program)
+    assert str(_OPERATOR) in _targets(program.run_decompositions())
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("form", ["grid_sample", "gather"])
+def test_a_form_leaves_core_aten_only(form: str, backend: str) -> None:
+    model = _Model(backend=backend)
+    with stdeform.export_form(form):
+        program = _export(model)
+    core = program.run_decompositions()
+    targets = _targets(core)
+    assert not any("stdeform" in target for target in targets)
+    assert any("grid_sampler" in target for target in targets) == (form == "grid_sample")
+    for node in core.graph.nodes:
+        checks = "_assert_tensor_metadata" in str(node.target)  # of torch.export, for each `to`
+        if isinstance(node.target, torch._ops.OpOverload) and not checks:
+            assert torch.Tag.core in node.target.tags, node.target
+    torch.testing.assert_close(
+        core.module()(*model.example), model(*model.example), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_decomposition_of_a_program_that_keeps_the_operator() -> None:
+    model = _Model("video")
+    program = _export(model)
+    table = torch.export.default_decompositions()
+    table.update(torch._decomp.get_decompositions([_OPERATOR]))
+    core = program.run_decompositions(table)
+    assert not any("stdeform" in target for target in _targets(core))
+    torch.testing.assert_close(
+        core.module()(*model.example), model(*model.example), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_kept_program_to_onnx(tmp_path: Path) -> None:
+    model = _Model("video")
+    program = _export(model)
+    exported = to_onnx(program, tuple(model.example), tmp_path / "program.onnx")  # type: ignore[arg-type]
+    (out,) = exported.onnxruntime(*model.example)
+    torch.testing.assert_close(out, model(*model.example), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_trace_in_a_form(backend: str) -> None:
+    model = _Model(backend=backend).eval()
+    with stdeform.export_form("gather"):
+        traced = torch.jit.trace(model, tuple(model.example))
+    assert "stdeform::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(*model.example), model(*model.example), rtol=1e-5, atol=1e-6)
+
+
+def test_openvino_takes_the_model_itself() -> None:
+    openvino = pytest.importorskip("openvino")
+    model = _Model("video").eval()
+    example = tuple(model.example)
+    with stdeform.export_form("gather"):
+        converted = openvino.convert_model(model, example_input=example)
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    out = torch.from_numpy(compiled([tensor.numpy() for tensor in example])[0])
+    torch.testing.assert_close(out, model(*example), rtol=1e-5, atol=1e-6)
+
+
+def test_calls_that_are_not_recorded_compute_as_ever() -> None:
+    model = _Model()
+    expected = model(*model.example)
+    with stdeform.export_form("gather"):
+        assert torch.equal(model(*model.example), expected)
+
+
+def test_forms_nest_and_end() -> None:
+    model = _Model()
+
+    def samples() -> bool:
+        return any("grid_sampler" in target for target in _targets(_export(model)))
+
+    with stdeform.export_form("gather"):
+        with stdeform.export_form("grid_sample"):
+            assert samples()
+        assert not samples()
+        with contextlib.suppress(KeyError), stdeform.export_form("grid_sample"):
+            raise KeyError
+        assert not samples()
+    assert str(_OPERATOR) in _targets(_export(model))
+
+
+@pytest.mark.parametrize("form", ["gathers", "::Node", "domain::", ""])
+def test_other_forms(form: Any) -> None:
+    rule = r"form must be grid_sample, gather or the domain::Name"
+    with pytest.raises(ValueError, match=rule), stdeform.export_form(form):
+        pass
+
+
+@pytest.mark.parametrize("num_points", [3, (2, 3)])
+def test_a_custom_node(num_points: Any, tmp_path: Path) -> None:
+    model = _Model(num_points=num_points)
+    exported = to_onnx(
+        model.eval(), tuple(model.example), tmp_path / "node.onnx", form="vendor::Attend"
+    )
+    (node,) = (node for node in exported.nodes if node.domain == "vendor")
+    assert node.op_type == "Attend"
+    assert "GridSample" not in exported.operations
+    # A stand-in for a plugin: the node's five inputs, through the function.
+    before = exported.onnxruntime_until(node, *model.example)
+    value, shapes, starts, locations, weights = before
+    ragged = None if isinstance(num_points, int) else num_points
+    assert shapes.tolist() == [list(shape) for shape in model.shapes]
+    assert starts.tolist() == stdeform.level_starts(model.shapes)
+    attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+    assert attributes == ({} if ragged is None else {"num_points": list(num_points)})
+    attended = stdeform.st_deform_attn(
+        value, shapes.tolist(), locations, weights, num_points=ragged
+    )
+    torch.testing.assert_close(
+        model.layer.output_proj(attended), model(*model.example), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_custom_node_needs_the_newer_exporter(tmp_path: Path) -> None:
+    model = _Model().eval()
+    with pytest.raises(RuntimeError, match=r"'vendor::Attend' needs torch.onnx.export"):
+        to_onnx(
+            model, tuple(model.example), tmp_path / "x.onnx", form="vendor::Attend", dynamo=False
+        )
+
+
+def test_a_translation_of_ones_own(tmp_path: Path) -> None:
+    from onnxscript import opset18
+
+    def translate(value: Any, *rest: Any) -> Any:
+        return opset18.Flatten(opset18.Neg(value), axis=2)
+
+    model = _Model().eval()
+    exported = to_onnx(
+        model,
+        tuple(model.example),
+        tmp_path / "own.onnx",
+        custom_translation_table={_OPERATOR: translate},
+        optimize=False,  # which would find that the shape is wrong
+    )
+    assert "Neg" in exported.operations
+    assert "GridSample" not in exported.operations
+
+
+def test_the_projects_own_layer(tmp_path: Path) -> None:
+    from stdeform.integrations.msda import MSDeformAttn
+
+    query, points, cells, shapes = inputs("image")
+    layer = trained(MSDeformAttn(32, 2, 4, 3)).eval()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, query: Tensor, points: Tensor, cells: Tensor) -> Tensor:
+            out: Tensor = self.layer(query, points, cells, torch.tensor(shapes), None)
+            return out
+
+    exported = to_onnx(Model(), (query, points, cells), tmp_path / "msda.onnx")
+    (out,) = exported.onnxruntime(query, points, cells)
+    expected = by_hand(layer, query, points, cells, shapes)
+    torch.testing.assert_close(out, expected.detach(), rtol=1e-5, atol=1e-6)
