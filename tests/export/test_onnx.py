@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import stdeform
 from stdeform.testing import make_problem
 from tests.support import layers
 from tests.support.cases import arguments, operator
@@ -135,3 +136,57 @@ def test_functions(num_axes: int, form: str | None, tmp_path: Path) -> None:
     ):  # whose samples are padded with the axes that the caller gave them, six at most
         assert exported.largest_rank <= 5
     _check(model, exported, examples, volumes=form == "grid_sample" and num_axes == 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float16, 2.0**-10), (torch.float64, 1e-14)], ids=str
+)
+@pytest.mark.parametrize("num_axes", [2, 3])
+def test_dtypes(num_axes: int, dtype: torch.dtype, rounding: float, tmp_path: Path) -> None:
+    model = _Layers(num_axes).eval().to(dtype)
+    query, references, maps, mask = _layer_inputs(num_axes, _SIZES[0], 0)
+    side = dtype if dtype == torch.float64 else torch.float32
+    points = [each.to(side) for each in references]
+    inputs = (query.to(dtype), points, [each.to(dtype) for each in maps], mask)
+    exported = to_onnx(model, inputs, tmp_path / "layers.onnx")
+    expected = [out.detach() for out in model(*inputs)]
+    # One rounding of the result, and those of the projections before and after.
+    close = {"rtol": 2 * rounding, "atol": 2 * rounding}
+    torch.testing.assert_close(exported.onnxruntime(*inputs), expected, **close)
+
+
+class _Attention(nn.Module):
+    """The function at given locations."""
+
+    def forward(self, maps: list[Tensor], locations: Tensor, weights: Tensor) -> list[Tensor]:
+        cells, shapes = _cells(maps)
+        return [stdeform.st_deform_attn(cells[:, :, None], shapes, locations, weights)]
+
+
+@pytest.mark.parametrize("form", ["grid_sample", "gather"])
+@pytest.mark.parametrize("num_axes", [2, 3])
+def test_samples_at_borders_and_without_a_place(num_axes: int, form: str, tmp_path: Path) -> None:
+    maps, _ = _draw(num_axes, _SIZES[0], 0)
+    places = [0.0, 0.125, 0.5, 1.0, -0.125, 1.125, -1e-7, 1.0 + 1e-6, 7.0, 1e30, -1e38]
+    special = torch.tensor([*places, float("nan"), float("inf"), -float("inf")])
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(special), (2, 300, 1, 2, 2, num_axes), generator=generator)
+    inputs = (maps, special[chosen], torch.rand(2, 300, 1, 2, 2, generator=generator))
+    model = _Attention()
+    exported = to_onnx(model, inputs, tmp_path / "x.onnx", form=form, opset_version=20)
+    _check(model, exported, [inputs], volumes=form == "grid_sample" and num_axes == 3)
+
+
+def test_more_cells_than_float32_counts(tmp_path: Path) -> None:
+    small = ([torch.randn(1, 1, 5, 6)], torch.rand(1, 7, 1, 1, 1, 2), torch.ones(1, 7, 1, 1, 1))
+    free = [(2, 3), (), ()]
+    model = _Attention()
+    exported = to_onnx(model, small, tmp_path / "x.onnx", form="gather", free=free)
+    side = 4100  # more than 2^24 cells
+    level = torch.zeros(1, 1, side, side)
+    level[0, 0, -1, -7:] = torch.arange(1.0, 8.0)
+    x = (torch.arange(side - 7, side) + 0.5) / side
+    locations = torch.stack([x, torch.full_like(x, 1 - 0.5 / side)], -1)
+    (out,) = exported.onnxruntime([level], locations.view(small[1].shape), small[2])
+    # Locations are rounded to 2^-24 of 4,100 cells, and neighbouring values differ by up to 7.
+    torch.testing.assert_close(out.flatten(), torch.arange(1.0, 8.0), rtol=0, atol=4e-3)
