@@ -38,7 +38,7 @@ def export_form(form: str) -> Iterator[None]:
     - "gather": gathers of pairs of cells; no GridSample, no tensor of more than five axes.
     - "domain::Name": one node of this name in an ONNX graph, for a runtime with a plugin. Its
       inputs are the value [B, S, M, D], `spatial_shapes` [L, N] and the first cell of each level
-      [L], both int64, locations [B, Q, M, L, K, N] and weights [B, Q, M, L, K]; its result is
+      [L], both int32, locations [B, Q, M, L, K, N] and weights [B, Q, M, L, K]; its result is
       [B, Q, M, D]. Points that differ by level make the last two [B, Q, M, P, N] and [B, Q, M, P],
       and are in the attribute `num_points`. Floating inputs are float32, or float64.
 

@@ -40,8 +40,8 @@ def attend(name: str, value: Tensor, samples: Samples) -> Tensor:  # [B, S, M, D
         name,
         (
             value,
-            samples.table(samples.shapes, torch.int64),
-            samples.table(starts, torch.int64)[:, 0],
+            samples.table(samples.shapes, torch.int32),
+            samples.table(starts, torch.int32)[:, 0],
             locations,
             weights,
         ),

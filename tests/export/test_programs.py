@@ -154,6 +154,7 @@ def test_a_custom_node(num_points: Any, tmp_path: Path) -> None:
     before = exported.onnxruntime_until(node, *model.example)
     value, shapes, starts, locations, weights = before
     ragged = None if isinstance(num_points, int) else num_points
+    assert shapes.dtype == starts.dtype == torch.int32  # as TensorRT's plugin takes them
     assert shapes.tolist() == [list(shape) for shape in model.shapes]
     assert starts.tolist() == stdeform.level_starts(model.shapes)
     attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}

@@ -45,8 +45,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-# Other projects' code is run by tests/integrations/test_migrate.py.
+# Other projects' code is run by tests/integrations/test_migrate.py. The warning is torch.export's.
 @pages(besides="migrate.md")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.usefixtures("needs_native")
 def test_python_runs(page: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -59,7 +60,8 @@ def test_users_find_examples(page: str) -> None:
     assert "```python" in (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize("module", ["functional", "modules", "shapes"])
+@pytest.mark.parametrize("module", ["export", "functional", "modules", "shapes"])
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.usefixtures("needs_native")
 def test_docstrings(module: str) -> None:
     names = {"torch": importlib.import_module("torch"), **vars(stdeform)}
