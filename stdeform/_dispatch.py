@@ -3,8 +3,9 @@
 The straight way, the fast path, saves 5 of the 16 microseconds of host time of a small call. It
 is taken where PyTorch's dispatcher would do nothing but find the kernel. To find that out takes
 private symbols of PyTorch, and every one that the package uses is here, except the raw stream in
-`_native` and the table of decompositions in `_ops`. Where a PyTorch lacks one, all calls take the public way, with the same results; a
-compiler then takes the reference where it cannot tell whether a call is transformed.
+`_native` and the table of decompositions in `_ops`. Where a PyTorch lacks one, all calls take the
+public way, with the same results; a compiler then takes the reference where it cannot tell whether
+a call is transformed.
 
 To switch the fast path off: `stdeform._dispatch.fast_path = False`.
 """

@@ -7,7 +7,7 @@ ONNX Runtime; `export_form` chooses another one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +19,6 @@ __all__ = ["export_form"]
 
 _FORMS = {"grid_sample": _grid_sample.attend, "gather": _gather.attend}
 _BY_AXES = {2: "grid_sample", 3: "gather"}  # of ONNX Runtime, docs/guide/export.md
-# PyTorch 2.6 tells only of an export to ONNX.
-_torch_exports: Callable[[], bool] = getattr(
-    torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export
-)
 _requested: str | None = None
 
 
@@ -80,7 +76,9 @@ def export_form(form: str) -> Iterator[None]:
 def is_exporting() -> bool:
     """Whether a model is traced or exported, to run where this library may not be."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or _torch_exports()
+    if hasattr(torch.compiler, "is_exporting"):
+        return tracing or torch.compiler.is_exporting()
+    return tracing or torch.onnx.is_in_onnx_export()  # all that PyTorch 2.6 tells
 
 
 def is_requested() -> bool:

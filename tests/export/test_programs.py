@@ -118,6 +118,19 @@ def test_calls_that_are_not_recorded_compute_as_ever() -> None:
         assert torch.equal(model(*model.example), expected)
 
 
+def test_a_compiler_keeps_the_operator() -> None:
+    model, graphs = _Model(), []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    with stdeform.export_form("gather"):
+        torch.compile(model, backend=backend)(*model.example)
+    (graph,) = graphs
+    assert any("st_deform_attn" in str(node.target) for node in graph.graph.nodes)
+
+
 def test_forms_nest_and_end() -> None:
     model = _Model()
 
