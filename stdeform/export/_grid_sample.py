@@ -38,7 +38,7 @@ def attend(value: Tensor, samples: Samples) -> Tensor:  # [B, S, M, D] -> [B, Q,
             align_corners=False,
         )
         if num_axes == 3:
-            read = read[..., 0]
+            read = read.squeeze(-1)  # indexing would copy
         attended = (read * weight).sum(-1)  # [B * M, D, Q]
         out = attended if out is None else out + attended
     assert out is not None
