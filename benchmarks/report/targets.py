@@ -192,8 +192,8 @@ def _targets() -> Iterator[Target]:
         )
     for form, times in (("default", 1.1), ("gather", 2)):
         yield Target(
-            *("time over that of the plain model", "exported model"),
-            *((f"onnxruntime {form}",), "forward"),
+            f"ONNX Runtime, {form}: time over the plain one's",
+            *("exported model", (f"onnxruntime {form}",), "forward"),
             at_most=times,
             label="detector, 192 x 256 px, batch 2",
             threads=1,

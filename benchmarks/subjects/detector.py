@@ -77,7 +77,7 @@ class Detector(nn.Module):
             x = stage(x)
             cells.append(project(x))
         masks = [padding[:, ::stride, ::stride] for stride in STRIDES]
-        shapes = [(int(each.shape[-2]), int(each.shape[-1])) for each in cells]
+        shapes = [(each.shape[-2], each.shape[-1]) for each in cells]
         ratios = torch.stack([valid_ratios(mask) for mask in masks], 1)  # [B, L, 2]
         grid = reference_grid(shapes, ratios)  # [B, S, L, 2]
         x = torch.cat([each.flatten(2) for each in cells], 2).transpose(1, 2)

@@ -39,7 +39,7 @@ def attend(
             padding_mode="zeros",
             align_corners=False,
         )
-        samples.append(read if num_axes == 2 else read[..., 0])  # [B * M, D, Q, K]
+        samples.append(read.flatten(3))  # [B * M, D, Q, K]
     weights = attention_weights.transpose(1, 2).reshape(
         batch * num_heads, 1, num_queries, num_levels * num_points
     )

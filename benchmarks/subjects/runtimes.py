@@ -71,7 +71,7 @@ def _openvino(module: Any, path: str, threads: int) -> Run:
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
     except RuntimeError as error:
         *_, reason = str(error).strip().splitlines()
-        raise UnsupportedError(reason) from error
+        raise UnsupportedError(reason.removeprefix("-- ")) from error
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
         outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
