@@ -101,10 +101,11 @@ class _Operator(nn.Module):
         )
 
 
-def _short(name: str, **changes: Any) -> OperatorProblem:
+def _short(workload: str, **changes: Any) -> OperatorProblem:
     """A workload of Deformable VisTR with a third of its frames."""
     shapes = ((12, 10, 17),)
-    return OperatorProblem(dataclasses.replace(WORKLOADS[name], spatial_shapes=shapes, **changes))
+    short = dataclasses.replace(WORKLOADS[workload], spatial_shapes=shapes, **changes)
+    return OperatorProblem(short)
 
 
 _SMALL = {"width": 64, "num_layers": 1, "num_queries": 10}
@@ -112,8 +113,8 @@ Problem = DetectorProblem | OperatorProblem
 PROBLEMS: dict[str, Problem] = {
     "detector": DetectorProblem(192, 256, batch=2),
     "detector-480": DetectorProblem(480, 480, batch=1),
-    "video-encoder": _short("paper-encoder"),
-    "video-decoder": _short("paper-decoder", num_object_queries=120),
+    "video-encoder": _short("paper-encoder", name="video-encoder"),
+    "video-decoder": _short("paper-decoder", name="video-decoder", num_object_queries=120),
 }
 QUICK: dict[str, Problem] = {
     "detector": DetectorProblem(64, 96, batch=2, sizes=_SMALL),
