@@ -20,14 +20,15 @@ from benchmarks.measure.memory import MALLOC, Peak
 from benchmarks.measure.rows import MODES, Row
 from benchmarks.measure.timing import CpuClock, Task, compare
 from benchmarks.subjects import exported, runtimes
-from benchmarks.subjects.export_problems import PLAIN, PROBLEMS, QUICK
+from benchmarks.subjects.detector import PLAIN
+from benchmarks.subjects.export_problems import PROBLEMS, QUICK
 from benchmarks.subjects.exported import NEEDED, Prepared, Variant, prepare
 from stdeform import _native
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
-    parser.add_argument("--quick", action="store_true", help="tiny models, in seconds")
+    parser.add_argument("--quick", action="store_true", help="tiny models, in most of a minute")
     parser.add_argument(
         "--problems",
         nargs="+",

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from benchmarks.subjects.plain_attention import PlainMSDeformAttn
 from stdeform import MSDeformAttn, reference_grid, valid_ratios
 
+NATIVE, PLAIN = "stdeform", "plain"  # the latter written with grid_sample, without this library
 ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
-    "stdeform": MSDeformAttn,
-    "plain": PlainMSDeformAttn,
+    NATIVE: MSDeformAttn,
+    PLAIN: PlainMSDeformAttn,
 }
 STRIDES = (8, 16, 32)
 _HEADS, _POINTS, _CLASSES = 8, 4, 91

@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.subjects import plain_attention
-from benchmarks.subjects.detector import make_detectors, make_images
+from benchmarks.subjects.detector import NATIVE, PLAIN, make_detectors, make_images
 from benchmarks.workloads import WORKLOADS, Workload, make_inputs
 from stdeform import st_deform_attn_from_offsets
-
-NATIVE, PLAIN = "stdeform", "plain"  # the latter written with grid_sample, without this library
 
 
 @dataclass(frozen=True)

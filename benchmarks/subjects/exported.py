@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from benchmarks.measure.memory import peak_of
 from benchmarks.subjects import runtimes
 from benchmarks.subjects.base import WrongAnswerError
-from benchmarks.subjects.export_problems import NATIVE, PLAIN, PROBLEMS, QUICK, Problem
+from benchmarks.subjects.detector import NATIVE, PLAIN
+from benchmarks.subjects.export_problems import PROBLEMS, QUICK, Problem
 from stdeform.export import Form, export_form
 
 NEEDED = ("onnx", "onnxscript")  # for an export
