@@ -6,7 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import complexity, defvis, host_time, layers, models, operator, report
+from benchmarks.commands import (
+    complexity,
+    defvis,
+    export,
+    host_time,
+    layers,
+    models,
+    operator,
+    report,
+)
 from benchmarks.gpu import build, check
 from benchmarks.subjects.base import WrongAnswerError
 
@@ -16,6 +25,7 @@ _COMMANDS = {
     "layers": layers,
     "defvis": defvis,
     "models": models,
+    "export": export,
     "report": report,
     "gpu-check": check,
     "host-time": host_time,

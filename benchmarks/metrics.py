@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.costs import cpu_roofline, traffic
 from benchmarks.measure import compiled, environment, isolated
-from benchmarks.measure.memory import Peak, peak_of
+from benchmarks.measure.memory import MALLOC, Peak, peak_of
 from benchmarks.measure.rows import ALL_MODES, MODES, Row
 from benchmarks.measure.stats import spread
 from benchmarks.measure.timing import Task, clock_of, compare, interleave
@@ -22,9 +22,6 @@ from benchmarks.subjects.sdpa import backend_of
 from benchmarks.workloads import WORKLOADS, Inputs, Workload, make_inputs
 
 CALL = WORKLOADS["four-elements"]  # on which the cost of a call itself is measured
-# glibc raises the size from which a block is mapped, and given back when freed, as blocks are
-# freed. A fixed size keeps freed blocks from being reused without the peak showing it.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
@@ -266,7 +263,7 @@ def measure_peak(workload: Workload, variant: str, mode: str, threads: int, seed
     """
     request: Row = {"workload": dataclasses.asdict(workload), "variant": variant}
     request |= {"mode": mode, "threads": threads, "seed": seed}
-    peaks, problem = isolated.call(f"{__name__}:peak_here", request, environment=_MALLOC)
+    peaks, problem = isolated.call(f"{__name__}:peak_here", request, environment=MALLOC)
     if problem:
         raise RuntimeError(f"memory of {variant} could not be measured: {problem}")
     return Peak(**peaks[0])

@@ -40,6 +40,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 _TIMES = ["time [quartiles]", "times the first"]
+_TIMES_PLAIN = "times the plain one"
 _TABLES = {
     "latency": ("Latency", _TIMES),
     "memory": ("Peak extra memory", ["peak", "times the first"]),
@@ -65,6 +66,14 @@ _TABLES = {
     "memory of transformers models": (
         "Peak of live tensors in models of transformers",
         ["peak", "times the first"],
+    ),
+    "exported model": (
+        "Exported models, processor time",
+        [_TIMES[0], _TIMES_PLAIN, "wall-clock time", "nodes", "file"],
+    ),
+    "memory of exported models": (
+        "Peak extra memory of a call of exported models",
+        ["peak", _TIMES_PLAIN],
     ),
     "complexity": ("More and more frames", [*_TIMES, "multiply-adds of the forward"]),
     "exponent": ("Exponents of T * H * W", ["measured [95 % interval]", "counted"]),
@@ -131,6 +140,9 @@ def _cells(row: Row) -> list[str]:
         cells.append(f"{row['frames'] / row['seconds']['median']:.3g}")
     if "wall" in row:
         cells.append(_time(row["wall"]["median"]))
+    if row["measurement"] == "exported model":
+        size = row["file_bytes"]  # None in PyTorch
+        cells += ["-", "-"] if size is None else [str(row["nodes"]), f"{size / 2**20:.2f} MiB"]
     return cells
 
 

@@ -190,6 +190,15 @@ def _targets() -> Iterator[Target]:
             threads=1,
             subject="stdeform",
         )
+    for form, times in (("default", 1.1), ("gather", 2)):
+        yield Target(
+            f"ONNX Runtime, {form}: time over the plain one's",
+            *("exported model", (f"onnxruntime {form}",), "forward"),
+            at_most=times,
+            label="detector, 192 x 256 px, batch 2",
+            threads=1,
+            subject="plain",
+        )
     for mode in both:
         yield Target(
             *("exponent of T * H * W", "exponent", ("deformable",), mode, "exponent"),

@@ -50,6 +50,8 @@ FIELDS = {
     | {"extra_bytes", "kept_bytes", "method", "ratio", "frames", "pixels"},
     "transformers model": TIMED - {"workload"} | {"wall"},
     "memory of transformers models": COMMON - {"workload"} | {"extra_bytes", "method", "ratio"},
+    "exported model": TIMED - {"workload"} | {"wall", "version", "nodes", "file_bytes"},
+    "memory of exported models": COMMON - {"workload"} | {"extra_bytes", "method", "ratio"},
 }
 
 
