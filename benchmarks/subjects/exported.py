@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from benchmarks.subjects import runtimes
 from benchmarks.subjects.base import WrongAnswerError
 from benchmarks.subjects.detector import NATIVE, PLAIN
 from benchmarks.subjects.export_problems import PROBLEMS, QUICK, Problem
-from stdeform.export import Form, export_form
+from stdeform.export import FORMS, export_form
 
 NEEDED = ("onnx", "onnxscript")  # for an export
 _TOLERANCE = 1e-5  # of a difference's norm over the norm of what it should be
@@ -169,8 +169,7 @@ def _export_all(
     """The files by their forms; a form that the default is is none of its own."""
     default = _export(models[NATIVE], inputs, folder / "default.onnx")
     files = {PLAIN: _export(models[PLAIN], inputs, folder / f"{PLAIN}.onnx"), "default": default}
-    forms: tuple[Form, ...] = get_args(Form)
-    for form in forms:
+    for form in FORMS:
         with export_form(form):
             file = _export(models[NATIVE], inputs, folder / f"{form}.onnx")
         if file.read_bytes() != default.read_bytes():

@@ -15,9 +15,9 @@ from torch import Tensor
 from . import _custom_node, _gather, _grid_sample
 from ._samples import Samples
 
-__all__ = ["export_form"]
+__all__ = ["FORMS", "export_form"]
 
-_FORMS = {"grid_sample": _grid_sample.attend, "gather": _gather.attend}
+FORMS = {"grid_sample": _grid_sample.attend, "gather": _gather.attend}
 _BY_AXES = {2: "grid_sample", 3: "gather"}  # of ONNX Runtime, docs/guide/export.md
 _requested: str | None = None
 
@@ -61,9 +61,9 @@ def export_form(form: str) -> Iterator[None]:
         False
     """
     domain, separator, name = form.partition("::")
-    if form not in _FORMS and not (domain and separator and name):
+    if form not in FORMS and not (domain and separator and name):
         raise ValueError(
-            f"form must be {', '.join(_FORMS)} or the domain::Name of a custom node, got {form!r}"
+            f"form must be {', '.join(FORMS)} or the domain::Name of a custom node, got {form!r}"
         )
     global _requested
     before, _requested = _requested, form
@@ -111,6 +111,6 @@ def attend(
     )
     form = _requested or _BY_AXES[len(samples.shapes[0])]
     wide = value.to(samples.weights.dtype)
-    if form in _FORMS:
-        return _FORMS[form](wide, samples).to(value.dtype)
+    if form in FORMS:
+        return FORMS[form](wide, samples).to(value.dtype)
     return _custom_node.attend(form, wide, samples).to(value.dtype)

@@ -9,9 +9,8 @@ import torch
 
 import stdeform
 from stdeform import export, reference
+from stdeform.export import FORMS
 from stdeform.testing import make_problem
-
-FORMS = ("grid_sample", "gather")
 
 
 def _sizes(shapes: Any) -> list[int]:

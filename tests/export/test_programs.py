@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stdeform
-from tests.support.exported import to_onnx
+from tests.support.exported import openvino, to_onnx
 from tests.support.layers import by_hand, image_layer, inputs, trained, video_layer
 
 _OPERATOR = torch.ops.stdeform.st_deform_attn.default
@@ -101,7 +101,6 @@ def test_a_trace_in_a_form(backend: str) -> None:
 
 
 def test_openvino_takes_the_model_itself() -> None:
-    openvino = pytest.importorskip("openvino")
     model = _Model("video").eval()
     example = tuple(model.example)
     with stdeform.export_form("gather"):
