@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from defvis.config import DataConfig
-from defvis.data.clips import normalise
-from defvis.data.resize_crop import network_size, scale_frames
+from defvis.data.clips import Clip, collate, make_clip
+from defvis.data.resize_crop import Size, network_size, scale_frames
 from defvis.data.ytvis import Frames
 from defvis.export.network import OUTPUTS
 from defvis.models.model import DefVIS
@@ -42,9 +42,14 @@ class Difference:
 
 @torch.no_grad()
 def compare(
-    exported: Predict, model: DefVIS, source: Frames, config: DataConfig, any_length: bool
+    exported: Predict,
+    model: DefVIS,
+    source: Frames,
+    config: DataConfig,
+    any_length: bool = True,
+    any_size: bool = True,
 ) -> Iterator[Difference]:
-    """Compares on frames of a source: as they are, smaller and fewer, two clips with padding.
+    """Compares on frames of a source: as they are, fewer and smaller, and both in one batch.
 
     Args:
         exported: Frames and padding mask to the outputs of `DefVIS.predict`.
@@ -52,9 +57,14 @@ def compare(
         source: Frames.
         config: For their size.
         any_length: False if `exported` takes clips of the model's `num_frames` only.
+        any_size: False if it takes frames of one height and width only.
     """
-    for frames, padding in _batches(model.config.num_frames, source, config, any_length):
-        expected = model.predict(frames, padding)
+    length = model.config.num_frames
+    size = network_size(source.height, source.width, config)
+    smaller = (size[0] * 3 // 4 + 1, size[1] * 2 // 3 + 1) if any_size else size
+    fewer = max(1, length // 2) if any_length else length
+    for frames, padding in _batches(source, (length, size), (fewer, smaller)):
+        expected = model.predict(frames, padding if padding.any() else None)
         found = exported(frames, padding)
         largest = tuple(
             float((a - b).abs().max() / b.abs().max().clamp(min=1))
@@ -65,24 +75,19 @@ def compare(
 
 
 def _batches(
-    length: int, source: Frames, config: DataConfig, any_length: bool
+    source: Frames, whole: tuple[int, Size], less: tuple[int, Size]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    height, width = network_size(source.height, source.width, config)
+    """Frames and padding masks of a whole clip, of a lesser one, and of both together."""
+    clips = [_clip(source, *sizes) for sizes in (whole, less)]
+    for batch in (clips[:1], clips[1:], clips):
+        collated = collate(batch)
+        padding = collated.padding_mask
+        nothing = torch.zeros_like(collated.frames[:, :, 0], dtype=torch.bool)
+        yield collated.frames, nothing if padding is None else padding
 
-    def clip(count: int, size: tuple[int, int]) -> Tensor:  # [T, 3, H, W]
-        """The source's frames, from the start again where it is too short."""
-        pixels = [source.frame(index % source.length) for index in range(count)]
-        return normalise(scale_frames(np.stack(pixels), size))
 
-    whole = clip(length, (height, width))[None]
-    nothing = torch.zeros(1, length, height, width, dtype=torch.bool)
-    yield whole, nothing
-    fewer = max(1, length // 2) if any_length else length
-    smaller = clip(fewer, (height * 3 // 4 + 1, width * 2 // 3 + 1))
-    yield smaller[None], torch.zeros_like(smaller[None, :, 0], dtype=torch.bool)
-    padded, padding = whole.repeat(2, 1, 1, 1, 1), nothing.repeat(2, 1, 1, 1)
-    padding[1, fewer:] = True
-    padding[1, :, height * 2 // 3 + 1 :] = True
-    padding[1, :, :, width * 3 // 4 + 1 :] = True
-    padded[padding[:, :, None].expand_as(padded)] = 0
-    yield padded, padding
+def _clip(source: Frames, length: int, size: Size) -> Clip:
+    """The first frames of a source, from its start again where it is too short."""
+    pixels = np.stack([source.frame(index % source.length) for index in range(length)])
+    masks = np.zeros((0, length, *size), dtype=bool)
+    return make_clip(scale_frames(pixels, size), np.zeros(0, dtype=np.int64), masks)

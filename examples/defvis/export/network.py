@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from defvis.config import Config
+from defvis.data.resize_crop import Size
 from defvis.models.model import DefVIS
 from defvis.training.load_trained import TrainedModel
 
@@ -17,7 +17,7 @@ INPUTS = ("frames", "padding_mask")
 OUTPUTS = ("probabilities", "boxes", "mask_logits")
 # Of the clips with which an export is recorded; any other size may follow. Above 1, because
 # torch.export takes a size of 1 for one that never changes.
-_BATCH, _HEIGHT, _WIDTH = 2, 64, 96
+_BATCH, _SIZE = 2, (64, 96)
 
 
 class Network(nn.Module):
@@ -37,33 +37,23 @@ class Network(nn.Module):
         """See `DefVIS.predict`; a mask without True gives what None gives there."""
         return self.model.predict(frames, padding_mask)
 
-    def example(self) -> tuple[Tensor, Tensor]:
-        """Inputs to record an export with: zeros."""
-        sizes = _BATCH, max(2, self.model.config.num_frames), _HEIGHT, _WIDTH
-        batch, frames, height, width = sizes
-        return (
-            torch.zeros(batch, frames, 3, height, width),
-            torch.zeros(sizes, dtype=torch.bool),
-        )
+    def example(self, size: Size = _SIZE) -> tuple[Tensor, Tensor]:
+        """Inputs to record an export with: zeros, of a height and width."""
+        clips = _BATCH, max(2, self.model.config.num_frames)
+        return torch.zeros(*clips, 3, *size), torch.zeros(*clips, *size, dtype=torch.bool)
 
-    def dynamic_axes(self) -> tuple[dict[int, str], dict[int, str]]:
+    def free_axes(self) -> tuple[dict[int, str], dict[int, str]]:
         """The free axes of both inputs, by name: batch, frames, height and width.
 
         Attention "frames" has weights for single frames; their number is then fixed.
         """
         config = self.model.config
-        time = {1: "time"}
-        if "frames" in (config.encoder_attention, config.decoder_attention):
-            time = {}
+        any_length = "frames" not in (config.encoder_attention, config.decoder_attention)
+        time = {1: "time"} if any_length else {}
         return (
             {0: "batch", **time, 3: "height", 4: "width"},
             {0: "batch", **time, 2: "height", 3: "width"},
         )
-
-    def program(self) -> torch.export.ExportedProgram:
-        """What `torch.export` records, with all free axes dynamic."""
-        dynamic = [dict.fromkeys(axes, Dim.DYNAMIC) for axes in self.dynamic_axes()]
-        return torch.export.export(self, self.example(), dynamic_shapes=tuple(dynamic))
 
 
 def to_metadata(trained: TrainedModel[DefVIS]) -> str:

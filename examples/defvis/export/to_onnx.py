@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from defvis.export.network import INPUTS, OUTPUTS, Network, to_metadata
+from defvis.export.quiet import quiet
 from defvis.models.model import DefVIS
 from defvis.training.load_trained import TrainedModel
 from stdeform.export import Form, export_form
@@ -37,7 +35,7 @@ def write_onnx(trained: TrainedModel[DefVIS], path: Path, form: Form | None) -> 
             network,
             network.example(),
             dynamo=True,
-            dynamic_shapes=network.dynamic_axes(),
+            dynamic_shapes=network.free_axes(),
             input_names=INPUTS,
             output_names=OUTPUTS,
             opset_version=_OPSET_OF_VOLUMES if form == "grid_sample" else _OPSET,
@@ -47,16 +45,3 @@ def write_onnx(trained: TrainedModel[DefVIS], path: Path, form: Form | None) -> 
     program.model.metadata_props[METADATA] = to_metadata(trained)
     program.save(path)
     return sum(1 for _ in program.model.graph)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hides what the exporters of PyTorch warn of, all of it about their own code."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
