@@ -87,7 +87,7 @@ def _write_aoti(
     size = network_size(source.height, source.width, trained.config.data)
     any_length = write_aoti(trained, path, form, size)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, for frames of {size[0]} x {size[1]}")
-    model = torch._inductor.aoti_load_package(path)
+    model = torch._inductor.aoti_load_package(str(path))
     return list(
         compare(model, trained.model, source, trained.config.data, any_length, any_size=False)
     )

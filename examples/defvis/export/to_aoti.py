@@ -39,5 +39,5 @@ def write_aoti(trained: TrainedModel[DefVIS], path: Path, form: Form | None, siz
     ]
     with export_form(form) if form else contextlib.nullcontext(), quiet():
         program = torch.export.export(network, network.example(size), dynamic_shapes=tuple(free))
-        torch._inductor.aoti_compile_and_package(program, package_path=path)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     return bool(free[0].keys() - {0})
