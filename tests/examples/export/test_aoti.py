@@ -73,5 +73,7 @@ def test_a_fresh_process(form: list[str], smallest_run: Path, source: Path, tmp_
     model = load_trained(smallest_run).model
     for found, batch in zip(torch.load(outputs), clips, strict=True):
         for one, other in zip(found, model.predict(*batch), strict=True):
-            # Float32 in another order.
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+            # Float32 in another order: of the largest value, about 3e-6 was seen.
+            torch.testing.assert_close(
+                one, other, rtol=0, atol=1e-5 * max(1.0, float(other.abs().max()))
+            )
