@@ -8,6 +8,8 @@ or from a trained model, which predicts first:
 
     python examples/evaluate_defvis.py --data runs/digits-data/val --run runs/digits
 
+or from a file of export_defvis.py, in ONNX Runtime: --onnx digits.onnx instead of --run.
+
 The figures are those of the official ytvoseval; -1 means no ground truth of this kind.
 """
 
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--results", type=Path, help="results.json to score")
     source.add_argument("--run", type=Path, help="folder of a training run, or its checkpoint")
+    source.add_argument("--onnx", type=Path, help="file of export_defvis.py")
     parser.add_argument("--out", type=Path, help="write the predictions here, as results.json")
     parser.add_argument(
         "--id-switches", action="store_true", help="print what identity switches cost"
@@ -81,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", type=int, default=4, help="clips at once (default: 4)")
     parser.add_argument(
-        "--device", default="", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
+        "--device",
+        default="",
+        help="of --run: cpu, cuda, cuda:1, ... (default: cuda if there is one)",
     )
     return parser
 
@@ -92,17 +97,20 @@ def _predict(args: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, Any]]
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
+    from defvis.export.onnx_model import load_onnx
+    from defvis.models.model import DefVIS
     from defvis.training.load_trained import load_trained
 
-    trained = load_trained(args.run)
+    trained = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
     if trained.category_ids != data.category_ids:
         raise ValueError(
-            f"{args.run} was trained on the category ids {list(trained.category_ids)}, "
-            f"{args.data} has {list(data.category_ids)}"
+            f"{args.onnx or args.run} was trained on the category ids "
+            f"{list(trained.category_ids)}, {args.data} has {list(data.category_ids)}"
         )
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(trained.model, DefVIS):
+        trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     predicted = predict_videos(
-        trained.model.to(device),
+        trained.model,
         data.videos,
         trained.config.data,
         FrameCache(0),

@@ -10,6 +10,8 @@ query, as in Figure 1 of the paper:
 
     ... --points decoder:2:5            object slot 2 in frame 5
     ... --points encoder:120:64:5       the cell of pixel (120, 64) in frame 5
+
+With --onnx digits.onnx instead of --run, a file of export_defvis.py runs in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from defvis.config import DataConfig
     from defvis.data.ytvis import Frames
     from defvis.evaluation.tracks import SlotTrack
-    from defvis.training.load_trained import TrainedModel
+    from defvis.models.model import DefVIS
 
 _KINDS = ("results", "webp", "sheet", "video")
 # Small frames are enlarged to about this width; frames on the contact sheet; its columns.
@@ -38,7 +41,10 @@ _RATE = 6.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts, writes what --write and --points name."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.onnx and (args.points or args.precision != "fp32"):
+        parser.error("--points and --precision need --run: an exported file only predicts, in fp32")
     if "video" in args.write and importlib.util.find_spec("av") is None:
         sys.exit("infer_defvis: --write video needs PyAV: pip install av")
     # Only now: --help must answer at once.
@@ -49,14 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from defvis.data.ytvis import DataError
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
+    from defvis.export.onnx_model import load_onnx
+    from defvis.models.model import DefVIS
     from defvis.training.checkpoint import CheckpointError
     from defvis.training.load_trained import load_trained
 
     try:
-        trained = load_trained(args.run)
+        trained = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
         window = args.window or trained.config.model.num_frames
         source = open_source(args.source, args.every, keep=2 * window)
-        trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if isinstance(trained.model, DefVIS):
+            trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         (tracks,) = predict_videos(
             trained.model,
             [source],
@@ -72,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             results = to_results(tracks, args.video_id, trained.category_ids)
             (args.out / "results.json").write_text(json.dumps(results))
         _draw(args, source, tracks, trained.category_names)
-        if args.points:
-            _draw_points(args, source, trained, window)
+        if args.points and isinstance(trained.model, DefVIS):
+            _draw_points(args, source, trained.model, trained.config.data, window)
     except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"infer_defvis: {error}")
     seen = [track for track in tracks if track.score >= args.threshold]
@@ -92,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--run", type=Path, required=True, help="folder of a training run, or its checkpoint"
-    )
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", type=Path, help="folder of a training run, or its checkpoint")
+    model.add_argument("--onnx", type=Path, help="file of export_defvis.py")
     parser.add_argument(
         "--source", type=Path, required=True, help="folder of pictures, or a video file"
     )
@@ -125,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the model's arithmetic (default: fp32)",
     )
     parser.add_argument(
-        "--device", default="", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
+        "--device",
+        default="",
+        help="of --run: cpu, cuda, cuda:1, ... (default: cuda if there is one)",
     )
     return parser
 
@@ -165,7 +176,7 @@ def _draw(
 
 
 def _draw_points(
-    args: argparse.Namespace, source: Frames, trained: TrainedModel, window: int
+    args: argparse.Namespace, source: Frames, model: DefVIS, config: DataConfig, window: int
 ) -> None:
     import numpy as np
 
@@ -190,13 +201,13 @@ def _draw_points(
     pixels = np.stack(
         [source.frame(index) for index in range(start, min(start + window, source.length))]
     )
-    size = network_size(source.height, source.width, trained.config.data)
+    size = network_size(source.height, source.width, config)
     scaled = scale_frames(pixels, size)
     if kind == "decoder":
-        points = decoder_points(trained.model, scaled, numbers[0], frame - start)
+        points = decoder_points(model, scaled, numbers[0], frame - start)
     else:
         x, y = numbers[0] / source.width * size[1], numbers[1] / source.height * size[0]
-        points = encoder_points(trained.model, scaled, x, y, frame - start)
+        points = encoder_points(model, scaled, x, y, frame - start)
     draw_points(pixels, points, args.out / "points.png", _COLUMNS)
 
 

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from defvis.config import DataConfig
+from defvis.config import DataConfig, ModelConfig
 from defvis.data.clips import FrameCache, collate, make_clip
 from defvis.data.resize_crop import network_size
 from defvis.data.ytvis import Frames
 from defvis.evaluation.tracks import SlotTrack, TrackBuilder
-from defvis.models.heads import class_probabilities
-from defvis.models.model import DefVIS
 from defvis.models.precision import autocast
+
+
+class Predictor(Protocol):
+    """A model that can be run over videos: `DefVIS`, or one in another runtime.
+
+    Attributes:
+        config: Its parts and sizes.
+        device: Where it expects its inputs.
+    """
+
+    config: ModelConfig
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def predict(
+        self, frames: torch.Tensor, padding_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `DefVIS.predict`."""
+        ...
 
 
 @torch.no_grad()
 def predict_videos(
-    model: DefVIS,
+    model: Predictor,
     videos: Sequence[Frames],
     config: DataConfig,
     cache: FrameCache,
@@ -37,7 +56,7 @@ def predict_videos(
     frames that overlap by half at least, and their slots are linked, see `TrackBuilder`.
 
     Args:
-        model: In eval mode.
+        model: In eval mode, if it is `DefVIS`.
         videos: Any lengths and sizes.
         config: For the size of the frames.
         cache: Holds decoded frames.
@@ -144,9 +163,8 @@ def _frames(
 class _Network:
     """The model on a list of clips."""
 
-    def __init__(self, model: DefVIS, precision: str) -> None:
+    def __init__(self, model: Predictor, precision: str) -> None:
         self._model, self._precision = model, precision
-        self._device = next(model.parameters()).device
 
     def __call__(
         self, pixels: Sequence[NDArray[np.uint8]]
@@ -158,12 +176,9 @@ class _Network:
         """
         nothing = np.zeros(0, dtype=np.int64)
         clips = [make_clip(p, nothing, np.zeros((0, *p.shape[:3]), dtype=bool)) for p in pixels]
-        batch = collate(clips).to(self._device)
-        slots = torch.arange(self._model.config.num_slots, device=self._device)
-        with autocast(self._device, self._precision):
-            outputs = self._model(batch.frames, batch.padding_mask)
-            masks = self._model.predict_masks(outputs, slots.expand(len(clips), -1))
-        probabilities = class_probabilities(outputs.class_logits[-1], outputs.class_output)
+        batch = collate(clips).to(self._model.device)
+        with autocast(self._model.device, self._precision):
+            probabilities, _, masks = self._model.predict(batch.frames, batch.padding_mask)
         height, width = batch.frames.shape[-2:]
         for row, clip in enumerate(clips):
             length = len(clip.frames)

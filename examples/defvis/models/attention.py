@@ -110,7 +110,7 @@ class FramesAttention(nn.Module):
             st_deform_attn_from_offsets(
                 value.unflatten(-1, (layer.num_heads, -1)),
                 [(height, width)] * frames,
-                points[:, :, None].expand(len(queries), -1, frames, -1),
+                points[:, :, None].expand(queries.shape[0], -1, frames, -1),
                 offsets,
                 logits,
             )

@@ -94,6 +94,29 @@ class DefVIS(nn.Module):
             elif isinstance(module, (ReferenceBoxes, ReferencePoints)):
                 yield from module.parameters()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def predict(
+        self, frames: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a program reads that only predicts: all slots, of the last layer.
+
+        Args:
+            frames: As in `forward`.
+            padding_mask: The same.
+
+        Returns:
+            Class probabilities [B, I, T, num_classes], boxes [B, I, T, 4] in fractions of the
+            unpadded frame, and mask logits [B, I, T, h, w] of the padded one.
+        """
+        outputs = self(frames, padding_mask)
+        slots = torch.arange(self.config.num_slots, device=frames.device)
+        masks = self.predict_masks(outputs, slots.expand(frames.shape[0], -1))
+        return outputs.class_probabilities(), outputs.boxes[-1], masks
+
     def forward(self, frames: Tensor, padding_mask: Tensor | None = None) -> Outputs:
         """Runs everything but the masks, which `predict_masks` computes for chosen slots.
 

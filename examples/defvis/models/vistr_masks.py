@@ -99,7 +99,9 @@ class SequenceMaskHead(nn.Module):
         else:
             rows = present.flatten().nonzero()[:, 0]
         clips, queries = rows // max(slots, 1), queries.flatten(0, 1)[rows]
-        chunk = self._chunk or max(1, len(rows))
+        count = rows.shape[0]  # not len(), which makes a number of an exported batch's symbol
+        chunk = self._chunk or count
+        starts = range(0, count, chunk) if self._chunk else [0] if count else []
         masks = [
             run_layer(
                 self._masks_of,
@@ -109,7 +111,7 @@ class SequenceMaskHead(nn.Module):
                 *features,
                 recompute=self._recompute,
             )
-            for start in range(0, len(rows), chunk)
+            for start in starts
         ]
         if not masks:  # Still a function of all weights: parallel training waits for gradients.
             nothing = sum(x.flatten()[:0].sum() for x in (*self.parameters(), *features, queries))

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from defvis.config import Config
+from defvis.evaluation.predict import Predictor
 from defvis.models.model import DefVIS
 from defvis.training.checkpoint import load_checkpoint, previous
 
+M = TypeVar("M", bound=Predictor)
+
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """The parts of a checkpoint that prediction needs.
+class TrainedModel(Generic[M]):
+    """The parts of a checkpoint, or of an exported file, that prediction needs.
 
     Attributes:
-        model: In eval mode, on the CPU; the averaged weights where the run kept them.
+        model: Of a checkpoint: in eval mode, on the CPU; the averaged weights where the run kept
+            them.
         config: All numbers of the run.
         category_ids: The dataset's category id of each class index.
         category_names: The name of each class index.
     """
 
-    model: DefVIS
+    model: M
     config: Config
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
 
 
-def load_trained(path: Path) -> TrainedModel:
+def load_trained(path: Path) -> TrainedModel[DefVIS]:
     """Reads a model.
 
     Args:

@@ -206,3 +206,30 @@ def test_needs_a_finer_map(model: ModelConfig) -> None:
     backbone = replace(model.backbone, out_features=("stage2",))
     with pytest.raises(ValueError, match="at least two out_features"):
         DefVIS(replace(model, backbone=backbone))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_an_exported_batch_is_free(parts, inputs) -> None:  # type: ignore[no-untyped-def]
+    """Unless slots are computed in chunks, whose number the batch decides."""
+
+    class Head(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = parts[1]
+
+        def forward(self, queries: torch.Tensor, *features: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(MaskInputs(features, queries, torch.zeros(0)))
+            return out
+
+    memory, laterals, queries = inputs
+    features = [
+        x.detach().unflatten(0, (B, T))
+        for x in parts[0](FrameMaps(memory, laterals, torch.zeros(0)))
+    ]
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        Head().eval(), (queries, *features),
+        dynamic_shapes=({0: batch}, tuple({0: batch} for _ in features)),
+    )  # fmt: skip
+    more = [x.repeat(2, *[1] * (x.dim() - 1))[:3] for x in (queries, *features)]
+    torch.testing.assert_close(program.module()(*more), Head().eval()(*more), rtol=1e-6, atol=1e-6)

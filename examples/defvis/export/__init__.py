@@ -1,0 +1,1 @@
+"""Trained models outside PyTorch: written as ONNX or as a compiled package, and read back."""
