@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from defvis.export.compare import Difference
     from defvis.models.model import DefVIS
     from defvis.training.load_trained import TrainedModel
-    from stdeform.export import Form
 
 # Of an output's largest value, or of 1 if that is smaller: some hundred roundings of float32.
 _BOUND = 1e-4
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _write_onnx(
-    trained: TrainedModel[DefVIS], source: Frames, path: Path, form: Form | None
+    trained: TrainedModel[DefVIS], source: Frames, path: Path, form: str | None
 ) -> list[Difference]:
     from defvis.export.compare import compare
     from defvis.export.onnx_model import load_onnx
@@ -76,7 +75,7 @@ def _write_onnx(
 
 
 def _write_aoti(
-    trained: TrainedModel[DefVIS], source: Frames, path: Path, form: Form | None
+    trained: TrainedModel[DefVIS], source: Frames, path: Path, form: str | None
 ) -> list[Difference]:
     import torch
 

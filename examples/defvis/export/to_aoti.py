@@ -13,10 +13,10 @@ from defvis.export.network import Network
 from defvis.export.quiet import quiet
 from defvis.models.model import DefVIS
 from defvis.training.load_trained import TrainedModel
-from stdeform.export import Form, export_form
+from stdeform import export_form
 
 
-def write_aoti(trained: TrainedModel[DefVIS], path: Path, form: Form | None, size: Size) -> bool:
+def write_aoti(trained: TrainedModel[DefVIS], path: Path, form: str | None, size: Size) -> bool:
     """Compiles the package; needs a C++ compiler.
 
     Inputs and outputs are those of `Network`, for any number of clips and of frames of one size:

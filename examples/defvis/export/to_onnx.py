@@ -11,14 +11,14 @@ from defvis.export.network import INPUTS, OUTPUTS, Network, to_metadata
 from defvis.export.quiet import quiet
 from defvis.models.model import DefVIS
 from defvis.training.load_trained import TrainedModel
-from stdeform.export import Form, export_form
+from stdeform import export_form
 
 METADATA = "defvis"
 # The first with GridSample over volumes is 20; without it, what PyTorch translates to.
 _OPSET, _OPSET_OF_VOLUMES = 18, 20
 
 
-def write_onnx(trained: TrainedModel[DefVIS], path: Path, form: Form | None) -> int:
+def write_onnx(trained: TrainedModel[DefVIS], path: Path, form: str | None) -> int:
     """Writes the file; its inputs and outputs are those of `Network`, at any size.
 
     Args:

@@ -24,7 +24,7 @@ for module in modules:
     __import__(module)
 model = torch._inductor.aoti_load_package(package)
 torch.save([model(*clips) for clips in torch.load(inputs)], outputs)
-assert modules or not any(name.startswith(("stdeform", "defvis")) for name in sys.modules)
+assert not any(name.startswith("defvis") for name in sys.modules)
 """
 
 
@@ -50,12 +50,11 @@ def smallest_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("form", [[], ["--form", "gather"]], ids=["operator", "gather"])
-def test_a_fresh_process(form: list[str], smallest_run: Path, source: Path, tmp_path: Path) -> None:
+def test_a_fresh_process(smallest_run: Path, source: Path, tmp_path: Path) -> None:
     """The program compares with PyTorch; another process, without defvis, gives the same."""
     file, inputs, outputs = tmp_path / "tiny.pt2", tmp_path / "inputs.pt", tmp_path / "outputs.pt"
     words = ["--run", str(smallest_run), "--source", str(source), "--out", str(file),
-             "--format", "aoti", *form]  # fmt: skip
+             "--format", "aoti"]  # fmt: skip
     # An unoptimised wrapper compiles faster and computes the same.
     with torch._inductor.config.patch({"aot_inductor.compile_wrapper_opt_level": "O0"}):
         program("export_defvis")(words)
@@ -65,15 +64,14 @@ def test_a_fresh_process(form: list[str], smallest_run: Path, source: Path, tmp_
     clips = [(frames, padding), (frames[:1, :1].contiguous(), padding[:1, :1].contiguous())]
     torch.save(clips, inputs)
     alone = _run(file, inputs, outputs)
-    if not form:
-        assert alone.returncode
-        assert "Could not find schema for stdeform::st_deform_attn" in alone.stderr
-        alone = _run(file, inputs, outputs, "stdeform")
+    assert alone.returncode
+    assert "Could not find schema for stdeform::st_deform_attn" in alone.stderr
+    alone = _run(file, inputs, outputs, "stdeform")
     assert alone.returncode == 0, alone.stderr
     model = load_trained(smallest_run).model
     for found, batch in zip(torch.load(outputs), clips, strict=True):
         for one, other in zip(found, model.predict(*batch), strict=True):
-            # Float32 in another order: of the largest value, about 3e-6 was seen.
+            # Float32 in another order, through a few layers.
             torch.testing.assert_close(
                 one, other, rtol=0, atol=1e-5 * max(1.0, float(other.abs().max()))
             )
