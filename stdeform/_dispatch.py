@@ -82,6 +82,8 @@ def attend(
         way = _way_of_a_compiler()
         if way == "form":
             return export.attend(*inputs)
+        if way == "exported operator":
+            return _ops.st_deform_attn(*_with_points(*inputs))
         if way == "reference":
             return reference.attend(*inputs)
         if way == "transforms":
@@ -130,16 +132,27 @@ def _way_of_a_compiler() -> str:
     cannot follow an autograd.Function under a transform, so a call of one stays opaque to it and
     is traced below it, by AOTAutograd, under the same transforms.
     """
-    if export.is_requested():
+    if export.is_due_in_program():
         return "form"
     torch.compiler.allow_in_graph(_transforms.attend)
     if not _sees_transforms or forward_ad._current_level >= 0:
         return "reference"
-    return "transforms" if _are_functorch_transforms_active() else "operator"
+    if _are_functorch_transforms_active():
+        return "transforms"
+    return "exported operator" if export.is_exporting() else "operator"
 
 
 # A compiler takes what it returns for a constant; see `_native._missing_on_cuda`.
 _way_of_a_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _with_points(*inputs: Any) -> tuple[Any, ...]:
+    """The same call with the points of each level, without which AOTInductor refuses it."""
+    *others, positions, scores, num_points = inputs
+    if num_points or not isinstance(positions.shape[4], int):
+        return inputs
+    num_points = [positions.shape[4]] * positions.shape[3]
+    return *others, positions.flatten(3, 4), scores.flatten(3), num_points
 
 
 def _attend_publicly(*inputs: Any) -> Tensor:

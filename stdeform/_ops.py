@@ -52,7 +52,7 @@ torch.library.impl("stdeform::st_deform_attn_backward", ("cpu", "cuda"), _native
 
 
 @torch.library.register_fake("stdeform::st_deform_attn")
-def _(
+def _fake(
     value: Tensor,
     spatial_shapes: Sequence[int],
     reference_points: Tensor | None,
@@ -185,6 +185,8 @@ def _corner_channels(value: Sequence[int], positions: Sequence[int]) -> int:
 
 # -- export ------------------------------------------------------------------------------------
 
-# `torch.onnx.export` takes it where nobody translates the operator. Other compilers, AOTInductor
-# among them, and `run_decompositions` without a table keep the operator whole.
+# `torch.onnx.export` takes the decomposition where nobody translates the operator; all others keep
+# it whole. With symbolic sizes PyTorch would also derive shapes and strides from a decomposition,
+# instead of from the fake, if there were no entry beside it for "meta".
 register_decomposition(st_deform_attn)(export.attend)
+register_decomposition(st_deform_attn, type="meta")(_fake)

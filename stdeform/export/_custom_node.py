@@ -15,10 +15,12 @@ def attend(name: str, value: Tensor, samples: Samples) -> Tensor:  # [B, S, M, D
     """The node `name`, "domain::Name"; softmax and locations are standard operations before it.
 
     Raises:
-        RuntimeError: The graph is recorded by `torch.jit.trace`, or this PyTorch has no such nodes.
+        RuntimeError: It is not `torch.onnx.export(..., dynamo=True)` that records the call, or this
+            PyTorch has no such nodes.
     """
     symbolic: Any = getattr(getattr(torch.onnx, "ops", None), "symbolic", None)
-    if symbolic is None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if symbolic is None or tracing or not torch.onnx.is_in_onnx_export():
         raise RuntimeError(
             f"form {name!r} needs torch.onnx.export(..., dynamo=True) and PyTorch 2.8 or newer"
         )

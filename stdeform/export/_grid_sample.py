@@ -42,4 +42,5 @@ def attend(value: Tensor, samples: Samples) -> Tensor:  # [B, S, M, D] -> [B, Q,
         attended = (read * weight).sum(-1)  # [B * M, D, Q]
         out = attended if out is None else out + attended
     assert out is not None
-    return out.reshape(batch, num_heads * head_dim, num_queries).transpose(1, 2)
+    out = out.reshape(batch, num_heads * head_dim, num_queries).transpose(1, 2)
+    return out.contiguous()  # as the operator's: views may follow

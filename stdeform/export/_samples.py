@@ -81,5 +81,6 @@ class Samples:
 
     def table(self, rows: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
         """Numbers of each level as a tensor, which an exported graph computes where they vary."""
-        one = self.weights.new_ones((), dtype=dtype)
-        return torch.stack([torch.stack([one * number for number in row]) for row in rows])
+        one = self.weights.new_ones((), dtype=torch.int64)
+        table = torch.stack([torch.stack([one * number for number in row]) for row in rows])
+        return table.to(dtype)

@@ -139,16 +139,24 @@ def test_functions(num_axes: int, form: str | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rounding"), [(torch.float16, 2.0**-10), (torch.float64, 1e-14)], ids=str
+    ("dtype", "rounding", "dynamo"),
+    [
+        (torch.float16, 2.0**-10, True),
+        (torch.float64, 1e-14, True),
+        (torch.float64, 1e-14, False),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("num_axes", [2, 3])
-def test_dtypes(num_axes: int, dtype: torch.dtype, rounding: float, tmp_path: Path) -> None:
+def test_dtypes(
+    num_axes: int, dtype: torch.dtype, rounding: float, dynamo: bool, tmp_path: Path
+) -> None:
     model = _Layers(num_axes).eval().to(dtype)
     query, references, maps, mask = _layer_inputs(num_axes, _SIZES[0], 0)
     side = dtype if dtype == torch.float64 else torch.float32
     points = [each.to(side) for each in references]
     inputs = (query.to(dtype), points, [each.to(dtype) for each in maps], mask)
-    exported = to_onnx(model, inputs, tmp_path / "layers.onnx")
+    exported = to_onnx(model, inputs, tmp_path / "layers.onnx", dynamo=dynamo)
     expected = [out.detach() for out in model(*inputs)]
     # One rounding of the result, and those of the projections before and after.
     close = {"rtol": 2 * rounding, "atol": 2 * rounding}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import stdeform
+from stdeform import export
+from stdeform.export import FORMS
+from stdeform.testing import make_problem
 from tests.support.exported import openvino, to_onnx
 from tests.support.layers import by_hand, image_layer, inputs, trained, video_layer
 
@@ -130,6 +134,15 @@ def test_a_compiler_keeps_the_operator() -> None:
     assert any("st_deform_attn" in str(node.target) for node in graph.graph.nodes)
 
 
+def test_another_thread_has_its_own_form() -> None:
+    model, programs = _Model(), []
+    with stdeform.export_form("gather"):
+        other = threading.Thread(target=lambda: programs.append(_export(model)))
+        other.start()
+        other.join()
+    assert str(_OPERATOR) in _targets(programs[0])
+
+
 def test_forms_nest_and_end() -> None:
     model = _Model()
 
@@ -146,7 +159,7 @@ def test_forms_nest_and_end() -> None:
     assert str(_OPERATOR) in _targets(_export(model))
 
 
-@pytest.mark.parametrize("form", ["gathers", "::Node", "domain::", ""])
+@pytest.mark.parametrize("form", ["gathers", "::Node", "domain::", "a::b::c", "a b::c", "", None])
 def test_other_forms(form: Any) -> None:
     rule = r"form must be grid_sample, gather or the domain::Name"
     with pytest.raises(ValueError, match=rule), stdeform.export_form(form):
@@ -179,15 +192,22 @@ def test_a_custom_node(num_points: Any, tmp_path: Path) -> None:
     )
 
 
-def test_a_custom_node_needs_the_newer_exporter(tmp_path: Path) -> None:
-    model = _Model().eval()
-    with pytest.raises(RuntimeError, match=r"'vendor::Attend' needs torch.onnx.export"):
-        to_onnx(
-            model, tuple(model.example), tmp_path / "x.onnx", form="vendor::Attend", dynamo=False
-        )
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda model, path: to_onnx(model, tuple(model.example), path, dynamo=False),
+        lambda model, path: _export(model),
+        lambda model, path: torch.jit.trace(model, tuple(model.example)),
+    ],
+)
+def test_a_custom_node_needs_the_newer_exporter(record: Any, tmp_path: Path) -> None:
+    rule = r"'vendor::Attend' needs torch.onnx.export"
+    with pytest.raises(RuntimeError, match=rule), stdeform.export_form("vendor::Attend"):
+        record(_Model().eval(), tmp_path / "x.onnx")
 
 
-def test_a_translation_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [None, "gather"])
+def test_a_translation_of_ones_own_goes_first(form: str | None, tmp_path: Path) -> None:
     from onnxscript import opset18
 
     def translate(value: Any, *rest: Any) -> Any:
@@ -198,6 +218,7 @@ def test_a_translation_of_ones_own(tmp_path: Path) -> None:
         model,
         tuple(model.example),
         tmp_path / "own.onnx",
+        form=form,
         custom_translation_table={_OPERATOR: translate},
         optimize=False,  # which would find that the shape is wrong
     )
@@ -224,3 +245,51 @@ def test_the_projects_own_layer(tmp_path: Path) -> None:
     (out,) = exported.onnxruntime(query, points, cells)
     expected = by_hand(layer, query, points, cells, shapes)
     torch.testing.assert_close(out, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+class _Function(nn.Module):
+    """The function at given locations, with as many points on both levels."""
+
+    def __init__(self, shapes: Any) -> None:
+        super().__init__()
+        self.shapes = shapes
+
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return stdeform.st_deform_attn(value, self.shapes, locations, weights)
+
+
+def _program_of_any_batch(shapes: Any) -> tuple[_Function, Any, tuple[Tensor, ...]]:
+    problem = make_problem(shapes, batch=3)
+    value, _, *samples = problem.attention
+    example = (value, *samples)
+    free = ({0: torch.export.Dim.DYNAMIC},) * 3
+    model = _Function(shapes)
+    return model, torch.export.export(model, example, dynamic_shapes=free), example
+
+
+def test_symbolic_sizes_ask_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of an operator that has a decomposition PyTorch would take shapes and strides from that.
+    monkeypatch.setitem(torch._decomp.decomposition_table, _OPERATOR, None)
+    _, program, _ = _program_of_any_batch(((4, 3), (1, 6)))
+    (node,) = (node for node in program.graph.nodes if node.target is _OPERATOR)
+    assert node.meta["val"].is_contiguous()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("sizes", [[4, 3], [2, 4, 3]])
+def test_forms_have_the_strides_of_the_operator(form: str, sizes: list[int]) -> None:
+    value, _, *samples = make_problem([sizes]).attention
+    with stdeform.export_form(form):
+        assert export.attend(value, sizes, None, *samples, ()).is_contiguous()
+
+
+@pytest.mark.slow
+def test_aotinductor_keeps_the_operator_for_any_batch(tmp_path: Path) -> None:
+    model, program, example = _program_of_any_batch(((4, 3), (2, 6)))
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "function.pt2")
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for batch in (3, 2):
+        inputs = [tensor[:batch].contiguous() for tensor in example]
+        torch.testing.assert_close(loaded(*inputs), model(*inputs), rtol=0, atol=0)
