@@ -175,7 +175,12 @@ def _assert_close(found: dict[str, Any], wanted: dict[str, Any], moments: float)
     for mine, other in pairs:
         assert list(mine) == list(other)
         for name in other:
-            assert (mine[name] - other[name]).abs().max() <= OF_A_STEP, name
+            difference = (mine[name] - other[name]).abs()
+            if name.endswith("in_proj_bias"):  # of queries, keys and values
+                # That of keys cancels in the softmax: its gradient is rounding and nothing else.
+                queries, _, values = difference.chunk(3)
+                difference = torch.cat((queries, values))
+            assert difference.max() <= OF_A_STEP, name
     states = (s["state"]["optimizer"]["state"].values() for s in (found, wanted))
     for mine, other in zip(*states, strict=True):
         assert mine["step"] == other["step"]
