@@ -6,6 +6,7 @@ Without torch: a process that only runs a model holds nothing else, and its memo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -64,8 +65,19 @@ def _onnxruntime(module: Any, path: str, threads: int) -> Run:
     return run
 
 
+@functools.cache
+def openvino_core(module: Any) -> Any:
+    """OpenVINO's core, one that lives as long as the process.
+
+    A core's plugin gives the thread that compiles an alternate signal stack. If the core ends on
+    another thread, of OpenVINO's own for one, its memory is unmapped but stays the stack of
+    signals, and the next signal that Python handles ends the process without a word.
+    """
+    return module.Core()
+
+
 def _openvino(module: Any, path: str, threads: int) -> Run:
-    core = module.Core()
+    core = openvino_core(module)
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     try:
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()

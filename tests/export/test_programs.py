@@ -16,7 +16,7 @@ import stdeform
 from stdeform import export
 from stdeform.export import FORMS
 from stdeform.testing import make_problem
-from tests.support.exported import openvino, to_onnx
+from tests.support.exported import openvino, run_openvino, to_onnx
 from tests.support.layers import by_hand, image_layer, inputs, trained, video_layer
 
 _OPERATOR = torch.ops.stdeform.st_deform_attn.default
@@ -109,8 +109,7 @@ def test_openvino_takes_the_model_itself() -> None:
     example = tuple(model.example)
     with stdeform.export_form("gather"):
         converted = openvino.convert_model(model, example_input=example)
-    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    out = torch.from_numpy(compiled([tensor.numpy() for tensor in example])[0])
+    (out,) = run_openvino(converted, example)
     torch.testing.assert_close(out, model(*example), rtol=1e-5, atol=1e-6)
 
 

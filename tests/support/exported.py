@@ -16,6 +16,7 @@ from torch.export import Dim
 from torch.utils import _pytree
 
 import stdeform
+from benchmarks.subjects import runtimes
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -92,9 +93,15 @@ class Exported:
 
     def openvino(self, *inputs: Any) -> list[Tensor]:
         """The results of OpenVINO on the CPU, in float32."""
-        compiled = openvino.compile_model(self.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        results = compiled(_arrays(inputs))
-        return [torch.from_numpy(np.array(results[output])) for output in compiled.outputs]
+        return run_openvino(self.path, inputs)
+
+
+def run_openvino(model: Any, inputs: Sequence[Any]) -> list[Tensor]:
+    """The results of a model or a file of one in OpenVINO, on the CPU in float32."""
+    core = runtimes.openvino_core(openvino)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = compiled(_arrays(inputs))
+    return [torch.from_numpy(np.array(results[output])) for output in compiled.outputs]
 
 
 def _arrays(inputs: Sequence[Any]) -> list[Any]:
