@@ -18,8 +18,9 @@ demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
 
 # Two processes, a file of tests to each at a time; most of what they run has two threads itself.
+# One that crashes is a failure, and is not replaced: the replacement would wait for work for ever.
 test: $(VENV)/with-examples,test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/with-dev
 	$(BIN)/ruff check
