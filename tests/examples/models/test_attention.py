@@ -70,6 +70,30 @@ def test_frames_attention_knows_its_frames(model: ModelConfig) -> None:
         layer(torch.zeros(1, 1, C), torch.zeros(1, 1, 3), torch.zeros(1, 72, C), clip(frames=6))
 
 
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_an_exported_batch_is_free(kind: str, model: ModelConfig) -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = shaken(ATTENTIONS[kind](model))
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(*inputs, clip())
+            return out
+
+    layer = Layer().eval()
+    query, points, memory = torch.randn(3, 7, C), torch.rand(3, 7, 3), torch.randn(3, T * H * W, C)
+    free = ({0: torch.export.Dim.DYNAMIC},) * 3
+    example = (query[:2], points[:2], memory[:2])
+    program = torch.export.export(layer, example, dynamic_shapes=(free,))
+    torch.testing.assert_close(
+        program.module()(query, points, memory),
+        layer(query, points, memory),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
 @pytest.mark.parametrize("kind", [DeformableAttention, FramesAttention])
 def test_boxes_spread_the_pattern_over_themselves(
     kind: type[nn.Module], model: ModelConfig
