@@ -91,6 +91,22 @@ def test_compile_with_dynamic_batch_and_queries() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_inductor_on_a_runner_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where $CI is set, Inductor refuses operators that have a decomposition it does not take."""
+    from torch._inductor import lowering
+
+    monkeypatch.setenv("CI", "true")
+    # As in a process that has compiled nothing yet.
+    monkeypatch.delitem(lowering.lowerings, _ops.st_deform_attn, raising=False)
+    lowering.FALLBACK_ALLOW_LIST.discard("stdeform::st_deform_attn")
+    torch._dynamo.reset()
+    attend, inputs = operator("points", "native"), draw("points").from_offsets
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        compiled = torch.compile(attend, fullgraph=True)
+        assert torch.equal(compiled(*inputs), attend(*inputs))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_compile_both_forms_with_some_gradients(form: str) -> None:
     torch._dynamo.reset()
