@@ -18,7 +18,7 @@ demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
 
 # Two processes, a file of tests to each at a time; most of what they run has two threads itself.
-# One that crashes is a failure, and is not replaced: the replacement would wait for work for ever.
+# A crash is a failure and ends its process for good: a replacement may get no work, and never end.
 test: $(VENV)/with-examples,test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 

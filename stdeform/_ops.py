@@ -29,6 +29,7 @@ _INPUTS = (
     "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor positions, "
     "Tensor scores, int[] num_points"
 )
+# The order of strides is kept by Inductor for operators on its list (below) only if a tag says so.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 torch.library.define("stdeform::st_deform_attn", f"({_INPUTS}) -> Tensor", tags=_TAGS)
 torch.library.define(
@@ -61,17 +62,6 @@ def _fake(
     _keep_whole_in_inductor()
     batch, _, num_heads, head_dim = value.shape
     return value.new_empty(batch, positions.shape[1], num_heads * head_dim)
-
-
-def _keep_whole_in_inductor() -> None:
-    """Allows Inductor to call the operator; called when it is loaded, before it lowers a graph.
-
-    With $CI set, as on GitHub's runners, it raises an AssertionError for every operator that has a
-    decomposition (see the end of this file) and is neither lowered nor on this list of its own.
-    """
-    lowering = sys.modules.get("torch._inductor.lowering")
-    allowed: set[str] = getattr(lowering, "FALLBACK_ALLOW_LIST", set())
-    allowed.add("stdeform::st_deform_attn")
 
 
 @torch.library.register_fake("stdeform::st_deform_attn_backward")
@@ -200,3 +190,15 @@ def _corner_channels(value: Sequence[int], positions: Sequence[int]) -> int:
 # instead of from the fake, if there were no entry beside it for "meta".
 register_decomposition(st_deform_attn)(export.attend)
 register_decomposition(st_deform_attn, type="meta")(_fake)
+
+
+def _keep_whole_in_inductor() -> None:
+    """Puts the operator on Inductor's list of those that it calls as they are.
+
+    For the fake to call: a graph's fakes run when Inductor is loaded, which an import of ours must
+    not do, and before it lowers the graph. With $CI set, as on GitHub's runners, it raises an
+    AssertionError for any other operator that has a decomposition and no lowering.
+    """
+    lowering = sys.modules.get("torch._inductor.lowering")
+    allowed: set[str] = getattr(lowering, "FALLBACK_ALLOW_LIST", set())
+    allowed.add("stdeform::st_deform_attn")

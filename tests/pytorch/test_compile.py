@@ -70,7 +70,10 @@ class _Model(nn.Module):
 
 
 # Inductor's own imports use what torch has deprecated.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+_imports_inductor = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+@_imports_inductor
 def test_compile_with_dynamic_batch_and_queries() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -91,9 +94,9 @@ def test_compile_with_dynamic_batch_and_queries() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 1
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_inductor_on_a_runner_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where $CI is set, Inductor refuses operators that have a decomposition it does not take."""
+@_imports_inductor
+def test_inductor_takes_the_operator_where_ci_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it refuses operators that have a decomposition and no lowering."""
     from torch._inductor import lowering
 
     monkeypatch.setenv("CI", "true")
