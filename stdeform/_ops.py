@@ -29,8 +29,12 @@ _INPUTS = (
     "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor positions, "
     "Tensor scores, int[] num_points"
 )
-# The order of strides is kept by Inductor for operators on its list (below) only if a tag says so.
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
+# Inductor keeps the strides of an operator's inputs by default, but where the operator is on its
+# list (below) only if a tag says so. PyTorch 2.6 has no tag for strides, only for their order.
+_TAGS = (
+    torch.Tag.pt2_compliant_tag,
+    getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),
+)
 torch.library.define("stdeform::st_deform_attn", f"({_INPUTS}) -> Tensor", tags=_TAGS)
 torch.library.define(
     "stdeform::st_deform_attn_backward",
