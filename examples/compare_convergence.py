@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from defvis.data.ytvis import DataError, find_files, load
+    from defvis.data.errors import DataError
+    from defvis.data.ytvis import find_files, load
     from defvis.training.comparison import Variant, draw, measure, read_curve, to_json, to_table
 
     try:

@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
     args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
+    from defvis.data.errors import DataError
     from defvis.data.hela import TileSettings, read_sequence, write_tiles
-    from defvis.data.ytvis import DataError
 
     try:
         source = args.source or _installed()

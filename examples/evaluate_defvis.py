@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts with --run, scores, prints."""
     args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
-    from defvis.data.ytvis import DataError, find_files, load
+    from defvis.data.errors import DataError
+    from defvis.data.ytvis import find_files, load
     from defvis.evaluation.ap import evaluate
     from defvis.evaluation.id_switches import measure_id_switches
     from defvis.evaluation.results import ResultError, load_results

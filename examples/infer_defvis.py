@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.data.clips import FrameCache
+    from defvis.data.errors import DataError
     from defvis.data.sources import open_source
-    from defvis.data.ytvis import DataError
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
     from defvis.export.onnx_model import load_onnx

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from defvis.data.ytvis import DataError
+    from defvis.data.errors import DataError
     from defvis.training.distributed import join
     from defvis.training.trainer import Trainer
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from scipy.optimize import linear_sum_assignment
 
-from defvis.data.ytvis import DataError
+from defvis.data.errors import DataError
 from defvis.data.ytvis_writer import SplitWriter
 
 # Cells of neighbouring frames that overlap less are two cells.

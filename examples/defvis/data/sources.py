@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from defvis.data.ytvis import UNREADABLE, DataError, Frames, Video
+from defvis.data.errors import DataError
+from defvis.data.pictures import picture_size
+from defvis.data.ytvis import Frames, Video
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -42,11 +43,7 @@ def _open_folder(path: Path, every: int) -> Video:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)[::every]
     if not files:
         raise DataError(f"{path} holds no pictures ({', '.join(sorted(_PICTURES))})")
-    try:
-        with Image.open(files[0]) as first:
-            width, height = first.size
-    except UNREADABLE as error:
-        raise DataError(f"cannot read {files[0]}: {error}") from error
+    height, width = picture_size(files[0])
     return Video(1, width, height, tuple(files), ())
 
 

@@ -10,20 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from defvis.data import rle
+from defvis.data.errors import DataError
+from defvis.data.pictures import read_picture
 from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
 
-# Raised by Pillow for broken files, impossible file names and sizes above its limit.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.
 _MAX_PIXELS = 2**29 - 1
-
-
-class DataError(ValueError):
-    """A dataset on disk breaks a rule; the message names file, video and annotation."""
 
 
 class Frames(Protocol):
@@ -87,12 +82,9 @@ class Video:
         """Decodes one frame to RGB [H, W, 3]; a missing or broken file is a DataError."""
         path = self.files[index]
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except UNREADABLE as error:
-            raise DataError(
-                f"video {self.id}, frame {index}: cannot read {path}: {error}"
-            ) from error
+            pixels = read_picture(path)
+        except DataError as error:
+            raise DataError(f"video {self.id}, frame {index}: {error}") from error
         if pixels.shape[:2] != (self.height, self.width):
             raise DataError(
                 f"video {self.id}, frame {index}: {path} must be {self.width} x {self.height} "

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from defvis.data.errors import DataError
 from defvis.data.sources import open_source
-from defvis.data.ytvis import DataError, find_files, hold_out, load
+from defvis.data.ytvis import find_files, hold_out, load
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from defvis.data.errors import DataError
 from defvis.data.sources import open_source
-from defvis.data.ytvis import DataError
 from defvis.evaluation.overlays import save_video
 from tests.examples.support import program
 
