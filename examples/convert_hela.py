@@ -28,11 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     # Only now: --help must answer at once.
     from defvis.data.errors import DataError
-    from defvis.data.hela import TileSettings, read_sequence, write_tiles
+    from defvis.data.hela import TileSettings, write_tiles
+    from defvis.data.pictures import read_grey_frames
 
     try:
         source = args.source or _installed()
-        images, labels = (read_sequence(source / name) for name in _NAMES)
+        images, labels = (read_grey_frames(source / name) for name in _NAMES)
         settings = TileSettings(args.frames, args.size, args.size, args.scale)
         counts = write_tiles(args.out, images, labels, settings)
     except (DataError, FileExistsError, FileNotFoundError, ValueError) as error:

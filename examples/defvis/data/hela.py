@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
 from scipy.optimize import linear_sum_assignment
 
 from defvis.data.errors import DataError
@@ -99,16 +98,6 @@ def write_tiles(
             [{"id": 1, "name": "nucleus", "supercategory": "cell"}],
         )
     return counts
-
-
-def read_sequence(path: Path) -> NDArray[np.uint16]:
-    """Reads a TIFF of several grey frames to [T, H, W]; a broken or missing one is a DataError."""
-    try:
-        with Image.open(path) as file:
-            frames = [np.asarray(frame) for frame in ImageSequence.Iterator(file)]
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return np.stack(frames).astype(np.uint16)
 
 
 def stretched(images: NDArray[np.uint16]) -> NDArray[np.uint8]:

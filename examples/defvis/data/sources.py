@@ -1,33 +1,52 @@
-"""Frames to run a model on: a folder of pictures, or a video file (needs PyAV)."""
+"""Frames to run a model on: a folder of pictures, one picture, or a video file (needs PyAV)."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections import deque
-from collections.abc import Iterator
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import picture_size
-from defvis.data.ytvis import Frames, Video
+from defvis.data.pictures import SUFFIXES, SeveralFrames, check_picture, picture_size
+from defvis.data.videos import VideoFile
+from defvis.data.ytvis import Video
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# Pictures that cannot be read here: a folder of them is not the folder of its other files.
+_UNREAD = frozenset((
+    ".heic", ".heif", ".hif", ".jxl", ".jxr", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
+    ".arw", ".orf", ".rw2", ".raw", ".svg", ".psd", ".dcm", ".npy", ".npz",
+))  # fmt: skip
+_NAMED = 3
 
 
-def open_source(path: Path, every: int = 1, keep: int = 72) -> Frames:
-    """Opens a folder of pictures, in order of their names, or a video file.
+@dataclass(frozen=True)
+class PictureFolder(Video):
+    """Pictures in the natural order of their names: frame2 before frame10.
+
+    Attributes:
+        notes: What was passed over in the folder, each in a sentence.
+    """
+
+    notes: tuple[str, ...] = ()
+
+
+def open_source(path: Path, every: int = 1, keep: int = 72) -> PictureFolder | VideoFile:
+    """Opens a folder of pictures, in the natural order of their names, or a file.
 
     Args:
-        path: Folder or file.
+        path: Folder, picture or video.
         every: Takes each n-th frame (YouTube-VIS annotates every fifth of a 30 Hz video).
         keep: Decoded frames of a video file kept in memory, for clips that overlap.
 
     Raises:
-        DataError: If there is nothing to read, or it cannot be read.
+        DataError: If there is nothing to read, it cannot be read, frames differ in size, or the
+            order of the pictures is not certain.
         ValueError: If `every` is below 1.
     """
     if every < 1:
@@ -35,77 +54,97 @@ def open_source(path: Path, every: int = 1, keep: int = 72) -> Frames:
     if path.is_dir():
         return _open_folder(path, every)
     if not path.is_file():
-        raise DataError(f"there is no file or folder {path}")
+        raise DataError(_no_file(path))
+    if path.suffix.lower() in SUFFIXES:
+        try:
+            return _open_pictures([path], ())
+        except SeveralFrames:  # An animation, which is a video.
+            if path.suffix.lower() in (".tif", ".tiff"):
+                raise
     return VideoFile(path, every, keep)
 
 
-def _open_folder(path: Path, every: int) -> Video:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)[::every]
-    if not files:
-        raise DataError(f"{path} holds no pictures ({', '.join(sorted(_PICTURES))})")
+def natural_key(name: str) -> tuple[str | int, ...]:
+    """Sorts names by the numbers in them, as file managers do: frame2 before frame10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def _no_file(path: Path) -> str:
+    if path.exists():
+        return f"{path} is neither a folder nor a file"
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        return f"there is no file or folder {path}: download the video, addresses are not opened"
+    if any(sign in path.name for sign in "*?%"):
+        return f"there is no file or folder {path}: give the folder, patterns are not expanded"
+    return f"there is no file or folder {path}"
+
+
+def _open_folder(path: Path, every: int) -> PictureFolder:
+    pictures, unread, folders, others = _sort_out(path)
+    if not pictures:
+        message = f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})"
+        if unread:
+            message += f"; save {_some(unread)} as one of these"
+        elif folders:
+            message += f" but folders; give one of them: {_some(folders)}"
+        raise DataError(message)
+    names = _in_order(path, pictures)
+    notes = []
+    if unread:
+        notes.append(f"pictures of a kind that is not read are left out: {_some(unread)}")
+    if folders + others:
+        notes.append(f"passed over, as they are no pictures: {_some(sorted(folders + others))}")
+    return _open_pictures([path / name for name in names[::every]], tuple(notes))
+
+
+def _sort_out(path: Path) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Names of pictures, of pictures that are not read, of folders and of everything else."""
+    pictures: list[str] = []
+    unread: list[str] = []
+    folders: list[str] = []
+    others: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            # A name with a dot in front is hidden, such as those that macOS writes for itself.
+            hidden = entry.name.startswith((".", "@"))
+            if entry.is_dir():
+                (others if hidden else folders).append(entry.name)
+            elif hidden or not (entry.is_file() or entry.is_symlink()):
+                others.append(entry.name)
+            elif suffix in SUFFIXES:
+                pictures.append(entry.name)
+            else:
+                (unread if suffix in _UNREAD else others).append(entry.name)
+    return pictures, sorted(unread), sorted(folders), others
+
+
+def _in_order(path: Path, pictures: Sequence[str]) -> list[str]:
+    """Names in natural order, which must be certain."""
+    keys = {name: natural_key(os.path.splitext(name)[0]) for name in pictures}
+    ((key, count),) = Counter(keys.values()).most_common(1)
+    if count > 1:
+        same = sorted(name for name in pictures if keys[name] == key)
+        raise DataError(f"{path}: one frame, or two? Keep one of {_some(same)}")
+    return sorted(pictures, key=lambda name: keys[name])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The number of names and the first of them."""
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown}, ... ({len(names)} in all)"
+
+
+def _open_pictures(files: Sequence[Path], notes: tuple[str, ...]) -> PictureFolder:
+    """Looks at the headers of all: a picture of another size would be found late."""
     height, width = picture_size(files[0])
-    return Video(1, width, height, tuple(files), ())
+    for file in _with_progress(files):
+        check_picture(file, height, width, values=file is files[0])
+    return PictureFolder(1, width, height, tuple(files), (), notes)
 
 
-class VideoFile:
-    """A video file, decoded frame by frame on request; fastest if frames are read in order.
-
-    Attributes:
-        id: 1.
-        width: Pixels.
-        height: Pixels.
-        length: Number of frames taken.
-        rate: Frames taken per second; 0 if the file does not say.
-    """
-
-    id = 1
-
-    def __init__(self, path: Path, every: int, keep: int) -> None:
-        if importlib.util.find_spec("av") is None:
-            raise DataError(f"{path}: video files need PyAV: pip install av")
-        self._path, self._every = path, every
-        self.length, self.rate = 0, 0.0
-        sizes = set()
-        for frame in self._decode():  # Containers often state a wrong number of frames, or none.
-            sizes.add((frame.height, frame.width))
-            self.length += 1
-        if not sizes:
-            raise DataError(f"{path} holds no frames")
-        if len(sizes) > 1:
-            raise DataError(f"{path}: frames differ in size: {sorted(sizes)}")
-        ((self.height, self.width),) = sizes
-        self._kept: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=max(1, keep))
-        self._coming: Iterator[tuple[int, Any]] = iter(())
-
-    def frame(self, index: int) -> NDArray[np.uint8]:
-        """Decodes one frame to RGB [H, W, 3]."""
-        for number, pixels in self._kept:
-            if number == index:
-                return pixels
-        if not self._kept or index < self._kept[-1][0]:
-            self._kept.clear()
-            self._coming = enumerate(self._decode())
-        for number, frame in self._coming:
-            pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-            self._kept.append((number, pixels))
-            if number == index:
-                return pixels
-        raise DataError(f"{self._path} has no frame {index} of {self.length}")
-
-    def _decode(self) -> Iterator[Any]:
-        """The frames that are taken, in PyAV's form."""
-        import av
-
-        try:
-            with av.open(str(self._path)) as container:
-                if not container.streams.video:
-                    raise DataError(f"{self._path} has no video stream")
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                rate: Any = stream.average_rate
-                self.rate = float(rate or 0) / self._every
-                for number, frame in enumerate(container.decode(stream)):
-                    if number % self._every == 0:
-                        yield frame
-        except av.FFmpegError as error:
-            raise DataError(f"cannot read {self._path} as video: {error}") from error
+def _with_progress(files: Sequence[Path]) -> Iterator[Path]:
+    yield from tqdm(
+        files, "looking at pictures", delay=1, leave=False, disable=not sys.stderr.isatty()
+    )
