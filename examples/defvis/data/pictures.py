@@ -29,9 +29,11 @@ SUFFIXES = frozenset((
 # Raised by Pillow for broken files, impossible file names and sizes above its limit.
 _UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
-    AttributeError, MemoryError, struct.error, Image.DecompressionBombError,
+    AttributeError, RuntimeError, MemoryError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 _ORIENTATION, _SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 0x0112, 254, 258, 262
+# Orientations that exchange height and width.
+_SIDEWAYS = (5, 6, 7, 8)
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 # Of 16 bits, what one bit of the 8 holds; and the least that the brightest pixel should reach.
 _STEP, _DARK = 257, 4096
@@ -58,11 +60,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         image.load()
         orientation = _orientation(image)  # Now: a TIFF has been turned by Pillow.
         pixels = _eight_bits(image)
-    if wide and 0 < pixels.max() < _DARK // _STEP:
-        raise DataError(
-            f"cannot read {path}: its 16-bit values end below {_DARK} of 65535, so almost nothing "
-            "would be seen in 8 bits; scale the values of all frames alike"
-        )
+    if wide:
+        check_brightness(path, pixels)
     return turned(pixels, orientation)
 
 
@@ -110,13 +109,26 @@ def check_picture(path: Path, height: int, width: int, values: bool = False) -> 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turns [H, W, C] as it is shown; `orientation` as in EXIF, 1 to 8; others leave it."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def check_brightness(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Refuses what remains of 16-bit values that use the lowest bits alone, as of 12-bit cameras.
+
+    Raises:
+        DataError: If so; black alone is taken.
+    """
+    if 0 < pixels.max() < _DARK // _STEP:
+        raise DataError(
+            f"cannot read {path}: its 16-bit values end below {_DARK} of 65535, so almost nothing "
+            "would be seen in 8 bits; scale the values of all frames alike"
+        )
 
 
 def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -220,8 +232,8 @@ def _sideways(image: Any) -> bool:
         if not any(name in tail for name in _PNG_TAIL):
             return False
         with Image.open(image.filename) as again:
-            return _orientation(again) >= 5
-    return _orientation(image) >= 5
+            return _orientation(again) in _SIDEWAYS
+    return _orientation(image) in _SIDEWAYS
 
 
 def _wide(image: Any) -> bool:

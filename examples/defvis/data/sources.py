@@ -132,7 +132,7 @@ def _in_order(path: Path, pictures: Sequence[str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     """The number of names and the first of them."""
-    shown = ", ".join(names[:_NAMED])
+    shown = ", ".join(names[:_NAMED]).encode(errors="backslashreplace").decode()
     return shown if len(names) <= _NAMED else f"{shown}, ... ({len(names)} in all)"
 
 

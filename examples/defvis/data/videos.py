@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import on_white, turned
+from defvis.data.pictures import check_brightness, on_white, turned
 
 # Transfer functions whose values a screen does not show as they are (ITU-T H.273).
 _NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE 428",
@@ -188,13 +188,17 @@ class VideoFile:
 
     def _shown(self, frame: Any) -> NDArray[np.uint8]:
         """RGB [H, W, 3]."""
-        alpha = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
+        alpha = frame.format.name == "pal8" or any(
+            part.is_alpha for part in frame.format.components
+        )
         pixels = np.asarray(
             frame.to_ndarray(
                 format="rgba" if alpha else "rgb24", width=self._square_width(frame.width)
             ),
             dtype=np.uint8,
         )
+        if any(part.bits == 16 for part in frame.format.components):
+            check_brightness(self._path, pixels)
         return turned(on_white(pixels) if alpha else pixels, self._orientation(frame))
 
 
