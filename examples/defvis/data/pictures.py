@@ -60,8 +60,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         image.load()
         orientation = _orientation(image)  # Now: a TIFF has been turned by Pillow.
         pixels = _eight_bits(image)
-    if wide:
-        check_brightness(path, pixels)
+        if wide:
+            check_brightness(pixels)
     return turned(pixels, orientation)
 
 
@@ -118,7 +118,7 @@ def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def check_brightness(path: Path, pixels: NDArray[np.uint8]) -> None:
+def check_brightness(pixels: NDArray[np.uint8]) -> None:
     """Refuses what remains of 16-bit values that use the lowest bits alone, as of 12-bit cameras.
 
     Raises:
@@ -126,7 +126,7 @@ def check_brightness(path: Path, pixels: NDArray[np.uint8]) -> None:
     """
     if 0 < pixels.max() < _DARK // _STEP:
         raise DataError(
-            f"cannot read {path}: its 16-bit values end below {_DARK} of 65535, so almost nothing "
+            f"its 16-bit values end below {_DARK} of 65535, so almost nothing "
             "would be seen in 8 bits; scale the values of all frames alike"
         )
 
@@ -163,7 +163,7 @@ def _decoding(path: Path) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except DataError:
+        except SeveralFrames:
             raise
         except _UNREADABLE as error:
             raise DataError(f"cannot read {path}: {_reason(path, error)}") from error

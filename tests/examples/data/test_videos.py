@@ -82,7 +82,7 @@ def test_frames_are_turned_and_mirrored(tmp_path: Path, matrix: tuple[int, ...])
 def test_a_turn_that_no_array_can_have(tmp_path: Path) -> None:
     path = _write(tmp_path / "film.mp4", [CORNERS])
     _turn(path, 1, 1, -1, 1)
-    with pytest.raises(DataError, match="shown turned by no multiple of 90 degrees"):
+    with pytest.raises(DataError, match="it is shown turned by no multiple of 90 degrees"):
         open_source(path)
 
 
@@ -117,14 +117,14 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     film = open_source(_write(tmp_path / "film.mkv", [ramp], codec="ffv1", pixels="gray16le"))
     assert np.abs(film.frame(0)[7, :, 1] - ramp[7] / 257).max() < 2
     film = open_source(_write(tmp_path / "film.mkv", [ramp // 20], codec="ffv1", pixels="gray16le"))
-    with pytest.raises(DataError, match=r"film\.mkv: its 16-bit values end below 4096"):
+    with pytest.raises(DataError, match=r"film\.mkv as video: its 16-bit values end below 4096"):
         film.frame(0)
 
 
 @pytest.mark.parametrize("transfer", [8, 16, 18])
 def test_high_dynamic_range_is_refused(tmp_path: Path, transfer: int) -> None:
     path = _write(tmp_path / "film.mkv", [CORNERS], color_trc=transfer)
-    with pytest.raises(DataError, match=r"film\.mkv cannot be shown faithfully"):
+    with pytest.raises(DataError, match=r"film\.mkv as video: its brightness is .* faithfully"):
         open_source(path)
 
 
