@@ -19,6 +19,10 @@ from tqdm import tqdm
 from defvis.data.errors import DataError
 from defvis.data.video_frames import shown_pixels, shown_size, square_width
 
+# A file may name others, and addresses, which are not opened.
+_OPTIONS = {"protocol_whitelist": "file"}
+_PLAYLISTS = ("concat", "dash", "hls", "sdp")
+
 
 class VideoFile:
     """A video file, decoded frame by frame on request; fastest if frames are read in order.
@@ -89,9 +93,11 @@ class VideoFile:
 
         with (
             self._named_errors(),
-            # Otherwise FFmpeg takes what is before a colon in the name for a protocol.
-            av.open(f"file:{self._path}", metadata_errors="replace") as container,
+            # Without "file:", FFmpeg takes what is before a colon in the name for a protocol.
+            av.open(f"file:{self._path}", options=_OPTIONS, metadata_errors="replace") as container,
         ):
+            if container.format.name in _PLAYLISTS:
+                raise DataError("it is a playlist; give the video itself")
             stream = _longest_stream(container)
             stream.thread_type = "AUTO"
             self.rate = float(stream.average_rate or 0) / self._every
@@ -160,7 +166,7 @@ def _promised_frames(stream: Any) -> int:
     if stream.frames:
         return int(stream.frames)
     # Matroska states a duration, and a rate from which single frames may differ.
-    duration = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    duration = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if not duration or not stream.average_rate:
         return 0
     hours, minutes, seconds = map(float, duration.groups())

@@ -238,3 +238,23 @@ def test_what_is_no_video(tmp_path: Path, name: str, content: bytes | None) -> N
     with pytest.raises(DataError, match=rf"cannot read .*{name} as video: Invalid data") as caught:
         open_source(path)
     assert ("animated WebP" in str(caught.value)) == (content is None)
+
+
+def test_names_and_notes_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("12:30 Uhr.mkv")
+    with av.open(f"file:{path}", "w") as file:
+        file.metadata["title"] = "Title"
+        stream = file.add_stream("libx264", rate=6)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(CORNERS, format="rgb24")))
+        file.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"Title", b"T\xefl\xe9e"))  # Latin-1
+    assert open_source(path).length == 1
+    path.rename("plain.mkv")
+    Path("list.mkv").write_text("ffconcat version 1.0\nfile plain.mkv\n")
+    with pytest.raises(DataError, match=r"list\.mkv as video: it is a playlist"):
+        open_source(Path("list.mkv"))
+    shape = {"sample_aspect_ratio": Fraction(17)}
+    with pytest.raises(DataError, match="pixels cannot have the shape 17:1"):
+        open_source(_write(tmp_path / "wide.mkv", [CORNERS], **shape))
