@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,37 @@ _NAMES = {list: "a list", dict: "an object"}
 def read_json(
     path: Path, kind: type[list[Any]] | type[dict[str, Any]], error: type[Exception]
 ) -> Any:
-    """Returns the content of a file.
+    """Returns the content of a file in UTF-8, or in UTF-16 or UTF-32, with or without a mark.
 
     Args:
         path: The file.
         kind: `list` or `dict`.
-        error: Raised, with the path in its message, if the file cannot be read or holds another
-            kind of value.
+        error: Raised, with the path in its message, if the file cannot be read, names a field of
+            an object twice, or holds another kind of value.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            raise ValueError("it is a zip archive, unpack it first")
+        content = json.loads(
+            raw.decode(json.detect_encoding(raw)), object_pairs_hook=_without_repeats
+        )
+    except UnicodeDecodeError as cause:
+        raise error(
+            f"{path}: cannot be read as JSON: byte {cause.start} ({raw[cause.start]:#04x}) is not "
+            f"{cause.encoding}; save the file as UTF-8"
+        ) from cause
     except (OSError, RecursionError, ValueError) as cause:
         raise error(f"{path}: cannot be read as JSON: {cause}") from cause
     if not isinstance(content, kind):
         raise error(f"{path}: must hold {_NAMES[kind]}, got {type(content).__name__}")
     return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} appears twice in one object")
+    return row

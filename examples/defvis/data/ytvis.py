@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from defvis.data import rle
 from defvis.data.errors import DataError
+from defvis.data.foreign import name_format
 from defvis.data.pictures import read_picture
+from defvis.data.polygons import count_slivers
 from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
+from defvis.data.values import integer, shown
 
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.
 _MAX_PIXELS = 2**29 - 1
+# Of annotation files, in the order in which they are looked for.
+_NAMES = ("instances.json", "annotations.json")
 
 
 class Frames(Protocol):
@@ -62,6 +69,11 @@ class Track:
     areas: tuple[float | None, ...]
     is_crowd: bool
 
+    @property
+    def present(self) -> dict[int, RLE]:
+        """The masks by frame, of the frames in which the object is present."""
+        return {frame: mask for frame, mask in enumerate(self.masks) if mask is not None}
+
 
 @dataclass(frozen=True)
 class Video:
@@ -100,12 +112,14 @@ class YouTubeVIS:
     Attributes:
         videos: In file order.
         category_ids: The file's category id of each class index.
-        category_names: The name of each class index.
+        category_names: The name of each class index; its id where the file has none.
+        notes: Sentences on what was read otherwise than it stands in the file.
     """
 
     videos: tuple[Video, ...]
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -135,151 +149,287 @@ def find_files(root: Path) -> tuple[Path, Path]:
     """Finds annotation file and frame folder of a split.
 
     Args:
-        root: Folder with `instances.json` (or `annotations.json`, as the 2021 download names it)
-            and `JPEGImages/`; or the annotation file itself; its frames may be missing.
+        root: Folder with `instances.json`, `annotations.json` (as the 2021 download names it) or
+            one JSON file of any name, and `JPEGImages/`; or the annotation file itself; its
+            frames may be missing.
 
     Raises:
         DataError: If either is missing.
     """
     if root.is_file():
         return root, root.parent / "JPEGImages"
-    names = ("instances.json", "annotations.json")
-    found = [root / name for name in names if (root / name).is_file()]
-    if not found:
-        raise DataError(f"{root} holds none of {', '.join(names)}")
+    file = annotation_file(root)
+    if file is None:
+        raise DataError(f"{root} holds none of {', '.join(_NAMES)}")
     frames = root / "JPEGImages"
     if not frames.is_dir():
         raise DataError(f"{root} has no folder JPEGImages")
-    return found[0], frames
+    return file, frames
 
 
-def load(annotation_file: Path, frame_folder: Path) -> YouTubeVIS:
+def annotation_file(folder: Path) -> Path | None:
+    """The annotation file of a split's folder; None if there is none.
+
+    Raises:
+        DataError: If there are several to choose from.
+    """
+    found = [folder / name for name in _NAMES if (folder / name).is_file()]
+    if found:
+        return found[0]
+    # Folders of YouTube-VOS, whose frames are the same, hold a meta.json of its own.
+    others = sorted(file for file in folder.glob("*.json") if file.name != "meta.json")
+    if len(others) > 1:
+        raise DataError(
+            f"{folder} holds none of {', '.join(_NAMES)}, and more than one other JSON file: "
+            f"{', '.join(file.name for file in others[:5])}; rename the one of the annotations"
+        )
+    return others[0] if others else None
+
+
+def load(annotation_file: Path, frame_folder: Path, progress: bool = False) -> YouTubeVIS:
     """Reads a dataset and checks everything but the pixels.
+
+    An entry that is null or empty, or a field that is missing, is an absent one. What is wrong is
+    refused.
 
     Args:
         annotation_file: JSON with videos, categories and (except in test sets) annotations.
-        frame_folder: What the videos' `file_names` are relative to.
+        frame_folder: What the videos' `file_names` are relative to. If the first frame does not
+            lie there, but below one of the two folders above, that is taken and noted.
+        progress: Draw a progress bar.
 
     Raises:
-        DataError: With file, video and annotation, for broken JSON, missing fields, unknown or
-            repeated ids, lists of another length than the video, and masks of another size.
+        DataError: With file, video and annotation, for broken JSON, missing fields, values of
+            another type, unknown or repeated ids, lists of another length than the video, and
+            masks of another size.
     """
     where = str(annotation_file)
     content = read_json(annotation_file, dict, DataError)
-    categories = sorted(_rows(content, "categories", where), key=lambda row: _int(row, "id", where))
-    category_ids = tuple(_int(row, "id", f"{where}: category") for row in categories)
-    if len(set(category_ids)) < len(category_ids):
-        raise DataError(f"{where}: category ids repeat")
-    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    rows = _rows(content, "videos", where)
+    if not rows:
+        raise DataError(f"{where}: videos is empty")
+    if "file_names" not in rows[0] and name_format(content):
+        raise DataError(f"{where}: {name_format(content)}")
+    notes: Counter[str] = Counter()
+    labels, names = _categories(_rows(content, "categories", where), where, notes)
 
     videos: dict[int, Video] = {}
-    for row in _rows(content, "videos", where):
-        video_id = _int(row, "id", f"{where}: video")
+    for index, row in enumerate(rows):
+        video_id = integer(row, "id", f"{where}: videos[{index}]", DataError)
         if video_id in videos:
             raise DataError(f"{where}: video id {video_id} repeats")
-        videos[video_id] = _video(row, frame_folder, f"{where}: video {video_id}")
+        place = f"{where}: video {video_id}"
+        videos[video_id] = _video(row, video_id, frame_folder, place, notes)
+    videos = _moved(videos, frame_folder, notes)
 
     tracks: dict[int, list[Track]] = {video_id: [] for video_id in videos}
     seen: set[int] = set()
-    for row in _rows(content, "annotations", where, missing_ok=True):
-        annotation_id = _int(row, "id", f"{where}: annotation")
+    rows = _rows(content, "annotations", where, missing_ok=True)
+    bar = tqdm(rows, desc="annotations", leave=False, disable=not progress)
+    for index, row in enumerate(bar):
+        annotation_id = integer(row, "id", f"{where}: annotations[{index}]", DataError)
         place = f"{where}: annotation {annotation_id}"
         if annotation_id in seen:
             raise DataError(f"{place}: its id repeats")
         seen.add(annotation_id)
-        video_id = _int(row, "video_id", place)
+        video_id = integer(row, "video_id", place, DataError)
         if video_id not in videos:
             raise DataError(f"{place}: there is no video {video_id}")
         place = f"{where}: video {video_id}, annotation {annotation_id}"
-        tracks[video_id].append(_track(row, videos[video_id], labels, place))
+        tracks[video_id].append(_track(row, annotation_id, videos[video_id], labels, place, notes))
     return YouTubeVIS(
         videos=tuple(replace(video, tracks=tuple(tracks[video.id])) for video in videos.values()),
-        category_ids=category_ids,
-        category_names=tuple(str(row.get("name", row["id"])) for row in categories),
+        category_ids=tuple(labels),
+        category_names=names,
+        notes=tuple(
+            f"{where}: {note}" if count == 1 else f"{where}: {note} ({count} times)"
+            for note, count in notes.items()
+        ),
     )
 
 
-def _video(row: Mapping[str, Any], folder: Path, place: str) -> Video:
+def _categories(
+    rows: list[Mapping[str, Any]], where: str, notes: Counter[str]
+) -> tuple[dict[int, int], tuple[str, ...]]:
+    """The class index of each category id, and the names in order of the ids."""
+    if not rows:
+        raise DataError(f"{where}: categories is empty, at least one is needed")
+    named: dict[int, str] = {}
+    for index, row in enumerate(rows):
+        category_id = integer(row, "id", f"{where}: categories[{index}]", DataError)
+        if category_id in named:
+            raise DataError(f"{where}: category ids repeat: {category_id}")
+        named[category_id] = _category_name(row, category_id, f"{where}: category {category_id}")
+    for name, count in Counter(named.values()).items():
+        if count > 1:
+            notes[f"{count} categories have the name {name!r} and are kept apart"] = 1
+    ids = sorted(named)
+    return {category_id: label for label, category_id in enumerate(ids)}, tuple(
+        named[category_id] for category_id in ids
+    )
+
+
+def _category_name(row: Mapping[str, Any], category_id: int, place: str) -> str:
+    name = row.get("name")
+    if name is None or name == "":
+        return str(category_id)
+    if not _is_text(name):
+        raise DataError(f"{place}: name must be text, got {shown(name)}")
+    return name
+
+
+def _video(
+    row: Mapping[str, Any], video_id: int, folder: Path, place: str, notes: Counter[str]
+) -> Video:
     names = _list(row, "file_names", place)
     if not names:
         raise DataError(f"{place}: file_names is empty")
-    if "length" in row and row["length"] != len(names):
+    if row.get("length") is not None and integer(row, "length", place, DataError) != len(names):
         raise DataError(f"{place}: length is {row['length']}, but file_names has {len(names)}")
-    width, height = _int(row, "width", place), _int(row, "height", place)
+    width, height = (integer(row, name, place, DataError) for name in ("width", "height"))
     if width < 1 or height < 1:
         raise DataError(f"{place}: width and height must be at least 1, got {width} x {height}")
     if width * height > _MAX_PIXELS:
         raise DataError(
             f"{place}: width x height must be at most {_MAX_PIXELS} pixels, got {width} x {height}"
         )
-    if any(not isinstance(name, str) for name in names):
-        raise DataError(f"{place}: file_names must hold strings")
+    for name in names:
+        if not _is_text(name) or not name or "\0" in name:
+            raise DataError(f"{place}: file_names must hold names of files, got {shown(name)}")
     return Video(
-        id=_int(row, "id", place),
+        id=video_id,
         width=width,
         height=height,
-        files=tuple(folder / name for name in names),
+        files=tuple(_file(folder, name, notes) for name in names),
         tracks=(),
     )
 
 
-def _track(row: Mapping[str, Any], video: Video, labels: Mapping[int, int], place: str) -> Track:
-    category = _int(row, "category_id", place)
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is text without halves of characters, which cannot be printed or be a name."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _file(folder: Path, name: str, notes: Counter[str]) -> Path:
+    path = folder / name
+    if "\\" in name and not os.path.exists(path):
+        notes["a backslash in file_names was read as a folder's end"] += 1
+        return folder / name.replace("\\", "/")
+    return path
+
+
+def _moved(videos: dict[int, Video], folder: Path, notes: Counter[str]) -> dict[int, Video]:
+    """The videos with their files where the first one lies: in the folder, or one of two above."""
+    first = next(iter(videos.values())).files[0]
+    if os.path.exists(first) or not first.is_relative_to(folder):
+        return videos
+    for other in list(folder.parents)[:2]:
+        if os.path.exists(other / first.relative_to(folder)):
+            notes[f"file_names lie below {other}"] = 1
+            return {
+                video.id: replace(
+                    video,
+                    files=tuple(
+                        other / file.relative_to(folder) if file.is_relative_to(folder) else file
+                        for file in video.files
+                    ),
+                )
+                for video in videos.values()
+            }
+    return videos
+
+
+def _track(
+    row: Mapping[str, Any],
+    annotation_id: int,
+    video: Video,
+    labels: Mapping[int, int],
+    place: str,
+    notes: Counter[str],
+) -> Track:
+    category = integer(row, "category_id", place, DataError)
     if category not in labels:
         raise DataError(f"{place}: there is no category {category}")
+    if "segmentations" not in row and "segmentation" in row:
+        raise DataError(
+            f"{place}: it has a segmentation, as COCO's single images have; segmentations, one "
+            "for each frame of the video, are needed"
+        )
     for name in ("segmentations", "bboxes", "areas"):
-        if name == "segmentations" or row.get(name) is not None:
+        if name == "segmentations" or row.get(name):
             entries = _list(row, name, place)
             if len(entries) != video.length:
                 raise DataError(
                     f"{place}: {name} must have one entry per frame, {video.length}, "
                     f"got {len(entries)}"
                 )
-    masks: list[RLE | None] = []
-    for frame, segmentation in enumerate(row["segmentations"]):
-        try:
-            masks.append(
-                None
-                if segmentation is None
-                else rle.to_rle(segmentation, video.height, video.width)
-            )
-        except ValueError as error:
-            raise DataError(f"{place}, frame {frame}: {error}") from error
-    areas = row.get("areas") or [None if mask is None else rle.area(mask) for mask in masks]
-    if any(area is not None and type(area) not in (int, float) for area in areas):
-        raise DataError(f"{place}: areas must hold numbers and nulls")
-    if any(area is not None and not 0 <= area <= sys.float_info.max for area in areas):
-        raise DataError(f"{place}: areas must be finite and at least 0")
+    segmentations = row["segmentations"]
+    try:
+        masks, counted = rle.to_rles(segmentations, video.height, video.width, place)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    slivers = sum(map(count_slivers, segmentations))
+    if slivers:
+        notes["a polygon with fewer than three corners was dropped"] += slivers
     return Track(
-        id=_int(row, "id", place),
+        id=annotation_id,
         label=labels[category],
-        masks=tuple(masks),
-        areas=tuple(areas),
-        is_crowd=bool(row.get("iscrowd", 0)),
+        masks=tuple(map(masks.get, range(video.length))),
+        areas=_areas(row.get("areas") or (), counted, video, place),
+        is_crowd=_is_crowd(row.get("iscrowd"), place),
     )
 
 
+def _areas(
+    stated: Iterable[Any], counted: Mapping[int, int], video: Video, place: str
+) -> tuple[float | None, ...]:
+    """What the file says, else what the masks have."""
+    areas: list[float | None] = [counted.get(frame) for frame in range(video.length)]
+    pixels = video.width * video.height
+    for frame, area in enumerate(stated):
+        if area is None:
+            continue
+        if type(area) not in (int, float):
+            raise DataError(
+                f"{place}, frame {frame}: areas must hold numbers and nulls, got {shown(area)}"
+            )
+        if not 0 <= area <= pixels:
+            raise DataError(
+                f"{place}, frame {frame}: areas must be 0 to the {pixels} pixels of a frame, "
+                f"got {shown(area)}"
+            )
+        areas[frame] = area
+    return tuple(areas)
+
+
+def _is_crowd(value: Any, place: str) -> bool:
+    if value is None:
+        return False
+    if type(value) not in (int, bool) or value not in (0, 1):
+        raise DataError(f"{place}: iscrowd must be 0 or 1, got {shown(value)}")
+    return bool(value)
+
+
 def _rows(
-    content: Mapping[str, Any], name: str, place: str, missing_ok: bool = False
+    content: Mapping[str, Any], name: str, where: str, missing_ok: bool = False
 ) -> list[Mapping[str, Any]]:
     if missing_ok and content.get(name) is None:
         return []
-    rows = _list(content, name, place)
-    for row in rows:
+    if not isinstance(content.get(name), list) and name_format(content):
+        raise DataError(f"{where}: {name_format(content)}")
+    rows = _list(content, name, where)
+    for index, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise DataError(f"{place}: {name} must hold objects, got {type(row).__name__}")
+            raise DataError(f"{where}: {name} must hold objects, got {shown(row)} at {index}")
     return rows
 
 
 def _list(row: Mapping[str, Any], name: str, place: str) -> list[Any]:
-    if not isinstance(row.get(name), list):
-        raise DataError(f"{place}: {name} must be a list, got {row.get(name)!r}")
+    if name not in row:
+        raise DataError(f"{place}: {name} is missing")
+    if not isinstance(row[name], list):
+        raise DataError(f"{place}: {name} must be a list, got {shown(row[name])}")
     entries: list[Any] = row[name]
     return entries
-
-
-def _int(row: Mapping[str, Any], name: str, place: str) -> int:
-    number = row.get(name)
-    if type(number) is not int:
-        raise DataError(f"{place}: {name} must be an integer, got {number!r}")
-    return number

@@ -53,8 +53,7 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
 
     Args:
         data: Ground truth.
-        results: Entries with video_id, category_id, score and segmentations (RLE or null, one
-            per frame), as in results.json.
+        results: Entries as `results.check_results` takes them.
 
     Raises:
         ResultError: If an entry breaks a rule.
@@ -89,13 +88,10 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
     return VideoAP(figures, per_class)
 
 
-def video_iou(a: Sequence[RLE | None], b: Sequence[RLE | None]) -> float:
-    """Sum of intersections over sum of unions of two tracks; 0 if both are empty in all frames."""
-    shared = union = 0
-    for left, right in zip(a, b, strict=True):
-        both = rle.intersection(left, right) if left is not None and right is not None else 0
-        shared += both
-        union += sum(rle.area(mask) for mask in (left, right) if mask is not None) - both
+def video_iou(a: Mapping[int, RLE], b: Mapping[int, RLE]) -> float:
+    """Sum of intersections over sum of unions of two tracks, each a mask by frame; 0 if empty."""
+    shared = sum(rle.intersection(a[frame], b[frame]) for frame in a.keys() & b.keys())
+    union = sum(rle.area(mask) for masks in (a, b) for mask in masks.values()) - shared
     return shared / union if union else 0.0
 
 
@@ -117,16 +113,11 @@ class _Problem:
         kept = [detections[index] for index in order[: MAX_DETECTIONS[-1]]]
         truths = [track for track in video.tracks if track.label == label]
         self._scores = np.array([detection.score for detection in kept])
-        self._areas = np.array(
-            [
-                _mean_area([None if mask is None else rle.area(mask) for mask in detection.masks])
-                for detection in kept
-            ]
-        )
+        self._areas = np.array([_mean_area(detection.areas) for detection in kept])
         self._truth_areas = np.array([_mean_area(track.areas) for track in truths])
         self._crowd = np.array([track.is_crowd for track in truths], dtype=bool)
         self._iou = np.array(
-            [[video_iou(d.masks, track.masks) for track in truths] for d in kept]
+            [[video_iou(d.masks, track.present) for track in truths] for d in kept]
         ).reshape(len(kept), len(truths))
 
     def match(self, area: tuple[float, float]) -> _Matched:

@@ -55,7 +55,7 @@ def measure_id_switches(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) 
         ResultError: If an entry breaks a rule.
         ValueError: If no object is visible in any frame.
     """
-    by_video: dict[int, list[Sequence[RLE | None]]] = defaultdict(list)
+    by_video: dict[int, list[Mapping[int, RLE]]] = defaultdict(list)
     for (video_id, _), detections in check_results(data, results).items():
         by_video[video_id] += [detection.masks for detection in detections]
     one, best = [], []
@@ -63,12 +63,12 @@ def measure_id_switches(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) 
         # Several classes of one slot have the same masks.
         candidates = list({_key(masks): masks for masks in by_video[video.id]}.values())
         for track in video.tracks:
-            visible = [t for t, mask in enumerate(track.masks) if mask is not None]
-            if track.is_crowd or not visible:
+            truth = track.present
+            if track.is_crowd or not truth:
                 continue
-            overlaps = np.zeros((len(candidates) + 1, len(visible)))  # the last finds nothing
+            overlaps = np.zeros((len(candidates) + 1, len(truth)))  # the last finds nothing
             for row, masks in enumerate(candidates):
-                overlaps[row] = [_iou(masks[t], track.masks[t]) for t in visible]
+                overlaps[row] = [_iou(masks.get(t), mask) for t, mask in truth.items()]
             one.append(overlaps.mean(1).max())
             best.append(overlaps.max(0).mean())
     if not one:
@@ -76,13 +76,12 @@ def measure_id_switches(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) 
     return IdSwitches(float(np.mean(one)), float(np.mean(best)), len(one))
 
 
-def _key(masks: Sequence[RLE | None]) -> tuple[bytes | None, ...]:
-    return tuple(None if mask is None else mask["counts"] for mask in masks)
+def _key(masks: Mapping[int, RLE]) -> tuple[tuple[int, bytes], ...]:
+    return tuple((frame, mask["counts"]) for frame, mask in masks.items())
 
 
-def _iou(mask: RLE | None, truth: RLE | None) -> float:
-    if mask is None or truth is None:
+def _iou(mask: RLE | None, truth: RLE) -> float:
+    if mask is None:
         return 0.0
     shared = rle.intersection(mask, truth)
-    union = rle.area(mask) + rle.area(truth) - shared
-    return shared / union if union else 0.0
+    return shared / (rle.area(mask) + rle.area(truth) - shared)

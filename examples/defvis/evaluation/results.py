@@ -12,6 +12,7 @@ from typing import Any
 from defvis.data import rle
 from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
+from defvis.data.values import integer, shown
 from defvis.data.ytvis import Video, YouTubeVIS
 
 _FIELDS = ("video_id", "category_id", "score", "segmentations")
@@ -23,10 +24,17 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True)
 class Detection:
-    """One checked entry of a results list."""
+    """One checked entry of a results list.
+
+    Attributes:
+        score: A finite number.
+        masks: By frame, of the frames in which the object is present.
+        areas: Pixels of these masks, in the same order.
+    """
 
     score: float
-    masks: tuple[RLE | None, ...]
+    masks: Mapping[int, RLE]
+    areas: tuple[int, ...]
 
 
 def load_results(path: Path) -> list[Any]:
@@ -47,7 +55,8 @@ def check_results(
     Args:
         data: The dataset the results are about.
         results: Entries with video_id, category_id, score and segmentations (RLE or null, one
-            per frame of the video).
+            per frame of the video). An entry with first_frame has the segmentations of this and
+            the following frames alone, as many as it likes; in the others the object is absent.
 
     Raises:
         ResultError: If an entry breaks a rule.
@@ -58,41 +67,55 @@ def check_results(
     for index, entry in enumerate(results):
         place = f"results[{index}]"
         if not isinstance(entry, Mapping):
-            raise ResultError(f"{place} must be an object, got {type(entry).__name__}")
+            raise ResultError(f"{place} must be an object, got {shown(entry)}")
         missing = [name for name in _FIELDS if name not in entry]
         if missing:
-            raise ResultError(f"{place} lacks {missing[0]}")
-        video_id, category_id = (_id(entry, name, place) for name in _FIELDS[:2])
+            raise ResultError(f"{place} lacks {missing[0]}{_reason(entry)}")
+        video_id, category_id = (integer(entry, name, place, ResultError) for name in _FIELDS[:2])
         if video_id not in videos:
             raise ResultError(f"{place}: there is no video {video_id}")
         if category_id not in labels:
             raise ResultError(f"{place}: there is no category {category_id}")
         score = entry["score"]
         if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
-            raise ResultError(f"{place}: score must be a finite number, got {score!r}")
-        masks = _masks(entry["segmentations"], videos[video_id], place)
-        detections[video_id, labels[category_id]].append(Detection(float(score), masks))
+            raise ResultError(f"{place}: score must be a finite number, got {shown(score)}")
+        masks, areas = _masks(entry, videos[video_id], place)
+        detections[video_id, labels[category_id]].append(Detection(float(score), masks, areas))
     return detections
 
 
-def _id(entry: Mapping[str, Any], name: str, place: str) -> int:
-    number = entry[name]
-    if type(number) is not int:
-        raise ResultError(f"{place}: {name} must be an integer, got {number!r}")
-    return number
+def _reason(entry: Mapping[str, Any]) -> str:
+    if "segmentation" in entry or "image_id" in entry:
+        return ": it is of COCO's single images"
+    if "score" not in entry and "segmentations" in entry:
+        return ": it is an annotation, not a prediction"
+    return ""
 
 
-def _masks(segmentations: Any, video: Video, place: str) -> tuple[RLE | None, ...]:
-    if not isinstance(segmentations, list) or len(segmentations) != video.length:
-        got = len(segmentations) if isinstance(segmentations, list) else segmentations
-        raise ResultError(
-            f"{place}: segmentations must have one entry per frame of video {video.id}, "
-            f"{video.length}, got {got!r}"
-        )
-    masks = []
-    for frame, mask in enumerate(segmentations):
-        try:
-            masks.append(None if mask is None else rle.to_rle(mask, video.height, video.width))
-        except ValueError as error:
-            raise ResultError(f"{place}, frame {frame}: {error}") from error
-    return tuple(masks)
+def _masks(
+    entry: Mapping[str, Any], video: Video, place: str
+) -> tuple[dict[int, RLE], tuple[int, ...]]:
+    segmentations = entry["segmentations"]
+    first, wanted = 0, f"one entry per frame of video {video.id}, {video.length}"
+    if entry.get("first_frame") is not None:
+        first = integer(entry, "first_frame", place, ResultError)
+        if not 0 <= first < video.length:
+            raise ResultError(f"{place}: first_frame must be 0 to {video.length - 1}, got {first}")
+        wanted = f"at most {video.length - first} entries from first_frame {first} on"
+    if not isinstance(segmentations, list):
+        raise ResultError(f"{place}: segmentations must have {wanted}, got {shown(segmentations)}")
+    longest = video.length - first
+    whole = entry.get("first_frame") is None
+    if len(segmentations) > longest or (whole and len(segmentations) < longest):
+        raise ResultError(f"{place}: segmentations must have {wanted}, got {len(segmentations)}")
+    for frame, segmentation in enumerate(segmentations, start=first):
+        if isinstance(segmentation, list) and segmentation:
+            raise ResultError(
+                f"{place}, frame {frame}: predictions must be RLE, not polygons, "
+                f"got {shown(segmentation)}"
+            )
+    try:
+        masks, areas = rle.to_rles(segmentations, video.height, video.width, place, first)
+    except ValueError as error:
+        raise ResultError(str(error)) from error
+    return masks, tuple(areas.values())

@@ -13,7 +13,7 @@ from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
 from defvis.evaluation.ap import evaluate, video_iou
-from defvis.evaluation.results import ResultError
+from defvis.evaluation.results import ResultError, check_results
 
 SIDE = 20
 
@@ -57,12 +57,23 @@ A, B, C = block(0), block(5), block(10)
 
 
 def test_video_iou_sums_over_frames() -> None:
-    assert video_iou([A, A], [A, A]) == 1
-    assert video_iou([A, None, A, None], [A, None, None, A]) == pytest.approx(1 / 3)
-    assert video_iou([A, A], [A, B]) == pytest.approx(1 / 3)
+    assert video_iou({0: A, 1: A}, {0: A, 1: A}) == 1
+    assert video_iou({0: A, 2: A}, {0: A, 3: A}) == pytest.approx(1 / 3)
+    assert video_iou({0: A, 1: A}, {0: A, 1: B}) == pytest.approx(1 / 3)
     wide = block(0, width=10)
-    assert video_iou([A, A], [wide, A]) == pytest.approx((50 + 50) / (100 + 50))
-    assert video_iou([None, None], [None, None]) == 0
+    assert video_iou({0: A, 1: A}, {0: wide, 1: A}) == pytest.approx((50 + 50) / (100 + 50))
+    assert video_iou({}, {}) == 0
+
+
+def test_entries_that_begin_later_and_end_earlier() -> None:
+    """They score as the same masks with a null in every other frame of the video."""
+    data = dataset([track(1, [None, None, A, B, None, None])], length=6)
+    whole = [result([None, None, A, None, None, None], 0.9)]
+    part = {**result([A], 0.9), "first_frame": 2}
+    assert evaluate(data, [part]).figures == evaluate(data, whole).figures
+    assert evaluate(data, [part]).figures["AR1"] == pytest.approx(0.1)
+    (detection,) = check_results(data, [part])[1, 0]
+    assert list(detection.masks) == [2]  # no entry for the other frames, however many
 
 
 def test_half_the_frames_give_iou_one_half() -> None:
@@ -139,6 +150,12 @@ def test_at_most_a_hundred_detections_per_video_and_category() -> None:
         ({"segmentations": [None] * 3}, "one entry per frame of video 1, 4, got 3"),
         ({"segmentations": None}, "one entry per frame of video 1, 4, got None"),
         ({"segmentations": [{"size": [3, 3], "counts": [9]}] + [None] * 3}, r"size \[20, 20\]"),
+        ({"segmentations": [[[0, 0, 5, 0, 5, 5]]] + [None] * 3}, "frame 0: .* RLE, not polygons"),
+        ({"first_frame": 4}, "first_frame must be 0 to 3, got 4"),
+        ({"first_frame": -1}, "first_frame must be 0 to 3, got -1"),
+        ({"first_frame": True}, "first_frame must be an integer, got True"),
+        ({"first_frame": 1}, "at most 3 entries from first_frame 1 on, got 4"),
+        ({"first_frame": 3, "segmentations": [{"size": [3, 3], "counts": [9]}]}, "frame 3: .*size"),
         ({"video_id": 9}, "there is no video 9"),
         ({"video_id": [1]}, r"video_id must be an integer, got \[1\]"),
         ({"category_id": 1}, "there is no category 1"),
@@ -155,7 +172,15 @@ def test_broken_results_are_refused(change: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [(3, "must be an object, got int"), ({"video_id": 1}, "lacks category_id")],
+    [
+        (3, "must be an object, got 3"),
+        ({"video_id": 1}, "lacks category_id"),
+        ({"image_id": 1, "segmentation": []}, "lacks video_id: it is of COCO's single images"),
+        (
+            {"video_id": 1, "category_id": 10, "segmentations": []},
+            "lacks score: it is an annotation, not a prediction",
+        ),
+    ],
 )
 def test_entries_of_another_form_are_refused(entry: Any, message: str) -> None:
     with pytest.raises(ResultError, match=rf"results\[0\] {message}"):
