@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from defvis.data.values import shown
+
 _NAMES = {list: "a list", dict: "an object"}
+# How archives begin that hold JSON files.
+_ARCHIVES = {b"PK\3\4": "a zip archive", b"\x1f\x8b": "compressed by gzip"}
 
 
 def read_json(
@@ -23,8 +26,9 @@ def read_json(
     """
     try:
         raw = path.read_bytes()
-        if zipfile.is_zipfile(path):
-            raise ValueError("it is a zip archive, unpack it first")
+        for start, name in _ARCHIVES.items():
+            if raw.startswith(start):
+                raise ValueError(f"it is {name}, unpack it first")
         content = json.loads(
             raw.decode(json.detect_encoding(raw)), object_pairs_hook=_without_repeats
         )
@@ -33,10 +37,15 @@ def read_json(
             f"{path}: cannot be read as JSON: byte {cause.start} ({raw[cause.start]:#04x}) is not "
             f"{cause.encoding}; save the file as UTF-8"
         ) from cause
+    except json.JSONDecodeError as cause:
+        began = f"; the file begins with {shown(cause.doc[:60])}" if cause.pos == 0 else ""
+        raise error(f"{path}: cannot be read as JSON: {cause}{began}") from cause
     except (OSError, RecursionError, ValueError) as cause:
         raise error(f"{path}: cannot be read as JSON: {cause}") from cause
     if not isinstance(content, kind):
-        raise error(f"{path}: must hold {_NAMES[kind]}, got {type(content).__name__}")
+        fields = f" with the fields {', '.join(list(content)[:6])}" if content else ""
+        got = "dict" + fields if isinstance(content, dict) else shown(content)
+        raise error(f"{path}: must hold {_NAMES[kind]}, got {got}")
     return content
 
 

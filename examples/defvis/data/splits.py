@@ -8,7 +8,7 @@ from pathlib import Path
 
 from defvis.data import categories
 from defvis.data.errors import DataError
-from defvis.data.ytvis import YouTubeVIS, annotation_file, find_files, hold_out, load
+from defvis.data.ytvis import YouTubeVIS, annotation_file, find_files, hold_out, listed, load
 
 # What the splits are called, in any case.
 _TRAIN = ("train", "training")
@@ -47,7 +47,7 @@ def load_splits(
     if train_files is None:
         raise DataError(
             f"{root} holds no training videos: looked for {' and '.join(_TRAIN)}, as a folder "
-            f"with instances.json and JPEGImages/; found {_listed(root)}"
+            f"with instances.json and JPEGImages/; found {listed(root)}"
         )
     train = load(*train_files, progress)
     if not any(video.tracks for video in train.videos):
@@ -113,7 +113,7 @@ def _find(root: Path, names: tuple[str, ...]) -> tuple[Path, Path] | None:
             return files[0], frames
     raise DataError(
         f"{files[0]} has no folder of frames: looked for {names[0]}/JPEGImages, "
-        f"JPEGImages/{names[0]}, {names[0]} and JPEGImages in {root}; found {_listed(root)}"
+        f"JPEGImages/{names[0]}, {names[0]} and JPEGImages in {root}; found {listed(root)}"
     )
 
 
@@ -138,12 +138,3 @@ def _folders(parent: Path, names: Iterable[str]) -> list[Path]:
     return sorted(
         folder for folder in parent.iterdir() if folder.name.lower() in names and folder.is_dir()
     )
-
-
-def _listed(root: Path) -> str:
-    names = sorted(
-        entry.name + "/" * entry.is_dir()
-        for entry in root.iterdir()
-        if entry.is_dir() or entry.suffix == ".json"
-    )
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "neither"

@@ -160,10 +160,12 @@ def find_files(root: Path) -> tuple[Path, Path]:
         return root, root.parent / "JPEGImages"
     file = annotation_file(root)
     if file is None:
-        raise DataError(f"{root} holds none of {', '.join(_NAMES)}")
+        if not root.is_dir():
+            raise DataError(f"there is no file or folder {root}")
+        raise DataError(f"{root} holds none of {', '.join(_NAMES)}; found {listed(root)}")
     frames = root / "JPEGImages"
     if not frames.is_dir():
-        raise DataError(f"{root} has no folder JPEGImages")
+        raise DataError(f"{root} has no folder JPEGImages; found {listed(root)}")
     return file, frames
 
 
@@ -184,6 +186,16 @@ def annotation_file(folder: Path) -> Path | None:
             f"{', '.join(file.name for file in others[:5])}; rename the one of the annotations"
         )
     return others[0] if others else None
+
+
+def listed(folder: Path) -> str:
+    """Names the first folders and JSON files in a folder."""
+    names = sorted(
+        entry.name + "/" * entry.is_dir()
+        for entry in folder.iterdir()
+        if entry.is_dir() or entry.suffix == ".json"
+    )
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
 
 
 def load(annotation_file: Path, frame_folder: Path, progress: bool = False) -> YouTubeVIS:

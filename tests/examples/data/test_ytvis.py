@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gzip
 import json
 import operator
 import re
@@ -138,7 +139,8 @@ def test_files_without_annotations(tmp_path: Path) -> None:
         ('{"shapes": [], "imagePath": "a.jpg"}', "this is a file of LabelMe"),
         ('{"videos": [{"id": 1, "length": 3}], "categories": [{"id": 1}]}',
          "video 1: file_names is missing"),
-        ("[]", "must hold an object, got list"),
+        ("[]", r"must hold an object, got \[\]"),
+        ("<html>", "Expecting value.*; the file begins with '<html>'"),
     ],
 )  # fmt: skip
 def test_files_of_another_kind(tmp_path: Path, text: str, message: str) -> None:
@@ -157,6 +159,9 @@ def test_annotations_of_single_images_and_archives(tmp_path: Path) -> None:
     with zipfile.ZipFile(files[0], "w") as archive:
         archive.writestr("instances.json", "{}")
     with pytest.raises(DataError, match="cannot be read as JSON: it is a zip archive"):
+        load(*files)
+    files[0].write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(DataError, match="cannot be read as JSON: it is compressed by gzip"):
         load(*files)
 
 
@@ -288,8 +293,10 @@ def test_errors_name_the_place(tmp_path: Path, field: str, value: Any, message: 
 
 
 def test_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds none of instances.json"):
+    with pytest.raises(DataError, match=r"holds none of instances.json.*; found nothing$"):
         find_files(tmp_path)
+    with pytest.raises(DataError, match=r"there is no file or folder .*x$"):
+        find_files(tmp_path / "x")
     files = write_dataset(tmp_path, CONTENT)
     video = load(*files).videos[0]
     frame = tmp_path / "JPEGImages/a/1.jpg"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from defvis.data import rle
 from defvis.data.rle import RLE
 from defvis.data.ytvis import Track, Video, YouTubeVIS
 from defvis.evaluation.ap import evaluate, video_iou
-from defvis.evaluation.results import ResultError, check_results
+from defvis.evaluation.results import ResultError, check_results, load_results
 
 SIDE = 20
 
@@ -185,3 +187,27 @@ def test_broken_results_are_refused(change: dict[str, Any], message: str) -> Non
 def test_entries_of_another_form_are_refused(entry: Any, message: str) -> None:
     with pytest.raises(ResultError, match=rf"results\[0\] {message}"):
         evaluate(dataset([track(1, [A] * 4)]), [entry])
+
+
+def test_any_value_in_any_field_is_read_or_refused() -> None:
+    data = dataset([track(1, [A] * 4)])
+    values = [None, True, 0, -1, 1.0, 2.5, 1e308, 2**70, math.nan, math.inf, "", "1", [], {}, [[]],
+              [None] * 4, [[[1, 2], [3, 4]]] * 4, {"size": [20, 20], "counts": "`1"}]  # fmt: skip
+    values += [[{"size": [20, 20], "counts": value}] * 4 for value in values]
+    read = 0
+    for field in ("video_id", "category_id", "score", "segmentations", "first_frame"):
+        for value in values:
+            with contextlib.suppress(ResultError):
+                figures = evaluate(data, [{**result([A] * 4, 0.5), field: value}]).figures
+                assert all(math.isfinite(figure) for figure in figures.values())
+                read += 1
+    assert read > 10
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text('{"videos": [], "annotations": []}')
+    with pytest.raises(ResultError, match="a list, got dict with the fields videos, annotations"):
+        load_results(file)
+    file.write_bytes(json.dumps([{"score": 1}]).encode("utf-16"))
+    assert load_results(file) == [{"score": 1}]
