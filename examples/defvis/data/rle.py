@@ -217,7 +217,7 @@ def _decode_counts(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray
     if not is_last[text_ends - 1].all():
         raise ValueError("RLE counts end in the middle of a run")
     last = np.flatnonzero(is_last)
-    lengths = np.diff(last, prepend=-1)
+    lengths = _steps(last + 1)
     # pycocotools shifts digits as 32-bit integers. Sums of shorter runs do not overflow either.
     if lengths.max() > 6:
         raise ValueError("RLE counts hold a run of more than 30 bits")
@@ -227,9 +227,10 @@ def _decode_counts(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray
         changes[longer] = changes[longer] * 32 + (digits[last[longer] - place] & 31)
 
     ends = np.searchsorted(last, text_ends)
-    unpaired = np.flatnonzero(np.diff(ends, prepend=0) % 2)
+    counts = _steps(ends)
+    unpaired = np.flatnonzero(counts % 2)
     pairs = np.insert(changes, ends[unpaired], 0).reshape(-1, 2)
-    pair_counts = (np.diff(ends, prepend=0) + 1) // 2
+    pair_counts = (counts + 1) // 2
     firsts = np.cumsum(pair_counts) - pair_counts
     sums = pairs.cumsum(axis=0)
     # The first run outside is not part of the sum of those that follow it.
@@ -238,3 +239,10 @@ def _decode_counts(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray
     runs[firsts, 0] = pairs[firsts, 0]
     runs[(firsts + pair_counts - 1)[unpaired], 1] = 0
     return runs, firsts
+
+
+def _steps(ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The differences to the entry before, of the first to 0; faster than numpy.diff."""
+    steps = ends.copy()
+    steps[1:] -= ends[:-1]
+    return steps
