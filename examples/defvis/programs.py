@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -39,3 +46,41 @@ def prepare_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise type(error)(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keeps every other run out of a folder for as long as this one lives.
+
+    The kernel releases the lock when the process ends, however it ends, so a killed run does not
+    keep its folder. The file `.lock` stays. Where the file system has no locks (some network
+    folders) or the platform has no `fcntl`, a warning says that nothing keeps a second run out.
+
+    Args:
+        folder: Created if it is missing. Of several processes of one run, one locks it.
+
+    Raises:
+        FileExistsError: If another live run writes to the folder.
+        OSError: If the folder cannot be written to; the message names it.
+    """
+    prepare_folder(folder)
+    with (folder / ".lock").open("ab") as file:
+        try:
+            _lock(file.fileno())
+        except BlockingIOError as error:
+            raise FileExistsError(
+                f"another run is writing to {folder}; wait until it ends or write elsewhere"
+            ) from error
+        except OSError as error:
+            print(
+                f"warning: {folder} cannot be locked ({error.strerror}): "
+                "take care that no other run writes to it",
+                file=sys.stderr,
+            )
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
