@@ -24,13 +24,19 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
+from defvis.programs import count, one_line_errors, only_run_in
+
+if TYPE_CHECKING:
+    from defvis.data.ytvis import YouTubeVIS
 
 WARM_UP = 2  # steps not measured, as in defvis.training.profiling, which is slow to import
+HOLD_OUT = 10  # as in train_defvis
 _DENSE = ["model.encoder_attention=dense", "model.decoder_attention=dense"]
 _DEFAULT = [["deformable"], ["dense", *_DENSE]]
 
@@ -48,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if len({name for name, *_ in named}) < len(named) or len(set(args.seeds)) < len(args.seeds):
         parser.error("the names of --variant and the --seeds must differ")
+    for name, *_ in named:
+        if Path(name).name != name or name.startswith("."):
+            parser.error(f"the name of a --variant is part of a folder's name, got {name!r}")
     try:
         changes = {name: changes for name, *changes in named}
         configs = {
@@ -62,13 +71,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.data.errors import DataError
-    from defvis.data.ytvis import find_files, load
+    from defvis.training.checkpoint import CheckpointError
+
+    torch.set_num_threads(args.threads)
+    with one_line_errors("compare_convergence", DataError, CheckpointError), only_run_in(args.out):
+        _compare(args, list(changes), configs)
+
+
+def _compare(
+    args: argparse.Namespace, names: list[str], configs: dict[tuple[str, int], Config]
+) -> None:
+    """Does it all, once the command line is understood."""
+    from defvis.data.splits import load_splits
     from defvis.training.comparison import Variant, draw, measure, read_curve, to_json, to_table
 
-    try:
-        train, val = (load(*find_files(args.data / split)) for split in ("train", "val"))
-    except (DataError, FileNotFoundError) as error:
-        sys.exit(f"compare_convergence: {error}")
+    train, val, notes = load_splits(args.data, HOLD_OUT)
+    print("\n".join(notes), end="\n" * bool(notes))
     configs = {
         key: dataclasses.replace(
             config,
@@ -77,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for key, config in configs.items()
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    missing = [key for key, config in configs.items() if not _is_done(args.out, key, config)]
+    missing = [key for key, config in configs.items() if not _is_done(args.out, key, config, train)]
     with ThreadPoolExecutor(args.jobs) as pool:
         failed = [key for key, done in zip(
             missing, pool.map(lambda key: _train(args, key, configs[key]), missing), strict=True
@@ -86,15 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failed:
         sys.exit(f"compare_convergence: failed: {', '.join(map(_name, failed))}")
 
-    torch.set_num_threads(args.threads)
-    firsts = {name: configs[name, args.seeds[0]] for name in changes}
+    firsts = {name: configs[name, args.seeds[0]] for name in names}
     measured = measure(firsts, train, val, args.rounds, args.timing_steps)
     variants = {
         name: Variant(
             *measured[name],
             {seed: read_curve(args.out / _name((name, seed))) for seed in args.seeds},
         )
-        for name in changes
+        for name in names
     }
     (args.out / "comparison.json").write_text(to_json(variants) + "\n")
     table = to_table(variants)
@@ -123,20 +139,14 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="changes all variants"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--steps", type=_count, default=1000, help="of joint training (1000)")
+    parser.add_argument("--steps", type=count, default=1000, help="of joint training (1000)")
     parser.add_argument("--backbone-steps", type=int, default=500, help="before them (500)")
-    parser.add_argument("--eval-every", type=_count, default=200, help="steps (200)")
-    parser.add_argument("--threads", type=_count, default=1, help="CPU threads of a run (1)")
-    parser.add_argument("--jobs", type=_count, default=1, help="runs at a time (1)")
-    parser.add_argument("--rounds", type=_count, default=3, help="of measuring a step's time (3)")
-    parser.add_argument("--timing-steps", type=_count, default=10, help="steps in a round (10)")
+    parser.add_argument("--eval-every", type=count, default=200, help="steps (200)")
+    parser.add_argument("--threads", type=count, default=1, help="CPU threads of a run (1)")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time (1)")
+    parser.add_argument("--rounds", type=count, default=3, help="of measuring a step's time (3)")
+    parser.add_argument("--timing-steps", type=count, default=10, help="steps in a round (10)")
     return parser
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def _config(args: argparse.Namespace, changes: Sequence[str]) -> Config:
@@ -147,6 +157,7 @@ def _config(args: argparse.Namespace, changes: Sequence[str]) -> Config:
     ]
     for change in [*shared, *args.set, *changes]:
         config = override(config, change)
+    config.check()
     return config
 
 
@@ -155,13 +166,20 @@ def _name(key: tuple[str, int]) -> str:
     return f"{key[0]}-{key[1]}"
 
 
-def _is_done(out: Path, key: tuple[str, int], config: Config) -> bool:
-    """True if the run is finished; a run with other settings ends the program."""
+def _is_done(out: Path, key: tuple[str, int], config: Config, train: YouTubeVIS) -> bool:
+    """True if the run is finished; a run with other settings or data is a ValueError."""
+    from defvis.training.checkpoint import load_checkpoint
+    from defvis.training.resume import check_resumed, differences, read_config
+
     folder = out / _name(key)
     if not (folder / "metrics.json").exists():
         return False
-    if Config.from_dict(json.loads((folder / "config.json").read_text())) != config:
-        sys.exit(f"compare_convergence: {folder} holds a run with other settings")
+    file = folder / "checkpoint.pt"
+    saved = load_checkpoint(file)
+    other = list(differences(read_config(saved, file), config))
+    if other:
+        raise ValueError(f"{folder} holds a run with other settings: {'; '.join(other)}")
+    check_resumed(file, saved, config, train, processes=1)
     return True
 
 

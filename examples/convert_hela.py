@@ -15,29 +15,32 @@ next frame by overlap, so these tracks are no ground truth for publications.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+
+from defvis.programs import one_line_errors
 
 _NAMES = ("Fluo_Hela_02_img.tif", "Fluo_Hela_02_ERR_SEG.tif")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     # Only now: --help must answer at once.
     from defvis.data.errors import DataError
     from defvis.data.hela import TileSettings, write_tiles
     from defvis.data.pictures import read_grey_frames
 
     try:
+        settings = TileSettings(args.frames, args.size, args.size, args.scale)
+    except ValueError as error:
+        parser.error(str(error))
+    with one_line_errors("convert_hela", DataError):
         source = args.source or _installed()
         images, labels = (read_grey_frames(source / name) for name in _NAMES)
-        settings = TileSettings(args.frames, args.size, args.size, args.scale)
         counts = write_tiles(args.out, images, labels, settings)
-    except (DataError, FileExistsError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"convert_hela: {error}")
     print(f"{args.out}: {counts['train']} training and {counts['val']} validation clips")
 
 

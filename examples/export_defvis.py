@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from defvis.programs import one_line_errors, prepare_folder
+
 if TYPE_CHECKING:
     from defvis.data.ytvis import Frames
     from defvis.export.compare import Difference
@@ -34,7 +36,11 @@ _BOUND = 1e-4
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, writes the file, compares."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    suffix = ".onnx" if args.format == "onnx" else ".pt2"
+    if args.out.suffix != suffix or args.out.is_dir():
+        parser.error(f"--out must be a file {suffix} for --format {args.format}, got {args.out}")
     needed = ("onnx", "onnxscript", "onnxruntime") if args.format == "onnx" else ()
     if any(importlib.util.find_spec(package) is None for package in needed):
         sys.exit(f"export_defvis: needs more packages: pip install {' '.join(needed)}")
@@ -44,14 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from defvis.training.checkpoint import CheckpointError
     from defvis.training.load_trained import load_trained
 
-    try:
+    with one_line_errors("export_defvis", CheckpointError, DataError):
         source = open_source(args.source)
         trained = load_trained(args.run)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        prepare_folder(args.out.parent)
         write = _write_onnx if args.format == "onnx" else _write_aoti
         differences = write(trained, source, args.out, args.form)
-    except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"export_defvis: {error}")
     print("largest differences from PyTorch:")
     for difference in differences:
         print(f"  {difference}")

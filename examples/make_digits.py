@@ -13,6 +13,7 @@ from pathlib import Path
 
 from defvis.data.digits import LEVELS
 from defvis.data.digits_dataset import DigitsSettings, write_digits
+from defvis.programs import one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = vars(parser.parse_args(argv))
     out = args.pop("out")
     try:
-        write_digits(out, DigitsSettings(**args))
-    except (ValueError, FileExistsError) as error:
+        settings = DigitsSettings(**args)
+    except ValueError as error:
         parser.error(str(error))
+    with one_line_errors("make_digits"):
+        write_digits(out, settings)
 
 
 if __name__ == "__main__":

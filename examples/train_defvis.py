@@ -22,6 +22,7 @@ With --shard the model is split over the processes, for models that do not fit o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
+from defvis.programs import count, one_line_errors, only_run_in
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for assignment in args.set:
             config = override(config, assignment)
+        config.check()
     except ValueError as error:
         parser.error(str(error))
     if args.weights:
@@ -65,49 +68,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
     from defvis.data.errors import DataError
+    from defvis.training.checkpoint import CheckpointError
     from defvis.training.distributed import join
-    from defvis.training.trainer import Trainer
 
-    try:
-        torch.device(args.device or "cpu")
-    except RuntimeError as error:
-        parser.error(f"--device: {str(error).splitlines()[0]}")
-    if args.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        parser.error("--shard needs at least 2 processes, started by torchrun, got 1")
-    with join(args.device, args.shard) as world, tempfile.TemporaryDirectory() as scratch:
-        out, resume = args.out, args.resume
-        if args.profile:
-            out, resume = Path(scratch), False  # A run in --out is left alone.
+    expected = (CheckpointError, DataError, FloatingPointError)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_line_errors("train_defvis", *expected))
         try:
-            train, val = _data(args.data, world)
-            model = dataclasses.replace(config.model, num_classes=train.num_classes)
-            config = dataclasses.replace(config, model=model)
-            trainer = Trainer(config, train, val, out, resume, world=world)
+            world = stack.enter_context(join(args.device, args.shard))
+        except ValueError as error:
+            parser.error(str(error))
+        if args.profile:  # A run in --out is left alone.
+            out, resume = Path(stack.enter_context(tempfile.TemporaryDirectory())), False
+        else:
+            out, resume = args.out, args.resume
             if world.is_main:
-                print(
-                    f"{len(train.videos)} training and {len(val.videos)} validation videos, "
-                    f"{train.num_classes} classes, {trainer.num_parameters:,} parameters, "
-                    f"{world.size} processes on {world.device.type}, "
-                    f"{torch.get_num_threads()} threads"
-                )
-                if trainer.weights_report is not None:
-                    print(trainer.weights_report)
-        except (DataError, FileExistsError, RuntimeError, ValueError) as error:
-            sys.exit(f"train_defvis: {error}")
-        try:
-            if args.profile:
-                print(trainer.profile(args.profile))
-                return
-            ap = trainer.train()
-        except DataError as error:  # Pixels are only read when they are needed.
-            # A loader's worker puts its traceback before it.
-            sys.exit(f"train_defvis: {str(error).strip().splitlines()[-1]}")
-        if world.is_main:
-            print(f"validation, {len(val.videos)} videos: {ap}")
-            print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
+                stack.enter_context(only_run_in(out))
+        _run(parser, args, config, world, out, resume)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        type=int,
+        type=count,
         default=0,
         metavar="STEPS",
         help="measure the parts of this many steps of joint training and the memory, and stop",
@@ -178,20 +156,71 @@ def _explain(word: str, config: Config) -> str:
     )
 
 
-def _data(root: Path | None, world: World) -> tuple[YouTubeVIS, YouTubeVIS]:
-    """Loads training and validation videos; writes the digits first if they are the data."""
+def _run(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    config: Config,
+    world: World,
+    out: Path,
+    resume: bool,
+) -> None:
+    """Looks at the data, trains or measures."""
+    import torch
+
+    from defvis.data.check import check_frames
+    from defvis.training.profiling import WARM_UP
+    from defvis.training.stages import joint_steps
+    from defvis.training.trainer import Trainer
+
+    train, val, notes = _data(args.data, world)
+    steps = joint_steps(config, len(train.videos), world.size)
+    if args.profile > steps - WARM_UP:
+        parser.error(
+            f"--profile must be at most the {steps} steps of the joint stage - {WARM_UP}, "
+            f"got {args.profile}"
+        )
+    if world.is_main:
+        print("\n".join(notes), end="\n" * bool(notes))
+        check_frames((*train.videos, *val.videos), progress=True)
+    model = dataclasses.replace(config.model, num_classes=train.num_classes)
+    config = dataclasses.replace(config, model=model)
+    trainer = Trainer(config, train, val, out, resume, world=world)
+    if world.is_main:
+        print(
+            f"{len(train.videos)} training and {len(val.videos)} validation videos, "
+            f"{train.num_classes} classes, {trainer.num_parameters:,} parameters, "
+            f"{world.size} processes on {world.device.type}, "
+            f"{torch.get_num_threads()} threads"
+        )
+        if trainer.weights_report is not None:
+            print(trainer.weights_report)
+    if args.profile:
+        print(trainer.profile(args.profile))
+        return
+    try:
+        ap = trainer.train()
+    except KeyboardInterrupt:
+        print(
+            f"train_defvis: stopped; --resume goes on from the last checkpoint in {out}",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    if world.is_main:
+        print(f"validation, {len(val.videos)} videos: {ap}")
+        print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
+
+
+def _data(root: Path | None, world: World) -> tuple[YouTubeVIS, YouTubeVIS, tuple[str, ...]]:
+    """Training and validation videos, and notes on them; first writes the digits if they are it."""
     from defvis.data.digits_dataset import DigitsSettings, write_digits
-    from defvis.data.ytvis import find_files, hold_out, load
+    from defvis.data.splits import load_splits
 
     if root is None:
         root = _DIGITS
         if world.is_main and not root.exists():
             write_digits(root, DigitsSettings())
         world.gather(None)  # The others wait until they are written.
-    train = load(*find_files(root / "train"))
-    if not (root / "val").is_dir():
-        return hold_out(train, _HOLD_OUT)
-    return train, load(*find_files(root / "val"))
+    return load_splits(root, _HOLD_OUT)
 
 
 if __name__ == "__main__":

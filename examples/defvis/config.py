@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from defvis.config_io import Settings
+from defvis.config_io import Range, Settings
 
+_POSITIVE, _SHARE, _NOT_NEGATIVE = Range(1, 2**31 - 1), Range(0, 1), Range(0)
 Attention = Literal["deformable", "dense", "frames"]
 
 
@@ -29,8 +30,13 @@ class BackboneConfig(Settings):
             their loaded weights; 0 trains everything.
     """
 
+    _path: ClassVar[str] = "model.backbone."
+    _ranges: ClassVar[Mapping[str, Range]] = dict.fromkeys(
+        ("embedding_size", "hidden_sizes", "depths"), _POSITIVE
+    )
+
     name: str = ""
-    layer_type: str = "basic"
+    layer_type: Literal["basic", "bottleneck"] = "basic"
     embedding_size: int = 32
     hidden_sizes: tuple[int, ...] = (48, 96)
     depths: tuple[int, ...] = (1, 2)
@@ -85,13 +91,17 @@ class ModelConfig(Settings):
             and VisTR mask head again when the gradient needs them.
     """
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    _at_least: ClassVar[Mapping[str, int]] = {
-        **dict.fromkeys(("num_classes", "num_frames", "num_slots", "embed_dim", "num_heads"), 1),
-        **dict.fromkeys(("num_points", "decoder_layers", "feedforward_dim"), 1),
-        **dict.fromkeys(("encoder_layers", "mask_chunk"), 0),
+    _path: ClassVar[str] = "model."
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("num_classes", "num_frames", "num_slots"), _POSITIVE),
+        **dict.fromkeys(("num_heads", "num_points", "decoder_layers"), _POSITIVE),
+        **dict.fromkeys(("feedforward_dim", "mask_dim", "mask_hidden"), _POSITIVE),
+        "embed_dim": Range(6, 2**31 - 1),  # two channels for each sine axis
+        "dropout": Range(0, below=1),
+        "initial_box": Range(above=0, below=1),
     }
 
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
     num_classes: int = 10
     class_output: Literal["sigmoid", "softmax"] = "sigmoid"
     class_pooling: bool = True
@@ -141,6 +151,15 @@ class LossConfig(Settings):
         dense_share: A cell belongs to a class when more than this share of it is covered.
     """
 
+    _path: ClassVar[str] = "loss."
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("class_weight", "no_object_weight", "l1_weight"), _NOT_NEGATIVE),
+        **dict.fromkeys(("giou_weight", "mask_weight", "dice_weight"), _NOT_NEGATIVE),
+        **dict.fromkeys(("dense_weight", "focal_gamma"), _NOT_NEGATIVE),
+        "focal_alpha": _SHARE,
+        "dense_share": Range(0, below=1),
+    }
+
     class_weight: float = 2.0
     no_object_weight: float = 0.1
     l1_weight: float = 5.0
@@ -175,6 +194,15 @@ class OptimConfig(Settings):
         ema_decay: Decay of the averaged weights used for validation; 0 switches them off.
     """
 
+    _path: ClassVar[str] = "optim."
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("backbone_multiplier", "offset_multiplier"), _NOT_NEGATIVE),
+        **dict.fromkeys(("learning_rate", "weight_decay"), _NOT_NEGATIVE),
+        **dict.fromkeys(("drop_at", "final_fraction"), _SHARE),
+        "clip_norm": Range(above=0),
+        "ema_decay": Range(0, below=1),
+    }
+
     learning_rate: float = 1e-3
     backbone_multiplier: float = 0.5
     offset_multiplier: float = 1.0
@@ -199,7 +227,11 @@ class BackboneStageConfig(Settings):
         warmup_steps: Steps of linear warm-up.
     """
 
-    _at_least: ClassVar[Mapping[str, int]] = {"steps": 0, "frames_per_step": 1}
+    _path: ClassVar[str] = "backbone_stage."
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        "frames_per_step": _POSITIVE,
+        "learning_rate": _NOT_NEGATIVE,
+    }
 
     steps: int = 1000
     frames_per_step: int = 32
@@ -231,9 +263,14 @@ class DataConfig(Settings):
         workers: Processes that load clips; 0 loads in the training process.
     """
 
-    _at_least: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("short_side", "long_side", "cache_megabytes", "workers"), 0
-    )
+    _path: ClassVar[str] = "data."
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("crop", "flip", "reverse", "permute_channels", "recolour"), _SHARE),
+        **dict.fromkeys(("brightness", "contrast", "saturation"), _SHARE),
+        "short_sides": _POSITIVE,
+        "crop_share": Range(above=0, most=1),
+        "hue": Range(0, 180),
+    }
 
     short_side: int = 0
     long_side: int = 0
@@ -273,10 +310,10 @@ class Config(Settings):
         seed: Of weights, order of clips and augmentation.
     """
 
-    _at_least: ClassVar[Mapping[str, int]] = {
-        **dict.fromkeys(("steps", "batch_size", "accumulation"), 1),
-        **dict.fromkeys(("checkpoint_every", "log_every", "eval_videos"), 1),
-        **dict.fromkeys(("epochs", "eval_every"), 0),
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("steps", "batch_size", "accumulation"), _POSITIVE),
+        **dict.fromkeys(("checkpoint_every", "log_every", "eval_videos"), _POSITIVE),
+        "seed": Range(0, 2**62),
     }
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -295,3 +332,76 @@ class Config(Settings):
     checkpoint_every: int = 250
     log_every: int = 20
     seed: int = 0
+
+    def check(self) -> None:
+        """Checks what several fields must agree on.
+
+        Raises:
+            ValueError: With the names of the fields.
+        """
+        for agrees, rule in (*_model_rules(self.model), *_run_rules(self)):
+            if not agrees:
+                raise ValueError(rule)
+
+
+def _model_rules(model: ModelConfig) -> Iterator[tuple[bool, str]]:
+    """Whether the fields of a model agree, and in what."""
+    width, heads, groups = model.embed_dim, model.num_heads, model.project_groups
+    yield width % 2 == 0, f"model.embed_dim must be even, got {width}"
+    yield width % heads == 0, f"model.embed_dim, {width}, must be divisible by num_heads, {heads}"
+    yield (
+        not groups or width % groups == 0,
+        f"model.embed_dim, {width}, must be divisible by project_groups, {groups}",
+    )
+    box = model.initial_box
+    yield len(box) == 2, f"model.initial_box must be a width and a height, got {list(box)}"
+    yield (
+        model.mask_head != "dynamic" or model.mask_dim % 4 == 0,
+        f"model.mask_dim must be divisible by 4, got {model.mask_dim}",
+    )
+    used = model.backbone.out_features
+    yield bool(used), "model.backbone.out_features must name at least one stage"
+    if not model.backbone.name:
+        yield from _resnet_rules(model.backbone)
+
+
+def _resnet_rules(backbone: BackboneConfig) -> Iterator[tuple[bool, str]]:
+    """The same of the sizes of a ResNet."""
+    sizes, depths, used = backbone.hidden_sizes, backbone.depths, backbone.out_features
+    yield (
+        len(sizes) == len(depths) > 0,
+        "model.backbone.hidden_sizes and depths must have one entry for each stage, "
+        f"got {list(sizes)} and {list(depths)}",
+    )
+    stages = ["stem", *(f"stage{number}" for number in range(1, len(sizes) + 1))]
+    yield (
+        list(used) == [stage for stage in stages if stage in used],
+        f"model.backbone.out_features must be some of {stages} in this order, got {list(used)}",
+    )
+    yield (
+        backbone.layer_type != "bottleneck" or min(sizes) >= 4,
+        f"model.backbone.hidden_sizes of bottlenecks must be at least 4, got {list(sizes)}",
+    )
+    yield (
+        backbone.frozen_stages <= len(sizes),
+        f"model.backbone.frozen_stages must be at most the {len(sizes)} stages, "
+        f"got {backbone.frozen_stages}",
+    )
+
+
+def _run_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """The same of a run."""
+    share = config.data.crop_share
+    yield (
+        len(share) == 2 and share[0] <= share[1],
+        f"data.crop_share must be a smallest and a largest share, got {list(share)}",
+    )
+    clips = {"batch_size": config.batch_size}
+    if config.backbone_stage.steps:
+        clips["backbone_stage.frames_per_step"] = config.backbone_stage.frames_per_step
+        yield config.model.dense_classes, "the backbone stage needs model.dense_classes, or 0 steps"
+    for name, count in clips.items():
+        yield (
+            config.accumulation <= count,
+            f"accumulation must be at most {name}, {count}, got {config.accumulation}",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -12,19 +13,53 @@ T = TypeVar("T", bound="Settings")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Base of the dataclasses: refuses numbers below a limit and words that are not a choice."""
+class Range:
+    """Which numbers a field may hold, or each entry of a list.
 
-    _at_least: ClassVar[Mapping[str, int]] = {}
+    Attributes:
+        least: Smallest.
+        most: Largest.
+        above: A limit that is not allowed itself.
+        below: The same at the upper end.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        limits = {
+            "at least": self.least, "above": self.above, "at most": self.most, "below": self.below
+        }  # fmt: skip
+        return " and ".join(f"{word} {n:g}" for word, n in limits.items() if math.isfinite(n))
+
+
+# For every whole number that has no range of its own: what products of several still fit into.
+_WHOLE = Range(0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of the dataclasses: refuses values of another type or out of range, and other words.
+
+    What two fields must agree on is not checked here: they are changed one after the other.
+
+    Attributes:
+        _path: What stands before the names of the fields in the whole tree.
+        _ranges: Of the numbers, by field.
+    """
+
+    _path: ClassVar[str] = ""
+    _ranges: ClassVar[Mapping[str, Range]] = {}
 
     def __post_init__(self) -> None:
-        for name, least in self._at_least.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
+        kinds = get_type_hints(type(self))
+        for name in (field.name for field in dataclasses.fields(self)):
+            _check(f"{self._path}{name}", getattr(self, name), kinds[name], self._ranges.get(name))
 
     def __str__(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
@@ -36,7 +71,9 @@ class Settings:
 
     @classmethod
     def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
-        """Rebuilds a tree from `to_dict`; a name that does not exist is a ValueError."""
+        """Rebuilds a tree from `to_dict`; a name or value that does not fit is a ValueError."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{path} must be an object with fields, got {values!r}")
         kinds = get_type_hints(cls)
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
@@ -44,10 +81,46 @@ class Settings:
             raise ValueError(f"{path} has no field {unknown[0]!r}; it has {sorted(names)}")
         arguments: dict[str, Any] = {}
         for name, value in values.items():
-            if isinstance(value, Mapping):
-                value = kinds[name].from_dict(value, f"{path}.{name}")
-            arguments[name] = tuple(value) if isinstance(value, list) else value
+            kind = kinds[name]
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                arguments[name] = kind.from_dict(value, f"{path}.{name}")
+            else:
+                arguments[name] = _typed(value, kind)
         return cls(**arguments)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """A value from JSON, which has lists for tuples and may write 1.0 as 1."""
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_typed(entry, get_args(kind)[0]) for entry in value)
+    return float(value) if kind is float and type(value) is int else value
+
+
+def _check(name: str, value: Any, kind: Any, allowed: Range | None) -> None:
+    """Raises a ValueError that names the field, unless the value fits."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
+        return
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        for entry in value:
+            _check(f"each entry of {name}", entry, get_args(kind)[0], allowed)
+        return
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    fits = fits if kind is float else type(value) is kind
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        fits = isinstance(value, kind)
+    if not fits:
+        raise ValueError(f"{name} must be {_WORDS.get(kind, 'a group of fields')}, got {value!r}")
+    if kind is int and allowed is None:
+        allowed = _WHOLE
+    if allowed is not None and value not in allowed:
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+
+
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -68,7 +141,7 @@ def override(config: T, assignment: str) -> T:
             "model.initial_box=[0.3, 0.3]".
 
     Raises:
-        ValueError: If the path does not exist, or the value is not JSON of the field's type.
+        ValueError: If the path does not exist, or the field cannot hold the value.
     """
     path, equals, text = assignment.partition("=")
     values = branch = config.to_dict()
@@ -80,10 +153,8 @@ def override(config: T, assignment: str) -> T:
         new = json.loads(text)
     except ValueError:
         new = text
-    if isinstance(old, float) and type(new) is int:
-        new = float(new)
-    if type(new) is not type(old):
-        raise ValueError(f"{path} must be a {type(old).__name__}, got {text!r}")
+    if isinstance(old, str) and not isinstance(new, str):
+        new = text
     *parents, name = path.split(".")
     for parent in parents:
         branch = branch[parent]

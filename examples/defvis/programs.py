@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,23 +17,58 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# Name of the file in a folder that `only_run_in` locks.
+LOCK = ".lock"
+
+
+def count(text: str) -> int:
+    """The type of an argument that is a whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
 
 @contextlib.contextmanager
 def one_line_errors(program: str, *expected: type[Exception]) -> Iterator[None]:
     """Ends the program with one sentence and exit status 1 where it would end in a traceback.
 
+    An interrupt from the keyboard ends it with status 130, as shells do.
+
     Args:
         program: Name to begin the sentence with.
-        expected: Errors with a message for the user, besides `OSError` and `ValueError`.
+        expected: Errors with a message for the user, besides `OSError`, `ValueError`, too little
+            memory and a worker of a loader that died.
     """
     caught: tuple[type[Exception], ...] = (OSError, ValueError, *expected)
     try:
         yield
-    except caught as error:
-        message = str(error).strip()
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        known = str(error).strip() or type(error).__name__
+        message = _of_the_machine(error) or (known if isinstance(error, caught) else "")
+        if not message:
+            raise
         if "Traceback" in message:  # A loader's worker puts its own before the message.
             message = message.splitlines()[-1]
         sys.exit(f"{program}: {message}")
+
+
+def _of_the_machine(error: Exception) -> str:
+    """What the machine lacked, in words; "" for any other error."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # torch names neither by a type of its own on the CPU.
+    if isinstance(error, MemoryError) or re.search("out of memory|t allocate memory", first):
+        return (
+            f"not enough memory ({first}); take fewer or smaller frames, clips or slots at a time"
+        )
+    if re.match(r"DataLoader worker .* (exited|is killed)", first):
+        return (
+            f"a process that loads clips died ({first}); it may have run out of memory or of "
+            "/dev/shm: try fewer data.workers"
+        )
+    return ""
 
 
 def prepare_folder(folder: Path) -> None:
@@ -42,8 +79,8 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))  # A full disk still has room for an empty file.
     except OSError as error:
         raise type(error)(f"cannot write to {folder}: {error.strerror}") from error
 
@@ -64,7 +101,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         OSError: If the folder cannot be written to; the message names it.
     """
     prepare_folder(folder)
-    with (folder / ".lock").open("ab") as file:
+    with (folder / LOCK).open("ab") as file:
         try:
             _lock(file.fileno())
         except BlockingIOError as error:

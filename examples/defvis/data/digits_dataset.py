@@ -16,8 +16,10 @@ from tqdm import tqdm
 from defvis.data.digits import DEFAULT_LEVEL, LEVELS, draw_scene
 from defvis.data.digits_render import Renderer
 from defvis.data.ytvis_writer import SplitWriter
+from defvis.programs import LOCK, only_run_in
 
 SPLITS = ("train", "val")
+_SETTINGS = "settings.json"
 # Share of the 1,797 handwritten digits kept for validation.
 _VAL_SHARE = 0.2
 
@@ -50,6 +52,8 @@ class DigitsSettings:
         for name in ("train_videos", "val_videos", "frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         for name in ("height", "width"):
             if not 32 <= getattr(self, name) <= 400:
                 raise ValueError(
@@ -62,7 +66,7 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     """Writes `root/train` and `root/val`, each with `JPEGImages/` and `instances.json`.
 
     The dataset is written to another folder, which is then renamed to `root`: an interrupted run
-    leaves no incomplete dataset.
+    leaves no incomplete dataset, and no other run writes to it meanwhile.
 
     Args:
         root: Folder to create.
@@ -70,13 +74,31 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
         progress: Shows a progress bar.
 
     Raises:
-        FileExistsError: If `root` exists.
+        FileExistsError: If `root` exists, or another live run writes it.
+        OSError: If it cannot be written.
     """
     if root.exists():
         raise FileExistsError(f"{root} exists already; remove it or choose another folder")
     partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with only_run_in(partial):
+        try:
+            for name in (*SPLITS, _SETTINGS):  # Of a run that was killed.
+                _remove(partial / name)
+            _write_splits(partial, settings, progress)
+            (partial / LOCK).unlink(missing_ok=True)
+            partial.rename(root)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _write_splits(folder: Path, settings: DigitsSettings, progress: bool) -> None:
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     renderer = Renderer(digits.images, settings.height, settings.width)
@@ -84,9 +106,8 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     with tqdm(total=total, desc="digits", unit="video", disable=not progress) as bar:
         for split, count in zip(SPLITS, (settings.train_videos, settings.val_videos), strict=True):
             images = handwriting(split, labels)
-            _write_split(partial / split, split, count, settings, renderer, images, labels, bar)
-    (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    partial.rename(root)
+            _write_split(folder / split, split, count, settings, renderer, images, labels, bar)
+    (folder / _SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def handwriting(split: str, labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, ResNetConfig
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, ResNetBackbone, ResNetConfig
 
 from defvis.config import BackboneConfig
 
@@ -18,17 +18,15 @@ class Backbone(nn.Module):
         channels: Channels of the returned maps, fine to coarse.
 
     Raises:
-        ValueError: If stages are to be frozen of a model that does not have them.
+        ValueError: If the named backbone cannot be loaded, or stages are to be used or frozen of a
+            model that does not have them.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         stages = list(config.out_features)
-        classes: Any = MODEL_FOR_BACKBONE_MAPPING
         if config.name:
-            # Not AutoBackbone.from_pretrained, which queries the hub even for a local folder.
-            settings = AutoConfig.from_pretrained(config.name, out_features=stages)
-            self.body = classes[type(settings)].from_pretrained(config.name, config=settings)
+            self.body = _named(config.name, stages)
         else:
             sizes: dict[str, Any] = {  # transformers' types lack out_features.
                 "layer_type": config.layer_type,
@@ -37,7 +35,7 @@ class Backbone(nn.Module):
                 "depths": list(config.depths),
                 "out_features": stages,
             }
-            self.body = classes[ResNetConfig](ResNetConfig(**sizes))
+            self.body = ResNetBackbone(ResNetConfig(**sizes))
         self.channels: tuple[int, ...] = tuple(self.body.channels)
         if config.frozen_norm:
             _freeze_norms(self.body)
@@ -47,6 +45,23 @@ class Backbone(nn.Module):
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Maps normalised frames [N, 3, H, W] to maps [N, C_i, H_i, W_i], fine to coarse."""
         return list(self.body(frames).feature_maps)
+
+
+def _named(name: str, stages: list[str]) -> Any:
+    """Loads a backbone from the hub or a folder."""
+    try:
+        # Not AutoBackbone.from_pretrained, which queries the hub even for a local folder.
+        settings = AutoConfig.from_pretrained(name, out_features=stages)
+        classes: Any = MODEL_FOR_BACKBONE_MAPPING
+        if type(settings) not in classes:
+            raise ValueError(
+                f"it is a {settings.model_type}, which transformers has no backbone of"
+            )
+        return classes[type(settings)].from_pretrained(name, config=settings)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        # transformers explains itself at length.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"model.backbone.name: cannot load {name!r}: {reason}") from error
 
 
 class FrozenBatchNorm2d(nn.Module):

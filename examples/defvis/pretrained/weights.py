@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,8 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from defvis.config import BackboneConfig
+from defvis.data.categories import difference
 from defvis.models.model import DefVIS
 from defvis.pretrained.conversion import Converter, recognise
+from defvis.training.checkpoint import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load_weights(model: DefVIS, path: Path) -> LoadReport:
+def load_weights(
+    model: DefVIS, path: Path, classes: tuple[Sequence[int], Sequence[str]] | None = None
+) -> LoadReport:
     """Copies from a file of weights into a model whatever fits its names and shapes.
 
     The file may hold a torchvision ResNet (for the backbone), VisTR, Deformable DETR, or a
@@ -52,19 +59,30 @@ def load_weights(model: DefVIS, path: Path) -> LoadReport:
     `torch.save` or as safetensors. No code in it can run.
 
     Across kinds of attention, value and output projections are taken over; 2-D sampling offsets
-    become 3-D ones that spread over t as an untrained layer's do.
+    become 3-D ones that spread over t as an untrained layer's do. The layers that name a class are
+    not taken from a checkpoint of this program if its classes have other names.
+
+    Args:
+        model: The model to fill.
+        path: The file.
+        classes: Ids and names of the model's classes, if they are known.
 
     Raises:
-        RuntimeError: If the file cannot be read safely.
+        CheckpointError: If the file cannot be read safely.
         ValueError: If nothing in it fits.
     """
-    state = {_bare(name): value for name, value in read_state(path).items()}
+    entries, trained_on = _read(path)
+    state = {_bare(name): value for name, value in entries.items()}
     source = recognise(state)
+    foreign = _other_classes(classes, trained_on)
     own = model.state_dict()
     converter = Converter(model, state, source)
     found: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     for name in state:
+        if foreign and _CLASSES.match(name):
+            skipped[name] = f"was trained on other classes: {foreign}"
+            continue
         converted = converter.convert(name)
         fitting = {
             target: value
@@ -101,13 +119,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a file, by name.
 
     Raises:
-        RuntimeError: If the file is missing or broken, or needs more than tensors and plain
+        CheckpointError: If the file is missing or broken, or needs more than tensors and plain
             containers to be read.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[list[int], list[str]] | None]:
+    """Tensors by name, and ids and names of the classes if it is a checkpoint of this program."""
     try:
         if path.suffix == ".safetensors":
             tensors: dict[str, Tensor] = load_file(path)
-            return tensors
+            return tensors, None
         # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -115,13 +138,37 @@ def read_state(path: Path) -> dict[str, Tensor]:
         OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError,
     ) as error:  # fmt: skip
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RuntimeError(f"weights {path} cannot be read: {reason}") from error
+        raise CheckpointError(f"weights {path} cannot be read: {reason}") from error
+    classes = _classes(content)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise RuntimeError(f"weights {path} must hold a state dict, got {type(content).__name__}")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        raise CheckpointError(
+            f"weights {path} must hold a state dict, got {type(content).__name__}"
+        )
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return tensors, classes
+
+
+def _classes(content: Any) -> tuple[list[int], list[str]] | None:
+    found = content.get("categories") if isinstance(content, dict) else None
+    return (found["ids"], found["names"]) if isinstance(found, dict) else None
+
+
+def _other_classes(
+    own: tuple[Sequence[int], Sequence[str]] | None, theirs: tuple[list[int], list[str]] | None
+) -> str:
+    """The first class with another name, in words; "" if there is none or nothing is known."""
+    if own is None or theirs is None or list(own[1]) == list(theirs[1]):
+        return ""
+    return difference(*own, *theirs)
+
+
+# The layers whose rows are classes.
+_CLASSES = re.compile(
+    r"decoder\.class_heads\.\d+\.(frame|sequence)\.|(backbone|memory)_classes\.project\."
+)
 
 
 def _bare(name: str) -> str:

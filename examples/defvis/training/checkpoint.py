@@ -7,7 +7,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -22,7 +22,7 @@ _UNREADABLE = (
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint can be read; the message has the reason for each file."""
+    """A checkpoint cannot be read or is none of this program; the message has the reason."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -30,15 +30,38 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     The file is written under another name and renamed to `path`; the old one becomes
     `<name>.previous`.
+
+    Raises:
+        OSError: If it cannot be written, for example because the disk is full.
     """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            _write(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise OSError(f"cannot write {path}: {reason}; the one before it is kept") from error
+        raise
     if path.exists():
         os.replace(path, previous(path))
     os.replace(partial, path)
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, which hides the reason why a file cannot be written behind its own error."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise
 
 
 def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
@@ -55,7 +78,8 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
         CheckpointError: If neither can be read.
     """
     failures = []
-    for candidate in (path, previous(path)):
+    candidates = [each for each in (path, previous(path)) if each == path or each.exists()]
+    for candidate in candidates:
         try:
             _check_sums(candidate)
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)

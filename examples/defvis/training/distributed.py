@@ -83,17 +83,63 @@ def join(device: str = "", shards: bool = False) -> Iterator[World]:
         device: "cpu" or "cuda", or for a single process any device; empty takes CUDA where there
             is some. Processes on CUDA take one device each and use NCCL, others gloo.
         shards: The model is split over the processes.
+
+    Raises:
+        ValueError: If the device cannot be used, torchrun's variables are incomplete or no such
+            numbers, or the model is to be split over a single process.
+        ConnectionError: If the processes do not find each other.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rank, size, local_rank = _numbers(needs_local=device == "cuda")
+    if shards and size < 2:
+        raise ValueError(f"--shard needs at least 2 processes, started by torchrun, got {size}")
+    own = _usable(f"cuda:{local_rank}" if device == "cuda" and "RANK" in os.environ else device)
     if "RANK" not in os.environ:
-        yield World(device=torch.device(device), shards=shards)
+        yield World(device=own, shards=shards)
         return
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    own = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(
+            f"process {rank} of {size} cannot join the others: {reason}"
+        ) from error
     try:
         yield World(rank, size, own, shards)
     finally:
         distributed.destroy_process_group()
+
+
+def _numbers(needs_local: bool) -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, from torchrun's variables."""
+    given = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ]
+    if not given:
+        return 0, 1, 0
+    needed = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", *["LOCAL_RANK"] * needs_local]
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment has {given[0]} but no {missing[0]}: start several processes with "
+            f"torchrun, or for a single one unset {', '.join(given)}"
+        )
+    numbers = {name: os.environ[name] for name in (*given, "MASTER_PORT")}
+    for name, text in numbers.items():
+        if not (text.isascii() and text.isdecimal()):
+            raise ValueError(f"{name} in the environment must be a whole number, got {text!r}")
+    rank, size = int(numbers["RANK"]), int(numbers["WORLD_SIZE"])
+    if rank >= size:
+        raise ValueError(f"RANK in the environment must be below WORLD_SIZE, {size}, got {rank}")
+    return rank, size, int(numbers.get("LOCAL_RANK", "0"))
+
+
+def _usable(name: str) -> torch.device:
+    """A device, once it has computed something."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used: {reason}") from error
+    return device

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 from defvis.config import Config
 from defvis.evaluation.predict import Predictor
 from defvis.models.model import DefVIS
-from defvis.training.checkpoint import load_checkpoint, previous
+from defvis.training.checkpoint import CheckpointError, load_checkpoint, previous
+from defvis.training.resume import read_config
 
 M = TypeVar("M", bound=Predictor)
 
@@ -40,16 +41,20 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        CheckpointError: If it cannot be read.
+        CheckpointError: If it cannot be read, is none of this program, or does not fit it.
     """
     file = path / "checkpoint.pt" if path.is_dir() else path
     if not file.exists() and not previous(file).exists():
         raise FileNotFoundError(f"there is no checkpoint {file}")
     saved = load_checkpoint(file)
-    config = Config.from_dict(saved["config"])
-    model = DefVIS(config.model)
-    average = saved["state"].get("average")
-    model.load_state_dict(saved["model"] if average is None else average["model"])
+    config = read_config(saved, file)
+    try:
+        model = DefVIS(config.model)
+        average = saved["state"].get("average")
+        model.load_state_dict(saved["model"] if average is None else average["model"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the model of {file} cannot be built: {reason[:300]}") from error
     categories = saved["categories"]
     return TrainedModel(
         model.eval().requires_grad_(False),

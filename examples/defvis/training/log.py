@@ -20,17 +20,22 @@ class Log:
 
     def __init__(self, out: Path, goes_on: bool) -> None:
         self._path = out / "log.jsonl"
+        old = list((out / "tensorboard").glob("events.out.tfevents.*"))
         self._board = _board(out / "tensorboard")
-        if not goes_on:
-            self._path.unlink(missing_ok=True)  # Of a run that ended before its first checkpoint.
+        if not goes_on:  # Of a run that ended before its first checkpoint.
+            for path in (self._path, *old):
+                path.unlink(missing_ok=True)
         elif self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n")  # Ends the line that a killed run left half written.
 
     def append(self, row: Row) -> None:
         """Adds a line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:  # Of a full disk; it does not say where.
+            raise OSError(f"cannot write {self._path}: {error.strerror}") from error
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
@@ -46,15 +51,15 @@ class Log:
 def read(path: Path) -> list[Row]:
     """Reads all lines. Where a resumed run repeats a step, the later line counts.
 
-    A line that a killed run left half written is left out.
+    A line that a killed run left half written is left out, and so is any other that is no row.
     """
     rows: dict[tuple[str, str, int], Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+            key = (row["kind"], row["stage"], row["step"])
+        except (ValueError, TypeError, KeyError):
             continue
-        key = (row["kind"], row["stage"], row["step"])
         rows.pop(key, None)
         rows[key] = row
     return list(rows.values())

@@ -19,7 +19,10 @@ from defvis.training.distributed import World
 from defvis.training.losses import compute_losses, dense_loss
 from defvis.training.matcher import match, matched_slots
 from defvis.training.optim import WeightAverage, build_optimizer, build_schedule
-from defvis.training.sharding import load_whole_optimizer
+from defvis.training.sharding import load_whole_optimizer, whole
+
+# Far below what a training that works comes down to, from 2^16; the smallest fp16 number.
+_LEAST_SCALE = 2.0**-24
 
 
 class Stage:
@@ -53,15 +56,10 @@ class Stage:
         self,
         losses: nn.Module,
         optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
+        schedule: torch.optim.lr_scheduler.LambdaLR,
         config: Config,
         world: World,
     ) -> None:
-        if config.accumulation > self.batch_size:
-            raise ValueError(
-                f"accumulation must be at most the {self.batch_size} clips of a step of the "
-                f"{self.name} stage, got {config.accumulation}"
-            )
         self.losses, self.optimizer, self._schedule = losses, optimizer, schedule
         self._clip_norm, self._parts = config.optim.clip_norm, config.accumulation
         # In fp16 small gradients vanish unless the loss is scaled up before.
@@ -84,7 +82,8 @@ class Stage:
         are added up.
 
         Raises:
-            FloatingPointError: If the loss is not finite.
+            FloatingPointError: If the loss or a gradient is not finite. In fp16 a step with such
+                a gradient is left out instead, until no loss scale is small enough.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
@@ -93,22 +92,25 @@ class Stage:
             with self._synchronised(number == len(parts)):
                 found = self.losses(part, batch)
                 if not found["total"].isfinite():
-                    named = {name: float(loss.detach()) for name, loss in found.items()}
-                    raise FloatingPointError(
-                        f"the {self.name} stage has a loss that is not finite: {named}"
-                    )
+                    named = (f"{name} {float(loss.detach()):g}" for name, loss in found.items())
+                    raise FloatingPointError(f"the loss is not finite ({', '.join(named)})")
                 self._scaler.scale(found["total"]).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0) + loss.detach()
         self._scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        # Clipped, a gradient that is not finite turns every weight into NaN.
+        if not self._scaler.is_enabled() and not whole(norm).isfinite():
+            raise FloatingPointError("the gradients are not finite, though the loss is")
         scale = self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         # The scale is smaller if gradients overflowed and the step was skipped.
         if self._scaler.get_scale() >= scale:
             self._schedule.step()
+        elif self._scaler.get_scale() < _LEAST_SCALE:
+            raise FloatingPointError("the gradients are not finite at any loss scale")
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,9 +122,18 @@ class Stage:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores `state_dict`."""
+        """Restores `state_dict`.
+
+        The learning rates are those of this stage's schedule at the step, which is another if its
+        number of steps is.
+        """
         load_whole_optimizer(self.optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        schedule = self._schedule
+        schedule.load_state_dict(state["schedule"])
+        for group, rate, factor in zip(
+            self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(schedule.last_epoch)
         self._scaler.load_state_dict(state["scaler"])
 
     def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
@@ -143,12 +154,18 @@ class BackboneStage(Stage):
     num_frames = 1
     validates = False
 
-    def __init__(self, model: DefVIS, config: Config, num_videos: int, world: World) -> None:
+    def __init__(
+        self,
+        model: DefVIS,
+        config: Config,
+        num_videos: int,
+        world: World,
+        leaves_some_unused: bool = False,
+    ) -> None:
         stage = config.backbone_stage
         self.steps, self.batch_size = stage.steps, stage.frames_per_step
         self._model = model
-        if model.backbone_classes is None:
-            raise ValueError("the backbone stage needs model.dense_classes, or 0 steps")
+        assert model.backbone_classes is not None  # As `Config.check` made sure.
         modules = (model.backbone, model.project, model.backbone_classes)
         optimizer = torch.optim.AdamW(
             [parameter for module in modules for parameter in module.parameters()],
@@ -176,18 +193,22 @@ class JointStage(Stage):
     name = "joint"
     validates = True
 
-    def __init__(self, model: DefVIS, config: Config, num_videos: int, world: World) -> None:
+    def __init__(
+        self,
+        model: DefVIS,
+        config: Config,
+        num_videos: int,
+        world: World,
+        leaves_some_unused: bool = False,
+    ) -> None:
         self.batch_size, self.num_frames = config.batch_size, config.model.num_frames
-        self.steps = config.steps
-        if config.epochs:
-            clips = config.epochs * num_videos
-            self.steps = -(-clips // (config.batch_size * world.size))
+        self.steps = joint_steps(config, num_videos, world.size)
         self._model = model
         optim = config.optim
         self._average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         optimizer = build_optimizer(model, optim)
         schedule = build_schedule(optimizer, self.steps, optim)
-        losses = world.wrap(ClipLosses(model, config))
+        losses = world.wrap(ClipLosses(model, config), leaves_some_unused)
         super().__init__(losses, optimizer, schedule, config, world)
 
     @property
@@ -249,3 +270,9 @@ class ClipLosses(nn.Module):
 def planned_stages(config: Config) -> list[type[BackboneStage] | type[JointStage]]:
     """The stages of a run, in order."""
     return [BackboneStage, JointStage] if config.backbone_stage.steps else [JointStage]
+
+
+def joint_steps(config: Config, num_videos: int, processes: int) -> int:
+    """Optimiser steps of the joint stage."""
+    clips = config.epochs * num_videos
+    return -(-clips // (config.batch_size * processes)) if clips else config.steps

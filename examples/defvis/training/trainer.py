@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,23 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from defvis.config import Config
+from defvis.data import categories
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS
 from defvis.evaluation.ap import VideoAP
 from defvis.models.model import DefVIS
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
+from defvis.programs import prepare_folder
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.log import Log
+from defvis.training.preflight import extremes, leaves_some_unused, try_model
 from defvis.training.profiling import Profile, profile
 from defvis.training.report import Validation, validate, write_report
+from defvis.training.resume import check_resumed, describe_videos
 from defvis.training.sharding import load_whole, whole
-from defvis.training.stages import JointStage, Stage, planned_stages
+from defvis.training.stages import BackboneStage, JointStage, Stage, planned_stages
 
 
 class Trainer:
@@ -49,10 +55,12 @@ class Trainer:
         weights_report: What was loaded from `config.weights`, None if that is empty.
 
     Raises:
-        ValueError: If a dataset is empty, the two or the config disagree, or the checkpoint is of
-            another config or number of processes, or nothing in `config.weights` fits the model.
-        RuntimeError: If `config.weights` or the checkpoint cannot be read.
+        ValueError: If a dataset is empty, the two or the config disagree, the model cannot take
+            frames of the data's sizes, nothing in `config.weights` fits it, or the checkpoint is of
+            another run (see `check_resumed`).
+        CheckpointError: If `config.weights` or the checkpoint cannot be read.
         FileExistsError: If `out` holds a run and `resume` is False.
+        OSError: If `out` cannot be written to, or has no room for the checkpoints.
     """
 
     def __init__(
@@ -65,11 +73,15 @@ class Trainer:
         progress: bool = True,
         world: World | None = None,
     ) -> None:
+        config.check()
         for name, data in {"train": train, "val": val}.items():
             if not data.videos:
                 raise ValueError(f"{name} must have at least one video")
-        if train.category_ids != val.category_ids:
-            raise ValueError("train and val must have the same category ids")
+        other = categories.difference(
+            train.category_ids, train.category_names, val.category_ids, val.category_names
+        )
+        if other:
+            raise ValueError(f"train and val must have the same classes: {other}")
         if train.num_classes != config.model.num_classes:
             raise ValueError(
                 f"num_classes must be the dataset's {train.num_classes}, "
@@ -84,10 +96,14 @@ class Trainer:
         self._checkpoint = out / "checkpoint.pt"
         self._seconds = 0.0  # of training, without validation and checkpoints
         self.weights_report: LoadReport | None = None
+        self._leaves_some_unused = False
+        self._saved = self._find_saved(resume)
         torch.manual_seed(config.seed)
         self._model = self._build_model()
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._saved = self._find_saved(resume)
+        self._world.gather(None)  # All have looked before one writes.
+        if self._world.is_main:
+            self._prepare_folder()
         if self._world.rank:
             # The same weights in all processes, but different dropout.
             torch.manual_seed(config.seed + self._world.rank)
@@ -101,7 +117,7 @@ class Trainer:
                 continue  # This stage ended before the checkpoint.
             if self._saved is not None:
                 load_whole(self._model, self._saved["model"])
-            stage = kind(self._model, self._config, len(self._train.videos), self._world)
+            stage = self._stage(kind)
             first = 0
             if self._saved is not None:
                 stage.load_state_dict(self._saved["state"])
@@ -119,38 +135,54 @@ class Trainer:
     def profile(self, steps: int) -> Profile:
         """Measures steps of the joint stage, without writing anything."""
         self._model.train()
-        stage = JointStage(self._model, self._config, len(self._train.videos), self._world)
+        stage = self._stage(JointStage)
         return profile(stage, self._model, self._batches(stage, 0), steps, self._world.device)
 
+    def _stage(self, kind: type[BackboneStage] | type[JointStage]) -> BackboneStage | JointStage:
+        videos = len(self._train.videos)
+        return kind(self._model, self._config, videos, self._world, self._leaves_some_unused)
+
     def _build_model(self) -> DefVIS:
-        model = DefVIS(self._config.model)
-        if self._config.weights:
-            self.weights_report = load_weights(model, Path(self._config.weights))
-        warn_of_random_frozen_parts(self._config.model.backbone, self.weights_report)
+        config = self._config
+        model = DefVIS(config.model)
+        if self._saved is None:  # The checkpoint has all weights.
+            if config.weights:
+                own = self._train.category_ids, self._train.category_names
+                self.weights_report = load_weights(model, Path(config.weights), own)
+            warn_of_random_frozen_parts(config.model.backbone, self.weights_report)
+        sizes = extremes(self._train.videos, self._val.videos, config.data)
+        try_model(model, sizes, config)
+        if self._world.size > 1:
+            self._leaves_some_unused = leaves_some_unused(model, sizes[0])
         if self._world.size > 1 and self._world.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return self._world.place(model)
 
     def _find_saved(self, resume: bool) -> dict[str, Any] | None:
-        """The checkpoint to go on from; prepares the folder."""
+        """The checkpoint to go on from."""
         started = self._checkpoint.exists() or previous(self._checkpoint).exists()
         saved = None
         if resume and started:
             saved = load_checkpoint(self._checkpoint, set_aside=self._world.is_main)
-            if Config.from_dict(saved["config"]) != self._config:
-                raise ValueError(f"{self._checkpoint} was written with another config")
-            if len(saved["random"]) != self._world.size:
-                raise ValueError(
-                    f"{self._checkpoint} was written by {len(saved['random'])} processes, "
-                    f"not {self._world.size}"
-                )
+            check_resumed(self._checkpoint, saved, self._config, self._train, self._world.size)
         elif started:
             raise FileExistsError(f"{self._out} holds a run already; resume it or write elsewhere")
-        self._world.gather(None)  # All have looked before one writes.
-        if self._world.is_main:
-            self._out.mkdir(parents=True, exist_ok=True)
-            (self._out / "config.json").write_text(str(self._config) + "\n")
         return saved
+
+    def _prepare_folder(self) -> None:
+        """Makes sure that the run can be written, and begins with its config."""
+        prepare_folder(self._out)
+        # Weights, their average, and AdamW's two averages of them, in fp32. Two checkpoints are
+        # kept while a third is written.
+        size = 16 * self.num_parameters
+        kept = sum(path.exists() for path in (self._checkpoint, previous(self._checkpoint)))
+        free = shutil.disk_usage(self._out).free
+        if free < (3 - kept) * size:
+            raise OSError(
+                f"{self._out} has room for {free >> 20} MiB, but {3 - kept} checkpoints need "
+                f"{(3 - kept) * size >> 20} MiB"
+            )
+        (self._out / "config.json").write_text(str(self._config) + "\n")
 
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config
@@ -169,7 +201,8 @@ class Trainer:
                 begin = time.perf_counter()
                 batch = next(batches).to(self._world.device)
                 loaded = time.perf_counter()
-                losses = stage.step(batch)
+                with self._explains_divergence(stage, step):
+                    losses = stage.step(batch)
                 end = time.perf_counter()
                 self._seconds += end - begin
                 means.add(losses, loaded - begin, end - loaded)
@@ -184,7 +217,8 @@ class Trainer:
                     bar.set_postfix({**shown, "clips/s": f"{figures['clips per second']:.1f}"})
                     means = _RunningMeans()
                 if step % config.checkpoint_every == 0 or last:
-                    self._save(stage, step)
+                    with self._explains_divergence(stage, step):
+                        self._save(stage, step)
                 due = config.eval_every and step % config.eval_every == 0
                 if stage.validates and due and not last:
                     subset = self._val.first(config.eval_videos)
@@ -192,6 +226,24 @@ class Trainer:
                     if self._world.is_main:
                         tqdm.write(f"step {step}, {len(subset.videos)} videos: {ap}")
                     self._model.train()
+
+    @contextlib.contextmanager
+    def _explains_divergence(self, stage: Stage, step: int) -> Iterator[None]:
+        """Says after numbers that are not finite what can be done."""
+        try:
+            yield
+        except FloatingPointError as error:
+            group = "backbone_stage" if stage.name == "backbone" else "optim"
+            weights = (
+                f"; the weights of an earlier step are in {self._checkpoint}, to start from with "
+                "--weights and another --out"
+                if self._checkpoint.exists()
+                else ""
+            )
+            raise FloatingPointError(
+                f"training diverged in step {step} of the {stage.name} stage: {error}. Start again "
+                f"with a lower {group}.learning_rate{weights}"
+            ) from error
 
     def _batches(self, stage: Stage, first: int) -> Iterator[Batch]:
         """This process's batches of the steps after `first`."""
@@ -240,6 +292,7 @@ class Trainer:
         states = whole(states, keep=self._world.is_main)
         if not self._world.is_main:
             return
+        _check_finite(states)
         save_checkpoint(
             self._checkpoint,
             {
@@ -248,6 +301,7 @@ class Trainer:
                     "ids": list(self._train.category_ids),
                     "names": list(self._train.category_names),
                 },
+                "videos": describe_videos(self._train),
                 "stage": stage.name,
                 "step": step,
                 "seconds": self._seconds,
@@ -288,6 +342,15 @@ class _RunningMeans:
             "waiting for data": self._loading / self._steps / seconds,
             "clips per second": stage.batch_size * world.size / seconds,
         }
+
+
+def _check_finite(state: Any) -> None:
+    """Raises a FloatingPointError if a tensor in nested dictionaries is not finite."""
+    if isinstance(state, Mapping):
+        for value in state.values():
+            _check_finite(value)
+    elif isinstance(state, Tensor) and not state.isfinite().all():
+        raise FloatingPointError("the weights are not finite")
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
     [
         ("optim.rate=1", "must be a field of the config = a value, got 'optim.rate=1'"),
         ("steps", "got 'steps'"),
-        ("steps=many", "steps must be a int, got 'many'"),
+        ("steps=many", "steps must be a whole number, got 'many'"),
         ("steps.x=1", "must be a field"),
         ("precision=fp8", r"precision must be one of \['fp32', 'bf16', 'fp16'\], got 'fp8'"),
     ],

@@ -1,0 +1,120 @@
+"""What a resumed run must have in common with its checkpoint, and what may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from defvis.config import Config
+from defvis.config_io import flatten
+from defvis.data import categories
+from defvis.data.ytvis import YouTubeVIS
+from defvis.training.checkpoint import CheckpointError
+from defvis.training.stages import joint_steps, planned_stages
+
+# What does not change learning, but for the order of sums: speed, memory, logging, validation.
+_FREE = frozenset(
+    (
+        *("data.workers", "data.cache_megabytes"),
+        *("model.checkpointing", "model.mask_chunk", "loss.mask_chunk"),
+        *("log_every", "checkpoint_every", "eval_every", "eval_videos"),
+    )
+)
+# Compared as what they mean together, the number of steps.
+_LENGTH = frozenset(("steps", "epochs"))
+
+
+def read_config(saved: Mapping[str, Any], path: Path) -> Config:
+    """The config of a checkpoint.
+
+    Args:
+        saved: Content of the file.
+        path: The file.
+
+    Raises:
+        CheckpointError: If the file is none that `Trainer` wrote; the message says what it is.
+    """
+    parts = ("config", "categories", "stage", "step", "model", "state", "random")
+    missing = [part for part in parts if part not in saved] if isinstance(saved, dict) else parts
+    if missing:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of train_defvis, it has no {missing[0]!r}; if it holds "
+            "the weights of a model, start a run from them: train_defvis --weights"
+        )
+    try:
+        return Config.from_dict(saved["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} was written by another version: {error}") from error
+
+
+def check_resumed(
+    path: Path, saved: Mapping[str, Any], config: Config, train: YouTubeVIS, processes: int
+) -> None:
+    """Compares a run with the checkpoint that it is to go on from.
+
+    Speed, memory, logging and validation may change, and the joint stage may get longer.
+
+    Args:
+        path: The checkpoint, for the message.
+        saved: Its content.
+        config: Of the run.
+        train: Its training videos.
+        processes: How many train together.
+
+    Raises:
+        CheckpointError: If the file is no checkpoint of this program.
+        ValueError: If the two differ in what changes learning; the message names every field.
+    """
+    old = read_config(saved, path)
+    names = saved["categories"]
+    other = categories.difference(
+        names["ids"], names["names"], train.category_ids, train.category_names
+    )
+    if other:
+        raise ValueError(f"{path} was written with other classes: {other}")
+    if "videos" in saved and (other := _other_videos(saved["videos"], train)):
+        raise ValueError(f"{path} was written with other training videos: {other}")
+    if len(saved["random"]) != processes:
+        raise ValueError(f"{path} was written by {len(saved['random'])} processes, not {processes}")
+    differing = list(differences(old, config, _FREE | _LENGTH))
+    before, after = (joint_steps(each, len(train.videos), processes) for each in (old, config))
+    if after < before:
+        differing.append(f"the joint stage has {before} steps there and {after} here")
+    if differing:
+        raise ValueError(
+            f"{path} was written with another config: {'; '.join(differing)}. A resumed run may "
+            f"have more steps and change {', '.join(sorted(_FREE))}"
+        )
+    if saved["stage"] not in {stage.name for stage in planned_stages(config)}:
+        raise CheckpointError(f"{path} is of a stage {saved['stage']!r}, which the run has not")
+
+
+def differences(old: Config, new: Config, free: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Each field in which two configs differ, with both values, in words."""
+    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    for path, value in before.items():
+        if path not in free and after[path] != value:
+            yield f"{path} is {value!r} there and {after[path]!r} here"
+
+
+def describe_videos(train: YouTubeVIS) -> dict[str, list[int]]:
+    """What the order and the frames of the clips that are drawn depend on."""
+    return {
+        "ids": [video.id for video in train.videos],
+        "lengths": [video.length for video in train.videos],
+    }
+
+
+def _other_videos(saved: Mapping[str, Any], train: YouTubeVIS) -> str:
+    """The first difference, in words; "" if there is none."""
+    own = describe_videos(train)
+    if len(saved["ids"]) != len(own["ids"]):
+        return f"{len(saved['ids'])} there and {len(own['ids'])} here"
+    for place, (there, here) in enumerate(zip(saved["ids"], own["ids"], strict=True)):
+        if there != here:
+            return f"place {place} has video {there} there and {here} here"
+    for number, there, here in zip(own["ids"], saved["lengths"], own["lengths"], strict=True):
+        if there != here:
+            return f"video {number} has {there} frames there and {here} here"
+    return ""
