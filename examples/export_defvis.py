@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, writes the file, compares."""
     parser = _parser()
     args = parser.parse_args(argv)
-    suffix = ".onnx" if args.format == "onnx" else ".pt2"
-    if args.out.suffix != suffix or args.out.is_dir():
-        parser.error(f"--out must be a file {suffix} for --format {args.format}, got {args.out}")
+    if args.out.is_dir() or (args.format == "aoti" and args.out.suffix != ".pt2"):
+        kind = "a file .pt2" if args.format == "aoti" else "a file"
+        parser.error(f"--out must be {kind}, got {args.out}")
     needed = ("onnx", "onnxscript", "onnxruntime") if args.format == "onnx" else ()
     if any(importlib.util.find_spec(package) is None for package in needed):
         sys.exit(f"export_defvis: needs more packages: pip install {' '.join(needed)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +17,7 @@ from defvis.config import BackboneConfig
 from defvis.data.categories import difference
 from defvis.models.model import DefVIS
 from defvis.pretrained.conversion import Converter, recognise
-from defvis.training.checkpoint import CheckpointError
+from defvis.training.checkpoint import CheckpointError, read_tensors
 
 
 @dataclass(frozen=True)
@@ -131,14 +128,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[list[int], list[str]] | 
         if path.suffix == ".safetensors":
             tensors: dict[str, Tensor] = load_file(path)
             return tensors, None
-        # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError,
-    ) as error:  # fmt: skip
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"weights {path} cannot be read: {reason}") from error
+        content = read_tensors(path)
+    except (OSError, SafetensorError, CheckpointError) as error:
+        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
     classes = _classes(content)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import warnings
@@ -10,15 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 class CheckpointError(RuntimeError):
@@ -82,10 +74,11 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
     for candidate in candidates:
         try:
             _check_sums(candidate)
-            state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
-        except _UNREADABLE as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            failures.append(f"{candidate}: {reason}")
+            state = read_tensors(candidate)
+            if not isinstance(state, dict):
+                raise CheckpointError(f"it holds a {type(state).__name__}, not a dictionary")
+        except (OSError, NotImplementedError, zipfile.BadZipFile, CheckpointError) as error:
+            failures.append(f"{candidate}: {error}")
             continue
         if failures:
             warnings.warn(
@@ -95,6 +88,27 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
                 os.replace(path, path.with_name(path.name + ".broken"))
         return state
     raise CheckpointError("no checkpoint can be read: " + "; ".join(failures))
+
+
+def read_tensors(path: Path) -> Any:
+    """Reads what `torch.save` wrote, if it is tensors in plain containers; no code can run.
+
+    Raises:
+        CheckpointError: With the reason, if that fails in any way.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of what a damaged file seems to be.
+            # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # Its message recommends to run the code.
+        raise CheckpointError(
+            "UnpicklingError: it is damaged, or holds more than tensors in plain containers"
+        ) from error
+    except Exception as error:  # Damage may look like anything.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(reason) from error
 
 
 def _check_sums(path: Path) -> None:

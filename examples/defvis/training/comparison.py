@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS
 from defvis.training import log
+from defvis.training.plots import label
 from defvis.training.trainer import Trainer
 
 FIGURES = ("AP", "AP50", "AP75")
@@ -182,7 +183,7 @@ def draw(variants: Mapping[str, Variant], path: Path) -> None:
     loss, by_steps, by_time = figure.subplots(1, 3)
     for number, (name, variant) in enumerate(variants.items()):
         for order, run in enumerate(variant.runs.values()):
-            style = {"color": f"C{number}", "label": name if order == 0 else None}
+            style = {"color": f"C{number}", "label": label(name, number) if order == 0 else None}
             loss.plot(*_smoothed(run.loss), **style)
             steps, values = zip(*run.figures["AP"], strict=True)
             by_steps.plot(steps, values, "o-", markersize=4, **style)

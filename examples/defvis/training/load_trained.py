@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 from defvis.config import Config
 from defvis.evaluation.predict import Predictor
@@ -48,13 +52,12 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
         raise FileNotFoundError(f"there is no checkpoint {file}")
     saved = load_checkpoint(file)
     config = read_config(saved, file)
+    average = saved["state"].get("average")
     try:
-        model = DefVIS(config.model)
-        average = saved["state"].get("average")
-        model.load_state_dict(saved["model"] if average is None else average["model"])
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the model of {file} cannot be built: {reason[:300]}") from error
+        config.check()
+        model = _build(config, saved["model"] if average is None else average["model"])
+    except ValueError as error:
+        raise CheckpointError(f"the model of {file} cannot be built: {error}") from error
     categories = saved["categories"]
     return TrainedModel(
         model.eval().requires_grad_(False),
@@ -62,3 +65,28 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
         tuple(categories["ids"]),
         tuple(categories["names"]),
     )
+
+
+def _build(config: Config, weights: Mapping[str, Tensor]) -> DefVIS:
+    """The model with its weights; a ValueError names what does not fit."""
+    if not config.model.backbone.name:  # Else its weights would be loaded twice.
+        with torch.device("meta"):  # Sizes cost nothing here, whatever the config says.
+            _compare(DefVIS(config.model).state_dict(), weights)
+    model = DefVIS(config.model)
+    _compare(model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return model
+
+
+def _compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name in own.keys() | weights.keys():
+        if name not in own or name not in weights:
+            where = "config" if name not in own else "file"
+            raise ValueError(f"the {where} has no {name}")
+        have, want = weights[name], own[name]
+        if have.shape != want.shape:
+            raise ValueError(f"{name} has shape {list(have.shape)}, not {list(want.shape)}")
+        if have.is_floating_point() != want.is_floating_point() or have.is_complex():
+            raise ValueError(f"{name} has dtype {have.dtype}, not {want.dtype}")
+        if not have.isfinite().all():
+            raise ValueError(f"{name} is not finite")

@@ -58,7 +58,8 @@ def read(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
             key = (row["kind"], row["stage"], row["step"])
-        except (ValueError, TypeError, KeyError):
+            hash(key)
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
         rows.pop(key, None)
         rows[key] = row

@@ -26,6 +26,7 @@ from defvis.data.clips import Batch, Targets
 from defvis.models.model import DefVIS
 from defvis.models.precision import autocast
 from defvis.presets import PRESETS, preset
+from defvis.programs import count, one_line_errors
 from defvis.training.losses import compute_losses
 from defvis.training.matcher import Match, matched_slots
 
@@ -155,18 +156,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the estimate for a preset."""
     parser = argparse.ArgumentParser(description=training_memory.__doc__)
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
-    parser.add_argument("--frames", type=int, help="(default: the preset's)")
-    parser.add_argument("--height", type=int, default=300)
-    parser.add_argument("--width", type=int, default=533)
-    parser.add_argument("--instances", type=int, default=10)
+    parser.add_argument("--frames", type=count, help="(default: the preset's)")
+    parser.add_argument("--height", type=count, default=300)
+    parser.add_argument("--width", type=count, default=533)
+    parser.add_argument("--instances", type=count, default=10)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
     args = parser.parse_args(argv)
     config = preset(args.preset)
     config = replace(config, precision=args.precision or config.precision)
-    memory = training_memory(
-        config, args.frames or config.model.num_frames, args.height, args.width, args.instances
-    )
-    print(memory)
+    if args.instances > config.model.num_slots:
+        parser.error(
+            f"--instances must be at most the {config.model.num_slots} slots, got {args.instances}"
+        )
+    frames = args.frames or config.model.num_frames
+    with one_line_errors("memory"):
+        print(training_memory(config, frames, args.height, args.width, args.instances))
 
 
 if __name__ == "__main__":

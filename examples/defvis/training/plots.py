@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from defvis.training.log import Row
+
+
+def label(name: str, number: int) -> str:
+    """A name for a legend, or its number where the font cannot draw it."""
+    font = get_font(findfont(FontProperties()))
+    if any(not font.get_char_index(ord(letter)) for letter in name):
+        return f"number {number}"
+    # A dollar would begin a formula, and an underscore hide the entry.
+    return ("\u200a" * name.startswith("_")) + name.replace("$", r"\$")
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -29,7 +39,8 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     left.set(
         xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training"
     )
-    left.legend(fontsize=8, loc="upper right")
+    if left.lines:
+        left.legend(fontsize=8, loc="upper right")
     validations = [row for row in rows if row["kind"] == "val"]
     largest = max((row["videos"] for row in validations), default=0)
     for index, name in enumerate(("AP", "AP50", "AP75")):

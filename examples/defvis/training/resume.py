@@ -35,17 +35,26 @@ def read_config(saved: Mapping[str, Any], path: Path) -> Config:
     Raises:
         CheckpointError: If the file is none that `Trainer` wrote; the message says what it is.
     """
-    parts = ("config", "categories", "stage", "step", "model", "state", "random")
-    missing = [part for part in parts if part not in saved] if isinstance(saved, dict) else parts
-    if missing:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of train_defvis, it has no {missing[0]!r}; if it holds "
-            "the weights of a model, start a run from them: train_defvis --weights"
-        )
+    for part in ("config", "categories", "model", "state"):
+        if not isinstance(saved.get(part), dict):
+            raise CheckpointError(
+                f"{path} is not a checkpoint of train_defvis, it has no {part!r}; if it holds "
+                "the weights of a model, start a run from them: train_defvis --weights"
+            )
     try:
-        return Config.from_dict(saved["config"])
+        config = Config.from_dict(saved["config"])
     except ValueError as error:
         raise CheckpointError(f"{path} was written by another version: {error}") from error
+    for part, kind in (("ids", int), ("names", str)):
+        classes = saved["categories"].get(part)
+        if not (
+            isinstance(classes, list)
+            and [type(each) for each in classes] == [kind] * config.model.num_classes
+        ):
+            raise CheckpointError(
+                f"{path} must have {part} of {config.model.num_classes} categories, got {classes!r}"
+            )
+    return config
 
 
 def check_resumed(
@@ -67,12 +76,15 @@ def check_resumed(
         ValueError: If the two differ in what changes learning; the message names every field.
     """
     old = read_config(saved, path)
+    missing = [part for part in ("stage", "step", "seconds", "random") if part not in saved]
+    if missing:
+        raise CheckpointError(f"{path} cannot be resumed, it has no {missing[0]!r}")
     names = saved["categories"]
     other = categories.difference(
         names["ids"], names["names"], train.category_ids, train.category_names
     )
     if other:
-        raise ValueError(f"{path} was written with other classes: {other}")
+        raise ValueError(f"{path} was written with other categories: {other}")
     if "videos" in saved and (other := _other_videos(saved["videos"], train)):
         raise ValueError(f"{path} was written with other training videos: {other}")
     if len(saved["random"]) != processes:

@@ -81,7 +81,7 @@ class Trainer:
             train.category_ids, train.category_names, val.category_ids, val.category_names
         )
         if other:
-            raise ValueError(f"train and val must have the same classes: {other}")
+            raise ValueError(f"train and val must have the same categories: {other}")
         if train.num_classes != config.model.num_classes:
             raise ValueError(
                 f"num_classes must be the dataset's {train.num_classes}, "

@@ -14,6 +14,7 @@ from defvis.data import rle
 from defvis.data.digits import LEVELS, MOTIONS, draw_scene
 from defvis.data.digits_dataset import DigitsSettings, handwriting, write_digits
 from defvis.data.digits_render import Renderer
+from defvis.programs import only_run_in
 
 
 def _written(root: Path, videos: int, seed: int = 0) -> dict[str, str]:
@@ -143,3 +144,24 @@ def test_existing_folder_and_bad_settings_are_refused(digits: Path) -> None:
         DigitsSettings(height=8)
     with pytest.raises(ValueError, match="frames must be at least 1, got 0"):
         DigitsSettings(frames=0)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        DigitsSettings(seed=-1)
+
+
+def test_interrupted_writing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on a full disk nor beside another run that writes the same."""
+    root = tmp_path / "digits"
+    with only_run_in(tmp_path / "digits.partial"):
+        with pytest.raises(FileExistsError, match=r"another run is writing to .*partial"):
+            _written(root, 1)
+        assert (tmp_path / "digits.partial").exists()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        _written(root, 1)
+    assert not list(tmp_path.iterdir())

@@ -129,6 +129,15 @@ def test_files_that_cannot_be_used(
         export(["--run", "x", "--source", "y", "--out", "z"])
 
 
+def test_exports_that_cannot_be_written_are_refused_first(tiny_run: Path, source: Path) -> None:
+    words = ["--run", str(tiny_run), "--source", str(source), "--out"]
+    for out in ([str(source)], ["x.onnx", "--format", "aoti"]):
+        with pytest.raises(SystemExit, match="2"):
+            export([*words, *out])
+    with pytest.raises(SystemExit, match="export_defvis: cannot write to /proc: "):
+        export([*words, "/proc/x.onnx"])
+
+
 def test_another_number_of_frames_than_a_file_has_weights_for() -> None:
     session: Any = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=["batch", 4, 3])])
     with pytest.raises(ValueError, match="takes clips of 4 frames, got 5"):

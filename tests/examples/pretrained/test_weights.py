@@ -170,6 +170,25 @@ def test_own_checkpoint_and_safetensors(config: Config, tmp_path: Path) -> None:
         assert a.equal(c)
 
 
+def test_rows_of_other_classes_are_left_out(config: Config, tmp_path: Path) -> None:
+    """Of as many classes with other names; the same names with other ids are the same classes."""
+    first = DefVIS(config.model)
+    categories = {"ids": [1, 2, 3], "names": ["cat", "dog", "cow"]}
+    torch.save({"model": first.state_dict(), "categories": categories}, tmp_path / "run.pt")
+    report = load_weights(
+        DefVIS(config.model), tmp_path / "run.pt", ([1, 2, 3], ["cat", "car", "cow"])
+    )
+    rows = {"decoder.class_heads.0.frame.weight", "memory_classes.project.bias"}
+    assert rows < set(report.skipped)
+    assert set(report.missing) == set(report.skipped)
+    assert len(report.skipped) == 2 * 3 + 2 * 2
+    assert "trained on other classes: class 1 is 'car'" in str(report)
+    same = load_weights(
+        DefVIS(config.model), tmp_path / "run.pt", ([5, 6, 7], ["cat", "dog", "cow"])
+    )
+    assert not same.skipped
+
+
 def test_nothing_fits(config: Config, tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"no entry of .*other\.pth fits"):

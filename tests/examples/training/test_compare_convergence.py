@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import compare_convergence
@@ -120,8 +121,15 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     # What is there is not trained again, and what has other settings is left alone.
     program("compare_convergence")(words)
     assert "begins" not in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="K4-0 holds a run with other settings"):
+    with pytest.raises(SystemExit, match=r"K4-0 holds .*: optim\.learning_rate is 0\.001 there"):
         program("compare_convergence")([*words, "--set", "optim.learning_rate=0.5"])
+    renamed = tmp_path / "renamed"
+    shutil.copytree(digits, renamed)
+    for split in ("train", "val"):
+        file = renamed / split / "instances.json"
+        file.write_text(file.read_text().replace('"name": "7"', '"name": "seal"'))
+    with pytest.raises(SystemExit, match=r"other categories: class 7 is '7' .* 'seal'"):
+        program("compare_convergence")([*words, "--data", str(renamed)])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +138,10 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--rounds", "0"], "--rounds: must be a whole number of at least 1, got 0"),
         (["--steps", "5", "--timing-steps", "4"], "must be at most --steps - 2, 3, got 4"),
         (["--seeds", "1", "1"], "must differ"),
+        (["--seeds", "-1"], "seed must be at least 0"),
+        (["--backbone-steps", "-1"], "backbone_stage.steps must be at least 0"),
+        (["--variant", "../up", "seed=1"], "is part of a folder's name, got '../up'"),
+        (["--set", "model.num_heads=5"], "must be divisible by num_heads, 5"),
         (["--variant", "a", "--variant", "a", "seed=1"], "must differ"),
         (["--variant", "odd", "model.wings=2"], "got 'model.wings=2'"),
     ],

@@ -22,6 +22,9 @@ from tests.examples.support import TINY_RUN, TORCHRUN, as_words, changed, launch
 
 # Frozen, because batch norm would see each process's own half; what it is frozen at is no matter.
 pytestmark = pytest.mark.filterwarnings("ignore:parts of the backbone are frozen")
+TORCHRUN_SETS = {
+    "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+}  # fmt: skip
 LOSSES = {"total", "class", "l1", "giou", "mask", "dice", "dense"}
 # In fp32 sums taken in another order differ by this share of a tensor's largest entry. Half the
 # batch would change gradients by tens of percent.
@@ -58,7 +61,9 @@ def uneven(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(uneven: Path) -> Train:
     """A function that trains in two processes, two clips and two frames of each per step."""
     settings = [
-        *TINY_RUN, "model.num_points=4", "model.backbone.frozen_norm=true", "optim.warmup_steps=2",
+        # The default asks for the first two of three stages; the third gets no gradient.
+        *TINY_RUN, "model.backbone.hidden_sizes=[8, 16, 16]", "model.backbone.depths=[1, 1, 1]",
+        "model.num_points=4", "model.backbone.frozen_norm=true", "optim.warmup_steps=2",
         # Its class loss has a denominator of its own; boxes and masks are divided by pairs.
         "model.class_output=softmax",
         # Of one video, the second process has nothing to validate.
@@ -157,6 +162,30 @@ def test_sharing_out_needs_several_processes(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         program("train_defvis")(["--shard"])
     assert "--shard needs at least 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "has RANK but no WORLD_SIZE: start several processes with torchrun, or"),
+        ({"WORLD_SIZE": "2"}, "has WORLD_SIZE but no RANK"),
+        ({"LOCAL_RANK": "0"}, "has LOCAL_RANK but no RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "has RANK but no MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}, "but no MASTER_PORT"),
+        ({**TORCHRUN_SETS, "RANK": "first"}, "RANK in the environment must be a whole number"),
+        ({**TORCHRUN_SETS, "WORLD_SIZE": "-2"}, "WORLD_SIZE in the environment must be a whole"),
+        ({**TORCHRUN_SETS, "RANK": "2"}, "RANK in the environment must be below WORLD_SIZE, 2"),
+    ],
+)
+def test_torchruns_variables(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        program("train_defvis")(["--device", "cpu"])
+    assert message in capsys.readouterr().err
 
 
 def test_other_number_of_processes_is_refused(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from defvis.training import log
-from defvis.training.plots import draw_curves
+from defvis.training.plots import draw_curves, label
 
 
 def test_later_lines_count_and_half_lines_do_not(tmp_path: Path) -> None:
@@ -56,6 +58,33 @@ def test_rows_tell_speed_and_time_left(tiny_run: Path) -> None:
         assert row["clips per second"] == pytest.approx(2 / row["seconds per step"])
         assert 0 <= row["waiting for data"] <= 1
         assert row["minutes left"] >= 0
+
+
+def test_lines_that_are_no_rows_are_left_out(tmp_path: Path) -> None:
+    row = {"kind": "train", "stage": "joint", "step": 1}
+    file = tmp_path / "log.jsonl"
+    others = [
+        b"null",
+        b"3",
+        b"[]",
+        b"{}",
+        b'{"kind": 1, "stage": 1, "step": []}',
+        b"\xff",
+        b"[" * 9999,
+    ]
+    file.write_bytes(b"\n".join([*others, json.dumps(row).encode()]))
+    assert log.read(file) == [row]
+
+
+def test_names_in_legends() -> None:
+    assert label("K32 é", 0) == "K32 é"
+    assert label("细胞", 3) == "number 3"
+    figure = Figure()
+    axes = figure.subplots()
+    for name in ("$a$b$", "_hidden", "细胞"):
+        axes.plot([1, 2], label=label(name, 3))
+    assert len(axes.legend().get_texts()) == 3
+    figure.canvas.draw()
 
 
 def test_curves_of_a_run_without_validation(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
 from defvis.training.distributed import World
-from defvis.training.stages import BackboneStage, JointStage, planned_stages
+from defvis.training.stages import JointStage, planned_stages
 from tests.examples.support import changed
 
 
@@ -107,11 +107,10 @@ def test_epochs_count_clips(frozen: Config) -> None:
 
 
 def test_refusals(frozen: Config) -> None:
-    with pytest.raises(ValueError, match="accumulation must be at most the 4 clips"):
-        _stage(changed(frozen, "accumulation=5"))
-    plain = changed(frozen.model, "dense_classes=false")
+    with pytest.raises(ValueError, match="accumulation must be at most batch_size, 4, got 5"):
+        changed(frozen, "accumulation=5").check()
     with pytest.raises(ValueError, match=r"needs model\.dense_classes, or 0 steps"):
-        BackboneStage(DefVIS(plain), frozen, 24, World())
+        changed(frozen, "model.dense_classes=false").check()
     assert planned_stages(changed(frozen, "backbone_stage.steps=0")) == [JointStage]
 
 
@@ -120,5 +119,27 @@ def test_losses_that_are_not_finite_stop_the_run(frozen: Config, batch: Batch) -
     stage = _stage(frozen, model)
     with torch.no_grad():
         next(model.mask_features.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="joint stage has a loss that is not finite"):
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite \(total nan, class "):
         stage.step(batch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_that_are_not_finite_stop_the_run(
+    frozen: Config, batch: Batch, precision: str
+) -> None:
+    """Before they reach the weights; in fp16 once the loss scale is down to nothing."""
+    model = DefVIS(frozen.model).train()
+    stage = _stage(changed(frozen, f"precision={precision}"), model)
+    weight = model.decoder.queries.slot_content
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    part = batch.split(4)[0]
+    if precision == "fp16":
+        state = stage.state_dict()
+        state["scaler"]["scale"] = 2.0**-23
+        stage.load_state_dict(state)
+        stage.step(part)
+    with pytest.raises(FloatingPointError, match="gradients are not finite"):
+        stage.step(part)
+    for name, tensor in model.named_parameters():
+        assert tensor.equal(before[name]), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.evaluation.ap import evaluate
+from defvis.programs import only_run_in
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint
 from defvis.training.stages import JointStage
@@ -108,8 +110,9 @@ def test_refusals(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_path: 
     Trainer(config, *data, tmp_path / "run", progress=False).train()
     with pytest.raises(FileExistsError, match="holds a run already"):
         Trainer(config, *data, tmp_path / "run")
-    with pytest.raises(ValueError, match="written with another config"):
-        Trainer(dataclasses.replace(config, steps=2), *data, tmp_path / "run", resume=True)
+    other = dataclasses.replace(config, batch_size=1)
+    with pytest.raises(ValueError, match="batch_size is 2 there and 1 here"):
+        Trainer(other, *data, tmp_path / "run", resume=True)
     train, val = data
     for name, pair in (("train", (train.first(0), val)), ("val", (train, val.first(0)))):
         with pytest.raises(ValueError, match=f"{name} must have at least one video"):
@@ -142,6 +145,55 @@ def test_programs_explain_themselves(
 def test_config_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     program("train_defvis")(["--print-config", "--set", "steps=7"])
     assert json.loads(capsys.readouterr().out)["steps"] == 7
+
+
+@pytest.fixture
+def words(digits: Path, tmp_path: Path) -> list[str]:
+    """A run of two steps without the backbone stage."""
+    settings = [*TINY_RUN, "model.num_points=2", "backbone_stage.steps=0", "steps=2"]
+    return ["--data", str(digits), "--out", str(tmp_path / "run"), *as_words(settings)]
+
+
+def test_wrong_calls(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    calls = {
+        "--profile 1": "--profile must be at most the 2 steps of the joint stage - 2, got 1",
+        "--profile 0": "--profile: must be a whole number of at least 1, got 0",
+        "--set model.num_heads=5": "embed_dim, 24, must be divisible by num_heads, 5",
+        "--device cuda:99": "--device cuda:99 cannot be used: ",
+        "--device meta": "--device meta cannot be used: ",
+        "--device abacus": "--device abacus cannot be used: ",
+    }
+    for call, message in calls.items():
+        with pytest.raises(SystemExit, match="2"):
+            program("train_defvis")([*words, *call.split()])
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_belongs_to_one_live_run(words: list[str], tmp_path: Path) -> None:
+    with only_run_in(tmp_path / "run"), pytest.raises(SystemExit, match="another run is writing"):
+        program("train_defvis")(words)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    with pytest.raises(SystemExit, match="cannot write to /proc/run: "):
+        program("train_defvis")([*words, "--out", "/proc/run"])
+
+
+def test_divergence_says_what_to_do(words: list[str], tmp_path: Path) -> None:
+    words += as_words(["optim.learning_rate=1e30", "checkpoint_every=1", "optim.warmup_steps=0"])
+    message = "diverged in step [12] of the joint stage: .* Start again with a lower optim.learning"
+    with pytest.raises(SystemExit, match=message):
+        program("train_defvis")(words)
+    for file in (tmp_path / "run").glob("checkpoint.pt*"):
+        model = load_checkpoint(file)["model"]
+        assert all(tensor.isfinite().all() for tensor in model.values())
+
+
+def test_no_room_for_checkpoints(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(SystemExit, match="has room for 1 MiB, but 3 checkpoints need "):
+        program("train_defvis")(words)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 def test_missing_data_is_no_traceback(tmp_path: Path) -> None:
