@@ -15,6 +15,7 @@ from defvis.config import DataConfig, ModelConfig
 from defvis.data.clips import FrameCache, collate, make_clip
 from defvis.data.resize_crop import network_size
 from defvis.data.ytvis import Frames
+from defvis.evaluation.journal import Journal
 from defvis.evaluation.tracks import SlotTrack, TrackBuilder
 from defvis.models.precision import autocast
 
@@ -49,11 +50,14 @@ def predict_videos(
     window: int = 0,
     progress: bool = False,
     precision: str = "fp32",
+    journal: Journal | None = None,
+    done: int = 0,
 ) -> Iterator[list[SlotTrack]]:
     """Predicts the tracks of each video.
 
     A video of at most `window` frames is one clip. A longer one is cut into clips of `window`
-    frames that overlap by half at least, and their slots are linked, see `TrackBuilder`.
+    frames that overlap by half at least, and their slots are linked, see `TrackBuilder`. Clips of
+    one frame cannot overlap: each is compared with the one before.
 
     Args:
         model: In eval mode, if it is `DefVIS`.
@@ -64,26 +68,41 @@ def predict_videos(
         window: Frames per clip; 0 takes as many as the model was trained on.
         progress: Shows a progress bar.
         precision: "fp32", or what the model computes in, "bf16" or "fp16".
+        journal: Takes the finished frames of a single long video, and the state after each batch
+            of clips; if it holds a state, the prediction goes on from there. None keeps them in
+            memory.
+        done: Number of first videos to leave out. The others are predicted in the batches that
+            they would have been in.
 
     Yields:
         The tracks of one video, in order of `videos`; tracks without any mask are
         left out.
 
     Raises:
-        ValueError: If `window` is below 0 or `batch_size` below 1.
+        ValueError: If `window` is below 0 or `batch_size` below 1, or there is a journal for
+            several videos.
     """
     if window < 0 or batch_size < 1:
         raise ValueError(
             f"window must be at least 0 and batch_size at least 1, got {window} and {batch_size}"
         )
+    if journal is not None and len(videos) != 1:
+        raise ValueError(f"a journal is for one video, got {len(videos)}")
     window = window or model.config.num_frames
     network = _Network(model, precision)
+    first = 0  # video of the group
     with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:
         for group in _groups(videos, config, batch_size, window):
-            if group[0].length > window:
-                yield _predict_long(network, group[0], config, cache, batch_size, window, progress)
-            else:
-                yield from _predict_whole(network, group, config, cache)
+            skipped = min(len(group), max(0, done - first))
+            first += len(group)
+            if skipped < len(group):
+                if group[0].length > window:
+                    own = Journal() if journal is None else journal
+                    yield _predict_long(
+                        network, group[0], config, cache, batch_size, window, progress, own
+                    )
+                else:
+                    yield from list(_predict_whole(network, group, config, cache))[skipped:]
             bar.update(len(group))
 
 
@@ -133,24 +152,31 @@ def _predict_long(
     batch_size: int,
     window: int,
     progress: bool,
+    journal: Journal,
 ) -> list[SlotTrack]:
     starts = clip_starts(video.length, window)
-    builder: TrackBuilder | None = None
+    done: int = journal.saved.get("clips", 0)
+    frame_size = network_size(video.height, video.width, config)
+    builder = TrackBuilder(video, frame_size, journal, journal.saved.get("builder"))
     with tqdm(
-        total=len(starts), desc=f"video {video.id}", unit="clip", disable=not progress, leave=False
+        initial=done,
+        total=len(starts),
+        desc=f"video {video.id}",
+        unit="clip",
+        disable=not progress,
+        leave=False,
     ) as bar:
-        for begin in range(0, len(starts), batch_size):
-            chunk = starts[begin : begin + batch_size]
+        while done < len(starts):
+            chunk = starts[done : done + batch_size]
             pixels = [
                 _frames(video, range(start, start + window), config, cache) for start in chunk
             ]
-            for start, (frame_size, probabilities, mask_logits) in zip(
-                chunk, network(pixels), strict=True
-            ):
-                builder = builder or TrackBuilder(video, frame_size)
+            for start, (_, probabilities, mask_logits) in zip(chunk, network(pixels), strict=True):
                 builder.add(start, probabilities, mask_logits)
+            done += len(chunk)
+            builder.finish(starts[done] if done < len(starts) else video.length)
+            journal.save({"clips": done, "builder": builder.state()})
             bar.update(len(chunk))
-    assert builder is not None
     return builder.tracks()
 
 

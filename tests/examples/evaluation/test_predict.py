@@ -14,7 +14,7 @@ from defvis.config import Config, DataConfig
 from defvis.data import rle
 from defvis.data.clips import FrameCache
 from defvis.evaluation.predict import clip_starts, predict_videos
-from defvis.evaluation.tracks import SlotTrack, TrackBuilder, to_results
+from defvis.evaluation.tracks import MAX_WHOLE_LENGTH, SlotTrack, TrackBuilder, to_results
 from defvis.models.model import DefVIS
 
 SIZE = 24
@@ -64,7 +64,7 @@ def test_scores_and_presence() -> None:
     first, second = builder.tracks()
     assert (first.identity, first.label) == (0, 2)
     assert first.score == pytest.approx(torch.tensor(1.0).sigmoid())
-    assert [mask is None for mask in first.masks] == [False, True]
+    assert list(first.masks) == [0]
     assert (second.identity, second.label) == (1, 1)
 
 
@@ -87,8 +87,8 @@ def test_clips_are_linked_whatever_their_slots() -> None:
     first, second = builder.tracks()
     assert (first.label, second.label) == (0, 1)
     for track, row in ((first, 0), (second, 12)):
-        for frame, mask in enumerate(track.masks):
-            assert mask is not None
+        assert list(track.masks) == list(range(9))
+        for frame, mask in track.masks.items():
             rows, columns = np.nonzero(rle.decode(mask))
             assert (rows.min(), columns.min()) == (row, frame)
 
@@ -97,8 +97,8 @@ def test_clips_are_linked_whatever_their_slots() -> None:
     builder.add(3, *_clip(3, 6, [16, 0], [1, 0]))
     tracks = {track.label: track for track in builder.tracks()}
     assert len(tracks) == 2
-    assert all(mask is not None for mask in tracks[0].masks)
-    assert [mask is None for mask in tracks[1].masks] == [True] * 3 + [False] * 6
+    assert list(tracks[0].masks) == list(range(9))
+    assert list(tracks[1].masks) == list(range(3, 9))
     assert tracks[0].identity != tracks[1].identity
 
 
@@ -110,7 +110,7 @@ def test_linked_clips_are_averaged() -> None:
     builder.add(0, classes, masks)
     builder.add(1, *_clip(1, 3, [0], [0]))
     (track,) = builder.tracks()
-    decoded = [rle.decode(mask) for mask in track.masks if mask is not None]
+    decoded = [rle.decode(mask) for mask in track.masks.values()]
     assert [bool(mask[10, 10]) for mask in decoded] == [True, False, False, False]
 
 
@@ -118,9 +118,54 @@ def test_objects_that_do_not_overlap_are_not_linked() -> None:
     builder = _builder(4)
     builder.add(0, *_clip(0, 3, [0], [0]))
     builder.add(1, *_clip(1, 3, [16], [0]))
-    assert [[mask is None for mask in track.masks] for track in builder.tracks()] == [
-        [False, False, False, True], [True, False, False, False],
-    ]  # fmt: skip
+    assert [list(track.masks) for track in builder.tracks()] == [[0, 1, 2], [1, 2, 3]]
+
+
+def test_clips_of_one_frame_are_linked_to_the_frame_before() -> None:
+    """Two objects exchange slots; one is not seen in frame 2 and so is another one from then on."""
+    builder = _builder(5)
+    for frame, places in enumerate([(0, 12), (12, 0), (0, None), (0, 12), (12, 0)]):
+        builder.add(frame, *_clip(frame, 1, places, [0, 1]))
+    assert [list(track.masks) for track in builder.tracks()] == [[0, 1, 2, 3, 4], [0, 1], [3, 4]]
+    assert len({track.identity for track in builder.tracks()}) == 3
+
+
+def test_clips_with_a_gap_between_them_are_not_linked() -> None:
+    builder = _builder(4)
+    builder.add(0, *_clip(0, 1, [0], [0]))
+    builder.add(2, *_clip(2, 2, [0], [0]))
+    assert [list(track.masks) for track in builder.tracks()] == [[0], [2, 3]]
+
+
+def _passing(length: int) -> list[SlotTrack]:
+    """Ten slots show something for a clip of six frames each, never the same."""
+    builder, random = _builder(length), np.random.default_rng(0)
+    for start in clip_starts(length, 6):
+        masks = torch.full((10, 6, 6, 6), -3.0)
+        for slot in range(10):
+            masks[slot, :, random.integers(6), random.integers(6)] = 3.0
+        builder.add(start, torch.full((10, 6, 1), 0.5), masks)
+    return builder.tracks()
+
+
+def test_tracks_and_results_grow_with_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the square of the length, in a video in which nothing stays."""
+    assert MAX_WHOLE_LENGTH == 1000
+    monkeypatch.setattr("defvis.evaluation.tracks.MAX_WHOLE_LENGTH", 24)
+    short, long = _passing(24), _passing(48)
+    assert sum(len(track.masks) for track in long) < 2.2 * sum(len(t.masks) for t in short)
+    for tracks, whole in ((short, True), (long, False)):
+        entries = to_results(tracks, 1, (7,))
+        assert len(entries) == len(tracks)
+        for track, entry in zip(tracks, entries, strict=True):
+            first = entry.get("first_frame", 0)
+            assert ("first_frame" in entry) is not whole
+            masks = entry["segmentations"]
+            seen = [frame for frame, mask in enumerate(masks, first) if mask is not None]
+            assert seen == list(track.masks)
+            assert len(masks) == (24 if whole else seen[-1] - seen[0] + 1)
+            counts = track.masks[seen[-1]]["counts"].decode()
+            assert masks[seen[-1] - first] == {"size": [SIZE, SIZE], "counts": counts}
 
 
 def test_masks_are_fitted_to_the_video() -> None:
@@ -130,7 +175,6 @@ def test_masks_are_fitted_to_the_video() -> None:
     builder = TrackBuilder(Noise(1, height=48, width=24), (24, 12))
     builder.add(0, torch.zeros(1, 1, 3), logits)
     (track,) = builder.tracks()
-    assert track.masks[0] is not None
     mask = rle.decode(track.masks[0])
     assert mask.shape == (48, 24)
     wanted = np.zeros((48, 24), dtype=bool)
@@ -158,7 +202,7 @@ def _predict(model: DefVIS, videos: Sequence[Noise], **options: int) -> list[lis
 def test_any_length(config: Config, length: int) -> None:
     (tracks,) = _predict(DefVIS(config.model).eval(), [Noise(length)])
     assert tracks
-    assert all(len(track.masks) == length for track in tracks)
+    assert all(track.length == length for track in tracks)
     assert all(0 < track.score < 1 for track in tracks)
     identities = [track.identity for track in tracks]
     assert len(set(identities)) == len(identities)
@@ -178,6 +222,6 @@ def test_batches_change_nothing(config: Config) -> None:
         assert [track.identity for track in one] == [track.identity for track in many]
         for a, b in zip(one, many, strict=True):
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
-            for left, right in zip(a.masks, b.masks, strict=True):
-                pixels = [np.zeros(1) if m is None else rle.decode(m) for m in (left, right)]
-                assert (pixels[0] != pixels[1]).mean() < 0.02
+            for frame in {*a.masks, *b.masks}:
+                pixels = [rle.decode(m[frame]) if frame in m else 0 for m in (a.masks, b.masks)]
+                assert np.mean(pixels[0] != pixels[1]) < 0.02
