@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from defvis.data import rle
 from defvis.data.rle import RLE
+from defvis.data.ytvis import Frames
+from defvis.evaluation.fonts import readable
+from defvis.evaluation.whole_file import whole_file
 
 # Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
 _DURATION = 200
@@ -29,19 +35,46 @@ class Overlay:
     Attributes:
         identity: Number that fixes the colour; the same object keeps it through the video.
         text: Written at the object, for example "7 .93".
-        masks: One entry per frame, None where absent.
+        masks: By frame, missing or None where absent.
     """
 
     identity: int
     text: str
-    masks: Sequence[RLE | None]
+    masks: Sequence[RLE | None] | Mapping[int, RLE]
+
+    def mask(self, frame: int) -> RLE | None:
+        """The mask in a frame."""
+        if isinstance(self.masks, Mapping):
+            return self.masks.get(frame)
+        return self.masks[frame]
 
 
-def draw_overlays(
-    pixels: NDArray[np.uint8], overlays: Sequence[Overlay], scale: int = 2
-) -> list[Image.Image]:
-    """Draws objects on the frames [T, H, W, 3] of a whole video, each as `draw_overlay` does."""
-    return [draw_overlay(picture, overlays, frame, scale) for frame, picture in enumerate(pixels)]
+class DrawnFrames(Sequence[Image.Image]):
+    """Chosen frames of a video with its objects; each is drawn when it is asked for.
+
+    Args:
+        video: Where the pixels come from.
+        overlays: Objects of the video.
+        scale: As in `draw_overlay`.
+        frames: Numbers of the frames.
+    """
+
+    def __init__(
+        self, video: Frames, overlays: Sequence[Overlay], scale: int, frames: Sequence[int]
+    ) -> None:
+        self._video, self._overlays, self._scale, self._frames = video, overlays, scale, frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
+        frame = self._frames[index]
+        return draw_overlay(self._video.frame(frame), self._overlays, frame, self._scale)
+
+
+def every_nth(length: int, most: int) -> range:
+    """Every n-th of `length` frames, from the first on, with the smallest n for at most `most`."""
+    return range(0, length, -(-length // most))
 
 
 def draw_overlay(
@@ -62,7 +95,7 @@ def draw_overlay(
     present = [
         (overlay, rle.decode(runs))
         for overlay in overlays
-        if (runs := overlay.masks[frame]) is not None
+        if (runs := overlay.mask(frame)) is not None
     ]
     for overlay, mask in present:
         blended[mask] = 0.4 * blended[mask] + 0.6 * np.array(identity_colour(overlay.identity))
@@ -92,7 +125,8 @@ def save_strip(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path) ->
         draw.text((2, top + 1), text, fill="black")
         for column, image in enumerate(images):
             sheet.paste(image, (column * (width + gap), top + title))
-    sheet.save(path)
+    with whole_file(path) as partial:
+        sheet.save(partial)
 
 
 def save_sheet(images: Sequence[Image.Image], path: Path, columns: int) -> None:
@@ -103,15 +137,24 @@ def save_sheet(images: Sequence[Image.Image], path: Path, columns: int) -> None:
     sheet = Image.new("RGB", (min(columns, len(images)) * width - gap, rows * height - gap))
     for place, image in enumerate(images):
         sheet.paste(image, (place % columns * width, place // columns * height))
-    sheet.save(path)
+    with whole_file(path) as partial:
+        sheet.save(partial)
 
 
 def save_animation(images: Iterable[Image.Image], path: Path, duration: float = _DURATION) -> None:
-    """Writes frames, each shown for `duration` milliseconds, as an endless animated WebP."""
-    images = iter(images)
-    next(images).save(
-        path, save_all=True, append_images=images, duration=round(duration), loop=0, quality=80
-    )
+    """Writes frames, each shown for `duration` milliseconds, as an endless animated WebP.
+
+    Few of the images are in memory at a time, but all of the file is. Images of which nobody knows
+    how many there are wait in a temporary file beside `path`.
+
+    Args:
+        images: At least one, RGB, of one size.
+        path: File to write.
+        duration: Rounded to whole milliseconds.
+    """
+    with whole_file(path) as partial, _counted(images, path.parent) as (count, one_by_one):
+        film = _Film(one_by_one, count)
+        film.save(partial, save_all=True, duration=round(duration), loop=0, quality=80)
 
 
 def save_video(images: Iterable[Image.Image], path: Path, rate: float) -> None:
@@ -120,7 +163,7 @@ def save_video(images: Iterable[Image.Image], path: Path, rate: float) -> None:
 
     images = iter(images)
     first = next(images)
-    with av.open(str(path), "w") as container:
+    with whole_file(path) as partial, av.open(str(partial), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         # The codec takes even sizes only.
         stream.width, stream.height = first.width // 2 * 2, first.height // 2 * 2
@@ -130,6 +173,43 @@ def save_video(images: Iterable[Image.Image], path: Path, rate: float) -> None:
             pixels = np.asarray(image)[: stream.height, : stream.width]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+class _Film(Image.Image):  # type: ignore[misc]  # Pillow has no types
+    """Images in the form of one with many frames, the only one that Pillow reads step by step."""
+
+    def __init__(self, images: Iterator[Image.Image], count: int) -> None:
+        super().__init__()
+        self._images, self.n_frames, self._frame = images, count, -1
+        self.seek(0)
+
+    def seek(self, frame: int) -> None:
+        """Goes on to the next frame; back at the end, which changes nothing."""
+        if frame > self._frame:
+            image = next(self._images)
+            self.im, self._mode, self._size = image.im, image.mode, image.size
+            self._frame = frame
+
+    def tell(self) -> int:
+        """The number of the present frame."""
+        return self._frame
+
+
+@contextlib.contextmanager
+def _counted(
+    images: Iterable[Image.Image], folder: Path
+) -> Iterator[tuple[int, Iterator[Image.Image]]]:
+    """The number of images, and the images one by one."""
+    if isinstance(images, Sized):
+        yield len(images), iter(images)
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        count = 0
+        for image in images:
+            pickle.dump(image, file)
+            count += 1
+        file.seek(0)
+        yield count, (pickle.load(file) for _ in range(count))
 
 
 def _label(
@@ -142,8 +222,7 @@ def _label(
     left, top = int(columns.min()) * scale, int(rows.min()) * scale
     right, bottom = (int(columns.max()) + 1) * scale, (int(rows.max()) + 1) * scale
     draw.rectangle((left, top, right - 1, bottom - 1), outline=colour)
-    font = ImageFont.load_default(size=_TEXT)
     place = left + 1, max(0, top - _TEXT - 2)
-    text = f"#{overlay.identity}: {overlay.text}"
+    text, font = readable(f"#{overlay.identity}: {overlay.text}", _TEXT)
     draw.rectangle(draw.textbbox(place, text, font=font), fill=colour)
     draw.text(place, text, fill="black", font=font)

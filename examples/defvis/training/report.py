@@ -8,23 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.ytvis import Video, YouTubeVIS
 from defvis.evaluation.ap import VideoAP, evaluate
-from defvis.evaluation.overlays import Overlay, draw_overlays, save_animation, save_strip
+from defvis.evaluation.fonts import class_texts
+from defvis.evaluation.overlays import (
+    DrawnFrames,
+    Overlay,
+    every_nth,
+    save_animation,
+    save_strip,
+)
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
+from defvis.evaluation.whole_file import write_results
 from defvis.models.model import DefVIS
 from defvis.training.distributed import World
 from defvis.training.log import Row
 from defvis.training.plots import draw_curves
 from defvis.training.sharding import in_step
 
-# Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to.
-_PICTURES, _DRAW_SCORE, _DRAW_WIDTH = 8, 0.3, 192
+# Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to; the
+# most frames of a strip and of an animation.
+_PICTURES, _DRAW_SCORE, _DRAW_WIDTH, _STRIP, _ANIMATED = 8, 0.3, 192, 12, 100
 
 
 @dataclass(frozen=True)
@@ -96,17 +103,17 @@ def write_report(out: Path, data: YouTubeVIS, validation: Validation, rows: Sequ
         "videos": len(data.videos),
     }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (out / "results.json").write_text(json.dumps(validation.results))
+    write_results(out / "results.json", validation.results)
     draw_curves(rows, out / "curves.png")
     folder = out / "overlays"
     folder.mkdir(exist_ok=True)
+    names = class_texts(data.category_names, data.category_ids)
     for video, slots in list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]:
-        _draw(folder, video, slots, data.category_names)
+        _draw(folder, video, slots, names)
 
 
 def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequence[str]) -> None:
     """Truth and prediction of a video: the strip shows both, the animation the prediction."""
-    pixels = np.stack([video.frame(index) for index in range(video.length)])
     truth = [
         Overlay(number, names[track.label], track.masks)
         for number, track in enumerate(video.tracks)
@@ -117,11 +124,17 @@ def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequenc
         if slot.score >= _DRAW_SCORE
     ]
     scale = max(1, _DRAW_WIDTH // video.width)
-    images = draw_overlays(pixels, predicted, scale)
+    strip = every_nth(video.length, _STRIP)
+    which = f", {', '.join(map(str, strip))} of {video.length}" if strip.step > 1 else ""
+
+    def images(overlays: Sequence[Overlay], frames: range = strip) -> DrawnFrames:
+        return DrawnFrames(video, overlays, scale, frames)
+
     rows = [
-        ("frames", draw_overlays(pixels, [], scale)),
-        ("truth", draw_overlays(pixels, truth, scale)),
-        ("prediction (#slot: class score)", images),
+        (f"frames{which}", images([])),
+        ("truth", images(truth)),
+        ("prediction (#slot: class score)", images(predicted)),
     ]
     save_strip(rows, folder / f"video{video.id:05d}.png")
-    save_animation(images, folder / f"video{video.id:05d}.webp")
+    animated = every_nth(video.length, _ANIMATED)
+    save_animation(images(predicted, animated), folder / f"video{video.id:05d}.webp")
