@@ -10,51 +10,79 @@ or from a trained model, which predicts first:
 
 or from a file of export_defvis.py, in ONNX Runtime: --onnx digits.onnx instead of --run.
 
+With --out, a prediction that was interrupted goes on with --resume after the last finished video.
+
 The figures are those of the official ytvoseval; -1 means no ground truth of this kind.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from defvis.evaluation.options import say, whole_number
+from defvis.programs import one_line_errors, only_run_in, prepare_folder
+
 if TYPE_CHECKING:
+    import torch
+
     from defvis.data.ytvis import YouTubeVIS
+    from defvis.evaluation.journal import Journal
+    from defvis.training.load_trained import TrainedModel
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts with --run, scores, prints."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.device and not args.run:
+        parser.error("--device needs --run: an exported file runs on the CPU")
+    if args.resume and (args.results or not args.out):
+        parser.error("--resume needs --out, and --run or --onnx")
     # Only now: --help must answer at once.
-    from defvis.data.errors import DataError
+    from defvis.evaluation.readiness import find_device
+    from defvis.training.checkpoint import CheckpointError
+
+    with one_line_errors("evaluate_defvis", CheckpointError):
+        try:
+            device = find_device(args.device if args.run else "cpu")
+        except ValueError as error:
+            parser.error(str(error))
+        _run(args, device)
+
+
+def _run(args: argparse.Namespace, device: torch.device) -> None:
     from defvis.data.ytvis import find_files, load
     from defvis.evaluation.ap import evaluate
     from defvis.evaluation.id_switches import measure_id_switches
-    from defvis.evaluation.results import ResultError, load_results
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.evaluation.results import load_results
+    from defvis.evaluation.whole_file import write_results
 
-    try:
-        data = load(*find_files(args.data))
-        results = load_results(args.results) if args.results else _predict(args, data)
-        ap = evaluate(data, results)
-        id_switches = measure_id_switches(data, results) if args.id_switches else None
-    except (CheckpointError, DataError, FileNotFoundError, ResultError, ValueError) as error:
-        sys.exit(f"evaluate_defvis: {error}")
+    annotations, frames = find_files(args.data)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results))
+        _check_out(args.out, annotations)
+    data = load(annotations, frames)
+    for note in getattr(data, "notes", ()):
+        say(note)
+    if args.results:
+        results = load_results(args.results)
+        if args.out is not None:
+            write_results(args.out, results)
+    else:
+        results = _predict(args, data, annotations, device)
+    ap = evaluate(data, results)
     print(f"{len(data.videos)} videos, {len(results)} results")
     for name, figure in ap.figures.items():
         print(f"{name:6s} {figure:.4f}")
-    if id_switches is not None:
-        print(id_switches)
+    if args.id_switches:
+        print(measure_id_switches(data, results))
     if args.per_class:
         for name, figure in zip(data.category_names, ap.per_class, strict=True):
-            print(f"AP of {name}: {figure:.4f}")
+            say(f"AP of {name}: {figure:.4f}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,51 +107,107 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(
         "--window",
-        type=int,
+        type=whole_number(0),
         default=0,
-        help="frames per clip; longer videos are cut into overlapping clips (default: as trained)",
+        help="frames per clip; longer videos are cut into overlapping clips (default, or 0: as "
+        "trained)",
     )
-    parser.add_argument("--batch-size", type=int, default=4, help="clips at once (default: 4)")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=4, help="clips at once (default: 4)"
+    )
     parser.add_argument(
         "--device",
         default="",
         help="of --run: cpu, cuda, cuda:1, ... (default: cuda if there is one)",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the interrupted prediction beside --out, if any, after its last video",
+    )
     return parser
 
 
-def _predict(args: argparse.Namespace, data: YouTubeVIS) -> list[dict[str, Any]]:
-    import torch
+def _check_out(out: Path, annotations: Path) -> None:
+    """Sees that the file can be written, before work is done for it."""
+    if out.is_dir():
+        raise IsADirectoryError(f"cannot write {out}: it is a folder")
+    if out.resolve() == annotations.resolve():
+        raise ValueError(f"cannot write {out}: it is the ground truth")
+    prepare_folder(out.parent)
 
+
+def _predict(
+    args: argparse.Namespace, data: YouTubeVIS, annotations: Path, device: torch.device
+) -> list[dict[str, Any]]:
+    from defvis.data.categories import difference
+    from defvis.data.check import check_frames
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import predict_videos
+    from defvis.evaluation.readiness import check_clips
     from defvis.evaluation.tracks import to_results
+    from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
     from defvis.models.model import DefVIS
     from defvis.training.load_trained import load_trained
 
-    trained = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
-    if trained.category_ids != data.category_ids:
-        raise ValueError(
-            f"{args.onnx or args.run} was trained on the category ids "
-            f"{list(trained.category_ids)}, {args.data} has {list(data.category_ids)}"
-        )
-    if isinstance(trained.model, DefVIS):
-        trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    predicted = predict_videos(
-        trained.model,
-        data.videos,
-        trained.config.data,
-        FrameCache(0),
-        batch_size=args.batch_size,
-        window=args.window,
-        progress=sys.stderr.isatty(),
+    trained: TrainedModel[Any] = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
+    differs = difference(
+        trained.category_ids, trained.category_names, data.category_ids, data.category_names
     )
-    return [
-        result
-        for video, tracks in zip(data.videos, predicted, strict=True)
-        for result in to_results(tracks, video.id, data.category_ids)
-    ]
+    if differs:
+        raise ValueError(
+            f"{args.onnx or args.run} was trained on other classes than {args.data} has: {differs}"
+        )
+    check_clips(trained.model, data.videos, args.window)
+    check_frames(data.videos, progress=sys.stderr.isatty())
+    if isinstance(trained.model, DefVIS):
+        trained.model.to(device)
+    with _journal(args, trained, annotations) as journal:
+        done: int = journal.saved.get("videos", 0)
+        if done:
+            print(f"going on after video {done} of {len(data.videos)}")
+        predicted = predict_videos(
+            trained.model,
+            data.videos,
+            trained.config.data,
+            FrameCache(0),
+            batch_size=args.batch_size,
+            window=args.window,
+            progress=sys.stderr.isatty(),
+            done=done,
+        )
+        for video, tracks in zip(data.videos[done:], predicted, strict=True):
+            journal.append(to_results(tracks, video.id, data.category_ids))
+            done += 1
+            journal.save({"videos": done})
+        results = [entry for _, entries in journal for entry in entries]
+        if args.out is not None:
+            write_results(args.out, results)
+    return results
+
+
+@contextlib.contextmanager
+def _journal(
+    args: argparse.Namespace, trained: TrainedModel[Any], annotations: Path
+) -> Iterator[Journal]:
+    """The results of each finished video; in a folder beside --out, which is deleted at the end."""
+    from defvis.evaluation.fingerprint import of_content, of_model
+    from defvis.evaluation.journal import Journal, KeptJournal
+
+    if args.out is None:
+        yield Journal()
+        return
+    folder = args.out.with_name(f"{args.out.name}.unfinished")
+    agreed = {
+        "the model": of_content(args.onnx) if args.onnx else of_model(trained),
+        "the annotations": of_content(annotations),
+        "--window": args.window,
+        "--batch-size": args.batch_size,
+    }
+    with only_run_in(folder), KeptJournal(folder, agreed, args.resume) as journal:
+        yield journal
+        journal.remove()
 
 
 if __name__ == "__main__":

@@ -12,60 +12,90 @@ query, as in Figure 1 of the paper:
     ... --points encoder:120:64:5       the cell of pixel (120, 64) in frame 5
 
 With --onnx digits.onnx instead of --run, a file of export_defvis.py runs in ONNX Runtime.
+
+A long video that was interrupted goes on with --resume after the last finished clip.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from defvis.evaluation.options import number, query, say, whole_number
+from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from defvis.config import DataConfig
     from defvis.data.ytvis import Frames
+    from defvis.evaluation.journal import KeptJournal
     from defvis.evaluation.tracks import SlotTrack
     from defvis.models.model import DefVIS
+    from defvis.training.load_trained import TrainedModel
 
 _KINDS = ("results", "webp", "sheet", "video")
-# Small frames are enlarged to about this width; frames on the contact sheet; its columns.
-_DRAW_WIDTH, _SHEET, _COLUMNS = 320, 24, 6
-# Frames per second if neither the source nor the user gives a rate (YouTube-VIS annotates 6).
-_RATE = 6.0
+# Small frames are enlarged to about this width; frames on the contact sheet; its columns; the most
+# frames of the animation, which is in memory until it is complete.
+_DRAW_WIDTH, _SHEET, _COLUMNS, _ANIMATED = 320, 24, 6, 500
+# Frames per second if neither the source nor the user gives a rate (YouTube-VIS annotates 6), and
+# those that can be written.
+_RATE, _RATES = 6.0, (0.001, 1000.0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, predicts, writes what --write and --points name."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.onnx and (args.points or args.precision != "fp32"):
-        parser.error("--points and --precision need --run: an exported file only predicts, in fp32")
+    if args.onnx and (args.points or args.precision != "fp32" or args.device):
+        parser.error(
+            "--points, --precision and --device need --run: an exported file only predicts, in "
+            "fp32 on the CPU"
+        )
     if "video" in args.write and importlib.util.find_spec("av") is None:
         sys.exit("infer_defvis: --write video needs PyAV: pip install av")
     # Only now: --help must answer at once.
-    import torch
+    from defvis.training.checkpoint import CheckpointError
 
+    with one_line_errors("infer_defvis", CheckpointError), only_run_in(args.out):
+        _run(parser, args)
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from defvis.data.clips import FrameCache
-    from defvis.data.errors import DataError
     from defvis.data.sources import open_source
+    from defvis.evaluation.fonts import class_texts
     from defvis.evaluation.predict import predict_videos
-    from defvis.evaluation.tracks import to_results
+    from defvis.evaluation.readiness import check_clips, find_device
+    from defvis.evaluation.sampling_figure import check_query
+    from defvis.evaluation.tracks import track_results
+    from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
     from defvis.models.model import DefVIS
-    from defvis.training.checkpoint import CheckpointError
     from defvis.training.load_trained import load_trained
 
     try:
-        trained = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
-        window = args.window or trained.config.model.num_frames
-        source = open_source(args.source, args.every, keep=2 * window)
-        if isinstance(trained.model, DefVIS):
-            trained.model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = find_device("cpu" if args.onnx else args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    trained: TrainedModel[Any] = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
+    window = args.window or trained.config.model.num_frames
+    source = open_source(args.source, args.every, keep=2 * window)
+    for note in getattr(source, "notes", ()):
+        print(note)
+    check_clips(trained.model, [source], window)
+    if isinstance(trained.model, DefVIS):
+        trained.model.to(device)
+        if args.points:
+            try:
+                check_query(trained.model, source, *args.points)
+            except ValueError as error:
+                parser.error(f"--points: {error}")
+    with _open_journal(args, trained, source, window) as journal:
+        if journal.saved:
+            print(f"going on after clip {journal.saved['clips']}")
         (tracks,) = predict_videos(
             trained.model,
             [source],
@@ -75,26 +105,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             window=window,
             progress=sys.stderr.isatty(),
             precision=args.precision,
+            journal=journal,
         )
-        args.out.mkdir(parents=True, exist_ok=True)
         if "results" in args.write:
-            results = to_results(tracks, args.video_id, trained.category_ids)
-            (args.out / "results.json").write_text(json.dumps(results))
-        _draw(args, source, tracks, trained.category_names)
-        if args.points and isinstance(trained.model, DefVIS):
+            entries = (
+                entry
+                for track in tracks
+                for entry in track_results(track, args.video_id, trained.category_ids)
+            )
+            write_results(args.out / "results.json", entries)
+        names = class_texts(trained.category_names, trained.category_ids)
+        _draw(args, source, tracks, names)
+        if args.points:
             _draw_points(args, source, trained.model, trained.config.data, window)
-    except (CheckpointError, DataError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"infer_defvis: {error}")
-    seen = [track for track in tracks if track.score >= args.threshold]
-    print(f"{source.length} frames, {len(seen)} objects with a score from {args.threshold}:")
-    for track in seen:
-        frames = [index for index, mask in enumerate(track.masks) if mask is not None]
-        name = trained.category_names[track.label]
-        print(
-            f"  #{track.identity}: {name} {track.score:.2f}, in {len(frames)} frames "
-            f"from {frames[0]} to {frames[-1]}"
-        )
-    print(f"written to {args.out}")
+        journal.remove()
+    _summarise(args, source, tracks, trained.category_names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,17 +141,31 @@ def _parser() -> argparse.ArgumentParser:
         help="what to write (default: results webp sheet; video needs PyAV)",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="lowest score to draw (default: 0.3)"
+        "--threshold",
+        type=number(0, 1),
+        default=0.3,
+        help="lowest score to draw (default: 0.3)",
     )
-    parser.add_argument("--every", type=int, default=1, help="take each n-th frame (default: 1)")
     parser.add_argument(
-        "--window", type=int, default=0, help="frames per clip (default: as trained)"
+        "--every", type=whole_number(1), default=1, help="take each n-th frame (default: 1)"
     )
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="frames per second to show (default: the source's)"
+        "--window",
+        type=whole_number(0),
+        default=0,
+        help="frames per clip (default, or 0: as trained)",
     )
-    parser.add_argument("--video-id", type=int, default=1, help="in results.json (default: 1)")
-    parser.add_argument("--points", metavar="QUERY", help="draw a query's sampling points")
+    parser.add_argument(
+        "--rate",
+        type=number(*_RATES),
+        help="frames per second to show (default: the source's)",
+    )
+    parser.add_argument(
+        "--video-id", type=whole_number(0), default=1, help="in results.json (default: 1)"
+    )
+    parser.add_argument(
+        "--points", type=query, metavar="QUERY", help="draw a query's sampling points"
+    )
     parser.add_argument(
         "--precision",
         choices=["fp32", "bf16", "fp16"],
@@ -138,15 +177,39 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="of --run: cpu, cuda, cuda:1, ... (default: cuda if there is one)",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the interrupted run in --out, if any, after its last clip",
+    )
     return parser
+
+
+def _open_journal(
+    args: argparse.Namespace, trained: TrainedModel[Any], source: Frames, window: int
+) -> KeptJournal:
+    from defvis.evaluation.fingerprint import of_content, of_listing, of_model
+    from defvis.evaluation.journal import KeptJournal
+
+    agreed = {
+        "the model": of_content(args.onnx) if args.onnx else of_model(trained),
+        "the source": str(args.source.resolve()),
+        "--every": args.every,
+        "frames": source.length,
+        "the source's files": of_listing(getattr(source, "files", (args.source,))),
+        "--window": window,
+        "--precision": args.precision,
+    }
+    return KeptJournal(args.out / "unfinished", agreed, args.resume, trained.model.device)
 
 
 def _draw(
     args: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
 ) -> None:
     from defvis.evaluation.overlays import (
+        DrawnFrames,
         Overlay,
-        draw_overlay,
+        every_nth,
         save_animation,
         save_sheet,
         save_video,
@@ -159,20 +222,26 @@ def _draw(
     ]
     scale = max(1, _DRAW_WIDTH // source.width)
 
-    def images(frames: Sequence[int]) -> Iterator[Image.Image]:
-        """Yields one at a time: a long video may not fit into memory."""
-        return (draw_overlay(source.frame(index), overlays, index, scale) for index in frames)
+    def images(frames: Sequence[int]) -> DrawnFrames:
+        return DrawnFrames(source, overlays, scale, frames)
 
-    everything = range(source.length)
-    rate = args.rate or getattr(source, "rate", 0.0) or _RATE
+    rate = args.rate or getattr(source, "rate", 0.0)
+    if not _RATES[0] <= rate <= _RATES[1]:  # Containers may say anything.
+        rate = _RATE
     if "webp" in args.write:
-        save_animation(images(everything), args.out / "overlay.webp", 1000 / rate)
+        shown = every_nth(source.length, _ANIMATED)
+        if shown.step > 1:
+            print(
+                f"overlay.webp shows one frame in {shown.step} of {source.length}; "
+                "--write video shows all"
+            )
+        save_animation(images(shown), args.out / "overlay.webp", 1000 / rate)
     if "video" in args.write:
-        save_video(images(everything), args.out / "overlay.mp4", rate)
+        save_video(images(range(source.length)), args.out / "overlay.mp4", rate)
     if "sheet" in args.write:
         count = min(_SHEET, source.length)
         chosen = [index * source.length // count for index in range(count)]
-        save_sheet(list(images(chosen)), args.out / "sheet.png", _COLUMNS)
+        save_sheet(images(chosen), args.out / "sheet.png", _COLUMNS)
 
 
 def _draw_points(
@@ -183,19 +252,8 @@ def _draw_points(
     from defvis.data.resize_crop import network_size, scale_frames
     from defvis.evaluation.sampling_figure import decoder_points, draw_points, encoder_points
 
-    kind, *words = args.points.split(":")
-    if not all(word.isdigit() for word in words) or (kind, len(words)) not in (
-        ("decoder", 2),
-        ("encoder", 3),
-    ):
-        raise ValueError(
-            "points must be decoder:SLOT:FRAME or encoder:X:Y:FRAME in whole numbers, "
-            f"got {args.points!r}"
-        )
-    numbers = [int(word) for word in words]
+    kind, numbers = args.points
     frame = numbers[-1]
-    if frame >= source.length:
-        raise ValueError(f"points must be of a frame below {source.length}, got {frame}")
     # The clip that has the frame in its middle, as far as the video reaches.
     start = max(0, min(frame - window // 2, source.length - window))
     pixels = np.stack(
@@ -209,6 +267,20 @@ def _draw_points(
         x, y = numbers[0] / source.width * size[1], numbers[1] / source.height * size[0]
         points = encoder_points(model, scaled, x, y, frame - start)
     draw_points(pixels, points, args.out / "points.png", _COLUMNS)
+
+
+def _summarise(
+    args: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
+) -> None:
+    seen = [track for track in tracks if track.score >= args.threshold]
+    print(f"{source.length} frames, {len(seen)} objects with a score from {args.threshold}:")
+    for track in seen:
+        frames = list(track.masks)
+        say(
+            f"  #{track.identity}: {names[track.label]} {track.score:.2f}, in {len(frames)} frames "
+            f"from {frames[0]} to {frames[-1]}"
+        )
+    say(f"written to {args.out}")
 
 
 if __name__ == "__main__":

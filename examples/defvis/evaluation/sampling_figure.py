@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from defvis.data.clips import collate, make_clip
+from defvis.data.ytvis import Frames
 from defvis.evaluation.overlays import save_sheet
 from defvis.models.model import DefVIS
 from stdeform import STDeformAttn
@@ -50,6 +51,30 @@ class SamplingPoints:
         return self.weights * (1 - distance).clamp(min=0)
 
 
+def check_query(model: DefVIS, video: Frames, kind: str, numbers: Sequence[int]) -> None:
+    """Checks that a query exists before anything is computed for it.
+
+    Args:
+        model: The model.
+        video: What it will see.
+        kind: "decoder" or "encoder".
+        numbers: Slot and frame, or x, y and frame, each from 0.
+
+    Raises:
+        ValueError: If it does not exist, or its attention is not deformable in the volume.
+    """
+    *place, frame = numbers
+    if frame >= video.length:
+        raise ValueError(f"points must be of a frame below {video.length}, got {frame}")
+    if kind == "decoder":
+        _check_slot(place[0], model)
+        _deformable(model.decoder.layers[-1].cross_attention)
+    else:
+        x, y = place
+        _check_pixel(x, y, video.width, video.height)
+        _deformable(model.encoder.layers[-1].attention)
+
+
 @torch.no_grad()
 def decoder_points(
     model: DefVIS, pixels: NDArray[np.uint8], slot: int, frame: int, layer: int = -1
@@ -68,8 +93,7 @@ def decoder_points(
             the volume.
     """
     frames = len(pixels)
-    if not 0 <= slot < model.config.num_slots:
-        raise ValueError(f"slot must be 0 to {model.config.num_slots - 1}, got {slot}")
+    _check_slot(slot, model)
     _check_frame(frame, frames)
     attention = model.decoder.layers[layer].cross_attention
     return _observe(model, pixels, attention, lambda shape: slot * frames + frame)
@@ -85,8 +109,7 @@ def encoder_points(
     """
     frames, height, width = pixels.shape[:3]
     _check_frame(frame, frames)
-    if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"pixel must lie in {width} x {height}, got ({x}, {y})")
+    _check_pixel(x, y, width, height)
 
     def query(shape: Sequence[int]) -> int:
         row, column = int(y / height * shape[1]), int(x / width * shape[2])
@@ -140,11 +163,7 @@ def _observe(
     model: DefVIS, pixels: NDArray[np.uint8], attention: object, query: Query
 ) -> SamplingPoints:
     """Runs the model and takes one query's samples from what the layer is given."""
-    layer = getattr(attention, "deform", None)
-    if not isinstance(layer, STDeformAttn):
-        raise ValueError(
-            f"sampling points need attention 'deformable', got {type(attention).__name__}"
-        )
+    layer = _deformable(attention)
     seen: list[SamplingPoints] = []
 
     def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -173,6 +192,25 @@ def _observe(
     finally:
         handle.remove()
     return seen[0]
+
+
+def _deformable(attention: object) -> STDeformAttn:
+    layer = getattr(attention, "deform", None)
+    if not isinstance(layer, STDeformAttn):
+        raise ValueError(
+            f"sampling points need attention 'deformable', got {type(attention).__name__}"
+        )
+    return layer
+
+
+def _check_slot(slot: int, model: DefVIS) -> None:
+    if not 0 <= slot < model.config.num_slots:
+        raise ValueError(f"slot must be 0 to {model.config.num_slots - 1}, got {slot}")
+
+
+def _check_pixel(x: float, y: float, width: int, height: int) -> None:
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"pixel must lie in {width} x {height}, got ({x}, {y})")
 
 
 def _check_frame(frame: int, frames: int) -> None:

@@ -21,7 +21,7 @@ class OnnxModel:
     Attributes:
         config: Parts and sizes of the network.
         device: The CPU.
-        any_length: Whether clips may have any number of frames.
+        num_frames: Frames that a clip must have; None if any number will do.
     """
 
     device = torch.device("cpu")
@@ -29,8 +29,13 @@ class OnnxModel:
     def __init__(self, session: Any, config: ModelConfig) -> None:
         self.config = config
         self._session = session
-        self._frames: int | str = session.get_inputs()[0].shape[1]
-        self.any_length = isinstance(self._frames, str)
+        frames: int | str = session.get_inputs()[0].shape[1]
+        self.num_frames = None if isinstance(frames, str) else frames
+
+    @property
+    def any_length(self) -> bool:
+        """Whether clips may have any number of frames."""
+        return self.num_frames is None
 
     def predict(self, frames: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """As `DefVIS.predict`.
@@ -40,9 +45,9 @@ class OnnxModel:
         """
         if padding_mask is None:
             padding_mask = torch.zeros(frames.shape[:2] + frames.shape[3:], dtype=torch.bool)
-        if not self.any_length and self._frames != frames.shape[1]:
+        if self.num_frames not in (None, frames.shape[1]):
             raise ValueError(
-                f"this model takes clips of {self._frames} frames, got {frames.shape[1]}"
+                f"this model takes clips of {self.num_frames} frames, got {frames.shape[1]}"
             )
         inputs = zip(INPUTS, (frames.numpy(), padding_mask.numpy()), strict=True)
         probabilities, boxes, masks = map(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,6 @@ def test_missing_files(digits: Path, tiny_run: Path, tmp_path: Path) -> None:
         (["--data", str(digits / "val"), "--run", str(tmp_path)], "there is no checkpoint"),
         (["--data", str(tmp_path), "--run", str(tiny_run)], "holds none of"),
         (["--data", str(digits / "val"), "--run", str(broken)], "no checkpoint can be read"),
-        (["--data", str(digits / "val"), "--run", str(tiny_run), "--window", "-1"],
-         "window must be at least 0"),
     ):  # fmt: skip
         with pytest.raises(SystemExit, match=message):
             evaluate(arguments)
@@ -77,5 +76,58 @@ def test_missing_files(digits: Path, tiny_run: Path, tmp_path: Path) -> None:
     content["categories"] = content["categories"][:9]
     content["annotations"] = []
     (tmp_path / "nine.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="was trained on the category ids"):
+    with pytest.raises(SystemExit, match=r"other classes than .* has: .*missing"):
         evaluate(["--data", str(tmp_path / "nine.json"), "--run", str(tiny_run)])
+
+
+@pytest.fixture
+def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("predicted before all was checked")
+
+    monkeypatch.setattr("defvis.evaluation.predict.predict_videos", fail)
+
+
+def test_what_is_looked_at_first(
+    digits: Path, tiny_run: Path, tmp_path: Path, no_prediction: None
+) -> None:
+    """Where to write to, the names of the classes, and whether the frames are there."""
+    data, file = tmp_path / "data", tmp_path / "file"
+    shutil.copytree(digits / "val", data)
+    file.touch()
+    words = ["--run", str(tiny_run), "--data", str(data)]
+    for out, message in (
+        (data, "it is a folder"),
+        (file / "results.json", "to .*file: File exists"),
+        (data / "instances.json", "it is the ground truth"),
+    ):
+        with pytest.raises(SystemExit, match=f"evaluate_defvis: cannot write .*{message}"):
+            evaluate([*words, "--out", str(out)])
+    picture = next((data / "JPEGImages").rglob("00002.*"))
+    picture.unlink()
+    with pytest.raises(SystemExit, match=f"frame is missing: .*{picture}"):
+        evaluate(words)
+    content = json.loads((data / "instances.json").read_text())
+    content["categories"][3]["name"] = "cat"
+    (data / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=r"other classes than .* class 3 is '3' .*'cat'"):
+        evaluate(words)
+    assert not list(tmp_path.glob("**/*.unfinished"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "x", "--window", "-1"], "--window: must be a whole number of at least 0"),
+        (["--run", "x", "--batch-size", "0"], "--batch-size: must be a whole number of at least 1"),
+        (["--run", "x", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--onnx", "x", "--device", "cpu"], "--device needs --run"),
+        (["--results", "x", "--resume", "--out", "y"], "--resume needs --out"),
+        (["--run", "x", "--resume"], "--resume needs --out"),
+    ],
+)
+def test_wrong_calls(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        evaluate(["--data", "nowhere", *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +17,23 @@ from PIL import Image
 
 from defvis.data.errors import DataError
 from defvis.data.sources import open_source
+from defvis.evaluation.options import say
 from defvis.evaluation.overlays import save_video
-from tests.examples.support import program
+from defvis.evaluation.readiness import check_clips
+from defvis.export.onnx_model import OnnxModel
+from defvis.models.model import DefVIS
+from defvis.programs import only_run_in
+from tests.examples.support import program, tiny_model
 
 infer = program("infer_defvis")
+
+
+@pytest.fixture
+def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("predicted before all was checked")
+
+    monkeypatch.setattr("defvis.evaluation.predict.predict_videos", fail)
 
 
 def _pictures(folder: Path, count: int, size: tuple[int, int] = (64, 48)) -> Path:
@@ -136,19 +154,79 @@ def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("query", "message"),
+    ("words", "message"),
     [
-        ("decoder:99:0", "slot must be 0 to 2, got 99"),
-        ("decoder:0:9", "a frame below 2, got 9"),
-        ("encoder:70:0:0", r"pixel must lie in"),
-        ("encoder:1:2", "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
-        ("decoder:a:b", "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
+        (["--points", "decoder:99:0"], "slot must be 0 to 2, got 99"),
+        (["--points", "decoder:0:9"], "a frame below 2, got 9"),
+        (["--points", "encoder:70:0:0"], "pixel must lie in 64 x 48, got (70, 0)"),
+        (["--points", "encoder:1:2"], "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
+        (["--points", "decoder:a:b"], "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
+        (["--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--device", "meta"], "device 'meta' cannot be used"),
+        (["--rate", "-1"], "--rate: must be 0.001 to 1000, got '-1'"),
+        (["--rate", "nan"], "--rate: must be 0.001 to 1000, got 'nan'"),
+        (["--threshold", "inf"], "--threshold: must be 0 to 1, got 'inf'"),
+        (["--window", "-1"], "--window: must be a whole number of at least 0, got '-1'"),
+        (["--every", "0"], "--every: must be a whole number of at least 1, got '0'"),
+        (["--video-id", "x"], "--video-id: must be a whole number of at least 0, got 'x'"),
     ],
 )
-def test_queries_that_do_not_exist(
-    tiny_run: Path, tmp_path: Path, query: str, message: str
-) -> None:
+def test_wrong_calls(
+    tiny_run: Path, tmp_path: Path, words: list[str], message: str, no_prediction: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     source = _pictures(tmp_path / "in", 2)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit) as end:
         infer(["--run", str(tiny_run), "--source", str(source), "--out", str(tmp_path / "out"),
-               "--write", "--points", query])  # fmt: skip
+               *words])  # fmt: skip
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_looked_at_first(tiny_run: Path, tmp_path: Path, no_prediction: None) -> None:
+    """Where to write to, whether another run does, and whether the model takes the clips."""
+    words = ["--run", str(tiny_run), "--source", str(_pictures(tmp_path / "in", 9)), "--out"]
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "seen"):
+        with pytest.raises(SystemExit, match=f"infer_defvis: cannot write to {out}"):
+            infer([*words, str(out)])
+    with only_run_in(tmp_path / "out"), pytest.raises(SystemExit, match="another run is writing"):
+        infer([*words, str(tmp_path / "out")])
+
+
+def test_another_length_than_a_model_has_weights_for(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_model(), encoder_attention="frames")
+    video = open_source(_pictures(tmp_path / "in", 9))
+    with pytest.raises(ValueError, match="num_frames = 4 frames, got a clip of 5"):
+        check_clips(DefVIS(config), [video], 5)
+    check_clips(DefVIS(config), [video], 3)
+    session: Any = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=["batch", 4, 3])])
+    model = OnnxModel(session, tiny_model())
+    check_clips(model, [video], 0)
+    with pytest.raises(ValueError, match="takes clips of 4 frames, got one of 3"):
+        check_clips(model, [video], 3)
+
+
+def test_names_that_a_terminal_does_not_have(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    say("#1: 猫")
+    sys.stdout.seek(0)
+    assert sys.stdout.read() == "#1: \\u732b\n"
+
+
+@pytest.mark.parametrize(("length", "shown"), [(4, 4), (9, 5)])
+def test_a_long_animation_shows_every_nth_frame(
+    length: int, shown: int, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("infer_defvis._ANIMATED", 5)
+    source, out = _pictures(tmp_path / "in", length), tmp_path / "out"
+    infer(["--run", str(tiny_run), "--source", str(source), "--out", str(out), "--write", "webp"])
+    with Image.open(out / "overlay.webp") as film:
+        assert film.n_frames == shown
+    said = f"overlay.webp shows one frame in 2 of {length}; --write video shows all"
+    assert (said in capsys.readouterr().out) is (shown < length)
