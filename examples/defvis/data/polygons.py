@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from defvis.data.values import shown
 
 # Pixels along the outlines of a mask: pycocotools needs some fifty bytes for each.
@@ -50,8 +48,8 @@ def without_slivers(polygons: list[Any], height: int, width: int) -> list[list[f
 
 
 def _length(polygon: list[float]) -> float:
-    corners = np.array(polygon, dtype=float).reshape(-1, 2)
-    return float(np.abs(corners - np.roll(corners, 1, axis=0)).sum())
+    before = polygon[-2:] + polygon[:-2]
+    return sum(abs(there - here) for there, here in zip(polygon, before, strict=True))
 
 
 def _is_sliver(polygon: Any) -> bool:

@@ -370,7 +370,7 @@ def _track(
             "for each frame of the video, are needed"
         )
     for name in ("segmentations", "bboxes", "areas"):
-        if name == "segmentations" or row.get(name):
+        if name == "segmentations" or row.get(name) not in (None, []):
             entries = _list(row, name, place)
             if len(entries) != video.length:
                 raise DataError(

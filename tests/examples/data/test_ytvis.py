@@ -239,6 +239,7 @@ def test_any_value_anywhere_is_read_or_refused(
          "annotation 11: bboxes must have one entry per frame, 3, got 1"),
         ("annotations.0.areas", [1, 2, 3, 4],
          "annotation 11: areas must have one entry per frame, 3, got 4"),
+        ("annotations.0.areas", {}, r"annotation 11: areas must be a list, got \{\}"),
         ("annotations.0.category_id", 5, "annotation 11: there is no category 5"),
         ("annotations.0.video_id", 8, "annotation 11: there is no video 8"),
         ("annotations.1.id", 11, "annotation 11: its id repeats"),
