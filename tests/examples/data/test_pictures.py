@@ -36,12 +36,13 @@ def _png(path: Path, pixels: NDArray[np.uint16], kind: int, *behind: tuple[bytes
     return path
 
 
-def _tiff(path: Path, pixels: NDArray[np.generic], photometric: int = 1) -> Path:
-    """Writes grey values as TIFF, in their own type and order of bytes."""
-    height, width = pixels.shape
+def _tiff(path: Path, pixels: NDArray[np.generic], photometric: int = 1, bits: int = 0) -> Path:
+    """Writes grey values as TIFF, in their own type and order of bytes, or packed to `bits`."""
+    bits = bits or 8 * pixels.itemsize
+    height, width = pixels.shape[0], pixels[0].nbytes * 8 // bits
     order = ">" if pixels.dtype.byteorder == ">" else "<"
     kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
-    tags = ((256, width), (257, height), (258, 8 * pixels.itemsize), (259, 1), (262, photometric),
+    tags = ((256, width), (257, height), (258, bits), (259, 1), (262, photometric),
             (273, 8), (277, 1), (278, height), (279, pixels.nbytes), (339, kind))  # fmt: skip
     path.write_bytes(
         (b"II*\0" if order == "<" else b"MM\0*")
@@ -109,6 +110,11 @@ def test_sixteen_bits_and_floats_are_scaled(tmp_path: Path) -> None:
     ):
         np.testing.assert_array_equal(read_picture(path), np.tile(GREYS[:, None], (24, 1, 3)))
         assert picture_size(path) == (24, 32)
+    twelve = (RAMP // 16).astype(int)
+    pairs = twelve[:, ::2] << 12 | twelve[:, 1::2]
+    packed = np.stack([pairs >> 16, pairs >> 8 & 255, pairs & 255], -1).astype(np.uint8)
+    shown = read_picture(_tiff(tiff, packed.reshape(24, -1), bits=12))
+    assert np.abs(shown[5, :, 1] - twelve[5] / 4095 * 255).max() <= 0.51
     colours = read_picture(_png(png, RAMP[..., None].repeat(3, -1), 2))
     assert np.abs(colours[0, :, 1] - GREYS.astype(int)).max() <= 1
 
@@ -170,6 +176,9 @@ def test_several_frames_are_no_picture_but_smaller_copies_are_left(tmp_path: Pat
         for read in (read_picture, picture_size):
             with pytest.raises(DataError, match=r"as one picture: it holds 2 frames"):
                 read(tmp_path / name)
+    second.encoderinfo = {"tiffinfo": {254: 1}}  # a thumbnail
+    first.save(tmp_path / "1.tif", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(read_picture(tmp_path / "1.tif"), NOISE)
     first.save(tmp_path / "0.jpg", format="MPO", save_all=True, append_images=[second])
     assert picture_size(tmp_path / "0.jpg") == (24, 32)
 
