@@ -10,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import check_picture
+from defvis.data.pictures import check_depth, check_picture
 from defvis.data.ytvis import Video
 
-# Videos of which a frame is decoded if its values have more than 8 bits.
+# Videos of which two frames are decoded if their values have more than 8 bits.
 _DECODED = 100
 
 
@@ -47,11 +47,15 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
         raise DataError(f"{frames} frames of {of} are missing, the first: {first}")
     for number, video in enumerate(tqdm(videos, "looking at frames", disable=not progress)):
         for frame in sorted({0, video.length - 1}):
-            values = number < _DECODED and not frame
             try:
-                check_picture(video.files[frame], video.height, video.width, values)
+                check_picture(video.files[frame], video.height, video.width)
             except DataError as error:
                 raise DataError(f"video {video.id}, frame {frame}: {error}") from error
+        if number < _DECODED:
+            try:
+                check_depth(video.files[0], video.files[-1])
+            except DataError as error:
+                raise DataError(f"video {video.id}: {error}") from error
 
 
 class _Folders:

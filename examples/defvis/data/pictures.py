@@ -52,16 +52,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         DataError: If the file is missing or broken, or has no faithful form in 8 bits: floats
-            outside 0 to 1, 32-bit integers, 16-bit values that end below a sixteenth of their
-            range, several frames.
+            outside 0 to 1, 32-bit integers, several frames.
     """
     with _opened(path) as image:
-        wide = _wide(image)
         image.load()
         orientation = _orientation(image)  # Now: a TIFF has been turned by Pillow.
         pixels = _eight_bits(image)
-        if wide:
-            check_brightness(pixels)
     return turned(pixels, orientation)
 
 
@@ -76,7 +72,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def check_picture(path: Path, height: int, width: int, values: bool = False) -> None:
+def check_picture(path: Path, height: int, width: int) -> None:
     """Looks at a picture's header.
 
     A size that is that of the stored pixels before they are turned is refused as well: whether the
@@ -87,13 +83,12 @@ def check_picture(path: Path, height: int, width: int, values: bool = False) -> 
         path: The file.
         height: Pixels that it must have as shown.
         width: Likewise.
-        values: Whether to decode values of more than 8 bits, to see whether they can be shown.
 
     Raises:
         DataError: If the file cannot be read by `read_picture`, or has another size.
     """
     with _opened(path) as image:
-        stored, sideways, deep = (image.height, image.width), _sideways(image), _deep(image)
+        stored, sideways = (image.height, image.width), _sideways(image)
     shown = stored[::-1] if sideways else stored
     if shown != (height, width):
         message = f"{path} must be {width} x {height} pixels, got {shown[1]} x {shown[0]}"
@@ -103,8 +98,26 @@ def check_picture(path: Path, height: int, width: int, values: bool = False) -> 
                 "unturned picture, remove the orientation from all pictures"
             )
         raise DataError(message)
-    if values and deep:
-        read_picture(path)
+
+
+def check_depth(*paths: Path) -> None:
+    """Decodes those pictures of a video that have more than 8 bits per value, to see what is shown.
+
+    Raises:
+        DataError: If one of them has no faithful form in 8 bits, or all have 16 bits and use the
+            lowest alone, as of 12-bit cameras. A single picture may be dark, and all may be black.
+    """
+    brightest = []
+    for path in paths:
+        with _opened(path) as image:
+            wide, deep = _wide(image), _deep(image)
+        pixels = read_picture(path) if deep else None
+        brightest.append(int(pixels.max()) if wide and pixels is not None else 255)
+    if 0 < max(brightest) < _DARK // _STEP:
+        raise DataError(
+            f"cannot read {paths[0]}: 16-bit values end below {_DARK} of 65535, so almost nothing "
+            "would be seen in 8 bits; scale the values of all frames alike"
+        )
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -116,19 +129,6 @@ def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def check_brightness(pixels: NDArray[np.uint8]) -> None:
-    """Refuses what remains of 16-bit values that use the lowest bits alone, as of 12-bit cameras.
-
-    Raises:
-        DataError: If so; black alone is taken.
-    """
-    if 0 < pixels.max() < _DARK // _STEP:
-        raise DataError(
-            f"its 16-bit values end below {_DARK} of 65535, so almost nothing "
-            "would be seen in 8 bits; scale the values of all frames alike"
-        )
 
 
 def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

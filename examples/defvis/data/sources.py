@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import SUFFIXES, SeveralFrames, check_picture, picture_size
+from defvis.data.pictures import SUFFIXES, SeveralFrames, check_depth, check_picture, picture_size
 from defvis.data.videos import VideoFile
 from defvis.data.ytvis import Video
 
@@ -140,7 +140,8 @@ def _open_pictures(files: Sequence[Path], notes: tuple[str, ...]) -> PictureFold
     """Looks at the headers of all: a picture of another size would be found late."""
     height, width = picture_size(files[0])
     for file in _with_progress(files):
-        check_picture(file, height, width, values=file is files[0])
+        check_picture(file, height, width)
+    check_depth(files[0], files[-1])
     return PictureFolder(1, width, height, tuple(files), (), notes)
 
 

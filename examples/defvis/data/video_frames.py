@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import check_brightness, on_white, turned
+from defvis.data.pictures import on_white, turned
 
 # Transfer functions whose values a screen does not show as they are (ITU-T H.273).
 _NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE 428",
@@ -58,13 +58,8 @@ def shown_size(frame: Any, aspect: Fraction) -> tuple[int, int]:
 
 
 def shown_pixels(frame: Any, aspect: Fraction) -> NDArray[np.uint8]:
-    """RGB [H, W, 3] of a frame (`av.VideoFrame`) that has a `shown_size`.
-
-    Raises:
-        DataError: If values of 16 bits use the lowest alone.
-    """
-    parts = frame.format.components
-    alpha = frame.format.name == "pal8" or any(part.is_alpha for part in parts)
+    """RGB [H, W, 3] of a frame (`av.VideoFrame`) that has a `shown_size`."""
+    alpha = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
     pixels = np.asarray(
         frame.to_ndarray(
             format="rgba" if alpha else "rgb24", width=square_width(frame.width, aspect)
@@ -73,8 +68,6 @@ def shown_pixels(frame: Any, aspect: Fraction) -> NDArray[np.uint8]:
     )
     if alpha:
         pixels = on_white(pixels)
-    if any(part.bits == 16 for part in parts):
-        check_brightness(pixels)
     return turned(pixels, _orientation(frame))
 
 

@@ -73,6 +73,7 @@ def test_what_is_no_picture(videos: list[Video]) -> None:
     with pytest.raises(DataError, match=r"video 3, frame 3: .* must be 8 x 6 pixels, got 6 x 8"):
         check_frames(videos)
     Image.new("RGB", (8, 6)).save(last)
-    Image.fromarray(np.full((6, 8), 900, np.uint16)).save(first, format="PNG")
-    with pytest.raises(DataError, match=r"video 3, frame 0: .* 16-bit values end below"):
+    for file in (first, last):
+        Image.fromarray(np.full((6, 8), 900, np.uint16)).save(file, format="PNG")
+    with pytest.raises(DataError, match=r"video 3: cannot read .* 16-bit values end below"):
         check_frames(videos)

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from defvis.data.errors import DataError
-from defvis.data.pictures import check_picture, picture_size, read_grey_frames, read_picture
+from defvis.data.pictures import (
+    check_depth,
+    check_picture,
+    picture_size,
+    read_grey_frames,
+    read_picture,
+)
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 RAMP = np.linspace(0, 65535, 32).astype(np.uint16)[None].repeat(24, 0)
@@ -126,7 +132,6 @@ def test_sixteen_bits_and_floats_are_scaled(tmp_path: Path) -> None:
         (RAMP.astype(np.int16), "white is unknown"),
         (RAMP.astype(np.float32), "floats must be from 0 to 1"),
         (np.full((4, 4), np.nan, np.float32), "floats must be from 0 to 1"),
-        (RAMP // 20, "16-bit values end below 4096"),  # 12 bits, as of many cameras
         (np.ones((4, 4), np.float64), "no picture that Pillow knows"),
     ],
 )
@@ -137,14 +142,19 @@ def test_values_that_cannot_be_shown_are_refused(
     with pytest.raises(DataError, match=rf"cannot read .*0\.tif: .*{message}"):
         read_picture(path)
     with pytest.raises(DataError, match=message):
-        check_picture(path, *pixels.shape, values=True)
+        check_depth(path)
 
 
-def test_dark_colours_of_sixteen_bits_are_refused_and_black_is_black(tmp_path: Path) -> None:
-    dark = (RAMP // 20)[..., None].repeat(3, -1)
-    with pytest.raises(DataError, match="16-bit values end below 4096"):
-        read_picture(_png(tmp_path / "0.png", dark, 2))
-    assert not read_picture(_png(tmp_path / "0.png", RAMP * 0, 0)).any()
+def test_twelve_bits_in_sixteen_are_refused_but_not_a_dark_or_black_picture(tmp_path: Path) -> None:
+    dark = _png(tmp_path / "dark.png", (RAMP // 20)[..., None].repeat(3, -1), 2)
+    black = _png(tmp_path / "black.png", RAMP * 0, 0)
+    for pair in ((dark,), (dark, _tiff(tmp_path / "0.tif", RAMP // 20)), (black, dark)):
+        with pytest.raises(DataError, match="16-bit values end below 4096"):
+            check_depth(*pair)
+    check_depth(dark, _png(tmp_path / "bright.png", RAMP, 0))
+    check_depth(black, black)
+    assert not read_picture(black).any()
+    assert read_picture(dark).max() == 12
 
 
 def test_transparent_pixels_show_white_and_never_what_they_hide(tmp_path: Path) -> None:

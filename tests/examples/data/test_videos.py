@@ -116,9 +116,6 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 96).astype(np.uint16)[None].repeat(64, 0)
     film = open_source(_write(tmp_path / "film.mkv", [ramp], codec="ffv1", pixels="gray16le"))
     assert np.abs(film.frame(0)[7, :, 1] - ramp[7] / 257).max() < 2
-    film = open_source(_write(tmp_path / "film.mkv", [ramp // 20], codec="ffv1", pixels="gray16le"))
-    with pytest.raises(DataError, match=r"film\.mkv as video: its 16-bit values end below 4096"):
-        film.frame(0)
 
 
 @pytest.mark.parametrize("transfer", [8, 16, 18])
