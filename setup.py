@@ -1,16 +1,19 @@
 """Builds `stdeform._C`, the native core, with ninja and without torch.
 
 One rule: a missing tool is not an error, a failing tool is. Without a C++ compiler the install
-succeeds as pure Python; if the compiler fails, so does the install. `_build.json` inside the
-package records what was built, and why the rest was not.
+succeeds as pure Python; if the compiler fails, so does the install. What a compiler may lack is
+tried with a small program, csrc/probes/*.cpp. `_build.json` inside the package records what was
+built, and why the rest was not.
 
 Environment:
     STDEFORM_NATIVE, STDEFORM_CUDA  1: must be built; 0: left out; unset: built if the tools exist.
     STDEFORM_CUDA_ARCHS  CUDA architectures to build instead of all of them: "90" or "80;90".
-    CXX, CXXFLAGS, LDFLAGS  the C++ compiler and further flags for it.
+    CXX, CXXFLAGS, LDFLAGS  the C++ compiler, further flags for it, further flags for linking.
     CUDA_HOME, CUDA_PATH  where CUDA is installed; if one is set, no other place is searched.
     MAX_JOBS  number of compilers that run at once; unset: one per usable core.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -20,14 +23,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
-from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
+PROJECT = Path(ROOT, "pyproject.toml").read_text(encoding="utf-8")
 RECORD = "_build.json"
 
 # No debug information, for which Python's own flags would add megabytes; no errno and no
@@ -52,6 +57,7 @@ NVCC_FLAGS = [
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas",
     "-Icsrc",
 ]
+FLAGS_FROM = ("CXX", "CXXFLAGS", "LDFLAGS")
 CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # compute capability 7.5 to 12.0
 
 NINJA_RULES = """\
@@ -66,11 +72,48 @@ rule link
 """
 
 
+def stop(reason: str) -> NoReturn:
+    """Ends the install with one message and no traceback."""
+    raise SystemExit(f"error: {reason}")
+
+
+def check_python() -> None:
+    """Stops if Python is too old. pip runs this file before it looks at `requires-python`."""
+    minimum = re.findall(r'requires-python = ">=3\.(\d+)"', PROJECT)[0]
+    if sys.version_info < (3, int(minimum)):
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        stop(f"stdeform needs Python 3.{minimum} or newer, and this is Python {version}")
+
+
+def check_requirements(*names: str) -> None:
+    """Stops if build requirements are missing or too old: pip does not look without isolation."""
+    faults = []
+    required = re.findall(r'"([\w-]+)(?:>=([\d.]+))?"', re.findall(r"requires = (.*)", PROJECT)[0])
+    for name, minimum in (pair for pair in required if pair[0] in names):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            faults.append(f"{name}{'>=' * bool(minimum)}{minimum}, which is not installed")
+            continue
+        if _numbers(version) < _numbers(minimum):
+            faults.append(f"{name}>={minimum}, and {version} is installed")
+    if faults:
+        wanted = " ".join(f"'{name}>={minimum}'" if minimum else name for name, minimum in required)
+        stop(
+            f"the build of stdeform needs {'; '.join(faults)}. Without --no-build-isolation,"
+            f" pip gets what it needs; with it, first: pip install {wanted}"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
 def read_switch(name: str) -> bool | None:
     """Reads an environment variable: 1 is True, 0 is False, unset is None."""
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
-        raise SystemExit(f"error: {name} must be 0, 1 or unset, got {value!r}")
+        stop(f"{name} must be 0, 1 or unset, got {value!r}")
     return value == "1" if value else None
 
 
@@ -78,7 +121,7 @@ def output_of(tool: str, *options: str) -> str:
     """Runs a tool and returns its standard output, then its standard error."""
     done = subprocess.run([tool, *options], text=True, capture_output=True, check=False)
     if done.returncode:
-        raise CompileError(f"{tool} {' '.join(options)} failed:\n{done.stdout}{done.stderr}")
+        stop(f"{tool} {' '.join(options)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
 
 
@@ -92,7 +135,7 @@ def find_compiler() -> tuple[list[str], str]:
     names = [named] if named else [sysconfig.get_config_var("CXX") or "", "c++", "g++", "clang++"]
     found = [words for name in names if (words := shlex.split(name)) and shutil.which(words[0])]
     if not found and named:
-        raise SystemExit(f"error: CXX is {named!r}, which was not found")
+        stop(f"CXX is {named!r}, which was not found")
     if not found:
         return [], "no C++ compiler (g++ or clang++) was found"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
@@ -118,20 +161,20 @@ def cuda_archs(nvcc: str) -> list[str]:
     requested = os.environ.get("STDEFORM_CUDA_ARCHS", "").replace(".", "")
     archs = re.findall(r"[^\s;,]+", requested) or [arch for arch in CUDA_ARCHS if arch in known]
     if unknown := [arch for arch in archs if arch not in known]:
-        raise CompileError(
-            f"STDEFORM_CUDA_ARCHS names {', '.join(unknown)}, but nvcc knows {', '.join(known)}"
-        )
+        stop(f"STDEFORM_CUDA_ARCHS names {', '.join(unknown)}, but nvcc knows {', '.join(known)}")
+    if not archs:
+        stop(f"nvcc knows none of {', '.join(CUDA_ARCHS)}, but {', '.join(known)}")
     return sorted(archs, key=int)
 
 
 def static_cudart(nvcc: str) -> str:
     """Finds the static CUDA runtime of the toolkit that nvcc belongs to, as nvcc prints it."""
     commands = output_of(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", "unused")
-    top = Path(re.findall(r"TOP=(.*)", commands)[0].strip())
-    for folder in ("lib64", "lib", "targets/*/lib"):
-        for library in top.glob(f"{folder}/libcudart_static.a"):
-            return str(library.resolve())
-    raise CompileError("nvcc was found, but not libcudart_static.a in its toolkit")
+    for top in re.findall(r"TOP=(.*)", commands):
+        for folder in ("lib64", "lib", "targets/*/lib"):
+            for library in Path(top.strip()).glob(f"{folder}/libcudart_static.a"):
+                return str(library.resolve())
+    stop("nvcc was found, but not libcudart_static.a in its toolkit")
 
 
 def write_record(package: str | Path, **facts: object) -> None:
@@ -163,7 +206,7 @@ class NinjaBuild:
         jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), "-j", jobs]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            raise CompileError(
+            stop(
                 "the native core could not be built; see the compiler's messages above.\n"
                 "STDEFORM_CUDA=0 builds it without CUDA. STDEFORM_NATIVE=0 installs without it:"
                 " the operators then use the slow reference"
@@ -187,17 +230,21 @@ class BuildNative(build_ext):
     """Builds `stdeform._C` and the record of how it was built."""
 
     def build_extension(self, ext: Extension) -> None:
+        check_requirements("pybind11", "ninja")
         self.cxx = COMPILER
+        self.cxx_flags = CXX_FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))
+        self.link_flags = shlex.split(os.environ.get("LDFLAGS", ""))
         self.steps = NinjaBuild(f"build/native-{self.plat_name}-{sys.implementation.cache_tag}")
         nvcc, no_cuda = find_nvcc()
         if read_switch("STDEFORM_CUDA") and not nvcc:
-            raise CompileError(f"STDEFORM_CUDA=1, but {no_cuda}")
+            stop(f"STDEFORM_CUDA=1, but {no_cuda}")
         native = self.add_cpp(with_cuda=bool(nvcc))
         cuda = self.add_cuda(nvcc) if nvcc else None
 
-        flags = ["-fopenmp"] if native["openmp"] else []
+        # CXXFLAGS as well, as some choose a library: -stdlib=libc++, -fsanitize=address.
+        flags = self.cxx_flags[len(CXX_FLAGS) :] + self.openmp_flags
         flags += [static_cudart(nvcc), "-lpthread", "-ldl", "-lrt"] if nvcc else []
-        flags += ["-Wl,--exclude-libs,ALL", *shlex.split(os.environ.get("LDFLAGS", ""))]
+        flags += ["-Wl,--exclude-libs,ALL", *self.link_flags]
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.steps.link(self.cxx, flags), output)
@@ -207,11 +254,27 @@ class BuildNative(build_ext):
         """Adds the C++ sources and returns their part of the record."""
         import pybind11
 
-        openmp = self.accepts(["-fopenmp"])
-        isas = [isa for isa, flags in ISA_FLAGS.items() if self.accepts(flags)]
-        flags = CXX_FLAGS + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
-        flags += ["-fopenmp"] * openmp
-        flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+        if reason := self.try_probe("cxx17", []):
+            used = [f"{name}={text}" for name in FLAGS_FROM if (text := os.environ.get(name))]
+            stop(
+                f"the C++ compiler cannot build a C++17 program: {reason}\n"
+                f"It is {self.describe_compiler()}{' with ' * bool(used)}{', '.join(used)}."
+                " docs/install.md names compilers that can; CXX chooses one."
+                " STDEFORM_NATIVE=0 installs without: the operators then use the slow reference"
+            )
+        refused = {}
+        if reason := self.try_probe("openmp", ["-fopenmp"]):
+            refused["OpenMP"] = reason
+        for isa in ("avx2", "avx512"):
+            if reason := self.try_probe(isa, ISA_FLAGS[isa]):
+                refused[isa] = reason
+        for name, reason in refused.items():
+            print(f"stdeform: the compiler cannot build {name}: {reason}")
+        isas = [isa for isa in ISA_FLAGS if isa not in refused]
+        # Without OpenMP its pragmas are left alone, and need no warning.
+        self.openmp_flags = [] if "OpenMP" in refused else ["-fopenmp"]
+        flags = self.cxx_flags + (self.openmp_flags or ["-Wno-unknown-pragmas"])
+        flags += [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         # Only the bindings depend on Python and on CUDA; with others, only they are recompiled.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
         bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
@@ -224,10 +287,9 @@ class BuildNative(build_ext):
         for isa in isas:
             self.steps.compile(f"csrc/cpu/isa_{isa}.cpp", self.cxx, flags + ISA_FLAGS[isa])
         return {
-            "compiler": output_of(*self.cxx, "--version").splitlines()[0],
-            "openmp": openmp,
+            "compiler": self.describe_compiler(),
             "isas": isas,
-            "isas_refused": [isa for isa in ISA_FLAGS if isa not in isas],
+            "refused": refused,
         }
 
     def add_cuda(self, nvcc: str) -> dict[str, object]:
@@ -238,14 +300,22 @@ class BuildNative(build_ext):
         host = next((word for word in self.cxx if "++" in word), self.cxx[0])  # not ccache
         for source in sources("cuda/**/*.cu"):
             self.steps.compile(source, [nvcc, "-ccbin", host], NVCC_FLAGS + codes)
-        version = re.findall(r"release ([\d.]+)", output_of(nvcc, "--version"))[0]
-        return {"version": version, "architectures": archs, "ptx": archs[-1]}
+        version = re.findall(r"release ([\d.]+)", output_of(nvcc, "--version"))
+        return {"version": (version or ["?"])[0], "architectures": archs, "ptx": archs[-1]}
 
-    def accepts(self, flags: list[str]) -> bool:
-        """Whether the compiler can build an empty shared object with these flags."""
-        output = f"{self.steps.folder}/empty.so"
-        command = [*self.cxx, *flags, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", output]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    def describe_compiler(self) -> str:
+        return output_of(*self.cxx, "--version").splitlines()[0]
+
+    def try_probe(self, name: str, flags: list[str]) -> str:
+        """Compiles and links csrc/probes/<name>.cpp. Returns "", or why that failed."""
+        source, output = f"csrc/probes/{name}.cpp", f"{self.steps.folder}/probe"
+        command = [*self.cxx, *flags, *self.cxx_flags, source, "-o", output, *self.link_flags]
+        environment = {**os.environ, "LC_ALL": "C"}  # messages in English
+        done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+        if not done.returncode:
+            return ""
+        said = re.findall(r"(?:error|undefined|\bld\S*): (.+)", done.stderr) or ["no message"]
+        return re.sub(r"/\S*/", "", said[0])  # no path of this machine
 
     def copy_extensions_to_source(self) -> None:
         """In-place and editable builds: copies the record next to the module."""
@@ -268,11 +338,13 @@ class BuildPython(build_py):
             )
 
 
+check_python()
+check_requirements("setuptools")
 COMPILER, NO_COMPILER = find_compiler()
 # Checked here: without an extension, a command like build_ext has nothing to do and succeeds.
 for switch in ("STDEFORM_NATIVE", "STDEFORM_CUDA"):
     if read_switch(switch) and not COMPILER:
-        raise SystemExit(f"error: {switch}=1, but there is no native core: {NO_COMPILER}")
+        stop(f"{switch}=1, but there is no native core: {NO_COMPILER}")
 
 setup(
     # Without a compiler there is no extension at all, so that the wheel is tagged as pure Python.

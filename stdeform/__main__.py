@@ -71,11 +71,13 @@ def _build(record: BuildRecord) -> dict[str, str]:
     native, cuda = record.native, record.cuda
     if native is None:
         return {"native core": f"none: {record.no_native}"}
-    refused = ", ".join(native.isas_refused)
+    refused = dict(native.refused)
+    no_openmp = refused.pop("OpenMP", "")
     return {
         "compiler": native.compiler,
-        "ISAs": ", ".join(native.isas) + f" (compiler refused {refused})" * bool(refused),
-        "OpenMP": "yes" if native.openmp else "no: the kernels run on one thread",
+        "ISAs": ", ".join(native.isas)
+        + "".join(f" (not {isa}: {reason})" for isa, reason in refused.items()),
+        "OpenMP": f"no: the kernels run on one thread ({no_openmp})" if no_openmp else "yes",
         "CUDA": f"{cuda.version} for {', '.join(cuda.architectures)}, PTX of {cuda.ptx}"
         if cuda
         else f"none: {record.no_cuda}",

@@ -16,15 +16,14 @@ class NativeBuild:
 
     Attributes:
         compiler: Its name and version.
-        openmp: Whether the kernels can use more than one thread.
         isas: The instruction sets (ISAs) that were compiled, slowest first.
-        isas_refused: The instruction sets with flags that the compiler does not accept.
+        refused: What the compiler cannot build, and why; of the other instruction sets and
+            "OpenMP", without which the kernels run on one thread.
     """
 
     compiler: str
-    openmp: bool
     isas: list[str]
-    isas_refused: list[str]
+    refused: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,29 @@
 
 #include <stdexcept>
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 namespace stdeform {
+
+bool has_baseline() { return true; }
+
+#ifdef __x86_64__
+bool has_avx2() {
+  unsigned eax, ebx, ecx = 0, edx;
+  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+  // Clang's __builtin_cpu_supports does not know "f16c".
+  return (ecx & bit_F16C) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
 namespace {
 
 const std::vector<const Isa*>& isas() {

@@ -16,6 +16,12 @@ struct Isa {
   void (*backward)(const Problem&);
 };
 
+// Whether this processor has what ISA_FLAGS in setup.py compiles isa_<name>.cpp for. Not defined in
+// those files: none of their instructions may run before it is known.
+bool has_baseline();
+bool has_avx2();
+bool has_avx512();
+
 // isa_<name>.cpp defines each; those not compiled have no definition.
 extern const Isa kPortable, kAvx2, kAvx512;
 

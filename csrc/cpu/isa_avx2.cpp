@@ -1,12 +1,8 @@
-// The kernels for AVX2 with FMA and F16C (Haswell, Zen and newer).
+// The kernels for AVX2 with FMA, F16C, BMI and BMI2 (Haswell, Zen and newer).
 #define STDEFORM_VECTOR_BYTES 32
 #include "cpu/entry.h"
 #include "cpu/isa.h"
 
 namespace stdeform {
-static bool is_usable() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-}
-const Isa kAvx2 = {"avx2", is_usable, isa_forward, isa_backward};
+const Isa kAvx2 = {"avx2", has_avx2, isa_forward, isa_backward};
 }  // namespace stdeform

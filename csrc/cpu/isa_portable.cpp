@@ -4,6 +4,5 @@
 #include "cpu/isa.h"
 
 namespace stdeform {
-static bool is_usable() { return true; }
-const Isa kPortable = {"portable", is_usable, isa_forward, isa_backward};
+const Isa kPortable = {"portable", has_baseline, isa_forward, isa_backward};
 }  // namespace stdeform

@@ -130,10 +130,11 @@ STDEFORM_INLINE Vector<float> load(const Half* from) {
 #endif
 }
 
-template <class Real>
-STDEFORM_INLINE void store(Real* to, Vector<Real> v) {
-  std::memcpy(to, &v, sizeof v);
-}
+// Not one template: for the storage types, of which there are no vectors, it would not compile.
+STDEFORM_INLINE void store(double* to, Vector<double> v) { std::memcpy(to, &v, sizeof v); }
+STDEFORM_INLINE void store(float* to, Vector<float> v) { std::memcpy(to, &v, sizeof v); }
+STDEFORM_INLINE void store(int32_t* to, Vector<int32_t> v) { std::memcpy(to, &v, sizeof v); }
+STDEFORM_INLINE void store(int64_t* to, Vector<int64_t> v) { std::memcpy(to, &v, sizeof v); }
 
 STDEFORM_INLINE void store(Half* to, Vector<float> v) {
 #if STDEFORM_VECTOR_BYTES == 64
