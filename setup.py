@@ -314,8 +314,9 @@ class BuildNative(build_ext):
         done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
         if not done.returncode:
             return ""
-        said = re.findall(r"(?:error|undefined|\bld\S*): (.+)", done.stderr) or ["no message"]
-        return re.sub(r"/\S*/", "", said[0])  # no path of this machine
+        messages = r"error: (?!linker|ld returned).+|undefined reference to .+|cannot find .+"
+        said = re.findall(messages, done.stderr) or done.stderr.splitlines()[-1:] or ["no message"]
+        return re.sub(r"/\S*/", "", said[0].removeprefix("error: "))  # no path of this machine
 
     def copy_extensions_to_source(self) -> None:
         """In-place and editable builds: copies the record next to the module."""

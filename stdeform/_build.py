@@ -55,15 +55,18 @@ def read_record(path: Path | None = None) -> BuildRecord:
     """Reads the record at a path, by default the one beside this file."""
     path = path or _RECORD
     if not path.is_file():
-        reason = "this is a source tree that was never built (run: pip install -e .)"
-        return BuildRecord(native=None, no_native=reason, cuda=None, no_cuda=reason)
+        return _nothing_built("this is a source tree that was never built (run: pip install -e .)")
     facts = json.loads(path.read_text(encoding="utf-8"))
-    return BuildRecord(
-        native=NativeBuild(**facts["native"]) if facts["native"] else None,
-        no_native=facts["no_native"],
-        cuda=CudaBuild(**facts["cuda"]) if facts["cuda"] else None,
-        no_cuda=facts["no_cuda"],
-    )
+    try:
+        native = NativeBuild(**facts["native"]) if facts["native"] else None
+        cuda = CudaBuild(**facts["cuda"]) if facts["cuda"] else None
+    except TypeError:  # the fields of another version of this file
+        return _nothing_built("the sources are newer than what was built (run: pip install -e .)")
+    return BuildRecord(native, facts["no_native"], cuda, facts["no_cuda"])
+
+
+def _nothing_built(reason: str) -> BuildRecord:
+    return BuildRecord(native=None, no_native=reason, cuda=None, no_cuda=reason)
 
 
 def find_hidden_install() -> Path | None:

@@ -76,6 +76,13 @@ def test_no_record_is_an_unbuilt_source_tree(record: Path) -> None:
     assert "never built" in facts.no_native
 
 
+def test_a_record_of_other_sources_asks_for_a_rebuild(record: Path) -> None:
+    """As after `git pull` in a checkout with an editable install."""
+    facts = {"native": {**NATIVE, "of_another_version": 1}, "no_native": "", "cuda": None}
+    record.write_text(json.dumps({**facts, "no_cuda": ""}))
+    assert "run: pip install -e ." in _build.read_record().no_native
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_sources_do_not_pass_for_the_install_that_they_hide(
     built: bool,

@@ -289,6 +289,10 @@ def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> N
         ("build_ext", "STDEFORM_CUDA=1 PATH=nowhere", NO_CORE),
         ("egg_info", "STDEFORM_NATIVE=1 PATH=nowhere", NO_CORE),
         ("build", "STDEFORM_CUDA=1 CUDA_HOME=nowhere", "STDEFORM_CUDA=1, but no CUDA compiler"),
+        # Both compile C++; the first does not link its library, which only an import would tell.
+        ("build", "CXX=gcc", "cannot build a C++17 program: undefined reference to"),
+        ("build", "CXXFLAGS=-std=c++11", "cannot build a C++17 program: "),
+        ("build", "LDFLAGS=-lno-such", "with LDFLAGS=-lno-such"),
         pytest.param(
             "build",
             "STDEFORM_CUDA_ARCHS=75;12",
@@ -300,7 +304,7 @@ def test_a_compiler_that_fails_stops_the_install(tree: Path, builder: Path) -> N
 def test_what_cannot_be_had_is_refused(
     command: str, settings: str, message: str, sources: Path, builder: Path
 ) -> None:
-    environment = dict(setting.split("=") for setting in settings.split())
+    environment = dict(setting.split("=", 1) for setting in settings.split())
     printed = run(builder, "setup.py", "-q", command, cwd=sources, fails=True, **environment)
     assert message in printed
 

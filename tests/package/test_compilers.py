@@ -1,0 +1,138 @@
+"""What the build asks of a compiler, of Python and of the build requirements, before it starts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Those of docs/install.md.
+COMPILERS = ["g++-11", "g++-12", "g++-13", "clang++-14", "clang++-16", "clang++-19"]
+USED = {"avx2": 32, "avx512": 64}  # bytes of a vector of each ISA
+
+
+@pytest.fixture
+def setup_py(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of setup.py, which does not set up anything."""
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    text = (ROOT / "setup.py").read_text()
+    names = {"__file__": str(ROOT / "setup.py"), "__name__": "setup"}
+    exec(compile(text, "setup.py", "exec"), names)
+    return names
+
+
+def probe(name: str, setup_py: dict[str, Any], folder: Path, compiler: str) -> str:
+    """What a probe says of a compiler: "" or a reason."""
+    builder = object.__new__(setup_py["BuildNative"])
+    builder.cxx, builder.cxx_flags, builder.link_flags = [compiler], setup_py["CXX_FLAGS"], []
+    builder.steps = types.SimpleNamespace(folder=str(folder))
+    flags = {"cxx17": [], "openmp": ["-fopenmp"], **setup_py["ISA_FLAGS"]}
+    said = builder.try_probe(name, flags[name])
+    assert isinstance(said, str)
+    return said
+
+
+def wrapper(folder: Path, script: str) -> str:
+    """A compiler that is c++, after a line of shell."""
+    path = folder / "wrapped-c++"
+    path.write_text(f'#!/bin/sh\n{script}\nexec c++ "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs c++")
+@pytest.mark.parametrize(
+    ("lacks", "script", "reason"),
+    [
+        ("openmp", 'case "$*" in *openmp.cpp*) set -- "$@" -nostdinc;; esac', "omp.h"),
+        ("openmp", 'case "$*" in *openmp.cpp*) set -- "$@" -fno-openmp;; esac', "switched off"),
+        ("avx512", 'case "$*" in *avx512f*) set -- "$@" -mno-avx512f;; esac', "target"),
+        ("avx512", 'case "$*" in *avx512f*) set -- "$@" -mno-such;; esac', "-mno-such"),
+        ("avx2", 'case "$*" in *avx2.cpp*) set -- "$@" -mno-f16c;; esac', "target"),
+    ],
+)
+def test_a_probe_uses_what_it_probes(
+    lacks: str, script: str, reason: str, setup_py: dict[str, Any], tmp_path: Path
+) -> None:
+    """The flag alone says nothing: of a header, a runtime, or intrinsics that may be missing."""
+    said = probe(lacks, setup_py, tmp_path, wrapper(tmp_path, script))
+    assert reason in said
+    assert "/" not in said  # no path of this machine
+
+
+@pytest.mark.parametrize(("isa", "size"), USED.items())
+def test_the_probe_of_an_isa_has_every_intrinsic_that_is_used(isa: str, size: int) -> None:
+    text = (ROOT / "csrc" / "cpu" / "simd.h").read_text()
+    branches = re.findall(rf"STDEFORM_VECTOR_BYTES == {size}\n(.*?)#el", text, re.DOTALL)
+    used = {name for branch in branches for name in re.findall(r"\b_mm\w*", branch)}
+    assert len(used) == 3
+    assert used <= set(re.findall(r"\b_mm\w*", (ROOT / f"csrc/probes/{isa}.cpp").read_text()))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_compilers_of_the_docs_build_it(
+    compiler: str, setup_py: dict[str, Any], tmp_path: Path
+) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    assert [probe(name, setup_py, tmp_path, compiler) for name in ("cxx17", "avx512")] == ["", ""]
+    no_openmp = probe("openmp", setup_py, tmp_path, compiler)  # clang has it in another package
+    flags = setup_py["CXX_FLAGS"] + ["-Wno-unknown-pragmas" if no_openmp else "-fopenmp"]
+    for source, isa in (("isa", "portable"), ("isa_portable", "portable"), ("isa_avx2", "avx2")):
+        command = [compiler, *flags, *setup_py["ISA_FLAGS"][isa], "-Werror", "-fsyntax-only"]
+        command.append(f"csrc/cpu/{source}.cpp")
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"setuptools": "76.1.0"}, "setuptools>=77, and 76.1.0 is installed"),
+        ({"pybind11": "2.9.2"}, "pybind11>=2.13, and 2.9.2 is installed"),
+        ({"ninja": None}, "ninja, which is not installed"),
+        ({"setuptools": "77", "pybind11": "2.13.0", "ninja": "1.11.1"}, ""),
+        ({"setuptools": "100.0", "pybind11": "3.0", "ninja": "1"}, ""),
+    ],
+)
+def test_build_requirements_are_named_with_what_is_installed(
+    installed: dict[str, str | None],
+    told: str,
+    setup_py: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metadata = setup_py["metadata"]
+
+    def version(name: str) -> str:
+        text = installed.get(name, "1000")
+        if text is None:
+            raise metadata.PackageNotFoundError(name)
+        return text
+
+    monkeypatch.setattr(metadata, "version", version)
+    check = setup_py["check_requirements"]
+    if not told:
+        check("setuptools", "pybind11", "ninja")
+        return
+    with pytest.raises(SystemExit) as stopped:
+        check("setuptools", "pybind11", "ninja")
+    assert f"error: the build of stdeform needs {told}." in str(stopped.value)
+    assert "pip install 'setuptools>=77' 'pybind11>=2.13' ninja" in str(stopped.value)
+
+
+@pytest.mark.parametrize("version", [(3, 8, 18), (3, 9, 1)])
+def test_an_old_python_is_named(
+    version: tuple[int, ...], setup_py: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(
+        SystemExit, match=r"needs Python 3\.10 or newer, and this is Python 3\.[89]"
+    ):
+        setup_py["check_python"]()
