@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -93,7 +94,9 @@ def _typed(value: Any, kind: Any) -> Any:
     """A value from JSON, which has lists for tuples and may write 1.0 as 1."""
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_typed(entry, get_args(kind)[0]) for entry in value)
-    return float(value) if kind is float and type(value) is int else value
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value
 
 
 def _check(name: str, value: Any, kind: Any, allowed: Range | None) -> None:
@@ -108,16 +111,18 @@ def _check(name: str, value: Any, kind: Any, allowed: Range | None) -> None:
         for entry in value:
             _check(f"each entry of {name}", entry, get_args(kind)[0], allowed)
         return
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    fits = fits if kind is float else type(value) is kind
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    fits = fits and (kind is not float or abs(value) <= sys.float_info.max)
     if isinstance(kind, type) and issubclass(kind, Settings):
         fits = isinstance(value, kind)
     if not fits:
-        raise ValueError(f"{name} must be {_WORDS.get(kind, 'a group of fields')}, got {value!r}")
+        raise ValueError(
+            f"{name} must be {_WORDS.get(kind, 'a group of fields')}, got {value!r}"[:300]
+        )
     if kind is int and allowed is None:
         allowed = _WHOLE
     if allowed is not None and value not in allowed:
-        raise ValueError(f"{name} must be {allowed}, got {value}")
+        raise ValueError(f"{name} must be {allowed}, got {value!r}"[:300])
 
 
 _WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}

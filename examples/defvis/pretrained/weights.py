@@ -80,7 +80,11 @@ def load_weights(
         if foreign and _CLASSES.match(name):
             skipped[name] = f"was trained on other classes: {foreign}"
             continue
-        converted = converter.convert(name)
+        try:
+            converted = converter.convert(name)
+        except (IndexError, RuntimeError, TypeError, ValueError):  # Named like one that is known.
+            skipped[name] = f"has a form that is not known, shape {list(state[name].shape)}"
+            continue
         fitting = {
             target: value
             for target, value in converted.items()

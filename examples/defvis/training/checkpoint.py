@@ -77,7 +77,7 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
             state = read_tensors(candidate)
             if not isinstance(state, dict):
                 raise CheckpointError(f"it holds a {type(state).__name__}, not a dictionary")
-        except (OSError, NotImplementedError, zipfile.BadZipFile, CheckpointError) as error:
+        except CheckpointError as error:
             failures.append(f"{candidate}: {error}")
             continue
         if failures:
@@ -113,10 +113,13 @@ def read_tensors(path: Path) -> Any:
 
 def _check_sums(path: Path) -> None:
     """Compares the file's checksums, which torch writes but does not read."""
-    with zipfile.ZipFile(path) as file:
-        broken = file.testzip()
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except Exception as error:  # Damage may look like anything.
+        raise CheckpointError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     if broken is not None:
-        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        raise CheckpointError(f"wrong checksum of {broken}")
 
 
 def previous(path: Path) -> Path:

@@ -56,7 +56,7 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
     try:
         config.check()
         model = _build(config, saved["model"] if average is None else average["model"])
-    except ValueError as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # Other parts than weights.
         raise CheckpointError(f"the model of {file} cannot be built: {error}") from error
     categories = saved["categories"]
     return TrainedModel(

@@ -189,6 +189,20 @@ def test_rows_of_other_classes_are_left_out(config: Config, tmp_path: Path) -> N
     assert not same.skipped
 
 
+def test_entries_of_another_form_are_skipped(config: Config, tmp_path: Path) -> None:
+    """Named as another project names its own, but of another shape or depth."""
+    state = {"transformer.encoder.layers.0.linear1.bias": torch.zeros(32)}
+    odd = {
+        "bbox_embed.weight": torch.zeros(4),
+        "bbox_embed.0.layers.9.bias": torch.zeros(4),
+        "mask_head.lay1.weight": torch.zeros(4),
+        "transformer.encoder.layers.0.self_attn.in_proj_weight": torch.tensor(1.0),
+    }
+    torch.save({**state, **odd}, tmp_path / "x.pth")
+    report = load_weights(DefVIS(config.model), tmp_path / "x.pth")
+    assert set(report.skipped) == set(odd)
+
+
 def test_nothing_fits(config: Config, tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"no entry of .*other\.pth fits"):

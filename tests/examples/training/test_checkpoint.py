@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
@@ -73,6 +74,20 @@ def test_any_damage_is_a_checkpoint_error(tmp_path: Path, pickled: bytes) -> Non
             file.writestr(entry, pickled if entry.endswith("data.pkl") else content)
     with pytest.raises(CheckpointError, match="no checkpoint can be read"):
         load_checkpoint(path)
+
+
+def test_damage_of_the_list_of_entries(tmp_path: Path) -> None:
+    """Each bit of it: zipfile raises half a dozen types."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"step": 1}, path)
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    for bit in range(8 * start, 8 * (start + 80), 3):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            assert load_checkpoint(path) == {"step": 1}
 
 
 @pytest.mark.parametrize("keep", [0, 100])
@@ -148,6 +163,8 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
         ("optim.learning_rate=NaN", r"optim\.learning_rate must be a finite number, got nan"),
         ("optim.learning_rate=1e999", r"optim\.learning_rate must be a finite number, got inf"),
         ("optim.learning_rate=-1", r"optim\.learning_rate must be at least 0, got -1\.0"),
+        ("steps=1" + 400 * "0", "steps must be at least 1"),
+        ("data.flip=1" + 400 * "0", r"data\.flip must be a finite number, got 1"),
         ("optim.clip_norm=0", r"optim\.clip_norm must be above 0, got 0\.0"),
         ("data.flip=1.5", r"data\.flip must be at least 0 and at most 1, got 1\.5"),
         ("model.dropout=1", r"model\.dropout must be at least 0 and below 1, got 1\.0"),

@@ -159,6 +159,8 @@ def _damage(saved: dict[str, Any], kind: str) -> Any:
         average["project.0.bias"][0] = float("nan")
     if kind == "dtype":
         average["project.0.bias"] = average["project.0.bias"].to(torch.int8)
+    if kind == "no average":
+        saved["state"]["average"] = {}
     if kind == "names":
         saved["categories"]["names"] = saved["categories"]["names"][:3]
     return saved
@@ -176,6 +178,7 @@ def _damage(saved: dict[str, Any], kind: str) -> Any:
         ("missing", r"the file has no project\.0\.bias"),
         ("not finite", r"project\.0\.bias is not finite"),
         ("dtype", r"project\.0\.bias has dtype torch\.int8"),
+        ("no average", "cannot be built: 'model'"),
         ("names", "must have names of 10 categories"),
     ],
 )
