@@ -174,14 +174,14 @@ def _run(
 
     train, val, notes = _data(args.data, world)
     steps = joint_steps(config, len(train.videos), world.size)
-    if args.profile > steps - WARM_UP:
+    if args.profile and args.profile > steps - WARM_UP:
         parser.error(
             f"--profile must be at most the {steps} steps of the joint stage - {WARM_UP}, "
             f"got {args.profile}"
         )
     if world.is_main:
         print("\n".join(notes), end="\n" * bool(notes))
-        check_frames((*train.videos, *val.videos), progress=True)
+        check_frames((*train.videos, *val.videos), progress=sys.stderr.isatty())
     model = dataclasses.replace(config.model, num_classes=train.num_classes)
     config = dataclasses.replace(config, model=model)
     trainer = Trainer(config, train, val, out, resume, world=world)
