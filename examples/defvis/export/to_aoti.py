@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 import torch
+from torch._inductor import cpp_builder
 from torch.export import Dim
 
 from defvis.data.resize_crop import Size
@@ -31,7 +32,14 @@ def write_aoti(trained: TrainedModel[DefVIS], path: Path, form: str | None, size
 
     Returns:
         Whether clips may have any number of frames.
+
+    Raises:
+        OSError: If there is no C++ compiler.
     """
+    try:
+        cpp_builder.get_cpp_compiler()
+    except RuntimeError as error:
+        raise OSError("a package of AOTInductor needs a C++ compiler, g++ or $CXX") from error
     network = Network(trained)
     free = [
         {axis: Dim.DYNAMIC for axis, name in axes.items() if name in ("batch", "time")}

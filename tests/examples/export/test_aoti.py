@@ -75,3 +75,12 @@ def test_a_fresh_process(smallest_run: Path, source: Path, tmp_path: Path) -> No
             torch.testing.assert_close(
                 one, other, rtol=0, atol=1e-5 * max(1.0, float(other.abs().max()))
             )
+
+
+def test_a_machine_without_a_compiler(smallest_run: Path, source: Path, tmp_path: Path) -> None:
+    words = ["--run", str(smallest_run), "--source", str(source), "--format", "aoti"]
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(SystemExit, match="needs a C\\+\\+ compiler"),
+    ):
+        program("export_defvis")([*words, "--out", str(tmp_path / "tiny.pt2")])
