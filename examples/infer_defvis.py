@@ -4,9 +4,9 @@
 
 The source is a folder of pictures or a video file (with PyAV: pip install av) of any length. Long
 videos are cut into overlapping clips, and objects are linked across them. The program writes
-results.json (in the format of the YouTube-VIS server), an animated overlay with masks, boxes,
-identities, classes and scores, and a contact sheet. With --points it draws the sampling points of a
-query, as in Figure 1 of the paper:
+results.json (in the format of the YouTube-VIS server; from 1001 frames on, entries begin with their
+`first_frame`), an animated overlay with masks, boxes, identities, classes and scores, and a contact
+sheet. With --points it draws the sampling points of a query, as in Figure 1 of the paper:
 
     ... --points decoder:2:5            object slot 2 in frame 5
     ... --points encoder:120:64:5       the cell of pixel (120, 64) in frame 5

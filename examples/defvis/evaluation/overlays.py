@@ -48,6 +48,10 @@ class Overlay:
             return self.masks.get(frame)
         return self.masks[frame]
 
+    def frames(self) -> Iterable[int]:
+        """The frames in which it may be present."""
+        return self.masks if isinstance(self.masks, Mapping) else range(len(self.masks))
+
 
 class DrawnFrames(Sequence[Image.Image]):
     """Chosen frames of a video with its objects; each is drawn when it is asked for.
@@ -62,14 +66,20 @@ class DrawnFrames(Sequence[Image.Image]):
     def __init__(
         self, video: Frames, overlays: Sequence[Overlay], scale: int, frames: Sequence[int]
     ) -> None:
-        self._video, self._overlays, self._scale, self._frames = video, overlays, scale, frames
+        self._video, self._scale, self._frames = video, scale, frames
+        # A long video may have many objects, each in few frames.
+        self._present: dict[int, list[Overlay]] = {frame: [] for frame in frames}
+        for overlay in overlays:
+            for frame in overlay.frames():
+                if frame in self._present:
+                    self._present[frame].append(overlay)
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
         frame = self._frames[index]
-        return draw_overlay(self._video.frame(frame), self._overlays, frame, self._scale)
+        return draw_overlay(self._video.frame(frame), self._present[frame], frame, self._scale)
 
 
 def every_nth(length: int, most: int) -> range:
