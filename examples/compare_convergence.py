@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
+from defvis.arguments import say, whole_number
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
-from defvis.programs import count, one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
@@ -86,7 +87,8 @@ def _compare(
     from defvis.training.comparison import Variant, draw, measure, read_curve, to_json, to_table
 
     train, val, notes = load_splits(args.data, HOLD_OUT)
-    print("\n".join(notes), end="\n" * bool(notes))
+    for note in notes:
+        say(note)
     configs = {
         key: dataclasses.replace(
             config,
@@ -120,6 +122,7 @@ def _compare(
 
 
 def _parser() -> argparse.ArgumentParser:
+    at_least_1 = whole_number(1)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -139,13 +142,15 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="changes all variants"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--steps", type=count, default=1000, help="of joint training (1000)")
+    parser.add_argument("--steps", type=at_least_1, default=1000, help="of joint training (1000)")
     parser.add_argument("--backbone-steps", type=int, default=500, help="before them (500)")
-    parser.add_argument("--eval-every", type=count, default=200, help="steps (200)")
-    parser.add_argument("--threads", type=count, default=1, help="CPU threads of a run (1)")
-    parser.add_argument("--jobs", type=count, default=1, help="runs at a time (1)")
-    parser.add_argument("--rounds", type=count, default=3, help="of measuring a step's time (3)")
-    parser.add_argument("--timing-steps", type=count, default=10, help="steps in a round (10)")
+    parser.add_argument("--eval-every", type=at_least_1, default=200, help="steps (200)")
+    parser.add_argument("--threads", type=at_least_1, default=1, help="CPU threads of a run (1)")
+    parser.add_argument("--jobs", type=at_least_1, default=1, help="runs at a time (1)")
+    parser.add_argument(
+        "--rounds", type=at_least_1, default=3, help="of measuring a step's time (3)"
+    )
+    parser.add_argument("--timing-steps", type=at_least_1, default=10, help="steps in a round (10)")
     return parser
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defvis.evaluation.options import say, whole_number
+from defvis.arguments import say, whole_number
 from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     if args.out is not None:
         _check_out(args.out, annotations)
     data = load(annotations, frames)
-    for note in getattr(data, "notes", ()):
+    for note in data.notes:
         say(note)
     if args.results:
         results = load_results(args.results)

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defvis.evaluation.options import number, query, say, whole_number
+from defvis.arguments import number, query, say, whole_number
 from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     trained: TrainedModel[Any] = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
     window = args.window or trained.config.model.num_frames
     source = open_source(args.source, args.every, keep=2 * window)
-    for note in getattr(source, "notes", ()):
-        print(note)
+    for note in source.notes:
+        say(note)
     check_clips(trained.model, [source], window)
     if isinstance(trained.model, DefVIS):
         trained.model.to(device)

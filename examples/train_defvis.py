@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Only light imports here: --help must answer at once.
+from defvis.arguments import say, whole_number
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
-from defvis.programs import count, one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
     from defvis.data.ytvis import YouTubeVIS
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        type=count,
+        type=whole_number(1),
         default=0,
         metavar="STEPS",
         help="measure the parts of this many steps of joint training and the memory, and stop",
@@ -180,7 +181,8 @@ def _run(
             f"got {args.profile}"
         )
     if world.is_main:
-        print("\n".join(notes), end="\n" * bool(notes))
+        for note in notes:
+            say(note)
         check_frames((*train.videos, *val.videos), progress=sys.stderr.isatty())
     model = dataclasses.replace(config.model, num_classes=train.num_classes)
     config = dataclasses.replace(config, model=model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
@@ -19,13 +18,6 @@ except ImportError:  # Windows
 
 # Name of the file in a folder that `only_run_in` locks.
 LOCK = ".lock"
-
-
-def count(text: str) -> int:
-    """The type of an argument that is a whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(text)
 
 
 @contextlib.contextmanager

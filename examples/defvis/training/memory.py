@@ -21,12 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from defvis.arguments import whole_number
 from defvis.config import Config
 from defvis.data.clips import Batch, Targets
 from defvis.models.model import DefVIS
 from defvis.models.precision import autocast
 from defvis.presets import PRESETS, preset
-from defvis.programs import count, one_line_errors
+from defvis.programs import one_line_errors
 from defvis.training.losses import compute_losses
 from defvis.training.matcher import Match, matched_slots
 
@@ -156,10 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the estimate for a preset."""
     parser = argparse.ArgumentParser(description=training_memory.__doc__)
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
-    parser.add_argument("--frames", type=count, help="(default: the preset's)")
-    parser.add_argument("--height", type=count, default=300)
-    parser.add_argument("--width", type=count, default=533)
-    parser.add_argument("--instances", type=count, default=10)
+    parser.add_argument("--frames", type=whole_number(1), help="(default: the preset's)")
+    parser.add_argument("--height", type=whole_number(1), default=300)
+    parser.add_argument("--width", type=whole_number(1), default=533)
+    parser.add_argument("--instances", type=whole_number(1), default=10)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
     args = parser.parse_args(argv)
     config = preset(args.preset)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from defvis.arguments import say
 from defvis.data.errors import DataError
 from defvis.data.sources import open_source
-from defvis.evaluation.options import say
 from defvis.evaluation.overlays import save_video
 from defvis.evaluation.readiness import check_clips
 from defvis.export.onnx_model import OnnxModel
@@ -164,12 +164,12 @@ def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["--device", "gpu"], "device 'gpu' cannot be used"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--device", "meta"], "device 'meta' cannot be used"),
-        (["--rate", "-1"], "--rate: must be 0.001 to 1000, got '-1'"),
-        (["--rate", "nan"], "--rate: must be 0.001 to 1000, got 'nan'"),
-        (["--threshold", "inf"], "--threshold: must be 0 to 1, got 'inf'"),
-        (["--window", "-1"], "--window: must be a whole number of at least 0, got '-1'"),
-        (["--every", "0"], "--every: must be a whole number of at least 1, got '0'"),
-        (["--video-id", "x"], "--video-id: must be a whole number of at least 0, got 'x'"),
+        (["--rate", "-1"], "--rate: must be 0.001 to 1000, got -1"),
+        (["--rate", "nan"], "--rate: must be 0.001 to 1000, got nan"),
+        (["--threshold", "inf"], "--threshold: must be 0 to 1, got inf"),
+        (["--window", "-1"], "--window: must be a whole number of at least 0, got -1"),
+        (["--every", "0"], "--every: must be a whole number of at least 1, got 0"),
+        (["--video-id", "x"], "--video-id: must be a whole number of at least 0, got x"),
     ],
 )
 def test_wrong_calls(

@@ -1,10 +1,13 @@
-"""What infer_defvis.py and evaluate_defvis.py read from the command line, and say there."""
+"""What the programs read from the command line, and say there."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+
+# The largest number of anything: what products of several still fit into.
+_MOST = 2**31 - 1
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -15,9 +18,9 @@ def whole_number(least: int) -> Callable[[str], int]:
             number = int(text)
         except ValueError:
             number = least - 1
-        if number < least:
+        if not least <= number <= _MOST:
             raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text!r}"
+                f"must be a whole number of at least {least}, got {text}"
             )
         return number
 
@@ -33,7 +36,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             value = float("nan")
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be {least:g} to {most:g}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {least:g} to {most:g}, got {text}")
         return value
 
     return read
