@@ -80,11 +80,12 @@ class VideoFile:
             self._kept.clear()
             self._coming = enumerate(self._decode())
         for number, frame in self._coming:
-            with self._named_errors():
-                pixels = shown_pixels(frame, self._aspect)
-            self._kept.append((number, pixels))
             if number == index:
+                with self._named_errors():
+                    pixels = shown_pixels(frame, self._aspect)
+                self._kept.append((number, pixels))
                 return pixels
+        self._kept.clear()  # Decoding begins anew.
         raise DataError(f"{self._path} has no frame {index} of {self.length}")
 
     def _decode(self) -> Iterator[Any]:

@@ -96,6 +96,7 @@ def test_frames_of_a_film_in_any_order(tmp_path: Path) -> None:
         assert abs(float(film.frame(index)[..., 0].mean()) - 20 * index) < 6
     with pytest.raises(DataError, match="has no frame 9 of 9"):
         film.frame(9)
+    assert film.frame(8).mean() > film.frame(6).mean()
     third = open_source(tmp_path / "film.mkv", every=3)
     assert third.length == 3
     assert abs(float(third.frame(2)[..., 0].mean()) - 120) < 6
