@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.data.errors import DataError
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.pretrained.tensor_file import CheckpointError
 
     torch.set_num_threads(args.threads)
     with one_line_errors("compare_convergence", DataError, CheckpointError), only_run_in(args.out):

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume and (args.results or not args.out):
         parser.error("--resume needs --out, and --run or --onnx")
     # Only now: --help must answer at once.
-    from defvis.evaluation.readiness import find_device
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.models.device import find_device
+    from defvis.pretrained.tensor_file import CheckpointError
 
     with one_line_errors("evaluate_defvis", CheckpointError):
         try:
@@ -143,8 +143,7 @@ def _predict(
     from defvis.data.categories import difference
     from defvis.data.check import check_frames
     from defvis.data.clips import FrameCache
-    from defvis.evaluation.predict import predict_videos
-    from defvis.evaluation.readiness import check_clips
+    from defvis.evaluation.predict import check_clips, predict_videos
     from defvis.evaluation.tracks import to_results
     from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
@@ -192,8 +191,8 @@ def _journal(
     args: argparse.Namespace, trained: TrainedModel[Any], annotations: Path
 ) -> Iterator[Journal]:
     """The results of each finished video; in a folder beside --out, which is deleted at the end."""
-    from defvis.evaluation.fingerprint import of_content, of_model
     from defvis.evaluation.journal import Journal, KeptJournal
+    from defvis.training.fingerprint import of_content, of_model
 
     if args.out is None:
         yield Journal()

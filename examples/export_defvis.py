@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only now: --help must answer at once.
     from defvis.data.errors import DataError
     from defvis.data.sources import open_source
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.pretrained.tensor_file import CheckpointError
     from defvis.training.load_trained import load_trained
 
     with one_line_errors("export_defvis", CheckpointError, DataError):

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "video" in args.write and importlib.util.find_spec("av") is None:
         sys.exit("infer_defvis: --write video needs PyAV: pip install av")
     # Only now: --help must answer at once.
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.pretrained.tensor_file import CheckpointError
 
     with one_line_errors("infer_defvis", CheckpointError), only_run_in(args.out):
         _run(parser, args)
@@ -67,12 +67,12 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from defvis.data.clips import FrameCache
     from defvis.data.sources import open_source
     from defvis.evaluation.fonts import class_texts
-    from defvis.evaluation.predict import predict_videos
-    from defvis.evaluation.readiness import check_clips, find_device
+    from defvis.evaluation.predict import check_clips, predict_videos
     from defvis.evaluation.sampling_figure import check_query
     from defvis.evaluation.tracks import track_results
     from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
+    from defvis.models.device import find_device
     from defvis.models.model import DefVIS
     from defvis.training.load_trained import load_trained
 
@@ -188,8 +188,8 @@ def _parser() -> argparse.ArgumentParser:
 def _open_journal(
     args: argparse.Namespace, trained: TrainedModel[Any], source: Frames, window: int
 ) -> KeptJournal:
-    from defvis.evaluation.fingerprint import of_content, of_listing, of_model
     from defvis.evaluation.journal import KeptJournal
+    from defvis.training.fingerprint import of_content, of_listing, of_model
 
     agreed = {
         "the model": of_content(args.onnx) if args.onnx else of_model(trained),

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from defvis.data.errors import DataError
-    from defvis.training.checkpoint import CheckpointError
+    from defvis.pretrained.tensor_file import CheckpointError
     from defvis.training.distributed import join
 
     expected = (CheckpointError, DataError, FloatingPointError)

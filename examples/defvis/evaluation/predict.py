@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,12 +26,16 @@ class Predictor(Protocol):
     Attributes:
         config: Its parts and sizes.
         device: Where it expects its inputs.
+        num_frames: Frames that a clip must have; None if that is not fixed.
     """
 
     config: ModelConfig
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def num_frames(self) -> int | None: ...
 
     def predict(
         self, frames: torch.Tensor, padding_mask: torch.Tensor | None
@@ -104,6 +108,26 @@ def predict_videos(
                 else:
                     yield from list(_predict_whole(network, group, config, cache))[skipped:]
             bar.update(len(group))
+
+
+def check_clips(model: Predictor, videos: Iterable[Frames], window: int) -> None:
+    """Checks that a model takes the clips that `predict_videos` will cut.
+
+    Raises:
+        ValueError: If it has weights for another number of frames.
+    """
+    lengths = {min(video.length, window or model.config.num_frames) for video in videos}
+    config = model.config
+    if model.num_frames is not None and (wrong := lengths - {model.num_frames}):
+        raise ValueError(
+            f"this model takes clips of {model.num_frames} frames, got one of {min(wrong)}"
+        )
+    by_frame = "frames" in (config.encoder_attention, config.decoder_attention)
+    if by_frame and max(lengths) > config.num_frames:
+        raise ValueError(
+            f"attention 'frames' has weights for num_frames = {config.num_frames} frames, got "
+            f"a clip of {max(lengths)}: choose a smaller window"
+        )
 
 
 def clip_starts(length: int, window: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from defvis.config import Config
 from defvis.data.resize_crop import Size
 from defvis.models.model import DefVIS
+from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training.load_trained import TrainedModel
+from defvis.training.resume import read_description
 
 INPUTS = ("frames", "padding_mask")
 OUTPUTS = ("probabilities", "boxes", "mask_logits")
@@ -67,11 +70,20 @@ def to_metadata(trained: TrainedModel[DefVIS]) -> str:
     )
 
 
-def from_metadata(text: str) -> tuple[Config, tuple[int, ...], tuple[str, ...]]:
-    """Config, category ids and category names from `to_metadata`."""
-    values = json.loads(text)
-    return (
-        Config.from_dict(values["config"]),
-        tuple(values["category_ids"]),
-        tuple(values["category_names"]),
-    )
+def from_metadata(text: str, path: Path) -> tuple[Config, tuple[int, ...], tuple[str, ...]]:
+    """Config, category ids and category names from `to_metadata`.
+
+    Args:
+        text: Its result.
+        path: The file, for the message.
+
+    Raises:
+        CheckpointError: If it is none of this version.
+    """
+    try:
+        values = json.loads(text)
+        ids, names = values["category_ids"], values["category_names"]
+        config = values["config"]
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} was not written by export_defvis.py") from error
+    return (read_description(config, {"ids": ids, "names": names}, path), tuple(ids), tuple(names))

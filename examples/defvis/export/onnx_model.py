@@ -61,6 +61,7 @@ def load_onnx(path: Path) -> TrainedModel[OnnxModel]:
 
     Raises:
         FileNotFoundError: If it does not exist.
+        CheckpointError: If it is of another version.
         ValueError: If it is no such file, or ONNX Runtime is not installed.
     """
     if not path.is_file():
@@ -78,5 +79,9 @@ def load_onnx(path: Path) -> TrainedModel[OnnxModel]:
     metadata = session.get_modelmeta().custom_metadata_map
     if METADATA not in metadata:
         raise ValueError(f"{path} was not written by export_defvis.py")
-    config, ids, names = from_metadata(metadata[METADATA])
+    config, ids, names = from_metadata(metadata[METADATA], path)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [each.name for each in inputs], [each.name for each in outputs]
+    if found != (list(INPUTS), list(OUTPUTS)) or len(inputs[0].shape) != 5:
+        raise ValueError(f"{path} has inputs and outputs {found}, not those of export_defvis.py")
     return TrainedModel(OnnxModel(session, config.model), config, ids, names)

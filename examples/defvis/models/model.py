@@ -58,6 +58,9 @@ class Outputs:
 class DefVIS(nn.Module):
     """Deformable VisTR and its relatives, by the choices of the config."""
 
+    # Frames that a clip must have, None as any number will do (see `evaluation.predict`).
+    num_frames: int | None = None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.embed_dim

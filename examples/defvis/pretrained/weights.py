@@ -17,7 +17,7 @@ from defvis.config import BackboneConfig
 from defvis.data.categories import difference
 from defvis.models.model import DefVIS
 from defvis.pretrained.conversion import Converter, recognise
-from defvis.training.checkpoint import CheckpointError, read_tensors
+from defvis.pretrained.tensor_file import CheckpointError, read_tensors
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,9 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read or is none of this program; the message has the reason."""
+from defvis.pretrained.tensor_file import CheckpointError, read_tensors
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -88,27 +84,6 @@ def load_checkpoint(path: Path, set_aside: bool = False) -> dict[str, Any]:
                 os.replace(path, path.with_name(path.name + ".broken"))
         return state
     raise CheckpointError("no checkpoint can be read: " + "; ".join(failures))
-
-
-def read_tensors(path: Path) -> Any:
-    """Reads what `torch.save` wrote, if it is tensors in plain containers; no code can run.
-
-    Raises:
-        CheckpointError: With the reason, if that fails in any way.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of what a damaged file seems to be.
-            # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # Its message recommends to run the code.
-        raise CheckpointError(
-            "UnpicklingError: it is damaged, or holds more than tensors in plain containers"
-        ) from error
-    except Exception as error:  # Damage may look like anything.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(reason) from error
 
 
 def _check_sums(path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from defvis.models.device import find_device
 from defvis.models.model import DefVIS
 from defvis.training.sharding import shard
 
@@ -93,7 +94,7 @@ def join(device: str = "", shards: bool = False) -> Iterator[World]:
     rank, size, local_rank = _numbers(needs_local=device == "cuda")
     if shards and size < 2:
         raise ValueError(f"--shard needs at least 2 processes, started by torchrun, got {size}")
-    own = _usable(f"cuda:{local_rank}" if device == "cuda" and "RANK" in os.environ else device)
+    own = find_device(f"cuda:{local_rank}" if device == "cuda" and "RANK" in os.environ else device)
     if "RANK" not in os.environ:
         yield World(device=own, shards=shards)
         return
@@ -132,14 +133,3 @@ def _numbers(needs_local: bool) -> tuple[int, int, int]:
     if rank >= size:
         raise ValueError(f"RANK in the environment must be below WORLD_SIZE, {size}, got {rank}")
     return rank, size, int(numbers.get("LOCAL_RANK", "0"))
-
-
-def _usable(name: str) -> torch.device:
-    """A device, once it has computed something."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).add(1).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used: {reason}") from error
-    return device

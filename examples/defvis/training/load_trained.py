@@ -13,7 +13,8 @@ from torch import Tensor
 from defvis.config import Config
 from defvis.evaluation.predict import Predictor
 from defvis.models.model import DefVIS
-from defvis.training.checkpoint import CheckpointError, load_checkpoint, previous
+from defvis.pretrained.tensor_file import CheckpointError
+from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.resume import read_config
 
 M = TypeVar("M", bound=Predictor)

@@ -10,7 +10,7 @@ from defvis.config import Config
 from defvis.config_io import flatten
 from defvis.data import categories
 from defvis.data.ytvis import YouTubeVIS
-from defvis.training.checkpoint import CheckpointError
+from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training.stages import joint_steps, planned_stages
 
 # What does not change learning, but for the order of sums: speed, memory, logging, validation.
@@ -41,12 +41,26 @@ def read_config(saved: Mapping[str, Any], path: Path) -> Config:
                 f"{path} is not a checkpoint of train_defvis, it has no {part!r}; if it holds "
                 "the weights of a model, start a run from them: train_defvis --weights"
             )
+    return read_description(saved["config"], saved["categories"], path)
+
+
+def read_description(values: Any, categories: Mapping[str, Any], path: Path) -> Config:
+    """The config of a file of this program, once its categories are seen to fit.
+
+    Args:
+        values: Result of `Config.to_dict`.
+        categories: Lists `ids` and `names`.
+        path: The file, for the message.
+
+    Raises:
+        CheckpointError: If one of them is none of this version.
+    """
     try:
-        config = Config.from_dict(saved["config"])
+        config = Config.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{path} was written by another version: {error}") from error
     for part, kind in (("ids", int), ("names", str)):
-        classes = saved["categories"].get(part)
+        classes = categories.get(part)
         if not (
             isinstance(classes, list)
             and [type(each) for each in classes] == [kind] * config.model.num_classes

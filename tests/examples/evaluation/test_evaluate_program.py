@@ -120,7 +120,7 @@ def test_what_is_looked_at_first(
     [
         (["--run", "x", "--window", "-1"], "--window: must be a whole number of at least 0"),
         (["--run", "x", "--batch-size", "0"], "--batch-size: must be a whole number of at least 1"),
-        (["--run", "x", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--run", "x", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--onnx", "x", "--device", "cpu"], "--device needs --run"),
         (["--results", "x", "--resume", "--out", "y"], "--resume needs --out"),
         (["--run", "x", "--resume"], "--resume needs --out"),

@@ -19,7 +19,7 @@ from defvis.arguments import say
 from defvis.data.errors import DataError
 from defvis.data.sources import open_source
 from defvis.evaluation.overlays import save_video
-from defvis.evaluation.readiness import check_clips
+from defvis.evaluation.predict import check_clips
 from defvis.export.onnx_model import OnnxModel
 from defvis.models.model import DefVIS
 from defvis.programs import only_run_in
@@ -162,9 +162,9 @@ def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["--points", "encoder:70:0:0"], "pixel must lie in 64 x 48, got (70, 0)"),
         (["--points", "encoder:1:2"], "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
         (["--points", "decoder:a:b"], "decoder:SLOT:FRAME or encoder:X:Y:FRAME"),
-        (["--device", "gpu"], "device 'gpu' cannot be used"),
-        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
-        (["--device", "meta"], "device 'meta' cannot be used"),
+        (["--device", "gpu"], "--device gpu cannot be used"),
+        (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
+        (["--device", "meta"], "--device meta cannot be used"),
         (["--rate", "-1"], "--rate: must be 0.001 to 1000, got -1"),
         (["--rate", "nan"], "--rate: must be 0.001 to 1000, got nan"),
         (["--threshold", "inf"], "--threshold: must be 0 to 1, got inf"),

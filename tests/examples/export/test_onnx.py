@@ -116,6 +116,21 @@ def test_files_that_cannot_be_used(
     onnx.save(foreign, tmp_path / "foreign.onnx")
     with pytest.raises(SystemExit, match="was not written by export_defvis"):
         infer([*words, str(tmp_path / "foreign.onnx")])
+    for metadata, message in (
+        ("[]", "was not written by export_defvis"),
+        ("[" * 100000, "was not written by export_defvis"),
+        ('{"config": {}, "category_ids": ["a"], "category_names": ["a"]}', "must have ids of 10"),
+        ('{"config": {"wings": 2}, "category_ids": [], "category_names": []}', "no field 'wings'"),
+    ):
+        onnx.helper.set_model_props(foreign, {"defvis": metadata})
+        onnx.save(foreign, tmp_path / "foreign.onnx")
+        with pytest.raises(SystemExit, match=message):
+            infer([*words, str(tmp_path / "foreign.onnx")])
+    foreign = onnx.load(onnx_file)
+    foreign.graph.output.pop()
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(SystemExit, match="has inputs and outputs"):
+        infer([*words, str(tmp_path / "foreign.onnx")])
     for option in (["--points", "decoder:0:0"], ["--precision", "bf16"]):
         with pytest.raises(SystemExit, match="2"):
             infer([*words, str(onnx_file), *option])

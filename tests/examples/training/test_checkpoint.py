@@ -15,8 +15,9 @@ import torch
 from defvis.config import Config
 from defvis.config_io import override
 from defvis.presets import PRESETS, preset
+from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training import checkpoint
-from defvis.training.checkpoint import CheckpointError, load_checkpoint, previous, save_checkpoint
+from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:

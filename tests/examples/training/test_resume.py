@@ -12,8 +12,9 @@ import torch
 from defvis.config import Config
 from defvis.data.ytvis import YouTubeVIS, find_files, load
 from defvis.models.model import DefVIS
+from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training import log
-from defvis.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from defvis.training.checkpoint import load_checkpoint, save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.load_trained import load_trained
 from defvis.training.resume import check_resumed

@@ -1,0 +1,21 @@
+"""Where a model computes."""
+
+from __future__ import annotations
+
+import torch
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, "" for the first GPU or, without one, the CPU.
+
+    Raises:
+        ValueError: If it cannot compute.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used: {reason}") from error
+    return device
