@@ -6,9 +6,7 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from defvis.evaluation.whole_file import naming, whole_file
-
-_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+from defvis.pretrained.tensor_file import CheckpointError, read_tensors
 
 
 class Journal:
@@ -137,17 +134,19 @@ class KeptJournal(Journal):
         """Reads the record; returns the length that the journal had."""
         anew = f"delete {self._folder} to begin anew"
         try:
-            record = torch.load(self._record, map_location=device, weights_only=True)
-            length: int = record["length"]
-            if not self._lines.is_file() or self._lines.stat().st_size < length:
-                raise ValueError(f"{self._lines} is shorter than it was; {anew}")
-        except _UNREADABLE as error:
+            record = read_tensors(self._record, device)
+            agreed, length, state = (record[name] for name in ("agreed", "length", "state"))
+            if not (isinstance(agreed, dict) and type(length) is int and isinstance(state, dict)):
+                raise TypeError("parts of other types")
+        except (CheckpointError, LookupError, TypeError) as error:
             raise ValueError(f"{self._record} cannot be read; {anew}") from error
+        if not self._lines.is_file() or not 0 <= length <= self._lines.stat().st_size:
+            raise ValueError(f"{self._lines} is shorter than it was; {anew}")
         for name, value in self._agreed.items():
-            before = record["agreed"].get(name)
+            before = agreed.get(name)
             if before != value:
                 raise ValueError(
                     f"{self._folder} was begun with {name} {before}, not {value}; {anew}"
                 )
-        self._saved = record["state"]
+        self._saved = state
         return length

@@ -15,8 +15,12 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or is none of this program; the message has the reason."""
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, device: torch.device | None = None) -> Any:
     """Reads what `torch.save` wrote, if it is tensors in plain containers; no code can run.
+
+    Args:
+        path: The file.
+        device: Where the tensors are wanted; None is the CPU.
 
     Raises:
         CheckpointError: With the reason, if that fails in any way.
@@ -26,7 +30,7 @@ def read_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")  # Of what a damaged file seems to be.
             # Checkpoints of the DETR family carry the command line's Namespace, a plain record.
             with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location=device or "cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # Its message recommends to run the code.
         raise CheckpointError(
             "UnpicklingError: it is damaged, or holds more than tensors in plain containers"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from defvis.evaluation import overlays, predict
@@ -115,6 +116,11 @@ def test_what_must_agree(noise: Path, tiny_run: Path, tmp_path: Path) -> None:
         infer(words)
     lines.write_bytes(content)
     record = out / "unfinished/state.pt"
+    good = torch.load(record)
+    for broken in (3, {}, {**good, "length": "0"}, {**good, "state": None}):
+        torch.save(broken, record)
+        with pytest.raises(SystemExit, match=r"state\.pt cannot be read; delete"):
+            infer(words)
     record.write_bytes(record.read_bytes()[:-100])
     with pytest.raises(SystemExit, match=r"state\.pt cannot be read; delete"):
         infer(words)
