@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from defvis.config_io import Range, Settings
 
 _POSITIVE, _SHARE, _NOT_NEGATIVE = Range(1, 2**31 - 1), Range(0, 1), Range(0)
+_MOST_LAYERS = 1000  # More would take minutes to build, before anything can be compared.
 Attention = Literal["deformable", "dense", "frames"]
 
 
@@ -31,9 +32,10 @@ class BackboneConfig(Settings):
     """
 
     _path: ClassVar[str] = "model.backbone."
-    _ranges: ClassVar[Mapping[str, Range]] = dict.fromkeys(
-        ("embedding_size", "hidden_sizes", "depths"), _POSITIVE
-    )
+    _ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("embedding_size", "hidden_sizes"), _POSITIVE),
+        "depths": Range(1, _MOST_LAYERS),
+    }
 
     name: str = ""
     layer_type: Literal["basic", "bottleneck"] = "basic"
@@ -94,9 +96,11 @@ class ModelConfig(Settings):
     _path: ClassVar[str] = "model."
     _ranges: ClassVar[Mapping[str, Range]] = {
         **dict.fromkeys(("num_classes", "num_frames", "num_slots"), _POSITIVE),
-        **dict.fromkeys(("num_heads", "num_points", "decoder_layers"), _POSITIVE),
+        **dict.fromkeys(("num_heads", "num_points"), _POSITIVE),
         **dict.fromkeys(("feedforward_dim", "mask_dim", "mask_hidden"), _POSITIVE),
         "embed_dim": Range(6, 2**31 - 1),  # two channels for each sine axis
+        "encoder_layers": Range(0, _MOST_LAYERS),
+        "decoder_layers": Range(1, _MOST_LAYERS),
         "dropout": Range(0, below=1),
         "initial_box": Range(above=0, below=1),
     }

@@ -44,8 +44,9 @@ def read_json(
     except (OSError, RecursionError, ValueError) as cause:
         raise error(f"{path}: cannot be read as JSON: {cause}") from cause
     if not isinstance(content, kind):
-        fields = f" with the fields {', '.join(list(content)[:6])}" if content else ""
-        got = "dict" + fields if isinstance(content, dict) else shown(content)
+        got = shown(content)
+        if isinstance(content, dict):
+            got = "dict" + (f" with the fields {shown(list(content))}" if content else "")
         raise error(f"{path}: must hold {_NAMES[kind]}, got {got}")
     return content
 

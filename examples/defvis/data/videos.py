@@ -122,7 +122,7 @@ class VideoFile:
             if self._path.suffix.lower() == ".webp":
                 message += "; FFmpeg may not read animated WebP: save its frames as PNG"
             raise DataError(message) from error
-        except (ValueError, MemoryError) as error:
+        except (ValueError, MemoryError, LookupError) as error:  # PyAV's own, of damaged files.
             raise DataError(f"cannot read {self._path} as video: {error}") from error
 
 

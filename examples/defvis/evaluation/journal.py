@@ -135,6 +135,8 @@ class KeptJournal(Journal):
         anew = f"delete {self._folder} to begin anew"
         try:
             record = read_tensors(self._record, device)
+            if not isinstance(record, dict):
+                raise TypeError("no dictionary")
             agreed, length, state = (record[name] for name in ("agreed", "length", "state"))
             if not (isinstance(agreed, dict) and type(length) is int and isinstance(state, dict)):
                 raise TypeError("parts of other types")
@@ -144,7 +146,7 @@ class KeptJournal(Journal):
             raise ValueError(f"{self._lines} is shorter than it was; {anew}")
         for name, value in self._agreed.items():
             before = agreed.get(name)
-            if before != value:
+            if type(before) is not type(value) or before != value:
                 raise ValueError(
                     f"{self._folder} was begun with {name} {before}, not {value}; {anew}"
                 )

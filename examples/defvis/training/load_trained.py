@@ -57,8 +57,9 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
     try:
         config.check()
         model = _build(config, saved["model"] if average is None else average["model"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # Other parts than weights.
-        raise CheckpointError(f"the model of {file} cannot be built: {error}") from error
+    except Exception as error:  # Parts that are no weights, sizes that do not fit into memory.
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"the model of {file} cannot be built: {reason}") from error
     categories = saved["categories"]
     return TrainedModel(
         model.eval().requires_grad_(False),

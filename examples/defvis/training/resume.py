@@ -60,11 +60,9 @@ def read_description(values: Any, categories: Mapping[str, Any], path: Path) -> 
     except ValueError as error:
         raise CheckpointError(f"{path} was written by another version: {error}") from error
     for part, kind in (("ids", int), ("names", str)):
-        classes = categories.get(part)
-        if not (
-            isinstance(classes, list)
-            and [type(each) for each in classes] == [kind] * config.model.num_classes
-        ):
+        classes: Any = categories.get(part)
+        fits = isinstance(classes, list) and len(classes) == config.model.num_classes
+        if not fits or any(type(each) is not kind for each in classes):
             raise CheckpointError(
                 f"{path} must have {part} of {config.model.num_classes} categories, got {classes!r}"
             )

@@ -172,6 +172,8 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
         ("seed=-1", "seed must be at least 0"),
         ("model.initial_box=[0.5, null]", r"each entry of model\.initial_box must be a finite"),
         ("model.backbone.depths=[1, 0]", r"each entry of model\.backbone\.depths must be at"),
+        ("model.backbone.depths=[1, 1001]", r"depths must be at least 1 and at most 1000, got"),
+        ("model.encoder_layers=1001", r"encoder_layers must be at least 0 and at most 1000, got"),
         ("model.backbone.depths=3", r"model\.backbone\.depths must be a list, got 3"),
         ("precision=fp8", r"precision must be one of \['fp32', 'bf16', 'fp16'\], got 'fp8'"),
     ],
