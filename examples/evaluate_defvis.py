@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.device and not args.run:
         parser.error("--device needs --run: an exported file runs on the CPU")
+    if args.out is not None and args.out.suffix != ".json":
+        parser.error(f"--out must be a file .json, got {args.out}")
     if args.resume and (args.results or not args.out):
         parser.error("--resume needs --out, and --run or --onnx")
     # Only now: --help must answer at once.
@@ -144,7 +146,7 @@ def _predict(
     from defvis.data.check import check_frames
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import check_clips, predict_videos
-    from defvis.evaluation.tracks import to_results
+    from defvis.evaluation.tracks import MAX_WHOLE_LENGTH, to_results
     from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
     from defvis.models.model import DefVIS
@@ -183,6 +185,11 @@ def _predict(
         results = [entry for _, entries in journal for entry in entries]
         if args.out is not None:
             write_results(args.out, results)
+            if any("first_frame" in entry for entry in results):
+                print(
+                    f"results of videos of more than {MAX_WHOLE_LENGTH} frames have a first_frame, "
+                    "which the YouTube-VIS server does not know"
+                )
     return results
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defvis.arguments import number, query, say, whole_number
-from defvis.programs import one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
 if TYPE_CHECKING:
     from defvis.config import DataConfig
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from defvis.models.model import DefVIS
     from defvis.training.load_trained import TrainedModel
 
-_KINDS = ("results", "webp", "sheet", "video")
+# What --write names, and the files.
+_FILES = {"results": "results.json", "webp": "overlay.webp", "sheet": "sheet.png",
+          "video": "overlay.mp4"}  # fmt: skip
 # Small frames are enlarged to about this width; frames on the contact sheet; its columns; the most
 # frames of the animation, which is in memory until it is complete.
 _DRAW_WIDTH, _SHEET, _COLUMNS, _ANIMATED = 320, 24, 6, 500
@@ -59,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only now: --help must answer at once.
     from defvis.pretrained.tensor_file import CheckpointError
 
+    if args.out.resolve() == args.source.resolve():
+        parser.error(f"--out must be another folder than --source, got {args.out}")
     with one_line_errors("infer_defvis", CheckpointError), only_run_in(args.out):
+        prepare_folder(args.out, [*(_FILES[kind] for kind in args.write), "points.png"])
         _run(parser, args)
 
 
@@ -113,7 +118,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 for track in tracks
                 for entry in track_results(track, args.video_id, trained.category_ids)
             )
-            write_results(args.out / "results.json", entries)
+            write_results(args.out / _FILES["results"], entries)
         names = class_texts(trained.category_names, trained.category_ids)
         _draw(args, source, tracks, names)
         if args.points:
@@ -136,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write",
         nargs="*",
-        choices=_KINDS,
+        choices=[*_FILES],
         default=["results", "webp", "sheet"],
         help="what to write (default: results webp sheet; video needs PyAV)",
     )
@@ -235,13 +240,13 @@ def _draw(
                 f"overlay.webp shows one frame in {shown.step} of {source.length}; "
                 "--write video shows all"
             )
-        save_animation(images(shown), args.out / "overlay.webp", 1000 / rate)
+        save_animation(images(shown), args.out / _FILES["webp"], 1000 / rate)
     if "video" in args.write:
-        save_video(images(range(source.length)), args.out / "overlay.mp4", rate)
+        save_video(images(range(source.length)), args.out / _FILES["video"], rate)
     if "sheet" in args.write:
         count = min(_SHEET, source.length)
         chosen = [index * source.length // count for index in range(count)]
-        save_sheet(images(chosen), args.out / "sheet.png", _COLUMNS)
+        save_sheet(images(chosen), args.out / _FILES["sheet"], _COLUMNS)
 
 
 def _draw_points(

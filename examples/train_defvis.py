@@ -40,7 +40,7 @@ from defvis.presets import PRESETS, preset
 from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
-    from defvis.data.ytvis import YouTubeVIS
+    from defvis.data.ytvis import Video, YouTubeVIS
     from defvis.training.distributed import World
 
 _DIGITS = Path("runs/digits-data")
@@ -96,8 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         type=Path,
-        help="folder with train/ and val/, each holding JPEGImages/ and instances.json (or "
-        f"annotations.json); without a val/ every {_HOLD_OUT}th training video is held out "
+        help="folder with train/ and val/ (or valid/, validation/, dev/), each holding JPEGImages/ "
+        "and instances.json (or annotations.json), or a single such folder; without validation "
+        f"videos every {_HOLD_OUT}th training video is held out "
         f"(default: digits, written to {_DIGITS} if missing)",
     )
     parser.add_argument(
@@ -168,7 +169,6 @@ def _run(
     """Looks at the data, trains or measures."""
     import torch
 
-    from defvis.data.check import check_frames
     from defvis.training.profiling import WARM_UP
     from defvis.training.stages import joint_steps
     from defvis.training.trainer import Trainer
@@ -177,13 +177,13 @@ def _run(
     steps = joint_steps(config, len(train.videos), world.size)
     if args.profile and args.profile > steps - WARM_UP:
         parser.error(
-            f"--profile must be at most the {steps} steps of the joint stage - {WARM_UP}, "
-            f"got {args.profile}"
+            f"--profile must be at most {steps - WARM_UP}, the {steps} steps of the joint stage "
+            f"without {WARM_UP} to warm up, got {args.profile}"
         )
     if world.is_main:
         for note in notes:
             say(note)
-        check_frames((*train.videos, *val.videos), progress=sys.stderr.isatty())
+    _check_frames((*train.videos, *val.videos), world)
     model = dataclasses.replace(config.model, num_classes=train.num_classes)
     config = dataclasses.replace(config, model=model)
     trainer = Trainer(config, train, val, out, resume, world=world)
@@ -202,14 +202,33 @@ def _run(
     try:
         ap = trainer.train()
     except KeyboardInterrupt:
-        print(
-            f"train_defvis: stopped; --resume goes on from the last checkpoint in {out}",
-            file=sys.stderr,
-        )
+        if (out / "checkpoint.pt").exists():
+            advice = f"--resume goes on from the last checkpoint in {out}"
+        else:
+            advice = "there is no checkpoint yet"
+        print(f"train_defvis: stopped; {advice}", file=sys.stderr)
         sys.exit(130)
     if world.is_main:
         print(f"validation, {len(val.videos)} videos: {ap}")
         print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
+
+
+def _check_frames(videos: Sequence[Video], world: World) -> None:
+    """Looks at the frames in one process; an error ends all, and one of them says it."""
+    from defvis.data.check import check_frames
+    from defvis.data.errors import DataError
+
+    problem = ""
+    if world.is_main:
+        try:
+            check_frames(videos, progress=sys.stderr.isatty())
+        except DataError as error:
+            problem = str(error)
+    problem = world.gather(problem)[0]
+    if problem and world.is_main:
+        raise DataError(problem)
+    if problem:
+        sys.exit(1)
 
 
 def _data(root: Path | None, world: World) -> tuple[YouTubeVIS, YouTubeVIS, tuple[str, ...]]:

@@ -21,6 +21,7 @@ def whole_number(least: int) -> Callable[[str], int]:
         if not least <= number <= _MOST:
             raise argparse.ArgumentTypeError(
                 f"must be a whole number of at least {least}, got {text}"
+                + f"; at most {_MOST}" * (number > _MOST)
             )
         return number
 

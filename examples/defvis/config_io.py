@@ -36,7 +36,11 @@ class Range:
         limits = {
             "at least": self.least, "above": self.above, "at most": self.most, "below": self.below
         }  # fmt: skip
-        return " and ".join(f"{word} {n:.15g}" for word, n in limits.items() if math.isfinite(n))
+        return " and ".join(
+            f"{word} {int(n) if n == int(n) else n}"
+            for word, n in limits.items()
+            if math.isfinite(n)
+        )
 
 
 # For every whole number that has no range of its own: what products of several still fit into.

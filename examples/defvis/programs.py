@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 try:
@@ -24,7 +24,8 @@ LOCK = ".lock"
 def one_line_errors(program: str, *expected: type[Exception]) -> Iterator[None]:
     """Ends the program with one sentence and exit status 1 where it would end in a traceback.
 
-    An interrupt from the keyboard ends it with status 130, as shells do.
+    An interrupt from the keyboard ends it with status 130, as shells do. Where the environment has
+    DEFVIS_TRACEBACK, the traceback is shown.
 
     Args:
         program: Name to begin the sentence with.
@@ -40,7 +41,7 @@ def one_line_errors(program: str, *expected: type[Exception]) -> Iterator[None]:
     except Exception as error:
         known = str(error).strip() or type(error).__name__
         message = _of_the_machine(error) or (known if isinstance(error, caught) else "")
-        if not message:
+        if not message or os.environ.get("DEFVIS_TRACEBACK"):
             raise
         if "Traceback" in message:  # A loader's worker puts its own before the message.
             message = message.splitlines()[-1]
@@ -63,12 +64,23 @@ def _of_the_machine(error: Exception) -> str:
     return ""
 
 
-def prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path, files: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
     """Creates a folder and tries to write into it, before work is done for it.
 
+    Args:
+        folder: May exist.
+        files: Names in it that will be written to as files.
+        folders: Likewise as folders.
+
     Raises:
-        OSError: If that is not possible; the message names the folder.
+        OSError: If that is not possible; the message names the folder or the file.
     """
+    for name in files:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(f"cannot write {folder / name}: it is a folder")
+    for name in folders:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise NotADirectoryError(f"cannot write to {folder / name}: it is no folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -13,14 +13,15 @@ from defvis.data.errors import DataError
 from defvis.data.pictures import check_depth, check_picture
 from defvis.data.ytvis import Video
 
-# Videos of which two frames are decoded if their values have more than 8 bits.
+# Videos of which a frame is decoded, and three if their values have more than 8 bits.
 _DECODED = 100
 
 
 def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
-    """Sees that every frame is there, and that the first and last of each video can be used.
+    """Sees that every frame is there and not empty, and looks at some.
 
-    Folders are listed once and headers of pictures read, so that large datasets take seconds.
+    Folders are listed once. The headers of the first, middle and last frame of each video are read,
+    and the first frame of some videos is decoded, so that large datasets take seconds.
 
     Args:
         videos: Any number, also none.
@@ -46,14 +47,16 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
         of = f"{len(missing)} videos" if len(missing) > 1 else "a video"
         raise DataError(f"{frames} frames of {of} are missing, the first: {first}")
     for number, video in enumerate(tqdm(videos, "looking at frames", disable=not progress)):
-        for frame in sorted({0, video.length - 1}):
+        some = sorted({0, video.length // 2, video.length - 1})
+        for frame in some:
             try:
                 check_picture(video.files[frame], video.height, video.width)
             except DataError as error:
                 raise DataError(f"video {video.id}, frame {frame}: {error}") from error
         if number < _DECODED:
+            video.frame(0)
             try:
-                check_depth(video.files[0], video.files[-1])
+                check_depth(*(video.files[frame] for frame in some))
             except DataError as error:
                 raise DataError(f"video {video.id}: {error}") from error
 
@@ -62,7 +65,7 @@ class _Folders:
     """The names in folders, listed when first asked for."""
 
     def __init__(self) -> None:
-        self._listed: dict[str, dict[str, bool] | str] = {}
+        self._listed: dict[str, dict[str, str] | str] = {}
 
     def lacks(self, file: Path) -> str:
         """Why there is no such file; empty if there is one."""
@@ -75,18 +78,27 @@ class _Folders:
         if name not in names:
             similar = [other for other in names if _stem(other) == _stem(name)]
             return f"there is only {similar[0]}" if similar else "no such file"
-        return "it is a folder" if names[name] else ""
+        return names[name]
 
 
-def _list(folder: str) -> dict[str, bool] | str:
-    """Names in a folder, and whether each is a folder itself; or why they cannot be listed."""
+def _list(folder: str) -> dict[str, str] | str:
+    """Names in a folder, and why each is no frame, "" if it may be one; or why there is no list."""
     try:
         with os.scandir(folder or ".") as entries:
-            return {entry.name: entry.is_dir() for entry in entries}
+            return {entry.name: _no_frame(entry) for entry in entries}
     except OSError as error:
         return f"{error.strerror}: {folder}"
     except ValueError as error:  # Null bytes.
         return str(error)
+
+
+def _no_frame(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir():
+            return "it is a folder"
+        return "" if entry.stat().st_size else "the file is empty"
+    except OSError as error:  # A link to nowhere.
+        return str(error.strerror)
 
 
 def _stem(name: str) -> str:

@@ -35,8 +35,8 @@ _ORIENTATION, _SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 0x0112, 254, 258, 262
 # Orientations that exchange height and width.
 _SIDEWAYS = (5, 6, 7, 8)
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
-# Of 16 bits, what one bit of the 8 holds; and the least that the brightest pixel should reach.
-_STEP, _DARK = 257, 4096
+# How many steps of 16 bits are one of 8; and so few of those that almost nothing would be seen.
+_STEP, _FEWEST = 257, 16
 # Where a PNG may say its orientation, and that it does so behind its pixels.
 _PNG_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _PNG_TAIL = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -104,19 +104,26 @@ def check_depth(*paths: Path) -> None:
     """Decodes those pictures of a video that have more than 8 bits per value, to see what is shown.
 
     Raises:
-        DataError: If one of them has no faithful form in 8 bits, or all have 16 bits and use the
-            lowest alone, as of 12-bit cameras. A single picture may be dark, and all may be black.
+        DataError: If one of them has no faithful form in 8 bits, or all have 16 bits and use a
+            small part of the range, as 12-bit and thermal cameras do. A single picture may be
+            flat, and all may be of one value.
     """
-    brightest = []
+    lowest, highest = [], []
     for path in paths:
         with _opened(path) as image:
             wide, deep = _wide(image), _deep(image)
-        pixels = read_picture(path) if deep else None
-        brightest.append(int(pixels.max()) if wide and pixels is not None else 255)
-    if 0 < max(brightest) < _DARK // _STEP:
+        if deep:
+            pixels = read_picture(path)
+        if not wide:
+            return
+        lowest.append(int(pixels.min()))
+        highest.append(int(pixels.max()))
+    greys = max(highest) - min(lowest)
+    if 0 < greys <= _FEWEST:
         raise DataError(
-            f"cannot read {paths[0]}: 16-bit values end below {_DARK} of 65535, so almost nothing "
-            "would be seen in 8 bits; scale the values of all frames alike"
+            f"cannot read {paths[0]}: 16-bit values from about {_STEP * min(lowest)} to "
+            f"{_STEP * max(highest)} of 65535 are {greys + 1} steps in 8 bits; stretch the values "
+            "of all frames alike"
         )
 
 
@@ -175,7 +182,9 @@ def _opened(path: Path) -> Iterator[Any]:
     with _decoding(path), Image.open(path) as image:
         frames = _count_frames(image)
         if frames > 1:
-            raise SeveralFrames(f"cannot read {path} as one picture: it holds {frames} frames")
+            raise SeveralFrames(
+                f"cannot read {path} as one picture: it holds {frames} frames; save each as a file"
+            )
         yield image
 
 

@@ -22,6 +22,7 @@ _UNREAD = frozenset((
     ".heic", ".heif", ".hif", ".jxl", ".jxr", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
     ".arw", ".orf", ".rw2", ".raw", ".svg", ".psd", ".dcm", ".npy", ".npz",
 ))  # fmt: skip
+_FILMS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv")
 _NAMED = 3
 
 
@@ -86,6 +87,8 @@ def _open_folder(path: Path, every: int) -> PictureFolder:
         message = f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})"
         if unread:
             message += f"; save {_some(unread)} as one of these"
+        elif films := [name for name in others if os.path.splitext(name)[1].lower() in _FILMS]:
+            message += f"; give a video itself: {_some(films)}"
         elif folders:
             message += f" but folders; give one of them: {_some(folders)}"
         raise DataError(message)
@@ -141,7 +144,7 @@ def _open_pictures(files: Sequence[Path], notes: tuple[str, ...]) -> PictureFold
     height, width = picture_size(files[0])
     for file in _with_progress(files):
         check_picture(file, height, width)
-    check_depth(files[0], files[-1])
+    check_depth(files[0], files[len(files) // 2], files[-1])
     return PictureFolder(1, width, height, tuple(files), (), notes)
 
 

@@ -2,7 +2,8 @@
 
 Frames are turned and mirrored as the file says, non-square pixels are made square, transparent
 pixels lie on white, more than 8 bits are scaled to 8, and colours are converted as the file states
-them (BT.601 if it does not). High dynamic range is refused: how to show it is a matter of taste.
+them (BT.601 if it does not). High dynamic range (PQ) is refused: how to show it is a matter of
+taste.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from defvis.data.errors import DataError
 from defvis.data.pictures import on_white, turned
 
 # Transfer functions whose values a screen does not show as they are (ITU-T H.273).
-_NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE 428",
-              18: "HDR (HLG)"}  # fmt: skip
+_NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE 428"}
+# HDR that is made to be shown on ordinary screens too, in paler colours (ITU-R BT.2100).
+HLG = 18
 # EXIF's number of each display matrix, from where it brings right and down of the stored frame.
 _ORIENTATIONS = {
     (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4,
@@ -51,7 +53,8 @@ def shown_size(frame: Any, aspect: Fraction) -> tuple[int, int]:
     if frame.color_trc in _NOT_SHOWN:
         raise DataError(
             f"its brightness is {_NOT_SHOWN[frame.color_trc]}, which 8 bits cannot show "
-            "faithfully; convert it to standard dynamic range (tone mapping)"
+            "faithfully; convert it to standard dynamic range, for example with FFmpeg's filters "
+            "zscale and tonemap"
         )
     size = frame.height, square_width(frame.width, aspect)
     return size[::-1] if _orientation(frame) >= 5 else size

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from defvis.data.errors import DataError
-from defvis.data.video_frames import shown_pixels, shown_size, square_width
+from defvis.data.video_frames import HLG, shown_pixels, shown_size, square_width
 
 # A file may name others, and addresses, which are not opened.
 _OPTIONS = {"protocol_whitelist": "file"}
@@ -152,6 +152,8 @@ def _notes(
             f"pixels are not square ({aspect.numerator}:{aspect.denominator}): frames of {width} x "
             f"{height} pixels are read as {square_width(width, aspect)} x {height}"
         )
+    if stream.codec_context.color_trc == HLG:
+        yield "brightness is HDR (HLG): colours are paler than on a screen for HDR"
     promised = _promised_frames(stream)
     if frames < promised:
         yield f"the file promises {promised} frames, {frames} could be read"

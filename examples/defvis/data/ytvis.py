@@ -141,7 +141,10 @@ def hold_out(data: YouTubeVIS, every: int) -> tuple[YouTubeVIS, YouTubeVIS]:
     held = {video.id for video in val}
     train = tuple(video for video in data.videos if video.id not in held)
     if not train or not val:
-        raise DataError(f"{len(data.videos)} videos are too few to hold out every {every}th")
+        raise DataError(
+            f"{len(data.videos)} videos are too few to hold out every {every}th; "
+            "add validation videos in a folder val"
+        )
     return replace(data, videos=train), replace(data, videos=val)
 
 
@@ -285,6 +288,8 @@ def _category_name(row: Mapping[str, Any], category_id: int, place: str) -> str:
     name = row.get("name")
     if name is None or name == "":
         return str(category_id)
+    if type(name) in (int, float):
+        return str(name)
     if not _is_text(name):
         raise DataError(f"{place}: name must be text, got {shown(name)}")
     return name
@@ -327,7 +332,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 def _file(folder: Path, name: str, notes: Counter[str]) -> Path:
     path = folder / name
     if "\\" in name and not os.path.exists(path):
-        notes["a backslash in file_names was read as a folder's end"] += 1
+        notes["a backslash in file_names was read as a slash"] += 1
         return folder / name.replace("\\", "/")
     return path
 
@@ -389,13 +394,17 @@ def _track(
         id=annotation_id,
         label=labels[category],
         masks=tuple(map(masks.get, range(video.length))),
-        areas=_areas(row.get("areas") or (), counted, video, place),
+        areas=_areas(row.get("areas") or (), counted, video, place, notes),
         is_crowd=_is_crowd(row.get("iscrowd"), place),
     )
 
 
 def _areas(
-    stated: Iterable[Any], counted: Mapping[int, int], video: Video, place: str
+    stated: Iterable[Any],
+    counted: Mapping[int, int],
+    video: Video,
+    place: str,
+    notes: Counter[str],
 ) -> tuple[float | None, ...]:
     """What the file says, else what the masks have."""
     areas: list[float | None] = [counted.get(frame) for frame in range(video.length)]
@@ -407,19 +416,19 @@ def _areas(
             raise DataError(
                 f"{place}, frame {frame}: areas must hold numbers and nulls, got {shown(area)}"
             )
-        if not 0 <= area <= pixels:
-            raise DataError(
-                f"{place}, frame {frame}: areas must be 0 to the {pixels} pixels of a frame, "
-                f"got {shown(area)}"
-            )
-        areas[frame] = area
+        if not area >= 0:
+            raise DataError(f"{place}, frame {frame}: areas must be at least 0, got {shown(area)}")
+        if area > pixels:  # Of frames before they were made smaller, perhaps.
+            notes["an area larger than the frame was counted from the mask instead"] += 1
+        else:
+            areas[frame] = area
     return tuple(areas)
 
 
 def _is_crowd(value: Any, place: str) -> bool:
     if value is None:
         return False
-    if type(value) not in (int, bool) or value not in (0, 1):
+    if type(value) not in (int, bool, float) or value not in (0, 1):
         raise DataError(f"{place}: iscrowd must be 0 or 1, got {shown(value)}")
     return bool(value)
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ import torch
 
 from defvis.evaluation.whole_file import naming, whole_file
 from defvis.pretrained.tensor_file import CheckpointError, read_tensors
+from defvis.programs import LOCK
 
 
 class Journal:
@@ -116,9 +116,12 @@ class KeptJournal(Journal):
                 torch.save(content, file)
 
     def remove(self) -> None:
-        """Deletes the folder: all is done."""
+        """Deletes the journal, and its folder if it holds nothing else: all is done."""
         self._file.close()
-        shutil.rmtree(self._folder)
+        for file in (self._lines, self._record, self._folder / LOCK):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
     def __enter__(self) -> KeptJournal:
         return self
@@ -127,8 +130,8 @@ class KeptJournal(Journal):
         """Closes the file; the folder stays if there is something to go on with."""
         with contextlib.suppress(OSError):  # What cannot be written was not saved either.
             self._file.close()
-        if self._folder.exists() and not self._record.exists():
-            shutil.rmtree(self._folder)
+        if not self._record.exists():
+            self.remove()
 
     def _load(self, device: torch.device | None) -> int:
         """Reads the record; returns the length that the journal had."""

@@ -23,7 +23,7 @@ from defvis.evaluation.journal import Journal
 # A (track, class) below this score is not worth an entry in a results list.
 MIN_SCORE = 0.02
 # Results of longer videos leave out the frames before and after an object, see `to_results`.
-MAX_WHOLE_LENGTH = 1000
+MAX_WHOLE_LENGTH = 300
 # Two slots of neighbouring clips are one object if their masks overlap at least this much (IoU
 # over the shared frames). Half of a mask may be wrong on either side of a clip's border.
 _MIN_LINK_IOU = 0.3

@@ -17,5 +17,7 @@ def find_device(name: str) -> torch.device:
         torch.zeros(1, device=device).add(1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
+        if reason.startswith("Expected one of"):  # PyTorch lists two dozen.
+            reason = "use cpu, cuda or cuda:0"
         raise ValueError(f"--device {name} cannot be used: {reason}") from error
     return device

@@ -32,7 +32,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
-            raise OSError(f"cannot write {path}: {reason}; the one before it is kept") from error
+            kept = "; the one before it is kept" * path.exists()
+            raise OSError(f"cannot write {path}: {reason}{kept}") from error
         raise
     if path.exists():
         os.replace(path, previous(path))

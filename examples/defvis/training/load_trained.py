@@ -51,7 +51,13 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
     file = path / "checkpoint.pt" if path.is_dir() else path
     if not file.exists() and not previous(file).exists():
         raise FileNotFoundError(f"there is no checkpoint {file}")
-    saved = load_checkpoint(file)
+    try:
+        saved = load_checkpoint(file)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; if the file holds the weights of a model, start a run from them: "
+            "train_defvis --weights"
+        ) from error
     config = read_config(saved, file)
     average = saved["state"].get("average")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,15 @@ from defvis.evaluation.overlays import (
 )
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
-from defvis.evaluation.whole_file import write_results
+from defvis.evaluation.whole_file import whole_file, write_results
 from defvis.models.model import DefVIS
 from defvis.training.distributed import World
 from defvis.training.log import Row
 from defvis.training.plots import draw_curves
 from defvis.training.sharding import in_step
 
+# Written at the end of a run, besides the folder overlays/.
+REPORT_FILES = ("metrics.json", "results.json", "curves.png")
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to; the
 # most frames of a strip and of an animation.
 _PICTURES, _DRAW_SCORE, _DRAW_WIDTH, _STRIP, _ANIMATED = 8, 0.3, 192, 12, 100
@@ -98,18 +101,30 @@ def write_report(out: Path, data: YouTubeVIS, validation: Validation, rows: Sequ
     """
     metrics = {
         **validation.ap.figures,
-        "AP per class": dict(zip(data.category_names, validation.ap.per_class, strict=True)),
+        "AP per class": dict(zip(_distinct(data), validation.ap.per_class, strict=True)),
         "training minutes": rows[-1]["minutes"],
         "videos": len(data.videos),
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    write_results(out / "results.json", validation.results)
-    draw_curves(rows, out / "curves.png")
+    metrics_file, results_file, curves_file = (out / name for name in REPORT_FILES)
+    with whole_file(metrics_file) as partial:
+        partial.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_results(results_file, validation.results)
+    with whole_file(curves_file) as partial:
+        draw_curves(rows, partial)
     folder = out / "overlays"
     folder.mkdir(exist_ok=True)
     names = class_texts(data.category_names, data.category_ids)
     for video, slots in list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]:
         _draw(folder, video, slots, names)
+
+
+def _distinct(data: YouTubeVIS) -> list[str]:
+    """Names of the classes, with the id where several have one name."""
+    count = Counter(data.category_names)
+    return [
+        name if count[name] == 1 else f"{name} (id {number})"
+        for name, number in zip(data.category_names, data.category_ids, strict=True)
+    ]
 
 
 def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,17 @@ def differences(old: Config, new: Config, free: frozenset[str] = frozenset()) ->
             yield f"{path} is {value!r} there and {after[path]!r} here"
 
 
-def describe_videos(train: YouTubeVIS) -> dict[str, list[int]]:
-    """What the order and the frames of the clips that are drawn depend on."""
+def describe_videos(train: YouTubeVIS) -> dict[str, Any]:
+    """What the clips that are drawn depend on, but the pixels and where their files lie."""
+    digest = hashlib.sha256()
+    for video in train.videos:
+        names = [f"{file.parent.name}/{file.name}" for file in video.files]
+        tracks = [(track.label, track.is_crowd, track.present) for track in video.tracks]
+        digest.update(repr((names, video.width, video.height, tracks)).encode())
     return {
         "ids": [video.id for video in train.videos],
         "lengths": [video.length for video in train.videos],
+        "content": digest.hexdigest(),
     }
 
 
@@ -141,4 +148,6 @@ def _other_videos(saved: Mapping[str, Any], train: YouTubeVIS) -> str:
     for number, there, here in zip(own["ids"], saved["lengths"], own["lengths"], strict=True):
         if there != here:
             return f"video {number} has {there} frames there and {here} here"
+    if saved.get("content", own["content"]) != own["content"]:
+        return "names of frames or annotations differ"
     return ""

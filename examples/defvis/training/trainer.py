@@ -21,6 +21,7 @@ from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import YouTubeVIS
 from defvis.evaluation.ap import VideoAP
+from defvis.evaluation.whole_file import whole_file
 from defvis.models.model import DefVIS
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 from defvis.programs import prepare_folder
@@ -29,7 +30,7 @@ from defvis.training.distributed import World
 from defvis.training.log import Log
 from defvis.training.preflight import extremes, leaves_some_unused, try_model
 from defvis.training.profiling import Profile, profile
-from defvis.training.report import Validation, validate, write_report
+from defvis.training.report import REPORT_FILES, Validation, validate, write_report
 from defvis.training.resume import check_resumed, describe_videos
 from defvis.training.sharding import load_whole, whole
 from defvis.training.stages import BackboneStage, JointStage, Stage, planned_stages
@@ -171,7 +172,9 @@ class Trainer:
 
     def _prepare_folder(self) -> None:
         """Makes sure that the run can be written, and begins with its config."""
-        prepare_folder(self._out)
+        prepare_folder(
+            self._out, (*REPORT_FILES, "config.json", "log.jsonl"), ("overlays", "tensorboard")
+        )
         # Weights, their average, and AdamW's two averages of them, in fp32. Two checkpoints are
         # kept while a third is written.
         size = 16 * self.num_parameters
@@ -182,7 +185,8 @@ class Trainer:
                 f"{self._out} has room for {free >> 20} MiB, but {3 - kept} checkpoints need "
                 f"{(3 - kept) * size >> 20} MiB"
             )
-        (self._out / "config.json").write_text(str(self._config) + "\n")
+        with whole_file(self._out / "config.json") as partial:
+            partial.write_text(str(self._config) + "\n")
 
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config

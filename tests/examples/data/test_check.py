@@ -60,10 +60,22 @@ def test_another_name_of_the_frame_is_named(videos: list[Video], name: str) -> N
 
 
 def test_what_is_no_picture(videos: list[Video]) -> None:
-    first, *_, last = videos[2].files
-    last.write_bytes(b"")
-    with pytest.raises(DataError, match=r"video 3, frame 3: .*00003\.jpg: the file is empty"):
+    first, second, *_, last = videos[2].files
+    good = second.read_bytes()
+    second.write_bytes(b"")
+    with pytest.raises(DataError, match=r"video 3, frame 1: .*00001\.jpg: the file is empty"):
         check_frames(videos)
+    second.unlink()
+    second.symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"video 3, frame 1: .*00001\.jpg: No such file"):
+        check_frames(videos)
+    second.unlink()
+    second.write_bytes(good)
+    good = first.read_bytes()
+    first.write_bytes(good[:-4])
+    with pytest.raises(DataError, match=r"video 3, frame 0: cannot read .*00000\.jpg: .*truncated"):
+        check_frames(videos)
+    first.write_bytes(good)
     last.unlink()
     last.mkdir()
     with pytest.raises(DataError, match=r"video 3, frame 3: .*00003\.jpg: it is a folder"):
@@ -73,7 +85,7 @@ def test_what_is_no_picture(videos: list[Video]) -> None:
     with pytest.raises(DataError, match=r"video 3, frame 3: .* must be 8 x 6 pixels, got 6 x 8"):
         check_frames(videos)
     Image.new("RGB", (8, 6)).save(last)
-    for file in (first, last):
-        Image.fromarray(np.full((6, 8), 900, np.uint16)).save(file, format="PNG")
-    with pytest.raises(DataError, match=r"video 3: cannot read .* 16-bit values end below"):
+    for number, file in enumerate(videos[2].files):
+        Image.fromarray(np.full((6, 8), 900 * number, np.uint16)).save(file, format="PNG")
+    with pytest.raises(DataError, match=r"video 3: cannot read .* are 12 steps in 8 bits"):
         check_frames(videos)

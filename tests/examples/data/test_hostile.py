@@ -99,7 +99,7 @@ def test_broken_frames_stop_training_with_their_name(
         ("--set accumulation=0", "accumulation must be at least 1 and at most 2147483647, got 0"),
         ("--set model.num_slots=0", "model.num_slots must be at least 1 and at most"),
         ("--set data.workers=-1", "data.workers must be at least 0 and at most"),
-        ("--device nonsense", "device string: nonsense"),
+        ("--device nonsense", "--device nonsense cannot be used: use cpu"),
         ("--steps 5", "unknown argument --steps; use --set steps=VALUE"),
         ("--flip=0.5", "unknown argument --flip=0.5; use --set data.flip=VALUE"),
         ("--wings 2", "unknown argument --wings; --set FIELD=VALUE changes a number"),

@@ -146,15 +146,16 @@ def test_values_that_cannot_be_shown_are_refused(
 
 
 def test_twelve_bits_in_sixteen_are_refused_but_not_a_dark_or_black_picture(tmp_path: Path) -> None:
-    dark = _png(tmp_path / "dark.png", (RAMP // 20)[..., None].repeat(3, -1), 2)
+    dark = _png(tmp_path / "dark.png", (RAMP // 16)[..., None].repeat(3, -1), 2)  # up to 4095
+    warm = _png(tmp_path / "warm.png", RAMP // 64 + 30000, 0)  # of a thermal camera
     black = _png(tmp_path / "black.png", RAMP * 0, 0)
-    for pair in ((dark,), (dark, _tiff(tmp_path / "0.tif", RAMP // 20)), (black, dark)):
-        with pytest.raises(DataError, match="16-bit values end below 4096"):
+    for pair in ((dark,), (dark, _tiff(tmp_path / "0.tif", RAMP // 20)), (black, dark), (warm,)):
+        with pytest.raises(DataError, match=r"16-bit values from about .* steps in 8 bits"):
             check_depth(*pair)
     check_depth(dark, _png(tmp_path / "bright.png", RAMP, 0))
     check_depth(black, black)
     assert not read_picture(black).any()
-    assert read_picture(dark).max() == 12
+    assert read_picture(dark).max() == 15
 
 
 def test_transparent_pixels_show_white_and_never_what_they_hide(tmp_path: Path) -> None:

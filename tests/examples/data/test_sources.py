@@ -67,6 +67,9 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "00001").mkdir()
     with pytest.raises(DataError, match=r"holds no pictures .* but folders; .*: 00001"):
         open_source(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(DataError, match=r"holds no pictures .*; give a video itself: a\.mp4"):
+        open_source(tmp_path)
     (tmp_path / "a.heic").touch()
     with pytest.raises(DataError, match=r"holds no pictures .*; save a\.heic as one of these"):
         open_source(tmp_path)

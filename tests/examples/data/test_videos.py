@@ -118,7 +118,13 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert np.abs(film.frame(0)[7, :, 1] - ramp[7] / 257).max() < 2
 
 
-@pytest.mark.parametrize("transfer", [8, 16, 18])
+def test_brightness_for_both_kinds_of_screens_is_noted(tmp_path: Path) -> None:
+    film = open_source(_write(tmp_path / "film.mkv", [CORNERS], color_trc=18))
+    assert film.notes == ("brightness is HDR (HLG): colours are paler than on a screen for HDR",)
+    assert film.frame(0).shape == CORNERS.shape
+
+
+@pytest.mark.parametrize("transfer", [8, 16])
 def test_high_dynamic_range_is_refused(tmp_path: Path, transfer: int) -> None:
     path = _write(tmp_path / "film.mkv", [CORNERS], color_trc=transfer)
     with pytest.raises(DataError, match=r"film\.mkv as video: its brightness is .* faithfully"):

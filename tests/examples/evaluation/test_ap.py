@@ -207,7 +207,7 @@ def test_any_value_in_any_field_is_read_or_refused() -> None:
 def test_files_that_hold_something_else(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text('{"videos": [], "annotations": []}')
-    with pytest.raises(ResultError, match="a list, got dict with the fields videos, annotations"):
+    with pytest.raises(ResultError, match=r"a list, got dict with the fields .*'annotations'"):
         load_results(file)
     file.write_bytes(json.dumps([{"score": 1}]).encode("utf-16"))
     assert load_results(file) == [{"score": 1}]

@@ -92,12 +92,13 @@ def test_what_is_looked_at_first(
     digits: Path, tiny_run: Path, tmp_path: Path, no_prediction: None
 ) -> None:
     """Where to write to, the names of the classes, and whether the frames are there."""
-    data, file = tmp_path / "data", tmp_path / "file"
+    data, file, folder = tmp_path / "data", tmp_path / "file", tmp_path / "folder.json"
+    folder.mkdir()
     shutil.copytree(digits / "val", data)
     file.touch()
     words = ["--run", str(tiny_run), "--data", str(data)]
     for out, message in (
-        (data, "it is a folder"),
+        (folder, "it is a folder"),
         (file / "results.json", "to .*file: File exists"),
         (data / "instances.json", "it is the ground truth"),
     ):
@@ -122,8 +123,9 @@ def test_what_is_looked_at_first(
         (["--run", "x", "--batch-size", "0"], "--batch-size: must be a whole number of at least 1"),
         (["--run", "x", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--onnx", "x", "--device", "cpu"], "--device needs --run"),
-        (["--results", "x", "--resume", "--out", "y"], "--resume needs --out"),
+        (["--results", "x", "--resume", "--out", "y.json"], "--resume needs --out"),
         (["--run", "x", "--resume"], "--resume needs --out"),
+        (["--run", "x", "--out", "x/checkpoint.pt"], "--out must be a file .json, got x/check"),
     ],
 )
 def test_wrong_calls(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,3 +231,16 @@ def test_a_long_animation_shows_every_nth_frame(
         assert film.n_frames == shown
     said = f"overlay.webp shows one frame in 2 of {length}; --write video shows all"
     assert (said in capsys.readouterr().out) is (shown < length)
+
+
+def test_where_to_write_is_looked_at_first(
+    tiny_run: Path, tmp_path: Path, no_prediction: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = _pictures(tmp_path / "in", 2), tmp_path / "out"
+    (out / "sheet.png").mkdir(parents=True)
+    words = ["--run", str(tiny_run), "--source", str(source), "--out"]
+    with pytest.raises(SystemExit, match=r"cannot write .*sheet\.png: it is a folder"):
+        infer([*words, str(out)])
+    with pytest.raises(SystemExit, match="2"):
+        infer([*words, str(source)])
+    assert "--out must be another folder than --source" in capsys.readouterr().err

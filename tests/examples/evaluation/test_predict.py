@@ -150,7 +150,7 @@ def _passing(length: int) -> list[SlotTrack]:
 
 def test_tracks_and_results_grow_with_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with the square of the length, in a video in which nothing stays."""
-    assert MAX_WHOLE_LENGTH == 1000
+    assert MAX_WHOLE_LENGTH == 300
     monkeypatch.setattr("defvis.evaluation.tracks.MAX_WHOLE_LENGTH", 24)
     short, long = _passing(24), _passing(48)
     assert sum(len(track.masks) for track in long) < 2.2 * sum(len(t.masks) for t in short)

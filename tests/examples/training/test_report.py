@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from defvis.data.ytvis import YouTubeVIS
 from defvis.training import report
 
 
@@ -46,3 +47,8 @@ def test_strip_and_animation_are_bounded(
     assert columns == [97 * index % 256 for index in range(0, length, step)]
     with Image.open(tmp_path / "video00007.webp") as film:
         assert film.n_frames == animated
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    data = YouTubeVIS((), (3, 5, 9), ("cat", "dog", "cat"))
+    assert report._distinct(data) == ["cat (id 3)", "dog", "cat (id 9)"]

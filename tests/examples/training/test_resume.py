@@ -122,6 +122,10 @@ def test_other_data(
             replace(train, videos=(*train.videos[:5], short, *train.videos[6:])),
             "video 6 has 4 frames there and 2 here",
         ),
+        (
+            replace(train, videos=(replace(train.videos[0], tracks=()), *train.videos[1:])),
+            "training videos: names of frames or annotations differ",
+        ),
     ]
     for other, message in others:
         with pytest.raises(ValueError, match=message):
@@ -133,7 +137,9 @@ def test_other_data(
 def test_older_checkpoints(
     data: tuple[YouTubeVIS, YouTubeVIS], saved: dict[str, Any], config: Config, tmp_path: Path
 ) -> None:
-    """Of a version that had fewer fields and did not note the videos."""
+    """Of versions that had fewer fields and did not note the videos, or not their annotations."""
+    del saved["videos"]["content"]
+    check_resumed(FILE, saved, config, data[0], 1)
     del saved["videos"], saved["config"]["data"]["hue"], saved["config"]["accumulation"]
     save_checkpoint(tmp_path / "checkpoint.pt", saved)
     check_resumed(FILE, saved, config, data[0], 1)

@@ -156,7 +156,7 @@ def words(digits: Path, tmp_path: Path) -> list[str]:
 
 def test_wrong_calls(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     calls = {
-        "--profile 1": "--profile must be at most the 2 steps of the joint stage - 2, got 1",
+        "--profile 1": "--profile must be at most 0, the 2 steps of the joint stage without 2 to ",
         "--profile 0": "--profile: must be a whole number of at least 1, got 0",
         "--set model.num_heads=5": "embed_dim, 24, must be divisible by num_heads, 5",
         "--device cuda:99": "--device cuda:99 cannot be used: ",
