@@ -34,7 +34,7 @@ from defvis.presets import PRESETS, preset
 from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
-    from defvis.data.ytvis import YouTubeVIS
+    from defvis.data.dataset import YouTubeVIS
 
 WARM_UP = 2  # steps not measured, as in defvis.training.profiling, which is slow to import
 HOLD_OUT = 10  # as in train_defvis

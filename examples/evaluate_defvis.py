@@ -30,7 +30,7 @@ from defvis.programs import one_line_errors, only_run_in, prepare_folder
 if TYPE_CHECKING:
     import torch
 
-    from defvis.data.ytvis import YouTubeVIS
+    from defvis.data.dataset import YouTubeVIS
     from defvis.evaluation.journal import Journal
     from defvis.training.load_trained import TrainedModel
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from defvis.programs import one_line_errors, prepare_folder
 
 if TYPE_CHECKING:
-    from defvis.data.ytvis import Frames
+    from defvis.data.dataset import Frames
     from defvis.export.compare import Difference
     from defvis.models.model import DefVIS
     from defvis.training.load_trained import TrainedModel

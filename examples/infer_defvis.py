@@ -30,7 +30,7 @@ from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
 if TYPE_CHECKING:
     from defvis.config import DataConfig
-    from defvis.data.ytvis import Frames
+    from defvis.data.dataset import Frames
     from defvis.evaluation.journal import KeptJournal
     from defvis.evaluation.tracks import SlotTrack
     from defvis.models.model import DefVIS

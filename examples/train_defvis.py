@@ -40,7 +40,7 @@ from defvis.presets import PRESETS, preset
 from defvis.programs import one_line_errors, only_run_in
 
 if TYPE_CHECKING:
-    from defvis.data.ytvis import Video, YouTubeVIS
+    from defvis.data.dataset import Video, YouTubeVIS
     from defvis.training.distributed import World
 
 _DIGITS = Path("runs/digits-data")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from defvis.data.dataset import Video
 from defvis.data.errors import DataError
 from defvis.data.pictures import check_depth, check_picture
-from defvis.data.ytvis import Video
 
 # Videos of which a frame is decoded, and three if their values have more than 8 bits.
 _DECODED = 100

@@ -15,8 +15,8 @@ from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import augment_clip
 from defvis.data.boxes import boxes_of_masks
+from defvis.data.dataset import Frames, Video, YouTubeVIS
 from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, scale_frames, varies
-from defvis.data.ytvis import Frames, Video, YouTubeVIS
 
 # ImageNet statistics, which pretrained backbones expect.
 PIXEL_MEAN = (0.485, 0.456, 0.406)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from defvis.data.dataset import Video
 from defvis.data.errors import DataError
 from defvis.data.pictures import SUFFIXES, SeveralFrames, check_depth, check_picture, picture_size
 from defvis.data.videos import VideoFile
-from defvis.data.ytvis import Video
 
 # Pictures that cannot be read here: a folder of them is not the folder of its other files.
 _UNREAD = frozenset((

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from defvis.data import categories
+from defvis.data.dataset import YouTubeVIS, hold_out
 from defvis.data.errors import DataError
-from defvis.data.ytvis import YouTubeVIS, annotation_file, find_files, hold_out, listed, load
+from defvis.data.ytvis import annotation_file, find_files, listed, load
 
 # What the splits are called, in any case.
 _TRAIN = ("train", "training")

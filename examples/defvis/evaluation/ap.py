@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defvis.data import rle
+from defvis.data.dataset import Video, YouTubeVIS
 from defvis.data.rle import RLE
-from defvis.data.ytvis import Video, YouTubeVIS
 from defvis.evaluation.results import Detection, check_results
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

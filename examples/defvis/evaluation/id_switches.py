@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from defvis.data import rle
+from defvis.data.dataset import YouTubeVIS
 from defvis.data.rle import RLE
-from defvis.data.ytvis import YouTubeVIS
 from defvis.evaluation.results import check_results
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from defvis.data import rle
+from defvis.data.dataset import Frames
 from defvis.data.rle import RLE
-from defvis.data.ytvis import Frames
 from defvis.evaluation.fonts import readable
 from defvis.evaluation.whole_file import whole_file
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from defvis.config import DataConfig, ModelConfig
 from defvis.data.clips import FrameCache, collate, make_clip
+from defvis.data.dataset import Frames
 from defvis.data.resize_crop import network_size
-from defvis.data.ytvis import Frames
 from defvis.evaluation.journal import Journal
 from defvis.evaluation.tracks import SlotTrack, TrackBuilder
 from defvis.models.precision import autocast

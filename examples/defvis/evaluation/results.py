@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from defvis.data import rle
+from defvis.data.dataset import Video, YouTubeVIS
 from defvis.data.read_json import read_json
 from defvis.data.rle import RLE
 from defvis.data.values import integer, shown
-from defvis.data.ytvis import Video, YouTubeVIS
 
 _FIELDS = ("video_id", "category_id", "score", "segmentations")
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from defvis.data.clips import collate, make_clip
-from defvis.data.ytvis import Frames
+from defvis.data.dataset import Frames
 from defvis.evaluation.overlays import save_sheet
 from defvis.models.model import DefVIS
 from stdeform import STDeformAttn

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defvis.data import rle
+from defvis.data.dataset import Frames
 from defvis.data.rle import RLE
-from defvis.data.ytvis import Frames
 from defvis.evaluation.journal import Journal
 
 # A (track, class) below this score is not worth an entry in a results list.

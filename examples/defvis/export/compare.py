@@ -11,8 +11,8 @@ from torch import Tensor
 
 from defvis.config import DataConfig
 from defvis.data.clips import Clip, collate, make_clip
+from defvis.data.dataset import Frames
 from defvis.data.resize_crop import Size, network_size, scale_frames
-from defvis.data.ytvis import Frames
 from defvis.export.network import OUTPUTS
 from defvis.models.model import DefVIS
 

@@ -18,7 +18,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from defvis.config import Config
-from defvis.data.ytvis import YouTubeVIS
+from defvis.data.dataset import YouTubeVIS
 from defvis.training import log
 from defvis.training.plots import label
 from defvis.training.trainer import Trainer

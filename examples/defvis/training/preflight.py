@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from defvis.config import Config, DataConfig
+from defvis.data.dataset import Video
 from defvis.data.resize_crop import Size, network_size
-from defvis.data.ytvis import Video
 from defvis.models.model import DefVIS
 
 

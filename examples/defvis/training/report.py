@@ -11,7 +11,7 @@ from typing import Any
 
 from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
-from defvis.data.ytvis import Video, YouTubeVIS
+from defvis.data.dataset import Video, YouTubeVIS
 from defvis.evaluation.ap import VideoAP, evaluate
 from defvis.evaluation.fonts import class_texts
 from defvis.evaluation.overlays import (

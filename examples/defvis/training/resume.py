@@ -10,7 +10,7 @@ from typing import Any
 from defvis.config import Config
 from defvis.config_io import flatten
 from defvis.data import categories
-from defvis.data.ytvis import YouTubeVIS
+from defvis.data.dataset import YouTubeVIS
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training.stages import joint_steps, planned_stages
 

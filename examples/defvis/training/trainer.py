@@ -18,8 +18,8 @@ from tqdm import tqdm
 from defvis.config import Config
 from defvis.data import categories
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
+from defvis.data.dataset import YouTubeVIS
 from defvis.data.sampling import EndlessSampler
-from defvis.data.ytvis import YouTubeVIS
 from defvis.evaluation.ap import VideoAP
 from defvis.evaluation.whole_file import whole_file
 from defvis.models.model import DefVIS

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from defvis.data.check import check_frames
+from defvis.data.dataset import Video
 from defvis.data.errors import DataError
-from defvis.data.ytvis import Video
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from defvis.data.dataset import hold_out
 from defvis.data.errors import DataError
 from defvis.data.sources import open_source
-from defvis.data.ytvis import find_files, hold_out, load
+from defvis.data.ytvis import find_files, load
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from defvis.data import rle
+from defvis.data.dataset import Track, Video, YouTubeVIS
 from defvis.data.rle import RLE
-from defvis.data.ytvis import Track, Video, YouTubeVIS
 from defvis.evaluation.ap import evaluate, video_iou
 from defvis.evaluation.results import ResultError, check_results, load_results
 

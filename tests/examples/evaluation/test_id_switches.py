@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from defvis.data import rle
+from defvis.data.dataset import Track, Video, YouTubeVIS
 from defvis.data.rle import RLE
-from defvis.data.ytvis import Track, Video, YouTubeVIS
 from defvis.evaluation.id_switches import measure_id_switches
 from tests.examples.support import program
 

@@ -17,9 +17,10 @@ from pycocotools import mask as coco_mask
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.data import rle
+from defvis.data.dataset import YouTubeVIS
 from defvis.data.errors import DataError
 from defvis.data.read_json import read_json
-from defvis.data.ytvis import YouTubeVIS, load
+from defvis.data.ytvis import load
 from defvis.evaluation.ap import evaluate
 from defvis.evaluation.id_switches import measure_id_switches
 from defvis.evaluation.results import ResultError, check_results, load_results

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from defvis.config import Config
-from defvis.data.ytvis import YouTubeVIS, find_files, load
+from defvis.data.dataset import YouTubeVIS
+from defvis.data.ytvis import find_files, load
 from defvis.training import log
 from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.load_trained import load_trained

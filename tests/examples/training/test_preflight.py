@@ -10,7 +10,7 @@ import torch
 from transformers import ResNetBackbone, ResNetConfig
 
 from defvis.config import Config, DataConfig
-from defvis.data.ytvis import Video
+from defvis.data.dataset import Video
 from defvis.models.model import DefVIS
 from defvis.training.preflight import extremes, leaves_some_unused, training_sizes, try_model
 from tests.examples.support import changed

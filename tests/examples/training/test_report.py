@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from defvis.data.ytvis import YouTubeVIS
+from defvis.data.dataset import YouTubeVIS
 from defvis.training import report
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from defvis.config import Config
-from defvis.data.ytvis import YouTubeVIS, find_files, load
+from defvis.data.dataset import YouTubeVIS
+from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training import log

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from defvis.config import Config
-from defvis.data.ytvis import YouTubeVIS, find_files, load
+from defvis.data.dataset import YouTubeVIS
+from defvis.data.ytvis import find_files, load
 from defvis.evaluation.ap import evaluate
 from defvis.programs import only_run_in
 from defvis.training import log
