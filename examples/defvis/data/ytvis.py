@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -78,6 +80,19 @@ def listed(folder: Path) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
 
 
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Stops Python's search for cycles: with millions of new objects it takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collections()
 def load(annotation_file: Path, frame_folder: Path, progress: bool = False) -> YouTubeVIS:
     """Reads a dataset and checks everything but the pixels.
 
