@@ -154,8 +154,8 @@ def save_sheet(images: Sequence[Image.Image], path: Path, columns: int) -> None:
 def save_animation(images: Iterable[Image.Image], path: Path, duration: float = _DURATION) -> None:
     """Writes frames, each shown for `duration` milliseconds, as an endless animated WebP.
 
-    Few of the images are in memory at a time, but all of the file is. Images of which nobody knows
-    how many there are wait in a temporary file beside `path`.
+    Few of the images are in memory at a time, but all of the file is. Images of unknown
+    number wait in a temporary file beside `path`.
 
     Args:
         images: At least one, RGB, of one size.

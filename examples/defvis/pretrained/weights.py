@@ -149,7 +149,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[list[int], list[str]] | 
 
 def _classes(content: Any) -> tuple[list[int], list[str]] | None:
     found = content.get("categories") if isinstance(content, dict) else None
-    return (found["ids"], found["names"]) if isinstance(found, dict) else None
+    ids, names = (found.get("ids"), found.get("names")) if isinstance(found, dict) else (None, None)
+    if not isinstance(ids, list) or not isinstance(names, list) or len(ids) != len(names):
+        return None
+    return ids, names
 
 
 def _other_classes(

@@ -98,6 +98,7 @@ class Trainer:
         self._seconds = 0.0  # of training, without validation and checkpoints
         self.weights_report: LoadReport | None = None
         self._leaves_some_unused = False
+        self._videos = describe_videos(train)
         self._saved = self._find_saved(resume)
         torch.manual_seed(config.seed)
         self._model = self._build_model()
@@ -305,7 +306,7 @@ class Trainer:
                     "ids": list(self._train.category_ids),
                     "names": list(self._train.category_names),
                 },
-                "videos": describe_videos(self._train),
+                "videos": self._videos,
                 "stage": stage.name,
                 "step": step,
                 "seconds": self._seconds,

@@ -63,7 +63,7 @@ class Counted:
         return np.full((self.height, self.width, 3), index * 97 % 256, dtype=np.uint8)
 
     def images(self) -> Iterator[Image.Image]:
-        """A generator, whose length nobody knows."""
+        """A generator, whose length is unknown."""
         for image in DrawnFrames(self, [], 1, range(self.length)):
             weakref.finalize(image, self._gone)
             self.alive += 1

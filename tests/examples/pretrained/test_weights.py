@@ -6,6 +6,7 @@ import argparse
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -187,6 +188,19 @@ def test_rows_of_other_classes_are_left_out(config: Config, tmp_path: Path) -> N
         DefVIS(config.model), tmp_path / "run.pt", ([5, 6, 7], ["cat", "dog", "cow"])
     )
     assert not same.skipped
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [{}, {"ids": [1]}, {"ids": 3, "names": ["a"]}, {"ids": [1], "names": ["a", "b"]}],
+)
+def test_categories_of_another_form_say_nothing(
+    config: Config, tmp_path: Path, categories: dict[str, Any]
+) -> None:
+    first = DefVIS(config.model)
+    torch.save({"model": first.state_dict(), "categories": categories}, tmp_path / "run.pt")
+    report = load_weights(first, tmp_path / "run.pt", ([1, 2, 3], ["cat", "dog", "cow"]))
+    assert not report.skipped
 
 
 def test_entries_of_another_form_are_skipped(config: Config, tmp_path: Path) -> None:
