@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from defvis.config import DataConfig
 from defvis.data import rle
-from defvis.data.augment import augment_clip
+from defvis.data.augment import Augmentation, draw_augmentation
 from defvis.data.boxes import boxes_of_masks
 from defvis.data.dataset import Frames, Video, YouTubeVIS
 from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, scale_frames, varies
@@ -122,6 +122,21 @@ class FrameCache:
         return self._videos[key][list(indices)]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides of a training clip.
+
+    Attributes:
+        frames: Of the video.
+        resize_crop: Which part of them, and how large.
+        augmentation: How they are changed.
+    """
+
+    frames: range
+    resize_crop: ResizeCrop
+    augmentation: Augmentation
+
+
 class ClipDataset(Dataset[Clip]):
     """Random clips: item (epoch, index) is video `index` with the draws of that epoch.
 
@@ -142,20 +157,29 @@ class ClipDataset(Dataset[Clip]):
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> Clip:
-        epoch, index = key
-        random = np.random.default_rng((self._seed, epoch, index))
-        video = self.videos[index]
-        start = int(random.integers(max(1, video.length - self._num_frames + 1)))
-        indices = range(start, min(start + self._num_frames, video.length))
-        resize_crop = draw_resize_crop(random, video.height, video.width, self._config)
+        draws = self.draws(key)
+        video = self.videos[key[1]]
+        indices, resize_crop = draws.frames, draws.resize_crop
         if varies(self._config):
             whole = self._cache.frames(video, indices, (video.height, video.width))
             pixels = resize_crop.pixels(whole)
         else:
             pixels = self._cache.frames(video, indices, resize_crop.size)
         labels, masks = _masks(video, indices, resize_crop)
-        pixels, masks = augment_clip(pixels, masks, self._config, random)
+        pixels, masks = draws.augmentation.apply(pixels, masks)
         return make_clip(pixels, labels, masks)
+
+    def draws(self, key: tuple[int, int]) -> Draws:
+        """What is drawn for the item `key`."""
+        epoch, index = key
+        random = np.random.default_rng((self._seed, epoch, index))
+        video = self.videos[index]
+        start = int(random.integers(max(1, video.length - self._num_frames + 1)))
+        return Draws(
+            range(start, min(start + self._num_frames, video.length)),
+            draw_resize_crop(random, video.height, video.width, self._config),
+            draw_augmentation(self._config, random),
+        )
 
 
 def make_clip(
@@ -186,6 +210,14 @@ def normalise(pixels: NDArray[np.uint8]) -> Tensor:
     mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     scaled = (torch.from_numpy(pixels).float() / 255 - mean) / std
     return scaled.permute(0, 3, 1, 2).contiguous()
+
+
+def as_pictures(frames: Tensor) -> NDArray[np.uint8]:
+    """Normalised float32 [T, 3, H, W] back to RGB bytes [T, H, W, 3]."""
+    mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+    scaled = frames.permute(0, 2, 3, 1) * std + mean
+    pixels: NDArray[np.uint8] = (255 * scaled).round().to(torch.uint8).numpy()
+    return pixels
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

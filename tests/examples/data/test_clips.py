@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from defvis.config import DataConfig
 from defvis.config_io import override
 from defvis.data import rle
-from defvis.data.augment import augment_clip
+from defvis.data.augment import draw_augmentation
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.resize_crop import draw_resize_crop, network_size
 from defvis.data.sampling import EndlessSampler
@@ -125,7 +125,7 @@ def test_colours_change_once_per_clip_and_are_clipped(field: str) -> None:
     masks = np.ones((1, 4, 8, 8), dtype=bool)
     outcomes = []
     for _ in range(20):
-        changed, same = augment_clip(clip, masks, config, random)
+        changed, same = draw_augmentation(config, random).apply(clip, masks)
         assert (changed == changed[0]).all(), "every frame changes alike"
         assert changed[0, 0, 0].min() >= changed[0, 0, 1].max(), "white stays lighter than black"
         np.testing.assert_array_equal(same, masks)
@@ -133,7 +133,7 @@ def test_colours_change_once_per_clip_and_are_clipped(field: str) -> None:
     assert max(np.abs(o.astype(int) - clip.astype(int)).max() for o in outcomes) > 40
     if field in ("saturation", "hue"):
         grey = np.full((1, 4, 4, 3), 100, dtype=np.uint8)
-        changed, _ = augment_clip(grey, masks, config, random)
+        changed, _ = draw_augmentation(config, random).apply(grey, masks)
         assert np.abs(changed.astype(int) - 100).max() <= 1, "greys stay"
 
 
@@ -142,9 +142,10 @@ def test_each_change_of_colour_has_its_probability() -> None:
     config = DataConfig(reverse=0, permute_channels=0, recolour=0.3, brightness=0.5, saturation=0.9)
     random = np.random.default_rng(0)
     clip = np.array([[[[100, 100, 100], [140, 100, 60]]]], dtype=np.uint8)
+    masks = np.zeros((0, 1, 1, 2), dtype=bool)
     counts = dict.fromkeys(itertools.product((False, True), repeat=2), 0)
     for _ in range(1000):
-        changed, _ = augment_clip(clip, np.zeros((0, 1, 1, 2), dtype=bool), config, random)
+        changed, _ = draw_augmentation(config, random).apply(clip, masks)
         grey, coloured = changed[0, 0].astype(int)
         spread = (coloured[0] - coloured[2]) / (80 * grey[0] / 100)
         counts[bool(abs(grey[0] - 100) > 1), bool(abs(spread - 1) > 0.04)] += 1
