@@ -24,10 +24,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
+import json
 import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +45,10 @@ from defvis.programs import one_line_errors, only_run_in
 if TYPE_CHECKING:
     from defvis.data.dataset import Video, YouTubeVIS
     from defvis.training.distributed import World
+    from defvis.training.plan import Plan
 
 _DIGITS = Path("runs/digits-data")
+_FIRST = "small"
 # Without annotated validation videos, every n-th training video is held out.
 _HOLD_OUT = 10
 
@@ -53,18 +58,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.error(_explain(unknown[0], preset(args.preset)))
-    config = preset(args.preset)
+        parser.error(_explain(unknown[0], preset(args.preset or _FIRST)))
+    if args.out is None:
+        args.out = _default_out(args.data)
     try:
-        for assignment in args.set:
-            config = override(config, assignment)
-        config.check()
-    except ValueError as error:
+        plan = _first_plan(args)
+        plan.config.check()
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    if args.weights:
-        config = dataclasses.replace(config, weights=args.weights)
     if args.print_config:
-        print(config)
+        print(plan.config)
         return
 
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
@@ -76,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     expected = (CheckpointError, DataError, FloatingPointError)
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_line_errors("train_defvis", *expected))
+        if args.infer:
+            _look_at(args.infer)
         try:
             world = stack.enter_context(join(args.device, args.shard))
         except ValueError as error:
@@ -86,7 +91,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             out, resume = args.out, args.resume
             if world.is_main:
                 stack.enter_context(only_run_in(out))
-        _run(parser, args, config, world, out, resume)
+        _run(parser, args, plan, world, out, resume)
+    if args.infer and world.is_main and not args.profile:
+        _infer(args)
+
+
+def _default_out(data: Path | None) -> Path:
+    """A folder named like the data, but not the data's own."""
+    if data is None:
+        return Path("runs/digits")
+    out = Path("runs") / (data.resolve().name or "own")
+    return out.with_name(out.name + "-run") if out.resolve() == data.resolve() else out
+
+
+def _first_plan(args: argparse.Namespace) -> Plan:
+    """The numbers before the data are seen: of the run to go on with, or of a preset."""
+    from defvis.training.plan import Plan
+
+    config, otherwise = preset(args.preset or _FIRST), f"preset {args.preset or _FIRST}"
+    written = args.out / "config.json"
+    if args.resume and not args.preset and written.exists():
+        config, otherwise = Config.from_dict(json.loads(written.read_text())), "as the run began"
+    for assignment in args.set:
+        config = override(config, assignment)
+    if args.weights:
+        config = dataclasses.replace(config, weights=args.weights)
+    return Plan(config, dict.fromkeys((a.partition("=")[0] for a in args.set), "as set"), otherwise)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,14 +134,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("runs/digits"),
-        help="folder for log, checkpoints, figures and pictures (default: runs/digits)",
+        help="folder for log, checkpoints, figures and pictures (default: runs/ and the name of "
+        "the data's folder, runs/digits for the digits)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the checkpoint in --out, if any"
+        "--infer",
+        type=Path,
+        metavar="SOURCE",
+        help="after training, track the objects of this video file or folder of pictures",
     )
     parser.add_argument(
-        "--preset", default="small", choices=sorted(PRESETS), help="all numbers (default: small)"
+        "--resume",
+        action="store_true",
+        help="continue from the checkpoint in --out, if any, with the numbers that it began with",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help=f"all numbers as they are (default: {_FIRST}, with --data fitted to the videos)",
     )
     parser.add_argument(
         "--set",
@@ -161,7 +201,7 @@ def _explain(word: str, config: Config) -> str:
 def _run(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
-    config: Config,
+    plan: Plan,
     world: World,
     out: Path,
     resume: bool,
@@ -169,36 +209,48 @@ def _run(
     """Looks at the data, trains or measures."""
     import torch
 
+    from defvis.data.survey import survey
+    from defvis.training.pace import in_words
+    from defvis.training.plan import fit_to_data, table
     from defvis.training.profiling import WARM_UP
     from defvis.training.stages import joint_steps
     from defvis.training.trainer import Trainer
 
     train, val, notes = _data(args.data, world)
-    steps = joint_steps(config, len(train.videos), world.size)
+    if world.is_main:
+        for note in notes:
+            say(note)
+    seen = survey(train)
+    if args.data and plan.otherwise == f"preset {_FIRST}" and not args.preset:
+        plan = fit_to_data(plan, seen)
+        plan.config.check()
+    steps = joint_steps(plan.config, len(train.videos), world.size)
     if args.profile and args.profile > steps - WARM_UP:
         parser.error(
             f"--profile must be at most {steps - WARM_UP}, the {steps} steps of the joint stage "
             f"without {WARM_UP} to warm up, got {args.profile}"
         )
-    if world.is_main:
-        for note in notes:
-            say(note)
     _check_frames((*train.videos, *val.videos), world)
-    model = dataclasses.replace(config.model, num_classes=train.num_classes)
-    config = dataclasses.replace(config, model=model)
+    model = dataclasses.replace(plan.config.model, num_classes=train.num_classes)
+    config = dataclasses.replace(plan.config, model=model)
     trainer = Trainer(config, train, val, out, resume, world=world)
     if world.is_main:
         print(
             f"{len(train.videos)} training and {len(val.videos)} validation videos, "
             f"{train.num_classes} classes, {trainer.num_parameters:,} parameters, "
-            f"{world.size} processes on {world.device.type}, "
+            f"{world.size} process{'es' * (world.size > 1)} on {world.device.type}, "
             f"{torch.get_num_threads()} threads"
         )
         if trainer.weights_report is not None:
             print(trainer.weights_report)
+        print(table(plan, seen, steps))
+    pace = trainer.measure_pace()
+    if world.is_main:
+        print(f"time: {pace}", flush=True)
     if args.profile:
         print(trainer.profile(args.profile))
         return
+    begin = time.monotonic()
     try:
         ap = trainer.train()
     except KeyboardInterrupt:
@@ -211,6 +263,28 @@ def _run(
     if world.is_main:
         print(f"validation, {len(val.videos)} videos: {ap}")
         print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
+        print(f"took {in_words((time.monotonic() - begin) / 60)}")
+
+
+def _look_at(source: Path) -> None:
+    """Opens what --infer names, before anything is trained for it."""
+    from defvis.data.sources import open_source
+
+    open_source(source, 1, keep=1)
+
+
+def _infer(args: argparse.Namespace) -> None:
+    """Tracks the objects of a video with the trained model, and says where the overlay is."""
+    from infer_defvis import main as infer
+
+    out = args.out / "infer"
+    films = {"webp": "overlay.webp"}
+    if importlib.util.find_spec("av"):
+        films["video"] = "overlay.mp4"
+    device = ["--device", args.device] * bool(args.device)
+    infer(["--run", str(args.out), "--source", str(args.infer), "--out", str(out), *device,
+           "--write", "results", "sheet", *films])  # fmt: skip
+    print(f"overlay video: {out / list(films.values())[-1]}")
 
 
 def _check_frames(videos: Sequence[Video], world: World) -> None:

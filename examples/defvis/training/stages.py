@@ -41,6 +41,7 @@ class Stage:
         steps: Optimiser steps.
         batch_size: Clips per step in each process.
         num_frames: Frames per clip.
+        unit: What a step takes several of: "clips", or "frames" if a clip is one frame.
         validates: True if the whole model can be validated in this stage.
         losses: As above.
         optimizer: As above.
@@ -50,6 +51,7 @@ class Stage:
     steps: int
     batch_size: int
     num_frames: int
+    unit: str
     validates: bool
 
     def __init__(
@@ -152,6 +154,7 @@ class BackboneStage(Stage):
 
     name = "backbone"
     num_frames = 1
+    unit = "frames"
     validates = False
 
     def __init__(
@@ -191,6 +194,7 @@ class JointStage(Stage):
     """Everything, on clips, with averaged weights for validation."""
 
     name = "joint"
+    unit = "clips"
     validates = True
 
     def __init__(

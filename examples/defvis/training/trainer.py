@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,22 @@ from defvis.programs import prepare_folder
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.log import Log
+from defvis.training.pace import Pace, seconds_per_step
 from defvis.training.preflight import extremes, leaves_some_unused, try_model
 from defvis.training.profiling import Profile, profile
 from defvis.training.report import REPORT_FILES, Validation, validate, write_report
 from defvis.training.resume import check_resumed, describe_videos
 from defvis.training.sharding import load_whole, whole
-from defvis.training.stages import BackboneStage, JointStage, Stage, planned_stages
+from defvis.training.stages import (
+    BackboneStage,
+    JointStage,
+    Stage,
+    joint_steps,
+    planned_stages,
+)
+
+# Steps of a stage after which the program says how long the run takes; videos to measure on.
+_SAID_AFTER, _MEASURED_VIDEOS = 20, 2
 
 
 class Trainer:
@@ -53,6 +64,7 @@ class Trainer:
 
     Attributes:
         num_parameters: Weights of the model.
+        pace: What is left of the run, and how long it takes as far as that is known.
         weights_report: What was loaded from `config.weights`, None if that is empty.
 
     Raises:
@@ -110,6 +122,7 @@ class Trainer:
             # The same weights in all processes, but different dropout.
             torch.manual_seed(config.seed + self._world.rank)
         self._log = Log(out, self._saved is not None) if self._world.is_main else None
+        self.pace = self._what_is_left()
 
     def train(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
@@ -134,11 +147,58 @@ class Trainer:
             write_report(self._out, self._val, validation, self._log.read())
         return validation.ap
 
+    def measure_pace(self) -> Pace:
+        """Takes a few steps of each stage that is left, and undoes them.
+
+        Not with several processes: they would have to agree on the number of steps.
+        """
+        if self._world.size > 1:
+            return self.pace
+        weights = {name: value.clone() for name, value in self._model.state_dict().items()}
+        random = _random_state(self._world.device)
+        try:
+            self._model.train()
+            for kind in planned_stages(self._config):
+                stage = self._stage(kind)
+                if self.pace.steps[stage.name]:
+                    self.pace.seconds[stage.name] = seconds_per_step(
+                        stage, partial(self._first_batch, stage), self._world.device
+                    )
+            begin = time.perf_counter()
+            some = self._val.first(_MEASURED_VIDEOS)
+            validate(self._model, some, self._config.data, self._val_cache, progress=False,
+                     precision=self._config.precision)  # fmt: skip
+            taken = time.perf_counter() - begin
+            self.pace.seconds_per_video = taken / len(some.videos)
+        except FloatingPointError:
+            pass  # The run will say it.
+        finally:
+            self._model.load_state_dict(weights)
+            self._model.zero_grad(set_to_none=True)
+            _set_random_state(random)
+        return self.pace
+
     def profile(self, steps: int) -> Profile:
         """Measures steps of the joint stage, without writing anything."""
         self._model.train()
         stage = self._stage(JointStage)
         return profile(stage, self._model, self._batches(stage, 0), steps, self._world.device)
+
+    def _what_is_left(self) -> Pace:
+        config, videos = self._config, len(self._val.videos)
+        steps = {
+            "backbone": config.backbone_stage.steps,
+            "joint": joint_steps(config, len(self._train.videos), self._world.size),
+        }
+        last = steps["joint"]
+        if self._saved is not None:
+            if self._saved["stage"] == "joint":
+                steps["backbone"] = 0
+            steps[self._saved["stage"]] -= self._saved["step"]
+        due = 0
+        if config.eval_every:
+            due = (last - 1) // config.eval_every - (last - steps["joint"]) // config.eval_every
+        return Pace(steps, max(0, due) * min(videos, config.eval_videos) + videos)
 
     def _stage(self, kind: type[BackboneStage] | type[JointStage]) -> BackboneStage | JointStage:
         videos = len(self._train.videos)
@@ -192,7 +252,7 @@ class Trainer:
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config
         self._model.train()
-        means = _RunningMeans()
+        means, spent = _RunningMeans(), 0.0
         batches = self._batches(stage, first)
         with tqdm(
             total=stage.steps,
@@ -211,15 +271,24 @@ class Trainer:
                 end = time.perf_counter()
                 self._seconds += end - begin
                 means.add(losses, loaded - begin, end - loaded)
+                self.pace.steps[stage.name] -= 1
+                done = step - first
+                if done > 1:  # The first one allocates memory.
+                    spent += end - begin
+                    self.pace.seconds[stage.name] = spent / (done - 1)
                 bar.update()
+                if done == _SAID_AFTER and self._progress:
+                    seconds = self.pace.seconds[stage.name]
+                    tqdm.write(f"{stage.name}: {seconds:.2f} s a step; to go: {self.pace}")
                 last = step == stage.steps
                 row = {"stage": stage.name, "step": step}
                 if step % config.log_every == 0 or last:
                     figures = means.figures(stage, self._world)
-                    left = (stage.steps - step) * figures["seconds per step"] / 60
+                    left = sum(self.pace.minutes().values())
                     self._append({"kind": "train", **row}, {**figures, "minutes left": left})
                     shown = {name: f"{figures[name]:.3f}" for name in losses}
-                    bar.set_postfix({**shown, "clips/s": f"{figures['clips per second']:.1f}"})
+                    rate = figures[f"{stage.unit} per second"]
+                    bar.set_postfix({**shown, f"{stage.unit}/s": f"{rate:.1f}"})
                     means = _RunningMeans()
                 if step % config.checkpoint_every == 0 or last:
                     with self._explains_divergence(stage, step):
@@ -250,6 +319,9 @@ class Trainer:
                 f"with a lower {group}.learning_rate{weights}"
             ) from error
 
+    def _first_batch(self, stage: Stage) -> Batch:
+        return next(self._batches(stage, 0))
+
     def _batches(self, stage: Stage, first: int) -> Iterator[Batch]:
         """This process's batches of the steps after `first`."""
         dataset = ClipDataset(
@@ -279,6 +351,7 @@ class Trainer:
         return iter(loader)
 
     def _validate(self, model: DefVIS, data: YouTubeVIS, row: dict[str, Any]) -> Validation:
+        begin = time.perf_counter()
         validation = validate(
             model,
             data,
@@ -288,6 +361,8 @@ class Trainer:
             self._config.precision,
             self._world,
         )
+        self.pace.videos -= len(data.videos)
+        self.pace.seconds_per_video = (time.perf_counter() - begin) / len(data.videos)
         self._append(row, {"videos": len(data.videos), **validation.ap.figures})
         return validation
 
@@ -345,7 +420,7 @@ class _RunningMeans:
             **{name: sum(one[name] for one in everyone) / len(everyone) for name in own},
             "seconds per step": seconds,
             "waiting for data": self._loading / self._steps / seconds,
-            "clips per second": stage.batch_size * world.size / seconds,
+            f"{stage.unit} per second": stage.batch_size * world.size / seconds,
         }
 
 

@@ -1,0 +1,88 @@
+"""How long a run takes: measured on a few steps before it begins, then on its own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from defvis.data.clips import Batch
+from defvis.training.stages import Stage
+
+# Measured steps, and the seconds after which no further one begins.
+_STEPS, _SECONDS = 5, 5.0
+
+
+@dataclass
+class Pace:
+    """What is left of a run, and how long it takes.
+
+    Attributes:
+        steps: Optimiser steps left of each stage.
+        videos: Videos left to validate, each time that one is.
+        seconds: Of a step of each stage, as far as they are known.
+        seconds_per_video: Of a validation; None until it is known.
+    """
+
+    steps: dict[str, int]
+    videos: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    seconds_per_video: float | None = None
+
+    def minutes(self) -> dict[str, float]:
+        """Minutes left, of each stage and of the validations, as far as they are known."""
+        parts = {
+            name: self.seconds[name] * left / 60
+            for name, left in self.steps.items()
+            if left and name in self.seconds
+        }
+        if self.seconds_per_video is not None:
+            parts["validation"] = self.seconds_per_video * self.videos / 60
+        return parts
+
+    def __str__(self) -> str:
+        minutes = self.minutes()
+        if not minutes:
+            return "not known yet"
+        unknown = [name for name, left in self.steps.items() if left and name not in self.seconds]
+        parts = [f"{name} {in_words(part)}" for name, part in minutes.items()]
+        parts += [f"{name} not known yet" for name in unknown]
+        return f"about {in_words(sum(minutes.values()))} ({', '.join(parts)})"
+
+
+def in_words(minutes: float) -> str:
+    """Minutes as a person says them."""
+    if minutes < 2:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
+
+
+def seconds_per_step(stage: Stage, load: Callable[[], Batch], device: torch.device) -> float:
+    """Takes a few steps of a stage, all with one batch, and returns the seconds of one.
+
+    Args:
+        stage: Takes the steps, so its state and its model change.
+        load: Loads the stage's first batch, in this process. The second time shows what loading
+            costs when the frames are in the cache, if they fit there.
+        device: Where the steps run.
+    """
+    load()
+    begin = time.perf_counter()
+    batch = load()
+    loading = time.perf_counter() - begin
+    batch = batch.to(device)
+    taken: list[float] = []
+    first = time.perf_counter()
+    while len(taken) <= _STEPS and time.perf_counter() - first < _SECONDS:
+        begin = time.perf_counter()
+        stage.step(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begin)
+    # The first one allocates memory, unless there is no other.
+    return loading + statistics.median(taken[1:] or taken)

@@ -1,0 +1,158 @@
+"""What a run does with a dataset: numbers that fit it, and a table of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from defvis.config import Config
+from defvis.config_io import flatten, override
+from defvis.data.resize_crop import network_size
+from defvis.data.survey import Spread, Survey
+
+# Pixels across a typical object that the network is shown; the least and the largest short side
+# that is chosen for that, a multiple of the last.
+_OBJECT, _LEAST_SIDE, _MOST_SIDE, _SIDE_STEP = 40, 96, 240, 8
+_MOST_FRAMES, _POINTS_PER_FRAME = 8, 2
+_LEAST_SLOTS = 10
+# How often each frame is shown in the backbone stage and each video in the joint stage, and the
+# fewest and most steps for that.
+_FRAME_VIEWS, _BACKBONE_STEPS = 20, (200, 1000)
+_VIDEO_VIEWS, _JOINT_STEPS = 60, (600, 3000)
+_VALIDATIONS = 3  # before the last
+# A mirrored, a reversed or a recoloured object may be of another class. What is left keeps it.
+_AUGMENTATION = {
+    "data.flip": 0.0,
+    "data.reverse": 0.0,
+    "data.permute_channels": 0.0,
+    "data.crop": 0.5,
+    "data.brightness": 0.2,
+    "data.contrast": 0.2,
+}
+_UNLIKE = {
+    "data.flip": "mirrored",
+    "data.reverse": "played backwards",
+    "data.permute_channels": "with exchanged colours",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Numbers of a run for a dataset.
+
+    Attributes:
+        config: All numbers.
+        reasons: Why a field has its value, by its name as `--set` takes it.
+        otherwise: The reason of all other fields.
+    """
+
+    config: Config
+    reasons: Mapping[str, str]
+    otherwise: str
+
+
+def fit_to_data(plan: Plan, survey: Survey) -> Plan:
+    """Chooses numbers by what is in the videos; fields that have a reason keep their value."""
+    config, reasons = plan.config, dict(plan.reasons)
+
+    def choose(name: str, value: Any, reason: str) -> None:
+        nonlocal config
+        if name not in reasons:
+            config = override(config, f"{name}={json.dumps(value)}")
+            reasons[name] = reason
+
+    choose("data.short_side", *_short_side(survey))
+    longest = round(survey.lengths.most)
+    choose("model.num_frames", min(longest, _MOST_FRAMES), f"videos have {_span(survey.lengths)}")
+    most = round(survey.objects_per_video.most)
+    choose("model.num_slots", max(_LEAST_SLOTS, 2 * most), f"up to {most} objects in a video")
+    points = _POINTS_PER_FRAME * config.model.num_frames
+    choose("model.num_points", points, f"{_POINTS_PER_FRAME} for each frame of a clip")
+    steps = _FRAME_VIEWS * survey.frames // config.backbone_stage.frames_per_step
+    choose("backbone_stage.steps", _within(steps, _BACKBONE_STEPS), f"{survey.frames:,} frames")
+    steps = _VIDEO_VIEWS * survey.videos // config.batch_size
+    choose("steps", _within(steps, _JOINT_STEPS), f"{survey.videos:,} videos")
+    choose("eval_every", -(-config.steps // (_VALIDATIONS + 1)), "")
+    for name, value in _AUGMENTATION.items():
+        choose(name, value, "keeps the class" if value else "may make another class of an object")
+    return Plan(config, reasons, plan.otherwise)
+
+
+def table(plan: Plan, survey: Survey, joint_steps: int) -> str:
+    """What a run will do: for each part its numbers, why, and what changes them.
+
+    Args:
+        plan: The numbers.
+        survey: Of the training videos.
+        joint_steps: Steps of the joint stage.
+    """
+    config, model, stage = plan.config, plan.config.model, plan.config.backbone_stage
+    (frame, _), *_ = survey.sizes
+    height, width = network_size(*frame, config.data)
+    first = f"{stage.steps:,} steps of {stage.frames_per_step} frames" if stage.steps else "none"
+    rows = [
+        ("input", f"{height} x {width} pixels", "data.short_side"),
+        ("clip", f"{model.num_frames} frames", "model.num_frames"),
+        ("slots", f"{model.num_slots} objects at most", "model.num_slots"),
+        ("points", f"{model.num_points} for each head", "model.num_points"),
+        ("backbone stage", first, "backbone_stage.steps"),
+        (
+            "joint stage",
+            f"{joint_steps:,} steps of {config.batch_size} clips",
+            "epochs" if config.epochs else "steps",
+        ),
+        *(("augmentation" * (not i), *row) for i, row in enumerate(_augmentation(config))),
+    ]
+    cells = [("", "", "reason", "change it with")]
+    for part, value, name in rows:
+        reason = plan.reasons.get(name, plan.otherwise)
+        cells.append((part, value, reason, f"--set {name}={_written(config, name)}"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _augmentation(config: Config) -> list[tuple[str, str]]:
+    """Each change of the clips, in words, and its field."""
+    data = config.data
+    often = f" in {data.recolour:.0%} of the clips" if data.recolour < 1 else ""
+    words = {
+        "data.crop": f"a window of {data.crop:.0%} of the clips",
+        "data.flip": f"{data.flip:.0%} of the clips mirrored",
+        "data.reverse": f"{data.reverse:.0%} played backwards",
+        "data.permute_channels": f"{data.permute_channels:.0%} with exchanged colours",
+        **{
+            f"data.{name}": f"{name} up to {getattr(data, name):.0%}{often}"
+            for name in ("brightness", "contrast", "saturation")
+        },
+        "data.hue": f"hue up to {data.hue:g} degrees{often}",
+    }
+    values = flatten(config.to_dict())
+    rows = [(text, name) for name, text in words.items() if values[name]]
+    unused = [(f"no clip {word}", name) for name, word in _UNLIKE.items() if not values[name]]
+    return rows + unused
+
+
+def _short_side(survey: Survey) -> tuple[int, str]:
+    size, native = survey.object_sizes.median, round(survey.short_sides.median)
+    wanted = _OBJECT / size if size else _MOST_SIDE
+    wanted = -(-wanted // _SIDE_STEP) * _SIDE_STEP
+    side = min(native, _within(round(wanted), (_LEAST_SIDE, _MOST_SIDE)))
+    return side, f"frames have {native}, objects are about {size * side:.0f} pixels wide then"
+
+
+def _within(number: int, limits: tuple[int, int]) -> int:
+    return min(max(number, limits[0]), limits[1])
+
+
+def _span(spread: Spread) -> str:
+    least, most = round(spread.least), round(spread.most)
+    return f"{most} frames" if least == most else f"{least} to {most} frames"
+
+
+def _written(config: Config, name: str) -> str:
+    return json.dumps(flatten(config.to_dict())[name])
