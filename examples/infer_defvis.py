@@ -108,7 +108,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             FrameCache(0),
             batch_size=1,
             window=window,
-            progress=sys.stderr.isatty(),
+            progress=True,
             precision=args.precision,
             journal=journal,
         )

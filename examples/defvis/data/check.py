@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from defvis.data.dataset import Video
 from defvis.data.errors import DataError
 from defvis.data.pictures import check_depth, check_picture
+from defvis.progress import followed
 
 # Videos of which a frame is decoded, and three if their values have more than 8 bits.
 _DECODED = 100
@@ -25,7 +24,7 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
 
     Args:
         videos: Any number, also none.
-        progress: Whether to show a progress bar.
+        progress: Shows progress.
 
     Raises:
         DataError: If files are missing, or a picture that was looked at is broken or has another
@@ -34,7 +33,8 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
     folders = _Folders()
     missing: Counter[int] = Counter()
     first = ""
-    for video in tqdm(videos, "looking for frames", disable=not progress):
+    quiet = not progress
+    for video in followed(videos, "looking for frames", "video", disable=quiet):
         for frame, file in enumerate(video.files):
             reason = folders.lacks(file)
             if reason:
@@ -46,7 +46,7 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
             raise DataError(f"a frame is missing: {first}")
         of = f"{len(missing)} videos" if len(missing) > 1 else "a video"
         raise DataError(f"{frames} frames of {of} are missing, the first: {first}")
-    for number, video in enumerate(tqdm(videos, "looking at frames", disable=not progress)):
+    for number, video in enumerate(followed(videos, "looking at frames", "video", disable=quiet)):
         some = sorted({0, video.length // 2, video.length - 1})
         for frame in some:
             try:

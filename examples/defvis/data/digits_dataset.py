@@ -6,17 +6,16 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from tqdm import tqdm
 
 from defvis.data.digits import DEFAULT_LEVEL, LEVELS, draw_scene
 from defvis.data.digits_render import Renderer
 from defvis.data.ytvis_writer import SplitWriter
 from defvis.programs import LOCK, only_run_in
+from defvis.progress import Progress
 
 SPLITS = ("train", "val")
 _SETTINGS = "settings.json"
@@ -71,7 +70,7 @@ def write_digits(root: Path, settings: DigitsSettings, progress: bool = True) ->
     Args:
         root: Folder to create.
         settings: What to write.
-        progress: Shows a progress bar.
+        progress: Shows progress.
 
     Raises:
         FileExistsError: If `root` exists, or another live run writes it.
@@ -103,10 +102,10 @@ def _write_splits(folder: Path, settings: DigitsSettings, progress: bool) -> Non
     labels = digits.target.astype(np.int64)
     renderer = Renderer(digits.images, settings.height, settings.width)
     total = settings.train_videos + settings.val_videos
-    with tqdm(total=total, desc="digits", unit="video", disable=not progress) as bar:
+    with Progress("digits", "video", total, disable=not progress) as shown:
         for split, count in zip(SPLITS, (settings.train_videos, settings.val_videos), strict=True):
             images = handwriting(split, labels)
-            _write_split(folder / split, split, count, settings, renderer, images, labels, bar)
+            _write_split(folder / split, split, count, settings, renderer, images, labels, shown)
     (folder / _SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
@@ -125,7 +124,7 @@ def _write_split(
     renderer: Renderer,
     images: NDArray[np.int64],
     labels: NDArray[np.int64],
-    bar: Any,
+    shown: Progress,
 ) -> None:
     writer = SplitWriter(folder)
     for video_id in range(1, count + 1):
@@ -148,7 +147,7 @@ def _write_split(
             for d in scene.digits
         ]
         writer.add(pixels, masks, fields)
-        bar.update()
+        shown.update()
     writer.close(
         {"description": "Handwritten digits moving over textures", "split": split},
         [{"id": digit + 1, "name": str(digit), "supercategory": "digit"} for digit in range(10)],

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from defvis.data.dataset import Video
 from defvis.data.errors import DataError
 from defvis.data.pictures import SUFFIXES, SeveralFrames, check_depth, check_picture, picture_size
 from defvis.data.videos import VideoFile
+from defvis.progress import followed
 
 # Pictures that cannot be read here: a folder of them is not the folder of its other files.
 _UNREAD = frozenset((
@@ -142,13 +140,7 @@ def _some(names: Sequence[str]) -> str:
 def _open_pictures(files: Sequence[Path], notes: tuple[str, ...]) -> PictureFolder:
     """Looks at the headers of all: a picture of another size would be found late."""
     height, width = picture_size(files[0])
-    for file in _with_progress(files):
+    for file in followed(files, "looking at pictures", "picture"):
         check_picture(file, height, width)
     check_depth(files[0], files[len(files) // 2], files[-1])
     return PictureFolder(1, width, height, tuple(files), (), notes)
-
-
-def _with_progress(files: Sequence[Path]) -> Iterator[Path]:
-    yield from tqdm(
-        files, "looking at pictures", delay=1, leave=False, disable=not sys.stderr.isatty()
-    )

@@ -30,7 +30,7 @@ def load_splits(
     Args:
         root: Folder of the dataset.
         hold_out_every: Without annotated validation videos, every n-th training video is held out.
-        progress: Draw progress bars.
+        progress: Shows progress.
 
     Returns:
         Training videos, validation videos, and sentences to print on what was found.

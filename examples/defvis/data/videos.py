@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
-import sys
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from defvis.data.errors import DataError
 from defvis.data.video_frames import HLG, shown_pixels, shown_size, square_width
+from defvis.progress import followed
 
 # A file may name others, and addresses, which are not opened.
 _OPTIONS = {"protocol_whitelist": "file"}
@@ -56,10 +55,7 @@ class VideoFile:
         self.length, self.rate = 0, 0.0
         self.notes: tuple[str, ...] = ()
         sizes = set()
-        for frame in tqdm(
-            self._decode(), f"counting frames of {path.name}", delay=1, leave=False,
-            disable=not sys.stderr.isatty(),
-        ):  # fmt: skip
+        for frame in followed(self._decode(), f"counting frames of {path.name}", "frame"):
             with self._named_errors():
                 sizes.add(shown_size(frame, self._aspect))
             self.length += 1

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from tqdm import tqdm
-
 from defvis.data import rle
 from defvis.data.dataset import Track, Video, YouTubeVIS
 from defvis.data.errors import DataError
@@ -20,6 +18,7 @@ from defvis.data.foreign import name_format
 from defvis.data.polygons import count_slivers
 from defvis.data.read_json import read_json
 from defvis.data.values import integer, shown
+from defvis.progress import followed
 
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.
 _MAX_PIXELS = 2**29 - 1
@@ -103,7 +102,7 @@ def load(annotation_file: Path, frame_folder: Path, progress: bool = False) -> Y
         annotation_file: JSON with videos, categories and (except in test sets) annotations.
         frame_folder: What the videos' `file_names` are relative to. If the first frame does not
             lie there, but below one of the two folders above, that is taken and noted.
-        progress: Draw a progress bar.
+        progress: Shows progress.
 
     Raises:
         DataError: With file, video and annotation, for broken JSON, missing fields, values of
@@ -132,8 +131,7 @@ def load(annotation_file: Path, frame_folder: Path, progress: bool = False) -> Y
     tracks: dict[int, list[Track]] = {video_id: [] for video_id in videos}
     seen: set[int] = set()
     rows = _rows(content, "annotations", where, missing_ok=True)
-    bar = tqdm(rows, desc="annotations", leave=False, disable=not progress)
-    for index, row in enumerate(bar):
+    for index, row in enumerate(followed(rows, "annotations", "annotation", disable=not progress)):
         annotation_id = integer(row, "id", f"{where}: annotations[{index}]", DataError)
         place = f"{where}: annotation {annotation_id}"
         if annotation_id in seen:

@@ -21,6 +21,7 @@ from defvis.data.dataset import Frames
 from defvis.data.rle import RLE
 from defvis.evaluation.fonts import readable
 from defvis.evaluation.whole_file import whole_file
+from defvis.progress import followed
 
 # Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
 _DURATION = 200
@@ -163,7 +164,7 @@ def save_animation(images: Iterable[Image.Image], path: Path, duration: float = 
         duration: Rounded to whole milliseconds.
     """
     with whole_file(path) as partial, _counted(images, path.parent) as (count, one_by_one):
-        film = _Film(one_by_one, count)
+        film = _Film(followed(one_by_one, path.name, "frame", count), count)
         film.save(partial, save_all=True, duration=round(duration), loop=0, quality=80)
 
 
@@ -171,7 +172,7 @@ def save_video(images: Iterable[Image.Image], path: Path, rate: float) -> None:
     """Writes frames as an H.264 video in the container of the file's ending (needs PyAV)."""
     import av
 
-    images = iter(images)
+    images = followed(images, path.name, "frame")
     first = next(images)
     with whole_file(path) as partial, av.open(str(partial), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))

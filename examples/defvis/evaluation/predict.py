@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from defvis.config import DataConfig, ModelConfig
 from defvis.data.clips import FrameCache, collate, make_clip
@@ -18,6 +17,7 @@ from defvis.data.resize_crop import network_size
 from defvis.evaluation.journal import Journal
 from defvis.evaluation.tracks import SlotTrack, TrackBuilder
 from defvis.models.precision import autocast
+from defvis.progress import Progress
 
 
 class Predictor(Protocol):
@@ -70,7 +70,7 @@ def predict_videos(
         cache: Holds decoded frames.
         batch_size: Clips per forward pass.
         window: Frames per clip; 0 takes as many as the model was trained on.
-        progress: Shows a progress bar.
+        progress: Shows progress.
         precision: "fp32", or what the model computes in, "bf16" or "fp16".
         journal: Takes the finished frames of a single long video, and the state after each batch
             of clips; if it holds a state, the prediction goes on from there. None keeps them in
@@ -95,7 +95,7 @@ def predict_videos(
     window = window or model.config.num_frames
     network = _Network(model, precision)
     first = 0  # video of the group
-    with tqdm(total=len(videos), desc="predict", unit="video", disable=not progress) as bar:
+    with Progress("predict", "video", len(videos), disable=not progress) as shown:
         for group in _groups(videos, config, batch_size, window):
             skipped = min(len(group), max(0, done - first))
             first += len(group)
@@ -107,7 +107,7 @@ def predict_videos(
                     )
                 else:
                     yield from list(_predict_whole(network, group, config, cache))[skipped:]
-            bar.update(len(group))
+            shown.update(len(group))
 
 
 def check_clips(model: Predictor, videos: Iterable[Frames], window: int) -> None:
@@ -182,14 +182,7 @@ def _predict_long(
     done: int = journal.saved.get("clips", 0)
     frame_size = network_size(video.height, video.width, config)
     builder = TrackBuilder(video, frame_size, journal, journal.saved.get("builder"))
-    with tqdm(
-        initial=done,
-        total=len(starts),
-        desc=f"video {video.id}",
-        unit="clip",
-        disable=not progress,
-        leave=False,
-    ) as bar:
+    with Progress(f"video {video.id}", "clip", len(starts), done, disable=not progress) as shown:
         while done < len(starts):
             chunk = starts[done : done + batch_size]
             pixels = [
@@ -200,7 +193,7 @@ def _predict_long(
             done += len(chunk)
             builder.finish(starts[done] if done < len(starts) else video.length)
             journal.save({"clips": done, "builder": builder.state()})
-            bar.update(len(chunk))
+            shown.update(len(chunk))
     return builder.tracks()
 
 

@@ -68,7 +68,7 @@ def validate(
         data: Videos with ground truth.
         config: For the size of the frames.
         cache: Holds decoded frames.
-        progress: Shows a progress bar.
+        progress: Shows progress.
         precision: Of the model's arithmetic.
         world: The processes that share the videos; each gets all results.
     """
