@@ -254,6 +254,9 @@ class DataConfig(Settings):
         long_side: Where that makes the long side longer than this many pixels, the frame is
             made smaller; 0 sets no limit.
         short_sides: Training draws the short side of each clip from these instead.
+        seen_short_sides: Smallest and largest short side of the training frames where they keep
+            their size; a run stores it. Validation and inference scale frames whose short side
+            lies outside to the nearest of the two. Empty where it is not known.
         crop: Probability of a clip cut to a random window before it is resized.
         crop_share: Smallest and largest share of each side in that window.
         flip: Probability of a mirrored clip. 0 for digits: a mirrored digit is another shape.
@@ -272,7 +275,7 @@ class DataConfig(Settings):
     _ranges: ClassVar[Mapping[str, Range]] = {
         **dict.fromkeys(("crop", "flip", "reverse", "permute_channels", "recolour"), _SHARE),
         **dict.fromkeys(("brightness", "contrast", "saturation"), _SHARE),
-        "short_sides": _POSITIVE,
+        **dict.fromkeys(("short_sides", "seen_short_sides"), _POSITIVE),
         "crop_share": Range(above=0, most=1),
         "hue": Range(0, 180),
     }
@@ -280,6 +283,7 @@ class DataConfig(Settings):
     short_side: int = 0
     long_side: int = 0
     short_sides: tuple[int, ...] = ()
+    seen_short_sides: tuple[int, ...] = ()
     crop: float = 0.0
     crop_share: tuple[float, ...] = (0.6, 1.0)
     flip: float = 0.0

@@ -45,8 +45,17 @@ class ResizeCrop:
 
 
 def network_size(height: int, width: int, config: DataConfig) -> Size:
-    """Size of a whole frame of a video as validation and inference show it to the network."""
-    return _fitted(height, width, config.short_side, config.long_side)
+    """Size of a whole frame of a video as validation and inference show it to the network.
+
+    Where training kept the size of its frames, one whose short side lies outside of those that
+    were seen is scaled to the nearest of them.
+    """
+    short_side = config.short_side
+    if not short_side and config.seen_short_sides:
+        short = min(height, width)
+        nearest = min(max(short, min(config.seen_short_sides)), max(config.seen_short_sides))
+        short_side = nearest if nearest != short else 0
+    return _fitted(height, width, short_side, config.long_side)
 
 
 def varies(config: DataConfig) -> bool:

@@ -71,6 +71,14 @@ def test_sizes_vary_on_wide_video() -> None:
     assert network_size(5, 400, DataConfig(long_side=40)) == (1, 40)
 
 
+def test_frames_come_to_the_scale_of_training() -> None:
+    seen = DataConfig(seen_short_sides=(96, 120))
+    for side, scaled in ((480, 120), (121, 120), (120, 120), (100, 100), (48, 96)):
+        assert network_size(side, 2 * side, seen) == (scaled, 2 * scaled)
+    assert network_size(480, 960, replace(seen, long_side=200)) == (100, 200)
+    assert network_size(480, 960, replace(seen, short_side=300)) == (300, 600)
+
+
 def test_crops_cut_frames_and_masks_alike(tmp_path: Path) -> None:
     """A bright object on black: its mask, box and pixels agree in every crop and scale."""
     pixels = np.zeros((20, 30, 3), dtype=np.uint8)
