@@ -16,6 +16,7 @@ from defvis.models.model import DefVIS
 
 def training_sizes(video: Video, config: DataConfig) -> set[Size]:
     """The extreme sizes, height and width, at which training shows a video."""
+    config = replace(config, seen_short_sides=())  # It is for what comes after training.
     sizes = {(video.height, video.width)}
     if config.crop > 0:
         shares = itertools.product(config.crop_share, repeat=2)

@@ -24,6 +24,8 @@ _FREE = frozenset(
 )
 # Compared as what they mean together, the number of steps.
 _LENGTH = frozenset(("steps", "epochs"))
+# Read from the videos, which are compared themselves; a run of an earlier version has not got it.
+_OF_VIDEOS = frozenset(("data.seen_short_sides",))
 
 
 def read_config(saved: Mapping[str, Any], path: Path) -> Config:
@@ -102,7 +104,7 @@ def check_resumed(
         raise ValueError(f"{path} was written with other training videos: {other}")
     if len(saved["random"]) != processes:
         raise ValueError(f"{path} was written by {len(saved['random'])} processes, not {processes}")
-    differing = list(differences(old, config, _FREE | _LENGTH))
+    differing = list(differences(old, config, _FREE | _LENGTH | _OF_VIDEOS))
     before, after = (joint_steps(each, len(train.videos), processes) for each in (old, config))
     if after < before:
         differing.append(f"the joint stage has {before} steps there and {after} here")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from defvis.config import Config
 from defvis.data import categories
@@ -26,6 +25,7 @@ from defvis.evaluation.whole_file import whole_file
 from defvis.models.model import DefVIS
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 from defvis.programs import prepare_folder
+from defvis.progress import Progress
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.log import Log
@@ -100,7 +100,12 @@ class Trainer:
                 f"num_classes must be the dataset's {train.num_classes}, "
                 f"got {config.model.num_classes}"
             )
-        self._config, self._train, self._val, self._out = config, train, val, out
+        self._config, self._train, self._val, self._out = (
+            _with_scale(config, train),
+            train,
+            val,
+            out,
+        )
         self._world = world or World()
         self._progress = progress and self._world.is_main
         # Every worker of a loader has its own cache.
@@ -254,14 +259,7 @@ class Trainer:
         self._model.train()
         means, spent = _RunningMeans(), 0.0
         batches = self._batches(stage, first)
-        with tqdm(
-            total=stage.steps,
-            initial=first,
-            desc=stage.name,
-            unit="step",
-            disable=not self._progress,
-            mininterval=0.1 if sys.stderr.isatty() else 30.0,
-        ) as bar:
+        with Progress(stage.name, "step", stage.steps, first, not self._progress) as progress:
             for step in range(first + 1, stage.steps + 1):
                 begin = time.perf_counter()
                 batch = next(batches).to(self._world.device)
@@ -276,10 +274,10 @@ class Trainer:
                 if done > 1:  # The first one allocates memory.
                     spent += end - begin
                     self.pace.seconds[stage.name] = spent / (done - 1)
-                bar.update()
-                if done == _SAID_AFTER and self._progress:
+                progress.update()
+                if done == _SAID_AFTER and self._world.is_main:
                     seconds = self.pace.seconds[stage.name]
-                    tqdm.write(f"{stage.name}: {seconds:.2f} s a step; to go: {self.pace}")
+                    progress.write(f"{stage.name}: {seconds:.2f} s a step; to go: {self.pace}")
                 last = step == stage.steps
                 row = {"stage": stage.name, "step": step}
                 if step % config.log_every == 0 or last:
@@ -288,7 +286,7 @@ class Trainer:
                     self._append({"kind": "train", **row}, {**figures, "minutes left": left})
                     shown = {name: f"{figures[name]:.3f}" for name in losses}
                     rate = figures[f"{stage.unit} per second"]
-                    bar.set_postfix({**shown, f"{stage.unit}/s": f"{rate:.1f}"})
+                    progress.show({**shown, f"{stage.unit}/s": f"{rate:.1f}"})
                     means = _RunningMeans()
                 if step % config.checkpoint_every == 0 or last:
                     with self._explains_divergence(stage, step):
@@ -298,7 +296,7 @@ class Trainer:
                     subset = self._val.first(config.eval_videos)
                     ap = self._validate(stage.model, subset, {"kind": "val", **row}).ap
                     if self._world.is_main:
-                        tqdm.write(f"step {step}, {len(subset.videos)} videos: {ap}")
+                        progress.write(f"step {step}, {len(subset.videos)} videos: {ap}")
                     self._model.train()
 
     @contextlib.contextmanager
@@ -393,6 +391,13 @@ class Trainer:
     def _append(self, row: dict[str, Any], values: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.append({**row, "minutes": self._seconds / 60, **values})
+
+
+def _with_scale(config: Config, train: YouTubeVIS) -> Config:
+    """A config that knows the scale of the frames even where they keep their size."""
+    sides = config.data.short_sides or [min(video.height, video.width) for video in train.videos]
+    seen = () if config.data.short_side else (min(sides), max(sides))
+    return replace(config, data=replace(config.data, seen_short_sides=seen))
 
 
 class _RunningMeans:
