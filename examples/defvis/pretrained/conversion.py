@@ -1,7 +1,7 @@
 """Names and shapes of other projects' weights in terms of this model's, entry by entry.
 
-Known are torchvision's ResNet, VisTR (with DETR, from which it starts, and the release of
-Deformable VisTR, which keeps its names) and Deformable DETR.
+Known are the ResNets of torchvision and of transformers, VisTR (with DETR, from which it starts,
+and the release of Deformable VisTR, which keeps its names) and Deformable DETR.
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ _MASKS = {
 
 
 def recognise(state: Mapping[str, Tensor]) -> str:
-    """Whose weights these are: "torchvision", "vistr", "deformable-detr" or "defvis"."""
+    """Whose weights these are.
+
+    "torchvision", "transformers", "vistr", "deformable-detr", or "defvis" for everything else.
+    """
     if "layer1.0.conv1.weight" in state:
         return "torchvision"
+    if any(f"{prefix}embedder.embedder.convolution.weight" in state for prefix in ("", "resnet.")):
+        return "transformers"
     if "transformer.level_embed" in state or any("reference_points" in name for name in state):
         return "deformable-detr"
     if any(name.startswith("transformer.") for name in state):
@@ -81,10 +86,11 @@ class Converter:
         value = self.state[name]
         if self.source == "defvis":
             return {name: value}
-        if self.source == "torchvision":
-            return _resnet(name, value)
-        if name.startswith("backbone.0.body."):
-            return _resnet(name.removeprefix("backbone.0.body."), value)
+        in_body = body_name(name, self.source)
+        if in_body is not None:
+            return {f"backbone.body.{in_body}": value}
+        if self.source in ("torchvision", "transformers"):
+            return {}
         stem, _, kind = name.rpartition(".")
         if stem in _MASKS:
             wide = stem == "bbox_attention.k_linear" and kind == "weight"
@@ -244,7 +250,22 @@ class Converter:
 _LEVEL = re.compile(r"input_proj\.(\d+)\.0\.weight")
 
 
-def _resnet(name: str, value: Tensor) -> Entries:
+def body_name(name: str, source: str) -> str | None:
+    """What an entry of a file is called in the ResNet `backbone.body`; None if it is not of one.
+
+    Args:
+        name: In the file.
+        source: Result of `recognise`.
+    """
+    if source == "defvis":
+        return name.removeprefix("backbone.body.") if name.startswith("backbone.body.") else None
+    if source == "transformers":
+        bare = name.removeprefix("resnet.")
+        return bare if bare.startswith(("embedder.", "encoder.")) else None
+    if source != "torchvision":
+        if not name.startswith("backbone.0.body."):
+            return None
+        name = name.removeprefix("backbone.0.body.")
     stem, _, kind = name.rpartition(".")
     for pattern, target in _RESNET:
         found = re.fullmatch(pattern, stem)
@@ -256,5 +277,5 @@ def _resnet(name: str, value: Tensor) -> Entries:
                 lambda m: str(int(numbers[int(m[2]) - 1]) - bool(m[1])),  # noqa: B023
                 target,
             )
-            return {f"backbone.body.{named}.{kind}": value}
-    return {}
+            return f"{named}.{kind}"
+    return None

@@ -5,55 +5,33 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from defvis.config import BackboneConfig
+from defvis.config import BackboneConfig, Config
 from defvis.data.categories import difference
 from defvis.models.model import DefVIS
-from defvis.pretrained.conversion import Converter, recognise
-from defvis.pretrained.tensor_file import CheckpointError, read_tensors
+from defvis.pretrained.conversion import Converter
+from defvis.pretrained.fit import settings_that_fit, unknown
+from defvis.pretrained.report import LoadReport, shape_reason
+from defvis.pretrained.sizes import describe
+from defvis.pretrained.weights_file import WeightsFile, read_weights
 
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Result of loading a file of weights.
-
-    Attributes:
-        source: Project of the weights: "torchvision", "vistr", "deformable-detr" or "defvis".
-        loaded: Entries of the model that now hold the file's values.
-        skipped: Entries of the file that were not used, and why.
-        missing: Entries of the model that keep the values they had.
-    """
-
-    source: str
-    loaded: tuple[str, ...]
-    skipped: dict[str, str]
-    missing: tuple[str, ...]
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.source} weights: {len(self.loaded)} entries loaded, "
-            f"{len(self.skipped)} of the file skipped, {len(self.missing)} of the model missing"
-        ]
-        lines += [f"  skipped {name}: {why}" for name, why in self.skipped.items()]
-        lines += [f"  missing {name}" for name in self.missing]
-        return "\n".join(lines)
+__all__ = ["LoadReport", "load_weights", "warn_of_random_frozen_parts"]
 
 
 def load_weights(
-    model: DefVIS, path: Path, classes: tuple[Sequence[int], Sequence[str]] | None = None
+    model: DefVIS,
+    weights: Path | WeightsFile,
+    classes: tuple[Sequence[int], Sequence[str]] | None = None,
 ) -> LoadReport:
     """Copies from a file of weights into a model whatever fits its names and shapes.
 
-    The file may hold a torchvision ResNet (for the backbone), VisTR, Deformable DETR, or a
-    checkpoint of this program; as a state dict, alone or under "model" or "state_dict", from
-    `torch.save` or as safetensors. No code in it can run.
+    The file may hold a ResNet of torchvision or transformers (for the backbone), VisTR, Deformable
+    DETR, or a checkpoint of this program, of which the weights are taken that it validated with. No
+    code in it can run.
 
     Across kinds of attention, value and output projections are taken over; 2-D sampling offsets
     become 3-D ones that spread over t as an untrained layer's do. The layers that name a class are
@@ -61,43 +39,58 @@ def load_weights(
 
     Args:
         model: The model to fill.
-        path: The file.
+        weights: As in `read_weights`, or its result.
         classes: Ids and names of the model's classes, if they are known.
 
     Raises:
         CheckpointError: If the file cannot be read safely.
         ValueError: If nothing in it fits.
     """
-    entries, trained_on = _read(path)
-    state = {_bare(name): value for name, value in entries.items()}
-    source = recognise(state)
-    foreign = _other_classes(classes, trained_on)
+    file = weights if isinstance(weights, WeightsFile) else read_weights(weights)
+    foreign = _other_classes(classes, file.classes)
     own = model.state_dict()
-    converter = Converter(model, state, source)
+    converter = Converter(model, file.entries, file.source)
     found: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
-    for name in state:
+    reasons: dict[str, str] = {}
+    strange, inflated = [], []
+    for name, entry in file.entries.items():
         if foreign and _CLASSES.match(name):
             skipped[name] = f"was trained on other classes: {foreign}"
+            reasons[name] = f"of other classes ({foreign})"
             continue
         try:
             converted = converter.convert(name)
         except (IndexError, RuntimeError, TypeError, ValueError):  # Named like one that is known.
-            skipped[name] = f"has a form that is not known, shape {list(state[name].shape)}"
+            skipped[name] = f"has a form that is not known, shape {list(entry.shape)}"
+            strange.append(name)
             continue
-        fitting = {
-            target: value
-            for target, value in converted.items()
-            if target in own and own[target].shape == value.shape
-        }
+        known = {target: value for target, value in converted.items() if target in own}
+        fitting = {t: value for t, value in known.items() if own[t].shape == value.shape}
         found.update(fitting)
-        if not fitting:
-            skipped[name] = _reason(converted, own)
+        inflated += [t for t, value in fitting.items() if value.numel() != entry.numel()]
+        for target in known.keys() - fitting.keys():
+            reasons[target] = shape_reason(target, known[target].shape, own[target].shape)
+        if not known:
+            skipped[name] = "has no counterpart in the model"
+            strange.append(name)
+        elif not fitting:
+            target, value = next(iter(known.items()))
+            skipped[name] = f"has shape {list(value.shape)}, but {target} {list(own[target].shape)}"
     if not found:
-        raise ValueError(f"no entry of {path} fits the model; it holds {source} weights")
+        raise ValueError(_nothing_fits(file, model))
     model.load_state_dict(found, strict=False)
-    missing = tuple(name for name in own if name not in found)
-    return LoadReport(source, tuple(found), skipped, missing)
+    return LoadReport(
+        file.source,
+        f"{file.path}, {describe(file)}",
+        tuple(found),
+        skipped,
+        tuple(name for name in own if name not in found),
+        reasons,
+        tuple(name for name in inflated if _POINTS.search(name)),
+        tuple(strange),
+        model.config.backbone.name,
+    )
 
 
 def warn_of_random_frozen_parts(config: BackboneConfig, report: LoadReport | None) -> None:
@@ -116,43 +109,15 @@ def warn_of_random_frozen_parts(config: BackboneConfig, report: LoadReport | Non
         )
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a file, by name.
-
-    Raises:
-        CheckpointError: If the file is missing or broken, or needs more than tensors and plain
-            containers to be read.
-    """
-    return _read(path)[0]
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], tuple[list[int], list[str]] | None]:
-    """Tensors by name, and ids and names of the classes if it is a checkpoint of this program."""
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors, None
-        content = read_tensors(path)
-    except (OSError, SafetensorError, CheckpointError) as error:
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
-    classes = _classes(content)
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"weights {path} must hold a state dict, got {type(content).__name__}"
-        )
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return tensors, classes
-
-
-def _classes(content: Any) -> tuple[list[int], list[str]] | None:
-    found = content.get("categories") if isinstance(content, dict) else None
-    ids, names = (found.get("ids"), found.get("names")) if isinstance(found, dict) else (None, None)
-    if not isinstance(ids, list) or not isinstance(names, list) or len(ids) != len(names):
-        return None
-    return ids, names
+def _nothing_fits(file: WeightsFile, model: DefVIS) -> str:
+    """What the file is, and with which settings it would fit."""
+    settings = settings_that_fit(file, replace(Config(), model=model.config))
+    if not settings:
+        return unknown(file)
+    return (
+        f"no entry of {file.path} fits the model; it holds {describe(file)}, which needs "
+        + " ".join(f"--set {setting!r}" for setting in settings)
+    )
 
 
 def _other_classes(
@@ -168,18 +133,4 @@ def _other_classes(
 _CLASSES = re.compile(
     r"decoder\.class_heads\.\d+\.(frame|sequence)\.|(backbone|memory)_classes\.project\."
 )
-
-
-def _bare(name: str) -> str:
-    """A name without what wrappers put before it."""
-    for prefix in ("module.", "vistr.", "detr."):
-        name = name.removeprefix(prefix)
-    return name
-
-
-def _reason(converted: dict[str, Tensor], own: dict[str, Tensor]) -> str:
-    known = {name: value for name, value in converted.items() if name in own}
-    if not known:
-        return "has no counterpart in the model"
-    name, value = next(iter(known.items()))
-    return f"has shape {list(value.shape)}, but {name} {list(own[name].shape)}"
+_POINTS = re.compile(r"\.deform\.(sampling_offsets|attention_weights)\.")

@@ -13,8 +13,13 @@ from torch import Tensor
 from defvis.config import Config
 from defvis.evaluation.predict import Predictor
 from defvis.models.model import DefVIS
+from defvis.pretrained.checkpoint_file import (
+    checkpoint_of,
+    load_checkpoint,
+    previous,
+    validated_weights,
+)
 from defvis.pretrained.tensor_file import CheckpointError
-from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.resume import read_config
 
 M = TypeVar("M", bound=Predictor)
@@ -48,7 +53,7 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
         FileNotFoundError: If there is no checkpoint.
         CheckpointError: If it cannot be read, is none of this program, or does not fit it.
     """
-    file = path / "checkpoint.pt" if path.is_dir() else path
+    file = checkpoint_of(path)
     if not file.exists() and not previous(file).exists():
         raise FileNotFoundError(f"there is no checkpoint {file}")
     try:
@@ -59,10 +64,9 @@ def load_trained(path: Path) -> TrainedModel[DefVIS]:
             "train_defvis --weights"
         ) from error
     config = read_config(saved, file)
-    average = saved["state"].get("average")
     try:
         config.check()
-        model = _build(config, saved["model"] if average is None else average["model"])
+        model = _build(config, validated_weights(saved))
     except Exception as error:  # Parts that are no weights, sizes that do not fit into memory.
         reason = str(error) or type(error).__name__
         raise CheckpointError(f"the model of {file} cannot be built: {reason}") from error

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from defvis.config import BackboneConfig, Config
 from defvis.models.model import DefVIS
 from defvis.presets import preset
-from defvis.pretrained.weights import load_weights, read_state, warn_of_random_frozen_parts
+from defvis.pretrained.weights import load_weights, warn_of_random_frozen_parts
+from defvis.pretrained.weights_file import read_weights
 from stdeform import MSDeformAttn
 from tests.examples.pretrained.state_dicts import (
     BACKBONE,
@@ -232,7 +233,7 @@ def test_code_in_weights_does_not_run(tmp_path: Path) -> None:
 
     torch.save({"model": Evil()}, path)
     with pytest.raises(RuntimeError, match=r"evil\.pth cannot be read: UnpicklingError"):
-        read_state(path)
+        read_weights(path)
     assert not witness.exists()
 
 
@@ -241,10 +242,10 @@ def test_unreadable_files(name: str, tmp_path: Path) -> None:
     if name.startswith("broken"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(RuntimeError, match=f"{name} cannot be read"):
-        read_state(tmp_path / name)
+        read_weights(tmp_path / name)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(RuntimeError, match="must hold a state dict, got list"):
-        read_state(tmp_path / "list.pth")
+        read_weights(tmp_path / "list.pth")
 
 
 def test_c256_takes_the_widths_of_deformable_detr() -> None:
