@@ -30,7 +30,7 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
         DataError: If files are missing, or a picture that was looked at is broken or has another
             size than its video; the message names video, frame and file.
     """
-    folders = _Folders()
+    folders = Folders()
     missing: Counter[int] = Counter()
     first = ""
     quiet = not progress
@@ -61,7 +61,7 @@ def check_frames(videos: Sequence[Video], progress: bool = False) -> None:
                 raise DataError(f"video {video.id}: {error}") from error
 
 
-class _Folders:
+class Folders:
     """The names in folders, listed when first asked for."""
 
     def __init__(self) -> None:

@@ -92,6 +92,11 @@ def area(rle: RLE) -> int:
     return int(coco_mask.area(rle))
 
 
+def box(rle: RLE) -> tuple[float, ...]:
+    """Left, top, width and height of the smallest box around the mask, in pixels."""
+    return tuple(coco_mask.toBbox(rle).tolist())
+
+
 def intersection(a: RLE, b: RLE) -> int:
     """Number of pixels that two masks of one size share."""
     return int(coco_mask.area(coco_mask.merge([a, b], intersect=True)))
