@@ -7,7 +7,10 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion
 
 from defvis.config import Config
 from defvis.data import rle
@@ -96,7 +99,8 @@ class _Clips:
         plain, changed = self._plain[key], self._changed[key]
         draws = self._changed.draws(key)
         counts = Counter(self._names[video.tracks[label].label] for label in plain.targets.labels)
-        objects = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no object"
+        named = (f"{count} x " * (count > 1) + name for name, count in counts.items())
+        objects = ", ".join(named) or "no object"
         frames = draws.frames
         seen = f"frames {frames[0]} to {frames[-1]} of {video.length}"
         return (
@@ -110,11 +114,12 @@ class _Clips:
         pictures = []
         for frame in sorted({0, len(pixels) // 2, len(pixels) - 1}):
             shown = _fitting(*pixels.shape[1:3])
-            overlays = [
-                Overlay(number, self._names[video.tracks[number].label], {frame: rle.encode(small)})
-                for number, mask in zip(clip.targets.labels.tolist(), masks[:, frame], strict=True)
-                if (small := shown.mask(mask)).any()
-            ]
+            overlays = []
+            for number, mask in zip(clip.targets.labels.tolist(), masks[:, frame], strict=True):
+                outline = _outline(shown.mask(mask))
+                if outline.any():
+                    name = self._names[video.tracks[number].label]
+                    overlays.append(Overlay(number, name, {frame: rle.encode(outline)}))
             height, width = shown.size
             scale = max(1, min(_CELL // width, _CELL // height))
             picture = shown.pixels(pixels[frame : frame + 1])[0]
@@ -133,6 +138,12 @@ def _fitting(height: int, width: int) -> ResizeCrop:
     share = min(1.0, _CELL / height, _CELL / width)
     size = max(1, round(height * share)), max(1, round(width * share))
     return ResizeCrop(0, 0, (height, width), size)
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels at a mask's border: what is inside stays visible, so one sees whether it fits."""
+    inside: NDArray[np.bool_] = binary_erosion(mask)
+    return mask & ~inside
 
 
 def _size(clip: Clip) -> str:

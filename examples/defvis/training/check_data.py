@@ -103,7 +103,7 @@ def _odd_classes(train: Survey, val: Survey) -> Iterator[Finding]:
         if not own.objects:
             yield Finding(_UNLEARNED, f"{own.name}: {other.objects} to validate on")
         elif own.objects < _FEW:
-            yield Finding(_RARE, f"{own.name}: {own.objects} in {own.videos} videos")
+            yield Finding(_RARE, f"{own.name}: {_occurrences(own)}")
         if own.objects and not other.objects:
             yield Finding(_UNTESTED, own.name)
 
@@ -144,7 +144,7 @@ def _class_rows(
     for label in order[:shown]:
         yield (
             f"  {train[label].name}",
-            *(f"{own.objects} in {own.videos} videos" for own in (train[label], val[label])),
+            *(_occurrences(split[label]) for split in (train, val)),
         )
     rest = order[shown:]
     if rest:
@@ -152,6 +152,10 @@ def _class_rows(
             f"  {len(rest)} others",
             *(str(sum(split[label].objects for label in rest)) for split in (train, val)),
         )
+
+
+def _occurrences(own: ClassCount) -> str:
+    return f"{own.objects} in {own.videos} video{'s' * (own.videos != 1)}" if own.objects else "0"
 
 
 def _counted(spread: Spread) -> str:
@@ -174,16 +178,16 @@ def _objects(found: Survey) -> str:
 
 
 _ROWS = (
-    ("videos", lambda found: f"{found.videos}"),
-    ("frames", lambda found: f"{found.frames}"),
+    ("videos", lambda found: f"{found.videos:,}"),
+    ("frames", lambda found: f"{found.frames:,}"),
     ("  of a video: median (range)", lambda found: _counted(found.lengths)),
     ("  width x height", _sizes),
     ("  short side: median (range)", lambda found: _counted(found.short_sides)),
-    ("objects", lambda found: f"{found.objects}"),
+    ("objects", lambda found: f"{found.objects:,}"),
     ("  of a video: median (range)", _objects),
     ("  present in their video's frames", lambda found: f"{found.presence:.0%}"),
-    ("crowd regions, left out", lambda found: f"{found.crowd}"),
-    ("masks", lambda found: f"{found.masks}"),
+    ("crowd regions, left out", lambda found: f"{found.crowd:,}"),
+    ("masks", lambda found: f"{found.masks:,}"),
     (
         "  root of area / short side: median (5 to 95 %)",
         lambda found: (
