@@ -40,15 +40,14 @@ from defvis.arguments import say, whole_number
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
-from defvis.programs import one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
 if TYPE_CHECKING:
     from defvis.data.dataset import Video, YouTubeVIS
     from defvis.training.distributed import World
-    from defvis.training.plan import Plan
-
 _DIGITS = Path("runs/digits-data")
-_FIRST = "small"
+# The preset to start from, and the reason of a resumed run's numbers.
+_FIRST, _AS_BEGUN = "small", "as the run began"
 # Without annotated validation videos, every n-th training video is held out.
 _HOLD_OUT = 10
 
@@ -62,18 +61,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out is None:
         args.out = _default_out(args.data)
     try:
-        plan = _first_plan(args)
-        plan.config.check()
+        config, origin = _first_numbers(args)
+        config.check()
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if args.print_config:
-        print(plan.config)
+        print(config)
         return
 
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from defvis.data.errors import DataError
     from defvis.pretrained.tensor_file import CheckpointError
+    from defvis.training.check_data import CHECK_FILES
     from defvis.training.distributed import join
 
     expected = (CheckpointError, DataError, FloatingPointError)
@@ -85,14 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             world = stack.enter_context(join(args.device, args.shard))
         except ValueError as error:
             parser.error(str(error))
+        out, resume = args.out, args.resume
         if args.profile:  # A run in --out is left alone.
             out, resume = Path(stack.enter_context(tempfile.TemporaryDirectory())), False
-        else:
-            out, resume = args.out, args.resume
-            if world.is_main:
-                stack.enter_context(only_run_in(out))
-        _run(parser, args, plan, world, out, resume)
-    if args.infer and world.is_main and not args.profile:
+        elif args.check_data:
+            prepare_folder(out, CHECK_FILES)
+        elif world.is_main:
+            stack.enter_context(only_run_in(out))
+        _run(parser, args, config, origin, world, out, resume)
+    if args.infer and world.is_main and not (args.profile or args.check_data):
         _infer(args)
 
 
@@ -104,19 +105,18 @@ def _default_out(data: Path | None) -> Path:
     return out.with_name(out.name + "-run") if out.resolve() == data.resolve() else out
 
 
-def _first_plan(args: argparse.Namespace) -> Plan:
-    """The numbers before the data are seen: of the run to go on with, or of a preset."""
-    from defvis.training.plan import Plan
-
-    config, otherwise = preset(args.preset or _FIRST), f"preset {args.preset or _FIRST}"
+def _first_numbers(args: argparse.Namespace) -> tuple[Config, str]:
+    """The numbers before the data are seen, and where they are from: the run to go on, a preset."""
+    config, origin = preset(args.preset or _FIRST), f"preset {args.preset or _FIRST}"
     written = args.out / "config.json"
-    if args.resume and not args.preset and written.exists():
-        config, otherwise = Config.from_dict(json.loads(written.read_text())), "as the run began"
+    started = written.exists() and any(args.out.glob("checkpoint.pt*"))
+    if args.resume and started and not args.preset:
+        config, origin = Config.from_dict(json.loads(written.read_text())), _AS_BEGUN
     for assignment in args.set:
         config = override(config, assignment)
     if args.weights:
         config = dataclasses.replace(config, weights=args.weights)
-    return Plan(config, dict.fromkeys((a.partition("=")[0] for a in args.set), "as set"), otherwise)
+    return config, origin
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder for log, checkpoints, figures and pictures (default: runs/ and the name of "
         "the data's folder, runs/digits for the digits)",
+    )
+    parser.add_argument(
+        "--check-data",
+        action="store_true",
+        help="read every picture and mask, print what is there and what is odd, draw clips as the "
+        "model will see them to data-check.png in --out, and stop",
     )
     parser.add_argument(
         "--infer",
@@ -163,8 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="print all numbers and stop")
     parser.add_argument(
         "--weights",
-        metavar="FILE",
-        help="start from a state dict of VisTR, Deformable DETR, a torchvision ResNet or a run",
+        metavar="PATH",
+        help="start from a run (its folder or checkpoint), or from a file with the weights of a "
+        "ResNet, VisTR or Deformable DETR; without --preset the model gets the file's sizes",
     )
     parser.add_argument("--device", default="", help="cpu or cuda (default: cuda if available)")
     parser.add_argument(
@@ -201,7 +208,8 @@ def _explain(word: str, config: Config) -> str:
 def _run(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
-    plan: Plan,
+    config: Config,
+    origin: str,
     world: World,
     out: Path,
     resume: bool,
@@ -211,19 +219,28 @@ def _run(
 
     from defvis.data.survey import survey
     from defvis.training.pace import in_words
-    from defvis.training.plan import fit_to_data, table
+    from defvis.training.plan import Plan, fit_to_data, fit_to_weights, table
     from defvis.training.profiling import WARM_UP
     from defvis.training.stages import joint_steps
     from defvis.training.trainer import Trainer
 
     train, val, notes = _data(args.data, world)
-    if world.is_main:
+    if world.is_main and not args.check_data:
         for note in notes:
             say(note)
     seen = survey(train)
-    if args.data and plan.otherwise == f"preset {_FIRST}" and not args.preset:
-        plan = fit_to_data(plan, seen)
+    fixed = dict.fromkeys((assignment.partition("=")[0] for assignment in args.set), "as set")
+    plan = Plan(config, fixed, origin)
+    if not args.preset and origin != _AS_BEGUN:
+        if args.data:
+            plan = fit_to_data(plan, seen)
+        if plan.config.weights:
+            plan = fit_to_weights(plan, fixed)
         plan.config.check()
+    if args.check_data:
+        if world.is_main:
+            _check_data(train, val, plan.config, out, notes)
+        return
     steps = joint_steps(plan.config, len(train.videos), world.size)
     if args.profile and args.profile > steps - WARM_UP:
         parser.error(
@@ -242,6 +259,8 @@ def _run(
             f"{torch.get_num_threads()} threads"
         )
         if trainer.weights_report is not None:
+            for note in plan.notes:
+                say(note)
             print(trainer.weights_report)
         print(table(plan, seen, steps))
     pace = trainer.measure_pace()
@@ -264,6 +283,17 @@ def _run(
         print(f"validation, {len(val.videos)} videos: {ap}")
         print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
         print(f"took {in_words((time.monotonic() - begin) / 60)}")
+
+
+def _check_data(
+    train: YouTubeVIS, val: YouTubeVIS, config: Config, out: Path, notes: Sequence[str]
+) -> None:
+    from defvis.training.check_data import check_data
+
+    check = check_data(train, val, config, out, notes)
+    say(check.text)
+    if check.refused:
+        sys.exit(1)
 
 
 def _look_at(source: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.data.resize_crop import network_size
 from defvis.data.survey import Spread, Survey
+from defvis.pretrained.fit import fit_config
 
 # Pixels across a typical object that the network is shown; the least and the largest short side
 # that is chosen for that, a multiple of the last.
@@ -46,11 +48,13 @@ class Plan:
         config: All numbers.
         reasons: Why a field has its value, by its name as `--set` takes it.
         otherwise: The reason of all other fields.
+        notes: What was changed to fit a file of weights, in words.
     """
 
     config: Config
     reasons: Mapping[str, str]
     otherwise: str
+    notes: tuple[str, ...] = ()
 
 
 def fit_to_data(plan: Plan, survey: Survey) -> Plan:
@@ -78,6 +82,24 @@ def fit_to_data(plan: Plan, survey: Survey) -> Plan:
     for name, value in _AUGMENTATION.items():
         choose(name, value, "keeps the class" if value else "may make another class of an object")
     return Plan(config, reasons, plan.otherwise)
+
+
+def fit_to_weights(plan: Plan, fixed: Collection[str]) -> Plan:
+    """Takes the sizes of the model from the file in `config.weights`.
+
+    Args:
+        plan: The numbers.
+        fixed: Names of the fields that keep their value.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+        ValueError: If nothing in it is known, or it does not fit to the fields that stay.
+    """
+    fitted, notes = fit_config(plan.config, Path(plan.config.weights), fixed)
+    before, after = (flatten(config.to_dict()) for config in (plan.config, fitted))
+    changed = [name for name, value in after.items() if value != before[name]]
+    reasons = {**plan.reasons, **dict.fromkeys(changed, "as the weights")}
+    return Plan(fitted, reasons, plan.otherwise, tuple(notes))
 
 
 def table(plan: Plan, survey: Survey, joint_steps: int) -> str:
