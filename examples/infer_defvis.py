@@ -4,12 +4,15 @@
 
 The source is a folder of pictures or a video file (with PyAV: pip install av) of any length. Long
 videos are cut into overlapping clips, and objects are linked across them. The program writes
-results.json (in the format of the YouTube-VIS server; from 1001 frames on, entries begin with their
+results.json (in the format of the YouTube-VIS server; of more than 300 frames, entries have a
 `first_frame`), an animated overlay with masks, boxes, identities, classes and scores, and a contact
 sheet. With --points it draws the sampling points of a query, as in Figure 1 of the paper:
 
     ... --points decoder:2:5            object slot 2 in frame 5
     ... --points encoder:120:64:5       the cell of pixel (120, 64) in frame 5
+
+Frames are shown to the model at the scale of its training, and results are in pixels of the source;
+--short-side shows them at another scale.
 
 With --onnx digits.onnx instead of --run, a file of export_defvis.py runs in ONNX Runtime.
 
@@ -74,6 +77,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from defvis.evaluation.fonts import class_texts
     from defvis.evaluation.predict import check_clips, predict_videos
     from defvis.evaluation.sampling_figure import check_query
+    from defvis.evaluation.scale import scale_notes, with_short_side
+    from defvis.evaluation.summary import summary
     from defvis.evaluation.tracks import track_results
     from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
@@ -88,7 +93,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     trained: TrainedModel[Any] = load_onnx(args.onnx) if args.onnx else load_trained(args.run)
     window = args.window or trained.config.model.num_frames
     source = open_source(args.source, args.every, keep=2 * window)
-    for note in source.notes:
+    data = with_short_side(trained.config.data, args.short_side)
+    for note in (*source.notes, *scale_notes([source], trained.config.data, data)):
         say(note)
     check_clips(trained.model, [source], window)
     if isinstance(trained.model, DefVIS):
@@ -104,7 +110,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         (tracks,) = predict_videos(
             trained.model,
             [source],
-            trained.config.data,
+            data,
             FrameCache(0),
             batch_size=1,
             window=window,
@@ -122,9 +128,11 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         names = class_texts(trained.category_names, trained.category_ids)
         _draw(args, source, tracks, names)
         if args.points:
-            _draw_points(args, source, trained.model, trained.config.data, window)
+            _draw_points(args, source, trained.model, data, window)
         journal.remove()
-    _summarise(args, source, tracks, trained.category_names)
+    for line in summary(tracks, trained.category_names, args.threshold, source.length):
+        say(line)
+    _say_where(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=0,
         help="frames per clip (default, or 0: as trained)",
+    )
+    parser.add_argument(
+        "--short-side",
+        type=whole_number(0),
+        default=0,
+        help="pixels of the short side of the frames that the model is shown (default, or 0: the "
+        "scale of its training)",
     )
     parser.add_argument(
         "--rate",
@@ -203,6 +218,7 @@ def _open_journal(
         "frames": source.length,
         "the source's files": of_listing(getattr(source, "files", (args.source,))),
         "--window": window,
+        "--short-side": args.short_side,
         "--precision": args.precision,
     }
     return KeptJournal(args.out / "unfinished", agreed, args.resume, trained.model.device)
@@ -274,18 +290,15 @@ def _draw_points(
     draw_points(pixels, points, args.out / "points.png", _COLUMNS)
 
 
-def _summarise(
-    args: argparse.Namespace, source: Frames, tracks: Sequence[SlotTrack], names: Sequence[str]
-) -> None:
-    seen = [track for track in tracks if track.score >= args.threshold]
-    print(f"{source.length} frames, {len(seen)} objects with a score from {args.threshold}:")
-    for track in seen:
-        frames = list(track.masks)
-        say(
-            f"  #{track.identity}: {names[track.label]} {track.score:.2f}, in {len(frames)} frames "
-            f"from {frames[0]} to {frames[-1]}"
-        )
-    say(f"written to {args.out}")
+def _say_where(args: argparse.Namespace) -> None:
+    """Names the files, the overlay last."""
+    files = [file for kind, file in _FILES.items() if kind in args.write]
+    files += ["points.png"] * bool(args.points)
+    if files:
+        say(f"written to {args.out}: {', '.join(files)}")
+    overlays = [_FILES[kind] for kind in ("video", "webp") if kind in args.write]
+    if overlays:
+        say(f"to look at: {args.out / overlays[0]}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from defvis.arguments import say
@@ -70,6 +71,41 @@ def test_folder(digits: Path, tiny_run: Path, tmp_path: Path,
     shown = capsys.readouterr().out
     assert "4 frames," in shown
     assert "#0:" in shown
+    assert shown.endswith(
+        f"written to {out}: results.json, overlay.webp, sheet.png, points.png\n"
+        f"to look at: {out / 'overlay.webp'}\n"
+    )
+
+
+def test_frames_come_to_the_scale_of_training(
+    digits: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three times as large, they give the masks of their own size in the source's pixels."""
+    checkpoint = torch.load(tiny_run / "checkpoint.pt", weights_only=True)
+    checkpoint["config"]["data"]["seen_short_sides"] = [48]
+    torch.save(checkpoint, tmp_path / "seen.pt")
+    large = tmp_path / "large"
+    large.mkdir()
+    for file in sorted((digits / "val/JPEGImages/00001").iterdir()):
+        with Image.open(file) as frame:
+            frame.resize((192, 144), Image.Resampling.BICUBIC).save(large / f"{file.stem}.png")
+    scores = []
+    for run, source, words, said in (
+        (tiny_run, digits / "val/JPEGImages/00001", [], "does not say at which scale"),
+        (tmp_path / "seen.pt", large, [], "192 x 144 pixels are shown to the model at 64 x 48, as"),
+        (tmp_path / "seen.pt", large, ["--short-side", "144"], "3 times larger than in training"),
+    ):
+        out = tmp_path / f"out{len(scores)}"
+        infer(["--run", str(run), "--source", str(source), "--out", str(out), "--write", "results",
+               "--points", "decoder:0:0", *words])  # fmt: skip
+        assert said in capsys.readouterr().out
+        results = json.loads((out / "results.json").read_text())
+        sizes = {tuple(m["size"]) for r in results for m in r["segmentations"] if m}
+        assert sizes == {(48, 64) if source != large else (144, 192)}
+        scores.append([r["score"] for r in results])
+    own, scaled, unscaled = scores
+    assert scaled == pytest.approx(own, abs=0.02)
+    assert unscaled != pytest.approx(own, abs=0.02)
 
 
 def test_video_file(tiny_run: Path, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_what_must_agree(noise: Path, tiny_run: Path, tmp_path: Path) -> None:
     for other, message in (
         (["--window", "3"], "was begun with --window 4, not 3"),
         (["--every", "2"], "was begun with --every 1, not 2"),
+        (["--short-side", "24"], "was begun with --short-side 0, not 24"),
         (["--precision", "bf16"], "was begun with --precision fp32, not bf16"),
     ):
         with pytest.raises(SystemExit, match=f"{message}; delete .*unfinished to begin anew"):
