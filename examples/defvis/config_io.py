@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from defvis.nearest import nearest
 
 T = TypeVar("T", bound="Settings")
 
@@ -150,13 +152,19 @@ def override(config: T, assignment: str) -> T:
             "model.initial_box=[0.3, 0.3]".
 
     Raises:
-        ValueError: If the path does not exist, or the field cannot hold the value.
+        ValueError: If the path does not exist, which names the nearest ones, or the field cannot
+            hold the value.
     """
     path, equals, text = assignment.partition("=")
     values = branch = config.to_dict()
     leaves = flatten(values)
-    if not equals or path not in leaves:
-        raise ValueError(f"a setting must be a field of the config = a value, got {assignment!r}")
+    if path not in leaves:
+        raise ValueError(f"there is no field {path!r}{_advice(leaves, path)}")
+    if not equals:
+        raise ValueError(
+            f"a setting must be FIELD=VALUE, got {assignment!r} alone; now it is "
+            f"{path}={json.dumps(leaves[path])}"
+        )
     old = leaves[path]
     try:
         new = json.loads(text)
@@ -169,3 +177,14 @@ def override(config: T, assignment: str) -> T:
         branch = branch[parent]
     branch[name] = new
     return type(config).from_dict(values)
+
+
+def _advice(paths: Iterable[str], path: str) -> str:
+    """What may be meant by a path that does not exist."""
+    inside = [each for each in paths if each.startswith(f"{path}.")]
+    if inside:
+        return f": it is a group, with {inside[0]} and others"
+    fields = nearest(paths, path)
+    if not fields:
+        return "; train_defvis.py --print-config lists all"
+    return f"; the nearest {'is' if len(fields) == 1 else 'are'} {', '.join(fields)}"

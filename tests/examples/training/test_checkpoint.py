@@ -153,10 +153,24 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("optim.rate=1", "must be a field of the config = a value, got 'optim.rate=1'"),
-        ("steps", "got 'steps'"),
+        ("optim.rate=1", r"no field 'optim.rate'; the nearest are optim\.learning_rate, backbone_"),
+        (
+            "learning_rate=1",
+            r"no field 'learning_rate'; the nearest are optim\.learning_rate, back",
+        ),
+        (
+            "optim.lr=1e-3",
+            r"no field 'optim\.lr'; the nearest are optim\.learning_rate, backbone_s",
+        ),
+        ("data.flipp=1", r"no field 'data\.flipp'; the nearest is data\.flip$"),
+        ("data.colour_jitter=0", r"no field 'data\.colour_jitter'; the nearest is data\.recolour$"),
+        ("batchsize=2", "no field 'batchsize'; the nearest is batch_size$"),
+        ("stepps=2", r"no field 'stepps'; the nearest are steps, backbone_stage\.steps$"),
+        ("wings=2", r"no field 'wings'; train_defvis\.py --print-config lists all$"),
+        ("optim=2", r"no field 'optim': it is a group, with optim\.learning_rate and others"),
+        ("steps", "a setting must be FIELD=VALUE, got 'steps' alone; now it is steps=3000"),
         ("steps=many", "steps must be a whole number, got 'many'"),
-        ("steps.x=1", "must be a field"),
+        ("steps.x=1", r"no field 'steps\.x'"),
         ("steps=1.5", "steps must be a whole number, got 1.5"),
         ("steps=true", "steps must be a whole number, got True"),
         ("steps=99999999999", "steps must be at least 1 and at most 2147483647, got 9"),
