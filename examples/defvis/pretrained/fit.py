@@ -68,6 +68,9 @@ def fit_config(
             branch = branch[parent]
         branch[name] = value
         notes.append(f"{path} = {json.dumps(value)}, {reasons[path]}")
+    if file.source == "defvis" and file.config is None and "model.num_heads" not in fixed:
+        heads = config.model.num_heads
+        notes.append(f"model.num_heads = {heads}, as the preset's: shapes do not tell the file's")
     fitted = Config.from_dict(values)
     try:
         fitted.check()

@@ -62,7 +62,7 @@ class LoadReport:
                 random.append(part)
         if random:
             lines.append(f"  from random values, as the file has none: {', '.join(random)}")
-        unused = Counter(_group(name) for name in self.unknown if not _is_counter(name))
+        unused = Counter(_group(name) for name in self.unknown if not is_counter(name))
         if unused:
             named = [f"{group} ({count})" for group, count in unused.most_common(_MOST_GROUPS)]
             more = f" and {len(unused) - len(named)} more" * (len(unused) > len(named))
@@ -99,7 +99,7 @@ def shape_reason(name: str, have: Sequence[int], want: Sequence[int]) -> str:
 def _by_part(names: Sequence[str]) -> Mapping[str, list[str]]:
     parts: dict[str, list[str]] = {}
     for name in names:
-        if not _is_counter(name):
+        if not is_counter(name):
             parts.setdefault(_part(name), []).append(name)
     return parts
 
@@ -108,7 +108,7 @@ def _part(name: str) -> str:
     return next(part for part, starts in _PARTS.items() if name.startswith(starts))
 
 
-def _is_counter(name: str) -> bool:
+def is_counter(name: str) -> bool:
     """Batches that a norm has seen, which are no weights."""
     return name.endswith("num_batches_tracked")
 

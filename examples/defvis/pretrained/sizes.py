@@ -207,8 +207,9 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
             continue
         in_volume = offsets[0] == 3 * weights[0]
         sizes[f"model.{part}_attention"] = "deformable" if in_volume else "frames"
-        if in_volume and weights[0] % model.num_heads == 0:
-            sizes["model.num_points"] = weights[0] // model.num_heads
+        samples = model.num_heads * (1 if in_volume else sizes.get("model.num_frames", 0))
+        if samples and weights[0] % samples == 0:
+            sizes["model.num_points"] = weights[0] // samples
     return sizes
 
 

@@ -15,7 +15,7 @@ from defvis.data.categories import difference
 from defvis.models.model import DefVIS
 from defvis.pretrained.conversion import Converter
 from defvis.pretrained.fit import settings_that_fit, unknown
-from defvis.pretrained.report import LoadReport, shape_reason
+from defvis.pretrained.report import LoadReport, is_counter, shape_reason
 from defvis.pretrained.sizes import describe
 from defvis.pretrained.weights_file import WeightsFile, read_weights
 
@@ -77,7 +77,7 @@ def load_weights(
         elif not fitting:
             target, value = next(iter(known.items()))
             skipped[name] = f"has shape {list(value.shape)}, but {target} {list(own[target].shape)}"
-    if not found:
+    if all(is_counter(name) for name in found):
         raise ValueError(_nothing_fits(file, model))
     model.load_state_dict(found, strict=False)
     return LoadReport(

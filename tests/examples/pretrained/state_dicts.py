@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -31,27 +32,31 @@ def tiny(name: str, **changes: object) -> ModelConfig:
     return replace(preset(name).model, **{**sizes, **changes})  # type: ignore[arg-type]
 
 
-def resnet(prefix: str = "") -> dict[str, torch.Tensor]:
-    """A torchvision ResNet of bottlenecks with the sizes of BACKBONE, from its own numbering."""
+def resnet(prefix: str = "", sizes: BackboneConfig = BACKBONE) -> dict[str, torch.Tensor]:
+    """A torchvision ResNet's state dict, from its own numbering."""
     state = {}
 
     def conv(name: str, norm: str, *shape: int) -> None:
-        state[f"{prefix}{name}.weight"] = torch.randn(shape)
+        state[f"{prefix}{name}.weight"] = torch.randn(shape) / math.prod(shape[1:]) ** 0.5
         for part in ("weight", "bias", "running_mean", "running_var"):
             state[f"{prefix}{norm}.{part}"] = torch.rand(shape[0])
         state[f"{prefix}{norm}.num_batches_tracked"] = torch.tensor(7)
 
-    conv("conv1", "bn1", 8, 3, 7, 7)
-    before = 8
+    conv("conv1", "bn1", sizes.embedding_size, 3, 7, 7)
+    before = sizes.embedding_size
     for stage, (width, depth) in enumerate(
-        zip(BACKBONE.hidden_sizes, BACKBONE.depths, strict=True), start=1
+        zip(sizes.hidden_sizes, sizes.depths, strict=True), start=1
     ):
         for block in range(depth):
             name = f"layer{stage}.{block}"
-            conv(f"{name}.conv1", f"{name}.bn1", width // 4, before, 1, 1)
-            conv(f"{name}.conv2", f"{name}.bn2", width // 4, width // 4, 3, 3)
-            conv(f"{name}.conv3", f"{name}.bn3", width, width // 4, 1, 1)
-            if block == 0:
+            if sizes.layer_type == "bottleneck":
+                conv(f"{name}.conv1", f"{name}.bn1", width // 4, before, 1, 1)
+                conv(f"{name}.conv2", f"{name}.bn2", width // 4, width // 4, 3, 3)
+                conv(f"{name}.conv3", f"{name}.bn3", width, width // 4, 1, 1)
+            else:
+                conv(f"{name}.conv1", f"{name}.bn1", width, before, 3, 3)
+                conv(f"{name}.conv2", f"{name}.bn2", width, width, 3, 3)
+            if block == 0 and (stage > 1 or width != before):
                 conv(f"{name}.downsample.0", f"{name}.downsample.1", width, before, 1, 1)
             before = width
     return state

@@ -48,9 +48,14 @@ def test_torchvision_resnet_by_renaming(tmp_path: Path) -> None:
     assert set(report.loaded) == body
     counters = {name for name in state if name.endswith("tracked")}
     assert set(report.skipped) == counters | {"fc.weight", "fc.bias"}
-    assert str(report).startswith(f"torchvision weights: {len(body)} entries loaded, ")
-    assert "skipped bn1.num_batches_tracked: has no counterpart in the model" in str(report)
-    assert "missing decoder.queries.table" in str(report)
+    assert "decoder.queries.table" in report.missing
+    assert str(report) == (
+        f"weights {tmp_path}/resnet.pth, a ResNet as torchvision names it:\n"
+        f"  backbone: {len(body)} of {len(body)} entries\n"
+        "  from random values, as the file has none: projection, encoder, queries, decoder, "
+        "class heads, box heads, mask head\n"
+        "  not used, the model has no such part: fc (2)"
+    )
     stages = model.backbone.body.encoder.stages
     for block, convolution in ((0, 0), (1, 2)):
         layer = stages[1].layers[block].layer[convolution]
@@ -122,6 +127,10 @@ def test_deformable_detr_inflates_to_three_axes(tmp_path: Path, levels: int) -> 
     assert report.skipped["class_embed.0.bias"] == (
         "has shape [91], but decoder.class_heads.0.frame.bias [6]"
     )
+    told = {line.split(":")[0].strip(): line for line in str(report).splitlines()[1:]}
+    assert "32 of 32 entries, 8 of them from sampling points in the frame" in told["encoder"]
+    assert told["class heads"].endswith(" with rows for 91 classes in the file, 6 here")
+    assert told["not used, the model has no such part"].count("level_embed (1)") == 1
     used = {name.split(".")[0] for name in report.missing}
     assert used == {"decoder", "mask_features", "mask_head"}
     assert not [n for n in report.missing if ".layers." in n], "all of the transformer is loaded"
@@ -184,7 +193,7 @@ def test_rows_of_other_classes_are_left_out(config: Config, tmp_path: Path) -> N
     assert rows < set(report.skipped)
     assert set(report.missing) == set(report.skipped)
     assert len(report.skipped) == 2 * 3 + 2 * 2
-    assert "trained on other classes: class 1 is 'car'" in str(report)
+    assert "class heads: 0 of 6 entries; 6 of other classes (class 1 is 'car'" in str(report)
     same = load_weights(
         DefVIS(config.model), tmp_path / "run.pt", ([5, 6, 7], ["cat", "dog", "cow"])
     )
@@ -220,8 +229,13 @@ def test_entries_of_another_form_are_skipped(config: Config, tmp_path: Path) -> 
 
 def test_nothing_fits(config: Config, tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"no entry of .*other\.pth fits"):
+    with pytest.raises(ValueError, match=r"nothing in .*other\.pth fits .* it has 'a.weight'"):
         load_weights(DefVIS(config.model), tmp_path / "other.pth")
+    torch.save(resnet(), tmp_path / "resnet.pth")
+    with pytest.raises(
+        ValueError, match=r"holds a ResNet .* --set 'model\.backbone\.depths=\[1, 2"
+    ):
+        load_weights(DefVIS(Config().model), tmp_path / "resnet.pth")
 
 
 def test_code_in_weights_does_not_run(tmp_path: Path) -> None:
