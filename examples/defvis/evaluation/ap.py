@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defvis.data import rle
-from defvis.data.dataset import Video, YouTubeVIS
-from defvis.data.rle import RLE
-from defvis.evaluation.results import Detection, check_results
+from defvis.data.dataset import YouTubeVIS
+from defvis.evaluation.comparison import MOST_RESULTS, Comparison, compare
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = (1, 10, 100)
+MAX_DETECTIONS = (1, 10, MOST_RESULTS)
 # Mean mask area of a track in pixels, both ends included.
 AREA_RANGES = {
     "all": (0.0, 1e10),
@@ -58,13 +56,16 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
     Raises:
         ResultError: If an entry breaks a rule.
     """
-    detections = check_results(data, results)
-    videos = sorted(data.videos, key=lambda video: video.id)
+    return average_precision(data, compare(data, results))
+
+
+def average_precision(data: YouTubeVIS, comparisons: Sequence[Comparison]) -> VideoAP:
+    """Does what `evaluate` does, from the result of `compare`."""
     shape = (len(IOU_THRESHOLDS), data.num_classes, len(AREA_RANGES), len(MAX_DETECTIONS))
     precision = np.full((*shape, len(RECALL_THRESHOLDS)), -1.0)
     recall = np.full(shape, -1.0)
     for label in range(data.num_classes):
-        problems = [_Problem(video, label, detections[video.id, label]) for video in videos]
+        problems = [_Problem(comparison, label) for comparison in comparisons]
         for area, limits in enumerate(AREA_RANGES.values()):
             matched = [problem.match(limits) for problem in problems]
             for top, limit in enumerate(MAX_DETECTIONS):
@@ -88,11 +89,19 @@ def evaluate(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> VideoAP:
     return VideoAP(figures, per_class)
 
 
-def video_iou(a: Mapping[int, RLE], b: Mapping[int, RLE]) -> float:
-    """Sum of intersections over sum of unions of two tracks, each a mask by frame; 0 if empty."""
-    shared = sum(rle.intersection(a[frame], b[frame]) for frame in a.keys() & b.keys())
-    union = sum(rle.area(mask) for masks in (a, b) for mask in masks.values()) - shared
-    return shared / union if union else 0.0
+def match(comparison: Comparison) -> NDArray[np.int64]:
+    """The object that each result is matched with, whatever its size.
+
+    Returns:
+        [len(IOU_THRESHOLDS), D] indices of `comparison.video.tracks`, crowds among them; -1 for
+        none.
+    """
+    matched = np.full((len(IOU_THRESHOLDS), len(comparison.labels)), -1)
+    for label in np.unique(comparison.labels).tolist():
+        columns = np.append(np.flatnonzero(comparison.truth_labels == label), -1)
+        found = _Problem(comparison, label).match(AREA_RANGES["all"]).found
+        matched[:, comparison.labels == label] = columns[found]
+    return matched
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class _Matched:
     """Outcome of one (video, class, area range): arrays over thresholds and detections."""
 
     scores: NDArray[np.float64]  # [D], falling
-    hit: NDArray[np.bool_]  # [thresholds, D]
+    found: NDArray[np.int64]  # index of the object of this class or -1, [thresholds, D]
     ignored: NDArray[np.bool_]  # [thresholds, D]
     num_truths: int  # not ignored
 
@@ -108,17 +117,17 @@ class _Matched:
 class _Problem:
     """Tracks and detections of one (video, class), with their overlaps computed once."""
 
-    def __init__(self, video: Video, label: int, detections: Sequence[Detection]) -> None:
-        order = np.argsort([-detection.score for detection in detections], kind="stable")
-        kept = [detections[index] for index in order[: MAX_DETECTIONS[-1]]]
-        truths = [track for track in video.tracks if track.label == label]
-        self._scores = np.array([detection.score for detection in kept])
-        self._areas = np.array([_mean_area(detection.areas) for detection in kept])
+    def __init__(self, comparison: Comparison, label: int) -> None:
+        rows = np.flatnonzero(comparison.labels == label)
+        columns = np.flatnonzero(comparison.truth_labels == label)
+        truths = [comparison.video.tracks[index] for index in columns.tolist()]
+        self._scores = comparison.scores[rows]
+        self._areas = np.array(
+            [_mean_area(comparison.detections[index].areas) for index in rows.tolist()]
+        )
         self._truth_areas = np.array([_mean_area(track.areas) for track in truths])
-        self._crowd = np.array([track.is_crowd for track in truths], dtype=bool)
-        self._iou = np.array(
-            [[video_iou(d.masks, track.present) for track in truths] for d in kept]
-        ).reshape(len(kept), len(truths))
+        self._crowd = comparison.crowd[columns]
+        self._iou = comparison.iou[np.ix_(rows, columns)]
 
     def match(self, area: tuple[float, float]) -> _Matched:
         """Greedy matching of detections, by falling score, at every IoU threshold."""
@@ -128,7 +137,7 @@ class _Problem:
         # Real truths come first, so that a real match is preferred to an ignored one.
         order = np.argsort(ignore_truth, kind="stable")
         shape = (len(IOU_THRESHOLDS), len(self._scores))
-        hit, ignored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        matched, ignored = np.full(shape, -1), np.zeros(shape, dtype=bool)
         for row, threshold in enumerate(IOU_THRESHOLDS):
             taken: set[int] = set()
             for column in range(len(self._scores)):
@@ -142,9 +151,9 @@ class _Problem:
                         best, found = self._iou[column, truth], truth
                 if found >= 0:
                     taken.add(found)
-                    hit[row, column], ignored[row, column] = True, ignore_truth[found]
-        ignored |= ~hit & ((self._areas < low) | (self._areas > high))
-        return _Matched(self._scores, hit, ignored, int((~ignore_truth).sum()))
+                    matched[row, column], ignored[row, column] = found, ignore_truth[found]
+        ignored |= (matched < 0) & ((self._areas < low) | (self._areas > high))
+        return _Matched(self._scores, matched, ignored, int((~ignore_truth).sum()))
 
 
 def _accumulate(
@@ -158,9 +167,27 @@ def _accumulate(
     if not truths:
         return None
     scores = np.concatenate([part.scores[:limit] for part in matched])
+    hit = np.concatenate([part.found[:, :limit] for part in matched], axis=1) >= 0
+    ignored = np.concatenate([part.ignored[:, :limit] for part in matched], axis=1)
+    return precision_and_recall(scores, hit, ignored, truths)
+
+
+def precision_and_recall(
+    scores: NDArray[np.float64], hit: NDArray[np.bool_], ignored: NDArray[np.bool_], truths: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision at each of RECALL_THRESHOLDS, and the highest recall, of one class.
+
+    Args:
+        scores: Of the results, [D].
+        hit: Whether a result is matched, [thresholds, D].
+        ignored: Whether it does not count, [thresholds, D].
+        truths: Number of objects, at least 1.
+
+    Returns:
+        [thresholds, len(RECALL_THRESHOLDS)] and [thresholds].
+    """
     order = np.argsort(-scores, kind="stable")
-    hit = np.concatenate([part.hit[:, :limit] for part in matched], axis=1)[:, order]
-    ignored = np.concatenate([part.ignored[:, :limit] for part in matched], axis=1)[:, order]
+    hit, ignored = hit[:, order], ignored[:, order]
     true = (hit & ~ignored).cumsum(axis=1).astype(float)
     false = (~hit & ~ignored).cumsum(axis=1).astype(float)
     recalls = true / truths
