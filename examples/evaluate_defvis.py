@@ -12,7 +12,8 @@ or from a file of export_defvis.py, in ONNX Runtime: --onnx digits.onnx instead 
 
 With --out, a prediction that was interrupted goes on with --resume after the last finished video.
 
-The figures are those of the official ytvoseval; -1 means no ground truth of this kind.
+The figures are those of the official ytvoseval; -1 means no ground truth of this kind. --errors
+counts what is wrong with the results, and --html writes it as a page with the worst videos first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defvis.arguments import say, whole_number
+from defvis.arguments import number, say, whole_number
 from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out must be a file .json, got {args.out}")
     if args.resume and (args.results or not args.out):
         parser.error("--resume needs --out, and --run or --onnx")
+    if args.html is not None and args.html.suffix not in (".html", ".htm"):
+        parser.error(f"--html must be a file .html, got {args.html}")
+    if args.threshold is not None and not (args.errors or args.html):
+        parser.error("--threshold needs --errors or --html")
     # Only now: --help must answer at once.
     from defvis.models.device import find_device
     from defvis.pretrained.tensor_file import CheckpointError
@@ -58,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace, device: torch.device) -> None:
+    from defvis.data.check import check_frames
     from defvis.data.ytvis import find_files, load
-    from defvis.evaluation.ap import evaluate
+    from defvis.evaluation.ap import average_precision
+    from defvis.evaluation.comparison import compare
+    from defvis.evaluation.error_counts import count_errors
+    from defvis.evaluation.error_page import check_page, write_page
     from defvis.evaluation.id_switches import measure_id_switches
     from defvis.evaluation.results import load_results
     from defvis.evaluation.whole_file import write_results
@@ -67,16 +76,21 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     annotations, frames = find_files(args.data)
     if args.out is not None:
         _check_out(args.out, annotations)
+    if args.html is not None:
+        check_page(args.html)
     data = load(annotations, frames)
     for note in data.notes:
         say(note)
+    if args.html is not None:
+        check_frames(data.videos, progress=sys.stderr.isatty())
     if args.results:
         results = load_results(args.results)
         if args.out is not None:
             write_results(args.out, results)
     else:
         results = _predict(args, data, annotations, device)
-    ap = evaluate(data, results)
+    comparisons = compare(data, results)
+    ap = average_precision(data, comparisons)
     print(f"{len(data.videos)} videos, {len(results)} results")
     for name, figure in ap.figures.items():
         print(f"{name:6s} {figure:.4f}")
@@ -85,6 +99,16 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     if args.per_class:
         for name, figure in zip(data.category_names, ap.per_class, strict=True):
             say(f"AP of {name}: {figure:.4f}")
+    if args.errors or args.html:
+        counts = count_errors(data, comparisons, 0.3 if args.threshold is None else args.threshold)
+        if args.errors:
+            for line in counts.lines(data.category_names):
+                say(line)
+        if args.html:
+            source = args.results or args.run or args.onnx
+            about = {"data": str(args.data), "results": str(source)}
+            write_page(args.html, data, ap, counts, about)
+            print(f"written: {args.html}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +131,19 @@ def _parser() -> argparse.ArgumentParser:
         "--id-switches", action="store_true", help="print what identity switches cost"
     )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
+    parser.add_argument(
+        "--errors",
+        action="store_true",
+        help="count confused, badly covered, doubled, missed, split, merged and swapped objects",
+    )
+    parser.add_argument(
+        "--html", type=Path, help="write the errors as a page here, with the worst videos first"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=number(0, 1),
+        help="of --errors and --html: count results from this score on (default: 0.3)",
+    )
     parser.add_argument(
         "--window",
         type=whole_number(0),

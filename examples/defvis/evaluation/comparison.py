@@ -29,7 +29,8 @@ class Overlaps:
         second: Index of the track of the second list, [N].
         frames: Frame, [N].
         shared: Pixels that both masks have, [N].
-        union: Pixels that one of them has, [N].
+        first_pixels: Pixels of the first track's mask in this frame, [N].
+        second_pixels: Pixels of the second track's mask in this frame, [N].
         first_areas: Pixels of each track of the first list, summed over its frames.
         second_areas: Likewise of the second list.
     """
@@ -38,7 +39,8 @@ class Overlaps:
     second: Indices
     frames: Indices
     shared: Indices
-    union: Indices
+    first_pixels: Indices
+    second_pixels: Indices
     first_areas: Indices
     second_areas: Indices
 
@@ -59,7 +61,7 @@ class Overlaps:
     @property
     def frame_iou(self) -> NDArray[np.float64]:
         """IoU of each entry's two masks, [N]."""
-        return self.shared / self.union
+        return self.shared / (self.first_pixels + self.second_pixels - self.shared)
 
 
 def find_overlaps(
@@ -80,7 +82,7 @@ def find_overlaps(
                 places[frame].append(index)
             sums[index] = coco_mask.area(list(masks.values())).sum() if masks else 0
         areas.append(sums)
-    entries = [np.zeros((5, 0), dtype=np.int64)]
+    entries = [np.zeros((6, 0), dtype=np.int64)]
     for frame in sorted(in_frame[0].keys() & in_frame[1].keys()):
         rows, columns = (np.array(places[frame]) for places in in_frame)
         a = [first[index][frame] for index in rows.tolist()]
@@ -89,10 +91,8 @@ def find_overlaps(
         # With the sign of a crowd, pycocotools divides the shared pixels by those of the first.
         shared = np.rint(coco_mask.iou(a, b, [1] * len(b)) * area_a[:, None]).astype(np.int64)
         at = np.nonzero(shared)
-        pixels = shared[at]
-        union = area_a[at[0]] + area_b[at[1]] - pixels
-        frames = np.full(len(pixels), frame)
-        entries.append(np.stack((rows[at[0]], columns[at[1]], frames, pixels, union)))
+        pairs = rows[at[0]], columns[at[1]], np.full(len(at[0]), frame)
+        entries.append(np.stack((*pairs, shared[at], area_a[at[0]], area_b[at[1]])))
     return Overlaps(*np.concatenate(entries, axis=1), *areas)
 
 
