@@ -61,7 +61,8 @@ class Overlaps:
     @property
     def frame_iou(self) -> NDArray[np.float64]:
         """IoU of each entry's two masks, [N]."""
-        return self.shared / (self.first_pixels + self.second_pixels - self.shared)
+        union = self.first_pixels + self.second_pixels - self.shared
+        return np.asarray(self.shared / union)
 
 
 def find_overlaps(

@@ -49,10 +49,9 @@ class VideoErrors:
 
     @property
     def number(self) -> int:
-        """Results that are wrong and objects that are not found."""
-        good = ("correct", "ignored", "left out", "found", "crowd")
-        both = (self.kinds.results, self.kinds.objects)
-        return int(sum((~np.isin(kinds, good)).sum() for kinds in both))
+        """Results that are wrong and objects that are missed."""
+        results, objects = self.kinds.results, self.kinds.objects
+        return int(np.isin(results, ERRORS).sum() + (objects == "missed").sum())
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,6 @@ def count_errors(
         # "Class" is always the kind of an object that some result is at.
         open_ = np.isin(kinds.objects, ("missed", "localisation"))
         open_[kinds.about[kinds.results == "class"]] = False
-        np.add.at(confusion, (truth_labels[:-1][open_], nothing), 1)
+        confusion[:, nothing] += np.bincount(truth_labels[:-1][open_], minlength=nothing + 1)
     costs = measure_costs(data, comparisons)
     return ErrorCounts(threshold, results, objects, confusion, costs, tuple(videos))

@@ -21,7 +21,7 @@ from defvis.evaluation.whole_file import whole_file
 from defvis.programs import prepare_folder
 
 # Videos that are shown, frames of each, the width to which small frames are enlarged, sentences.
-_VIDEOS, _FRAMES, _WIDTH, _SENTENCES = 20, 12, 192, 25
+_VIDEOS, _FRAMES, _WIDTH, _SENTENCES = 20, 8, 240, 25
 # Classes in the table of confusions.
 _CLASSES = 30
 _MARK = '<meta name="generator" content="evaluate_defvis.py">'
@@ -98,12 +98,11 @@ def _page(
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<title>Errors in {len(data.videos)} videos</title>\n<style>{_STYLE}</style>\n</head>"
     yield f"<body>\n<h1>Errors in {len(data.videos)} videos</h1>"
-    yield f"<p>{'<br>'.join(f'{escape(what)}: {escape(value)}' for what, value in about.items())}</p>"
-    figures = {name: figure for name, figure in ap.figures.items() if figure >= 0}
+    said = [f"{escape(what)}: {escape(value)}" for what, value in about.items()]
+    yield f"<p>{'<br>'.join(said)}</p>"
+    figures = {name: f"{figure:.3f}" for name, figure in ap.figures.items() if figure >= 0}
     yield "<h2>Figures</h2>"
-    yield _table(
-        ["", *figures], [["all videos", *(f"{figure:.3f}" for figure in figures.values())]]
-    )
+    yield _table(["", *figures], [["all videos", *figures.values()]])
     yield from _errors(counts)
     yield from _confusion(counts, names, ap)
     worst = counts.worst_first[:_VIDEOS]
@@ -201,7 +200,8 @@ def _video(
     errors: VideoErrors, names: Sequence[str], drawn: Sequence[str], folder: Path
 ) -> Iterator[str]:
     video = errors.comparison.video
-    yield f"<h3>Video {video.id}: quality {errors.quality:.2f}, {errors.number} errors</h3>"
+    number = f"{errors.number} error{'s' * (errors.number != 1)}"
+    yield f"<h3>Video {video.id}: quality {errors.quality:.2f}, {number}</h3>"
     yield f"<p>{escape(video.files[0].parent.name)}, {video.length} frames</p>"
     sentences = list(describe(errors, names))
     yield "<ul>"

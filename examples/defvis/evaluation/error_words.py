@@ -51,10 +51,8 @@ def describe(errors: VideoErrors, names: Sequence[str]) -> Iterator[str]:
         return f"result {numbers[index]} ({named(label)} {score:.2f})"
 
     for swap in identities.swapped:
-        yield (
-            f"objects {swap.truths[0]} and {swap.truths[1]} are swapped from frame {swap.frame} on, "
-            f"by {listed([result(index) for index in swap.results])}"
-        )
+        by = listed([result(index) for index in swap.results])
+        yield f"objects {listed(swap.truths)} are swapped from frame {swap.frame} on, by {by}"
     for merge in identities.merged:
         yield (
             f"{result(merge.result)} covers objects {listed(merge.truths)} at once in "
@@ -76,13 +74,17 @@ def describe(errors: VideoErrors, names: Sequence[str]) -> Iterator[str]:
         about = int(kinds.about[index])
         iou = comparison.iou[index, about] if about >= 0 else 0.0
         if kind == "class":
-            yield f"{thing(about)} is taken for {result(index)}"
+            if kinds.objects[about] == "found":
+                finder = numbers[int(kinds.finder[about])]
+                yield f"{thing(about)} is found by result {finder}, and taken for {result(index)}"
+            else:
+                yield f"{thing(about)} is taken for {result(index)}"
         elif kind == "localisation":
             yield f"{thing(about)} is not covered well by {result(index)}: IoU {iou:.2f}"
         elif kind == "duplicate":
             yield f"{result(index)} finds {thing(about)} again"
         elif kind == "both":
-            yield f"{result(index)} is of another class than {thing(about)}, with an IoU of {iou:.2f}"
+            yield f"{result(index)} is near {thing(about)}, of another class: IoU {iou:.2f}"
         elif kind == "background":
             frames = in_frames(comparison.detections[index].masks)
             yield f"{result(index)} is where no object is, in {frames}"

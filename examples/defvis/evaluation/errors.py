@@ -93,11 +93,10 @@ def find_kinds(
     objects = np.where(crowd, "crowd", "missed").astype(results.dtype)
     finder = np.full(len(crowd), -1)
     names = {"correct": "found", "class": "class", "localisation": "localisation"}
-    # What was found last is written over the rest: correct results come last, by rising score.
+    # What is written last stays: of the correct results, else of the others, the highest score.
     candidates = np.flatnonzero(np.isin(results, list(names)))
-    order = np.lexsort(
-        (-candidates, comparison.scores[candidates], results[candidates] == "correct")
-    )
+    is_correct = results[candidates] == "correct"
+    order = np.lexsort((-candidates, comparison.scores[candidates], is_correct))
     for index in candidates[order].tolist():
         finder[about[index]] = index
         objects[about[index]] = names[str(results[index])]

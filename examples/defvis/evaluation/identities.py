@@ -116,13 +116,10 @@ def _find_holders(comparison: Comparison, result: NDArray[np.int64]) -> NDArray[
 
 def _find_swaps(holder: NDArray[np.int64]) -> tuple[Swapped, ...]:
     # First frame in which a result holds an object.
-    first = [
-        {
-            int(one): int(frame)
-            for one, frame in zip(*np.unique(row, return_index=True), strict=True)
-        }
-        for row in holder
-    ]
+    first: list[dict[int, int]] = []
+    for row in holder:
+        held, frames = np.unique(row, return_index=True)
+        first.append(dict(zip(held.tolist(), frames.tolist(), strict=True)))
     swaps = []
     for a, b in itertools.combinations(range(len(holder)), 2):
         both = sorted(first[a].keys() & first[b].keys() - {-1})
