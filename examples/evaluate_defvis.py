@@ -32,8 +32,13 @@ if TYPE_CHECKING:
     import torch
 
     from defvis.data.dataset import YouTubeVIS
+    from defvis.evaluation.ap import VideoAP
+    from defvis.evaluation.comparison import Comparison
     from defvis.evaluation.journal import Journal
     from defvis.training.load_trained import TrainedModel
+
+# Least score of the results whose errors are counted.
+_THRESHOLD = 0.3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,8 +72,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     from defvis.data.ytvis import find_files, load
     from defvis.evaluation.ap import average_precision
     from defvis.evaluation.comparison import compare
-    from defvis.evaluation.error_counts import count_errors
-    from defvis.evaluation.error_page import check_page, write_page
+    from defvis.evaluation.error_page import check_page
     from defvis.evaluation.id_switches import measure_id_switches
     from defvis.evaluation.results import load_results
     from defvis.evaluation.whole_file import write_results
@@ -81,9 +85,9 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     data = load(annotations, frames)
     for note in data.notes:
         say(note)
-    if args.html is not None:
-        check_frames(data.videos, progress=sys.stderr.isatty())
     if args.results:
+        if args.html is not None:
+            check_frames(data.videos, progress=sys.stderr.isatty())
         results = load_results(args.results)
         if args.out is not None:
             write_results(args.out, results)
@@ -95,20 +99,30 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
     for name, figure in ap.figures.items():
         print(f"{name:6s} {figure:.4f}")
     if args.id_switches:
-        print(measure_id_switches(data, results))
+        print(measure_id_switches(comparisons))
     if args.per_class:
         for name, figure in zip(data.category_names, ap.per_class, strict=True):
             say(f"AP of {name}: {figure:.4f}")
     if args.errors or args.html:
-        counts = count_errors(data, comparisons, 0.3 if args.threshold is None else args.threshold)
-        if args.errors:
-            for line in counts.lines(data.category_names):
-                say(line)
-        if args.html:
-            source = args.results or args.run or args.onnx
-            about = {"data": str(args.data), "results": str(source)}
-            write_page(args.html, data, ap, counts, about)
-            print(f"written: {args.html}")
+        _report_errors(args, data, comparisons, ap)
+
+
+def _report_errors(
+    args: argparse.Namespace, data: YouTubeVIS, comparisons: Sequence[Comparison], ap: VideoAP
+) -> None:
+    from defvis.evaluation.error_counts import count_errors
+    from defvis.evaluation.error_page import write_page
+
+    threshold = _THRESHOLD if args.threshold is None else args.threshold
+    counts = count_errors(data, comparisons, threshold)
+    if args.errors:
+        for line in counts.lines(data.category_names):
+            say(line)
+    if args.html:
+        source = args.results or args.run or args.onnx
+        about = {"data": str(args.data), "results": str(source)}
+        write_page(args.html, data, ap, counts, about)
+        say(f"written: {args.html}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold",
         type=number(0, 1),
-        help="of --errors and --html: count results from this score on (default: 0.3)",
+        help=f"of --errors and --html: count results from this score on (default: {_THRESHOLD})",
     )
     parser.add_argument(
         "--window",

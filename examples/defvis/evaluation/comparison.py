@@ -56,13 +56,15 @@ class Overlaps:
         """Sum of intersections over sum of unions, [first, second]; 0 where both are empty."""
         shared = self.shared_pixels
         union = self.first_areas[:, None] + self.second_areas - shared
-        return shared / np.maximum(union, 1)
+        iou: NDArray[np.float64] = shared / np.maximum(union, 1)
+        return iou
 
     @property
     def frame_iou(self) -> NDArray[np.float64]:
         """IoU of each entry's two masks, [N]."""
         union = self.first_pixels + self.second_pixels - self.shared
-        return np.asarray(self.shared / union)
+        iou: NDArray[np.float64] = self.shared / union
+        return iou
 
 
 def find_overlaps(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from defvis.data import rle
-from defvis.data.dataset import YouTubeVIS
-from defvis.data.rle import RLE
-from defvis.evaluation.results import check_results
+from defvis.evaluation.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -44,44 +39,28 @@ class IdSwitches:
         )
 
 
-def measure_id_switches(data: YouTubeVIS, results: Sequence[Mapping[str, Any]]) -> IdSwitches:
+def measure_id_switches(comparisons: Sequence[Comparison]) -> IdSwitches:
     """Compares results with ground truth; crowds are left out.
 
     Args:
-        data: Ground truth.
-        results: As in `ap.evaluate`.
+        comparisons: From `compare`, of all videos.
 
     Raises:
-        ResultError: If an entry breaks a rule.
         ValueError: If no object is visible in any frame.
     """
-    by_video: dict[int, list[Mapping[int, RLE]]] = defaultdict(list)
-    for (video_id, _), detections in check_results(data, results).items():
-        by_video[video_id] += [detection.masks for detection in detections]
     one, best = [], []
-    for video in data.videos:
-        # Several classes of one slot have the same masks.
-        candidates = list({_key(masks): masks for masks in by_video[video.id]}.values())
-        for track in video.tracks:
-            truth = track.present
-            if track.is_crowd or not truth:
+    for comparison in comparisons:
+        overlaps = comparison.overlaps
+        for truth, track in enumerate(comparison.video.tracks):
+            frames = np.array(sorted(track.present), dtype=np.int64)
+            if track.is_crowd or not len(frames):
                 continue
-            overlaps = np.zeros((len(candidates) + 1, len(truth)))  # the last finds nothing
-            for row, masks in enumerate(candidates):
-                overlaps[row] = [_iou(masks.get(t), mask) for t, mask in truth.items()]
-            one.append(overlaps.mean(1).max())
-            best.append(overlaps.max(0).mean())
+            iou = np.zeros((len(comparison.masks) + 1, len(frames)))  # the last finds nothing
+            entries = overlaps.second == truth
+            columns = np.searchsorted(frames, overlaps.frames[entries])
+            iou[overlaps.first[entries], columns] = overlaps.frame_iou[entries]
+            one.append(iou.mean(1).max())
+            best.append(iou.max(0).mean())
     if not one:
         raise ValueError("no object is visible in any frame")
     return IdSwitches(float(np.mean(one)), float(np.mean(best)), len(one))
-
-
-def _key(masks: Mapping[int, RLE]) -> tuple[tuple[int, bytes], ...]:
-    return tuple((frame, mask["counts"]) for frame, mask in masks.items())
-
-
-def _iou(mask: RLE | None, truth: RLE) -> float:
-    if mask is None:
-        return 0.0
-    shared = rle.intersection(mask, truth)
-    return shared / (rle.area(mask) + rle.area(truth) - shared)

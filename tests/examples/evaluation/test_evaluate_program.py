@@ -93,7 +93,10 @@ def test_what_is_looked_at_first(
 ) -> None:
     """Where to write to, the names of the classes, and whether the frames are there."""
     data, file, folder = tmp_path / "data", tmp_path / "file", tmp_path / "folder.json"
+    page, foreign = tmp_path / "page.html", tmp_path / "foreign.html"
     folder.mkdir()
+    page.mkdir()
+    foreign.write_text("<!doctype html>")
     shutil.copytree(digits / "val", data)
     file.touch()
     words = ["--run", str(tiny_run), "--data", str(data)]
@@ -101,13 +104,20 @@ def test_what_is_looked_at_first(
         (folder, "it is a folder"),
         (file / "results.json", "to .*file: File exists"),
         (data / "instances.json", "it is the ground truth"),
+        (page, "it is a folder"),
+        (file / "page.html", "to .*file: File exists"),
+        (foreign, "it is another file than a page of evaluate_defvis.py"),
     ):
+        option = "--html" if out.suffix == ".html" else "--out"
         with pytest.raises(SystemExit, match=f"evaluate_defvis: cannot write .*{message}"):
-            evaluate([*words, "--out", str(out)])
+            evaluate([*words, option, str(out)])
     picture = next((data / "JPEGImages").rglob("00002.*"))
     picture.unlink()
     with pytest.raises(SystemExit, match=f"frame is missing: .*{picture}"):
         evaluate(words)
+    drawn = ["--results", str(tiny_run / "results.json"), "--html", str(tmp_path / "a.html")]
+    with pytest.raises(SystemExit, match="frame is missing"):
+        evaluate(["--data", str(data), *drawn])
     content = json.loads((data / "instances.json").read_text())
     content["categories"][3]["name"] = "cat"
     (data / "instances.json").write_text(json.dumps(content))
@@ -125,6 +135,9 @@ def test_what_is_looked_at_first(
         (["--onnx", "x", "--device", "cpu"], "--device needs --run"),
         (["--results", "x", "--resume", "--out", "y.json"], "--resume needs --out"),
         (["--run", "x", "--resume"], "--resume needs --out"),
+        (["--run", "x", "--html", "pages"], "--html must be a file .html, got pages"),
+        (["--run", "x", "--threshold", "0.5"], "--threshold needs --errors or --html"),
+        (["--run", "x", "--errors", "--threshold", "2"], "--threshold: must be 0 to 1, got 2"),
         (["--run", "x", "--out", "x/checkpoint.pt"], "--out must be a file .json, got x/check"),
     ],
 )

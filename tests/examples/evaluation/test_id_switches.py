@@ -11,6 +11,7 @@ import pytest
 from defvis.data import rle
 from defvis.data.dataset import Track, Video, YouTubeVIS
 from defvis.data.rle import RLE
+from defvis.evaluation.comparison import compare
 from defvis.evaluation.id_switches import measure_id_switches
 from tests.examples.support import program
 
@@ -54,7 +55,7 @@ def test_share_of_the_loss(
     truths: list[Any], results: list[Any], one_result: float, best_per_frame: float, share: float
 ) -> None:
     made = [_result(masks, category) for category, masks in enumerate(results, start=1)]
-    found = measure_id_switches(_data(*truths), made)  # whatever their class
+    found = measure_id_switches(compare(_data(*truths), made))  # whatever their class
     assert (found.one_result, found.best_per_frame) == (one_result, best_per_frame)
     assert (found.tracks, found.share_of_loss) == (len(truths), share)
     assert f"identity switches are {share:.1%} of the loss ({len(truths)} objects)" in str(found)
@@ -63,7 +64,7 @@ def test_share_of_the_loss(
 def test_nothing_to_find() -> None:
     for data in (_data([None] * 4), _data([A] * 4, crowd=True)):
         with pytest.raises(ValueError, match="no object is visible"):
-            measure_id_switches(data, [])
+            measure_id_switches(compare(data, []))
 
 
 def test_program_prints_it(

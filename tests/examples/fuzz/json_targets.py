@@ -21,7 +21,10 @@ from defvis.data.dataset import YouTubeVIS
 from defvis.data.errors import DataError
 from defvis.data.read_json import read_json
 from defvis.data.ytvis import load
-from defvis.evaluation.ap import evaluate
+from defvis.evaluation.ap import average_precision
+from defvis.evaluation.comparison import compare
+from defvis.evaluation.error_counts import count_errors
+from defvis.evaluation.error_words import describe
 from defvis.evaluation.id_switches import measure_id_switches
 from defvis.evaluation.results import ResultError, check_results, load_results
 from defvis.training import log
@@ -134,7 +137,7 @@ def _truth(folder: Path) -> YouTubeVIS:
 
 
 def results(data: bytes, folder: Path) -> None:
-    """`check_results`, AP and identity switches on changed results, or with a changed truth."""
+    """`check_results` and all that is measured, on changed results or with a changed truth."""
     choices = Choices(data)
     truth = _truth(folder)
     if choices.number(2):
@@ -148,10 +151,14 @@ def results(data: bytes, folder: Path) -> None:
         check_results(truth, entries)
     except ResultError:
         return
-    for figure in evaluate(truth, entries).figures.values():
+    comparisons = compare(truth, entries)
+    for figure in average_precision(truth, comparisons).figures.values():
         assert figure == -1 or 0 <= figure <= 1
+    counts = count_errors(truth, comparisons, 0.3)
+    for video in counts.videos:
+        assert len(list(describe(video, truth.category_names))) >= video.number
     if any(track.present and not track.is_crowd for v in truth.videos for track in v.tracks):
-        switches = measure_id_switches(truth, entries)
+        switches = measure_id_switches(comparisons)
         assert 0 <= switches.one_result <= switches.best_per_frame <= 1
         str(switches)
 
