@@ -27,7 +27,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ from typing import TYPE_CHECKING
 from defvis.arguments import say, whole_number
 from defvis.config import Config
 from defvis.config_io import flatten, override
+from defvis.nearest import nearest
 from defvis.presets import PRESETS, preset
 from defvis.programs import one_line_errors, only_run_in, prepare_folder
 
@@ -192,13 +192,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _explain(word: str, config: Config) -> str:
     """Says how to set a number for which there is no option: --set data.flip=VALUE for --flip."""
-    words = word.partition("=")[0].lstrip("-").split("-")
-    paths = list(flatten(config.to_dict()))
-    fields = [path for path in paths if path == "_".join(words)] or [
-        path
-        for path in paths
-        if path.endswith(words[-1]) and set(words) <= set(re.split("[._]", path))
-    ]
+    fields = nearest(flatten(config.to_dict()), word.partition("=")[0])
     spelled = " or ".join(f"--set {path}=VALUE" for path in fields)
     return f"unknown argument {word}; " + (
         f"use {spelled}" if spelled else "--set FIELD=VALUE changes a number, see --print-config"

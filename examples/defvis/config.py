@@ -262,6 +262,7 @@ class DataConfig(Settings):
         flip: Probability of a mirrored clip. 0 for digits: a mirrored digit is another shape.
         reverse: Probability of a clip played backwards.
         permute_channels: Probability of exchanged colour channels.
+        paste: Probability that one or two objects of another video are laid over a clip.
         recolour: Probability of each of the next four changes, drawn for each on its own.
         brightness: Largest relative change of brightness of a clip.
         contrast: Largest relative change of contrast of a clip.
@@ -273,7 +274,9 @@ class DataConfig(Settings):
 
     _path: ClassVar[str] = "data."
     _ranges: ClassVar[Mapping[str, Range]] = {
-        **dict.fromkeys(("crop", "flip", "reverse", "permute_channels", "recolour"), _SHARE),
+        **dict.fromkeys(
+            ("crop", "flip", "reverse", "permute_channels", "paste", "recolour"), _SHARE
+        ),
         **dict.fromkeys(("brightness", "contrast", "saturation"), _SHARE),
         **dict.fromkeys(("short_sides", "seen_short_sides"), _POSITIVE),
         "crop_share": Range(above=0, most=1),
@@ -289,6 +292,7 @@ class DataConfig(Settings):
     flip: float = 0.0
     reverse: float = 0.5
     permute_channels: float = 0.8
+    paste: float = 0.0
     recolour: float = 1.0
     brightness: float = 0.2
     contrast: float = 0.0

@@ -15,7 +15,8 @@ from defvis.config import DataConfig
 from defvis.data import rle
 from defvis.data.augment import Augmentation, draw_augmentation
 from defvis.data.boxes import boxes_of_masks
-from defvis.data.dataset import Frames, Video, YouTubeVIS
+from defvis.data.dataset import Frames, Track, Video, YouTubeVIS
+from defvis.data.paste import MOST_PASTED, Layers, paste
 from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, scale_frames, varies
 
 # ImageNet statistics, which pretrained backbones expect.
@@ -123,18 +124,39 @@ class FrameCache:
 
 
 @dataclass(frozen=True)
+class Pasted:
+    """Objects of a video that are laid over a clip of another.
+
+    Attributes:
+        video: Its place in the dataset.
+        frames: Of that video.
+        resize_crop: Which part of them, and how large.
+        objects: Its objects, counted without crowd regions.
+        places: Where the middle of each is put, see `paste`.
+    """
+
+    video: int
+    frames: range
+    resize_crop: ResizeCrop
+    objects: list[int]
+    places: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Draws:
     """What chance decides of a training clip.
 
     Attributes:
         frames: Of the video.
         resize_crop: Which part of them, and how large.
-        augmentation: How they are changed.
+        augmentation: How they are changed, after objects are laid over them.
+        pasted: These objects, None if there are none.
     """
 
     frames: range
     resize_crop: ResizeCrop
     augmentation: Augmentation
+    pasted: Pasted | None
 
 
 class ClipDataset(Dataset[Clip]):
@@ -158,28 +180,44 @@ class ClipDataset(Dataset[Clip]):
 
     def __getitem__(self, key: tuple[int, int]) -> Clip:
         draws = self.draws(key)
-        video = self.videos[key[1]]
-        indices, resize_crop = draws.frames, draws.resize_crop
-        if varies(self._config):
-            whole = self._cache.frames(video, indices, (video.height, video.width))
-            pixels = resize_crop.pixels(whole)
-        else:
-            pixels = self._cache.frames(video, indices, resize_crop.size)
-        labels, masks = _masks(video, indices, resize_crop)
-        pixels, masks = draws.augmentation.apply(pixels, masks)
-        return make_clip(pixels, labels, masks)
+        layers = self._layers(key[1], draws.frames, draws.resize_crop)
+        if draws.pasted is not None:
+            pasted = draws.pasted
+            other = self._layers(pasted.video, pasted.frames, pasted.resize_crop)
+            layers = paste(layers, other, pasted.objects, pasted.places)
+        pixels, masks = draws.augmentation.apply(layers.pixels, layers.masks)
+        return make_clip(pixels, layers.labels, masks)
 
     def draws(self, key: tuple[int, int]) -> Draws:
         """What is drawn for the item `key`."""
         epoch, index = key
         random = np.random.default_rng((self._seed, epoch, index))
+        frames, resize_crop = self._draw_part(random, index)
+        augmentation = draw_augmentation(self._config, random)
+        pasted = None
+        if self._config.paste and random.random() < self._config.paste:
+            video = int(random.integers(len(self.videos)))
+            rows = random.permutation(len(_own_tracks(self.videos[video])))
+            objects = rows[:MOST_PASTED].tolist()
+            places = [(random.random(), random.random()) for _ in objects]
+            pasted = Pasted(video, *self._draw_part(random, video), objects, places)
+        return Draws(frames, resize_crop, augmentation, pasted)
+
+    def _draw_part(self, random: np.random.Generator, index: int) -> tuple[range, ResizeCrop]:
+        """Which frames of a video are shown, and which part of them."""
         video = self.videos[index]
         start = int(random.integers(max(1, video.length - self._num_frames + 1)))
-        return Draws(
-            range(start, min(start + self._num_frames, video.length)),
-            draw_resize_crop(random, video.height, video.width, self._config),
-            draw_augmentation(self._config, random),
-        )
+        frames = range(start, min(start + self._num_frames, video.length))
+        return frames, draw_resize_crop(random, video.height, video.width, self._config)
+
+    def _layers(self, index: int, frames: range, resize_crop: ResizeCrop) -> Layers:
+        video = self.videos[index]
+        if varies(self._config):
+            whole = self._cache.frames(video, frames, (video.height, video.width))
+            pixels = resize_crop.pixels(whole)
+        else:
+            pixels = self._cache.frames(video, frames, resize_crop.size)
+        return Layers(pixels, *_masks(video, frames, resize_crop))
 
 
 def make_clip(
@@ -249,7 +287,7 @@ def _masks(
     video: Video, indices: Sequence[int], resize_crop: ResizeCrop
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Labels [G] and masks [G, T, H, W] of the frames, without crowd regions."""
-    tracks = [track for track in video.tracks if not track.is_crowd]
+    tracks = _own_tracks(video)
     masks = np.zeros((len(tracks), len(indices), *resize_crop.size), dtype=bool)
     for row, track in enumerate(tracks):
         for column, index in enumerate(indices):
@@ -257,3 +295,7 @@ def _masks(
             if run_lengths is not None:
                 masks[row, column] = resize_crop.mask(rle.decode(run_lengths))
     return np.array([track.label for track in tracks], dtype=np.int64), masks
+
+
+def _own_tracks(video: Video) -> list[Track]:
+    return [track for track in video.tracks if not track.is_crowd]
