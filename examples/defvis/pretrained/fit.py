@@ -21,7 +21,8 @@ def fit_config(
 ) -> tuple[Config, list[str]]:
     """Changes the sizes of the model to those of a file of weights, so that most of it fits.
 
-    A run gives all of its model but the classes; a ResNet the backbone; VisTR and Deformable DETR
+    A run gives all of its model but the classes, and the size of its frames, if it resized them; a
+    ResNet gives the backbone; VisTR and Deformable DETR
     their backbone and transformer. The number of slots, and the mask head, stay as they are. With
     a trained backbone the backbone stage is left out: alone it would change what the rest of the
     model was trained with.
@@ -71,8 +72,8 @@ def fit_config(
     if file.source == "defvis" and file.config is None and "model.num_heads" not in fixed:
         heads = config.model.num_heads
         notes.append(f"model.num_heads = {heads}, as the preset's: shapes do not tell the file's")
-    fitted = Config.from_dict(values)
     try:
+        fitted = Config.from_dict(values)
         fitted.check()
     except ValueError as error:
         raise ValueError(

@@ -40,6 +40,9 @@ def sizes_of(
     if file.config is not None:
         fields = flatten({"model": file.config.model.to_dict()})
         del fields["model.num_classes"]
+        if file.config.data.short_side:  # Objects of another size are others to a trained model.
+            fields["data.short_side"] = file.config.data.short_side
+            fields["data.long_side"] = file.config.data.long_side
         return fields
     shapes = {name: tuple(value.shape) for name, value in file.entries.items()}
     if file.source == "defvis":

@@ -75,21 +75,21 @@ def read_weights(path: Path) -> WeightsFile:
             state = state[key]
     if not isinstance(state, dict):
         raise CheckpointError(f"weights {path} must hold a state dict, got {type(state).__name__}")
-    config = _config(content)
-    if config is not None:
+    config, stage = None, ""
+    if _is_checkpoint(content):
         state = validated_weights(content)
+        config, stage = _config(content), str(content.get("stage"))
     entries = {
         _bare(str(name)): value for name, value in state.items() if isinstance(value, Tensor)
     }
     arguments = content.get("args")
     heads = getattr(arguments, "nheads", 0)
-    stage = content.get("stage") if config is not None else ""
     return WeightsFile(
         file,
         recognise(entries),
         entries,
         config,
-        stage if isinstance(stage, str) else "",
+        stage,
         _classes(content),
         heads if type(heads) is int and heads > 0 else 0,
     )
@@ -118,15 +118,16 @@ def _no_checkpoint(folder: Path) -> str:
     )
 
 
-def _config(content: Mapping[str, Any]) -> Config | None:
-    """The config of a checkpoint of this program and version."""
+def _is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether a run of this program wrote it, of any version."""
     if not all(isinstance(content.get(part), dict) for part in ("config", "model", "state")):
-        return None
+        return False
     average = content["state"].get("average")
-    if average is not None and not (
-        isinstance(average, dict) and isinstance(average.get("model"), dict)
-    ):
-        return None
+    return average is None or (isinstance(average, dict) and isinstance(average.get("model"), dict))
+
+
+def _config(content: Mapping[str, Any]) -> Config | None:
+    """The config of a checkpoint, if it is of this version."""
     try:
         return Config.from_dict(content["config"])
     except ValueError:

@@ -17,6 +17,7 @@ from defvis.config import BackboneConfig, Config, ModelConfig
 from defvis.evaluation.journal import KeptJournal
 from defvis.export.onnx_model import load_onnx
 from defvis.models.model import DefVIS
+from defvis.pretrained.fit import fit_config
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.pretrained.weights import load_weights
 from defvis.training.checkpoint import load_checkpoint
@@ -138,7 +139,7 @@ _NAMES = [
 
 
 def weights(data: bytes, folder: Path) -> None:
-    """`load_weights` on entries of other projects with any shapes, and on broken files."""
+    """`fit_config` and `load_weights` on entries of other projects, and on broken files."""
     choices = Choices(data)
     state: dict[str, Any] = {}
     for _ in range(choices.number(6)):
@@ -146,6 +147,8 @@ def weights(data: bytes, folder: Path) -> None:
         state[choices.pick(_NAMES)] = torch.zeros(shape)
     content: Any = {"model": state} if choices.number(2) else {**_model().state_dict(), **state}
     path = _file(choices.left, content, folder)
+    with contextlib.suppress(CheckpointError, ValueError):
+        fit_config(_config(), path)
     with contextlib.suppress(CheckpointError, ValueError):
         report = load_weights(_model(), path)
         assert report.loaded

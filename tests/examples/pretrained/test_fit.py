@@ -211,8 +211,10 @@ def test_a_run_is_continued_as_it_was_validated(tiny_run: Path, tmp_path: Path) 
 
     # One that was saved in its backbone stage has no average, and has that stage before it.
     saved["state"].pop("average")
+    saved["config"]["data"]["short_side"] = 40
     torch.save({**saved, "stage": "backbone"}, tmp_path / "early.pt")
-    assert fit_config(Config(), tmp_path / "early.pt")[0].backbone_stage.steps == 1000
+    early, _ = fit_config(Config(), tmp_path / "early.pt")
+    assert (early.backbone_stage.steps, early.data.short_side) == (1000, 40)
     load_weights(other, tmp_path / "early.pt", classes)
     assert other.decoder.queries.slot_content.equal(raw)
 
@@ -220,7 +222,7 @@ def test_a_run_is_continued_as_it_was_validated(tiny_run: Path, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["small", "paper", "frames-as-levels", "paper-c256"])
 def test_state_dict_of_this_program(name: str) -> None:
     """All that shapes tell: not the heads, nor whether boxes are refined."""
-    sizes = ("embed_dim=24", "num_heads=2", "num_slots=3", "encoder_layers=1", "decoder_layers=2")
+    sizes = ("embed_dim=24", "num_heads=2", "num_frames=4", "encoder_layers=1", "decoder_layers=2")
     more = ("num_points=5", "feedforward_dim=32", "project_groups=8", "mask_dim=8", "mask_hidden=4")
     made = changed(preset(name), *(f"model.{each}" for each in (*sizes, *more)))
     with torch.device("meta"):
