@@ -115,6 +115,6 @@ def is_counter(name: str) -> bool:
 
 def _group(name: str) -> str:
     """The part of a foreign model that an entry belongs to."""
-    words = name.removeprefix("transformer.").split(".")
+    words = name.removeprefix("transformer.").removeprefix("backbone.0.body.").split(".")
     deep = words[0] in ("encoder", "decoder", "backbone", "model") and len(words) > 2
     return ".".join(words[:2] if deep else words[:1])
