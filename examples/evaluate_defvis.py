@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out must be a file .json, got {args.out}")
     if args.resume and (args.results or not args.out):
         parser.error("--resume needs --out, and --run or --onnx")
+    if args.short_side and args.results:
+        parser.error("--short-side needs --run or --onnx")
     if args.html is not None and args.html.suffix not in (".html", ".htm"):
         parser.error(f"--html must be a file .html, got {args.html}")
     if args.threshold is not None and not (args.errors or args.html):
@@ -166,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
         "trained)",
     )
     parser.add_argument(
+        "--short-side",
+        type=whole_number(0),
+        default=0,
+        help="pixels of the short side of the frames that the model is shown (default, or 0: as "
+        "trained)",
+    )
+    parser.add_argument(
         "--batch-size", type=whole_number(1), default=4, help="clips at once (default: 4)"
     )
     parser.add_argument(
@@ -197,6 +206,7 @@ def _predict(
     from defvis.data.check import check_frames
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import check_clips, predict_videos
+    from defvis.evaluation.scale import scale_notes, with_short_side
     from defvis.evaluation.tracks import MAX_WHOLE_LENGTH, to_results
     from defvis.evaluation.whole_file import write_results
     from defvis.export.onnx_model import load_onnx
@@ -212,6 +222,9 @@ def _predict(
             f"{args.onnx or args.run} was trained on other classes than {args.data} has: {differs}"
         )
     check_clips(trained.model, data.videos, args.window)
+    seen = with_short_side(trained.config.data, args.short_side)
+    for note in scale_notes(data.videos, trained.config.data, seen):
+        say(note)
     check_frames(data.videos, progress=sys.stderr.isatty())
     if isinstance(trained.model, DefVIS):
         trained.model.to(device)
@@ -222,7 +235,7 @@ def _predict(
         predicted = predict_videos(
             trained.model,
             data.videos,
-            trained.config.data,
+            seen,
             FrameCache(0),
             batch_size=args.batch_size,
             window=args.window,
@@ -260,6 +273,7 @@ def _journal(
         "the model": of_content(args.onnx) if args.onnx else of_model(trained),
         "the annotations": of_content(annotations),
         "--window": args.window,
+        "--short-side": args.short_side,
         "--batch-size": args.batch_size,
     }
     with only_run_in(folder), KeptJournal(folder, agreed, args.resume) as journal:

@@ -43,6 +43,17 @@ def test_model_gives_the_figures_of_its_run(
     assert json.loads(out.read_text()) == json.loads((tiny_run / "results.json").read_text())
 
 
+def test_another_scale(
+    digits: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    words = ["--data", str(digits / "val"), "--run", str(tiny_run), "--out", str(out)]
+    evaluate([*words, "--short-side", "96"])
+    note = "frames of 64 x 48 pixels are shown to the model at 128 x 96, as --short-side says"
+    assert note in capsys.readouterr().out
+    assert out.read_text() != (tiny_run / "results.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -135,6 +146,7 @@ def test_what_is_looked_at_first(
         (["--onnx", "x", "--device", "cpu"], "--device needs --run"),
         (["--results", "x", "--resume", "--out", "y.json"], "--resume needs --out"),
         (["--run", "x", "--resume"], "--resume needs --out"),
+        (["--results", "x", "--short-side", "96"], "--short-side needs --run or --onnx"),
         (["--run", "x", "--html", "pages"], "--html must be a file .html, got pages"),
         (["--run", "x", "--threshold", "0.5"], "--threshold needs --errors or --html"),
         (["--run", "x", "--errors", "--threshold", "2"], "--threshold: must be 0 to 1, got 2"),
