@@ -107,7 +107,10 @@ class ErrorCounts:
         """
         results = sum(self.results.values()) - self.results.get("ignored", 0)
         objects = sum(self.objects.values()) - self.objects.get("crowd", 0)
-        yield f"errors of {results} results with a score from {self.threshold:g}, {objects} objects"
+        scores = [float(s.max()) for v in self.videos if len(s := v.comparison.scores)]
+        best = f" (the highest is {max(scores):.2f})" if scores and not results else ""
+        least = f"{self.threshold:g}{best}"
+        yield f"errors of {results} results with a score from {least}, {objects} objects"
         yield f"{'':14s}{'results':>8s}{'objects':>8s}{'dAP50':>9s}{'dAP':>9s}"
         right = self.results.get("correct", 0), self.objects.get("found", 0)
         yield f"{'correct':14s}{right[0]:8d}{right[1]:8d}"

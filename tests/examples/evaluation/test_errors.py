@@ -81,6 +81,8 @@ def test_confusion_and_what_is_printed() -> None:
     assert "class                1       1  +0.6262  +0.6262" in lines
     assert lines[-1] == "confused most: a taken for b 1"
     assert [video.comparison.video.id for video in counts.worst_first] == [2, 1]
+    first, *_ = counted(data, results, threshold=0.95).lines(data.category_names)
+    assert first == "errors of 0 results with a score from 0.95 (the highest is 0.90), 3 objects"
 
 
 def test_costs_are_what_mended_results_score() -> None:
