@@ -280,6 +280,14 @@ def _track(
     slivers = sum(map(count_slivers, segmentations))
     if slivers:
         notes["a polygon with fewer than three corners was dropped"] += slivers
+    thin = sum(
+        isinstance(entry, list) and frame not in masks and count_slivers(entry) < len(entry)
+        for frame, entry in enumerate(segmentations)
+    )
+    if thin:
+        notes["a mask whose polygons hold no pixel was taken as absent (are they in pixels?)"] += (
+            thin
+        )
     return Track(
         id=annotation_id,
         label=labels[category],

@@ -20,6 +20,7 @@ from defvis.data.resize_crop import ResizeCrop
 from defvis.evaluation.fonts import class_texts, readable
 from defvis.evaluation.overlays import Overlay, draw_overlay
 from defvis.evaluation.whole_file import whole_file
+from defvis.progress import followed
 
 # Clips side by side, the frames shown of each, the room of a frame: 2,000 pixels are not exceeded.
 _COLUMNS, _FRAMES, _CELL = 2, 3, 320
@@ -40,7 +41,12 @@ class SheetCounts:
 
 
 def save_contact_sheet(
-    data: YouTubeVIS, config: Config, path: Path, clips: int = 12, leave_out: Container[int] = ()
+    data: YouTubeVIS,
+    config: Config,
+    path: Path,
+    clips: int = 12,
+    leave_out: Container[int] = (),
+    progress: bool = False,
 ) -> SheetCounts:
     """Draws clips of the first epoch: plain above, and below as training changes them.
 
@@ -53,6 +59,7 @@ def save_contact_sheet(
         path: PNG file to write, at most 2,000 pixels wide.
         clips: The most clips to show.
         leave_out: Ids of videos that cannot be read.
+        progress: Shows progress.
 
     Raises:
         DataError: If a frame that is to be shown cannot be read.
@@ -61,7 +68,8 @@ def save_contact_sheet(
     sheet = _Clips(data, config)
     usable = [row for row, video in enumerate(data.videos) if video.id not in leave_out]
     chosen = _choose([sheet.labels(row) for row in usable], clips)
-    blocks = [_block(*sheet.rows(usable[place])) for place in chosen]
+    rows = followed([usable[place] for place in chosen], "draw", "clip", disable=not progress)
+    blocks = [_block(*sheet.rows(row)) for row in rows]
     _save_grid(blocks, path)
     shown = set[int]().union(*(sheet.labels(usable[place]) for place in chosen))
     return SheetCounts(len(blocks), len(shown))

@@ -76,7 +76,7 @@ def check_data(
                 bar.update(video.length)
     odd.add(repeats.findings())
     sheet_file, text_file = (out / name for name in CHECK_FILES)
-    sheet = _draw(train, config, sheet_file, unreadable)
+    sheet = _draw(train, config, sheet_file, unreadable, progress)
     table = [*_table(surveys), *(f"note: {note}" for note in notes)]
     with whole_file(text_file) as partial:
         lines = [*table, *_findings(odd, refused, len(refused) + len(odd))]
@@ -85,11 +85,13 @@ def check_data(
     return DataCheck("\n".join(lines), len(refused))
 
 
-def _draw(train: YouTubeVIS, config: Config, file: Path, unreadable: set[int]) -> str:
+def _draw(
+    train: YouTubeVIS, config: Config, file: Path, unreadable: set[int], progress: bool
+) -> str:
     """Writes the contact sheet; returns a sentence on it."""
     if len(unreadable) == len(train.videos):
         return "no contact sheet: no video can be read"
-    drawn = save_contact_sheet(train, config, file, leave_out=unreadable)
+    drawn = save_contact_sheet(train, config, file, leave_out=unreadable, progress=progress)
     return f"contact sheet: {file}: {drawn.clips} clips with {drawn.classes} classes"
 
 

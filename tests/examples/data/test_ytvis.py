@@ -62,7 +62,8 @@ def test_what_is_null_or_empty_is_absent(tmp_path: Path) -> None:
     first |= {"iscrowd": 0.0, "bboxes": [], "areas": [None, None, 10**400],
               "segmentations": [first["segmentations"][0], [sliver], [sliver, square]]}  # fmt: skip
     second |= {"iscrowd": True, "areas": None,
-               "segmentations": [[], {}, {"size": [6, 8], "counts": [48]}]}  # fmt: skip
+               "segmentations": [[[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]], {},
+                                 {"size": [6, 8], "counts": [48]}]}  # fmt: skip
     content["videos"][0] |= {"id": 7.0, "width": 8.0, "length": None}
     content["categories"][1]["name"] = 5
     data = load(*write_dataset(tmp_path, content))
@@ -77,6 +78,8 @@ def test_what_is_null_or_empty_is_absent(tmp_path: Path) -> None:
         "(2 times)",
         f"{tmp_path / 'instances.json'}: an area larger than the frame was counted from the mask "
         "instead",
+        f"{tmp_path / 'instances.json'}: a mask whose polygons hold no pixel was taken as absent "
+        "(are they in pixels?)",
     )
     assert data.videos[0].frame(0).shape == (6, 8, 3)
 
