@@ -55,13 +55,14 @@ class Reader(Dataset[Reading]):
 
     def __init__(self, data: YouTubeVIS, config: Config) -> None:
         self._data, self._config = data, config
+        self._folders = Folders()  # One for all: thousands of videos may share a folder.
 
     def __len__(self) -> int:
         return len(self._data.videos)
 
     def __getitem__(self, index: int) -> Reading:
         video, model = self._data.videos[index], self._config.model
-        refused, odd, digests = _frames(video)
+        refused, odd, digests = _frames(video, self._folders)
         size = network_size(video.height, video.width, self._config.data)
         names = self._data.category_names
         odd += odd_objects(video, names, model.num_slots, model.num_frames, size)
@@ -117,12 +118,13 @@ class Repeats:
             )
 
 
-def _frames(video: Video) -> tuple[list[Finding], list[Finding], list[int | None]]:
+def _frames(
+    video: Video, folders: Folders
+) -> tuple[list[Finding], list[Finding], list[int | None]]:
     """Decodes all frames: what is refused, what is odd, and the digests."""
     refused: list[Finding] = []
     odd: list[Finding] = []
     digests: list[int | None] = []
-    folders = Folders()
     flat: list[int] = []
     still: list[int] = []
     for frame in range(video.length):

@@ -152,12 +152,14 @@ def _class_rows(
     if rest:
         yield (
             f"  {len(rest)} others",
-            *(str(sum(split[label].objects for label in rest)) for split in (train, val)),
+            *(f"{sum(split[label].objects for label in rest):,}" for split in (train, val)),
         )
 
 
 def _occurrences(own: ClassCount) -> str:
-    return f"{own.objects} in {own.videos} video{'s' * (own.videos != 1)}" if own.objects else "0"
+    if not own.objects:
+        return "0"
+    return f"{own.objects:,} in {own.videos:,} video" + "s" * (own.videos != 1)
 
 
 def _counted(spread: Spread) -> str:
