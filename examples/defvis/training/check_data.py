@@ -55,7 +55,7 @@ def check_data(
         val: Videos to validate on.
         config: The run's numbers. `data.workers` processes read.
         out: Folder to write to; it must exist.
-        notes: Sentences on how the data were read.
+        notes: Sentences on how the data were read, for the file; whoever loads the data says them.
         progress: Shows progress.
 
     Raises:
@@ -77,9 +77,9 @@ def check_data(
     odd.add(repeats.findings())
     sheet_file, text_file = (out / name for name in CHECK_FILES)
     sheet = _draw(train, config, sheet_file, unreadable, progress)
-    table = [*_table(surveys), *(f"note: {note}" for note in notes)]
+    table = _table(surveys)
     with whole_file(text_file) as partial:
-        lines = [*table, *_findings(odd, refused, len(refused) + len(odd))]
+        lines = [*table, *notes, *_findings(odd, refused, len(refused) + len(odd))]
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     lines = [*table, *_findings(odd, refused), sheet, f"every finding: {text_file}"]
     return DataCheck("\n".join(lines), len(refused))
