@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,11 +81,14 @@ class _Clips:
 
     def __init__(self, data: YouTubeVIS, config: Config) -> None:
         self._data = data
-        # In place of its class, each object has its number: colours are the same in both rows.
-        numbered = replace(data, videos=tuple(map(_numbered, data.videos)))
+        # In place of its class, each object of the dataset has its number: colours are the same in
+        # both rows.
+        self._tracks = [track for video in data.videos for track in video.tracks]
+        number = itertools.count()
+        numbered = replace(data, videos=tuple(_numbered(video, number) for video in data.videos))
         plain = replace(
             config.data, short_sides=(), crop=0.0, flip=0.0, reverse=0.0, permute_channels=0.0,
-            recolour=0.0,
+            paste=0.0, recolour=0.0,
         )  # fmt: skip
         self._plain, self._changed = (
             ClipDataset(numbered, config.model.num_frames, each, config.seed, FrameCache(0))
@@ -106,17 +110,20 @@ class _Clips:
         video, key = self._data.videos[row], (0, row)
         plain, changed = self._plain[key], self._changed[key]
         draws = self._changed.draws(key)
-        counts = Counter(self._names[video.tracks[label].label] for label in plain.targets.labels)
+        counts = Counter(map(self._name, plain.targets.labels.tolist()))
         named = (f"{count} x " * (count > 1) + name for name, count in counts.items())
         objects = ", ".join(named) or "no object"
         frames = draws.frames
         seen = f"frames {frames[0]} to {frames[-1]} of {video.length}"
         return (
-            (f"video {video.id}, {seen}, {_size(plain)}: {objects}", self._pictures(video, plain)),
-            (f"trained on: {_changes(draws, changed, video)}", self._pictures(video, changed)),
+            (f"video {video.id}, {seen}, {_size(plain)}: {objects}", self._pictures(plain)),
+            (f"trained on: {_changes(draws, changed, video)}", self._pictures(changed)),
         )
 
-    def _pictures(self, video: Video, clip: Clip) -> list[Image.Image]:
+    def _name(self, number: int) -> str:
+        return self._names[self._tracks[number].label]
+
+    def _pictures(self, clip: Clip) -> list[Image.Image]:
         """First, middle and last frame of a clip with the truth."""
         pixels, masks = as_pictures(clip.frames), clip.targets.masks.numpy()
         pictures = []
@@ -126,7 +133,7 @@ class _Clips:
             for number, mask in zip(clip.targets.labels.tolist(), masks[:, frame], strict=True):
                 outline = _outline(shown.mask(mask))
                 if outline.any():
-                    name = self._names[video.tracks[number].label]
+                    name = self._name(number)
                     overlays.append(Overlay(number, name, {frame: rle.encode(outline)}))
             height, width = shown.size
             scale = max(1, min(_CELL // width, _CELL // height))
@@ -135,10 +142,11 @@ class _Clips:
         return pictures
 
 
-def _numbered(video: Video) -> Video:
-    """With the number of each object in place of its class."""
-    tracks = (replace(track, label=number) for number, track in enumerate(video.tracks))
-    return replace(video, tracks=tuple(tracks))
+def _numbered(video: Video, number: Iterator[int]) -> Video:
+    """With the next numbers in place of the classes of its objects."""
+    return replace(
+        video, tracks=tuple(replace(track, label=next(number)) for track in video.tracks)
+    )
 
 
 def _fitting(height: int, width: int) -> ResizeCrop:
@@ -163,7 +171,8 @@ def _changes(draws: Draws, clip: Clip, video: Video) -> str:
     """What was done to a clip, in words."""
     height, width = draws.resize_crop.window
     cut = [f"cut to {width} x {height}"] * ((height, width) != (video.height, video.width))
-    return ", ".join([_size(clip), *cut, *draws.augmentation.describe()])
+    pasted = ["objects of another video"] * (draws.pasted is not None)
+    return ", ".join([_size(clip), *cut, *pasted, *draws.augmentation.describe()])
 
 
 def _choose(labels: Sequence[set[int]], count: int) -> list[int]:
