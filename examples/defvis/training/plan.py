@@ -17,7 +17,7 @@ from defvis.pretrained.fit import fit_config
 # Pixels across a typical object that the network is shown; the least and the largest short side
 # that is chosen for that, a multiple of the last.
 _OBJECT, _LEAST_SIDE, _MOST_SIDE, _SIDE_STEP = 40, 96, 240, 8
-_MOST_FRAMES, _POINTS_PER_FRAME = 8, 2
+_MOST_FRAMES, _POINTS_PER_FRAME = 6, 2
 _LEAST_SLOTS = 10
 # How often each frame is shown in the backbone stage and each video in the joint stage, and the
 # fewest and most steps for that.
@@ -29,9 +29,8 @@ _AUGMENTATION = {
     "data.flip": 0.0,
     "data.reverse": 0.0,
     "data.permute_channels": 0.0,
-    "data.crop": 0.5,
+    "data.paste": 0.7,
     "data.brightness": 0.2,
-    "data.contrast": 0.2,
 }
 _UNLIKE = {
     "data.flip": "mirrored",
@@ -146,6 +145,7 @@ def _augmentation(config: Config) -> list[tuple[str, str]]:
         "data.crop": f"a window of {data.crop:.0%} of the clips",
         "data.flip": f"{data.flip:.0%} of the clips mirrored",
         "data.reverse": f"{data.reverse:.0%} played backwards",
+        "data.paste": f"objects of other videos in {data.paste:.0%}",
         "data.permute_channels": f"{data.permute_channels:.0%} with exchanged colours",
         **{
             f"data.{name}": f"{name} up to {getattr(data, name):.0%}{often}"

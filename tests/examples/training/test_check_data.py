@@ -23,7 +23,7 @@ from defvis.evaluation.contact_sheet import save_contact_sheet
 from defvis.training.check_data import CHECK_FILES, DataCheck, check_data
 from tests.examples.support import EXAMPLES, changed
 
-GUIDE = (EXAMPLES.parent / "docs" / "guide" / "training.md").read_text()
+GUIDE = (EXAMPLES.parent / "docs" / "guide" / "own-data.md").read_text()
 
 
 def _block(language: str) -> str:
@@ -71,7 +71,7 @@ def test_the_documented_file_is_read(tmp_path: Path, config: Config) -> None:
 
 def test_the_documented_function_writes_masks(tmp_path: Path) -> None:
     names: dict[str, Callable[..., dict[str, Any]]] = {}
-    exec(compile(_block("python"), "training.md", "exec"), names)
+    exec(compile(_block("python"), "own-data.md", "exec"), names)
     masks = np.random.default_rng(0).random((4, 48, 64)) < 0.5
     masks[0], masks[1] = False, True
     content = json.loads(_block("json"))

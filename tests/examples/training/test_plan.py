@@ -40,7 +40,7 @@ def test_numbers_follow_the_data(seen: Survey) -> None:
     )  # fmt: skip
     values = planned(film)
     assert values["data.short_side"] == 160, "a quarter of it is 40 pixels"
-    assert (values["model.num_frames"], values["model.num_points"]) == (8, 16)
+    assert (values["model.num_frames"], values["model.num_points"]) == (6, 12)
     assert values["model.num_slots"] == 24
     assert (values["backbone_stage.steps"], values["steps"]) == (1000, 3000)
     few = planned(replace(film, videos=60, frames=480, lengths=always(3)))
