@@ -234,6 +234,7 @@ def _draw(
         save_animation,
         save_sheet,
         save_video,
+        sheet_scale,
     )
 
     overlays = [
@@ -241,9 +242,9 @@ def _draw(
         for track in tracks
         if track.score >= args.threshold
     ]
-    scale = max(1, _DRAW_WIDTH // source.width)
+    enlarged = max(1, _DRAW_WIDTH // source.width)
 
-    def images(frames: Sequence[int]) -> DrawnFrames:
+    def images(frames: Sequence[int], scale: float = enlarged) -> DrawnFrames:
         return DrawnFrames(source, overlays, scale, frames)
 
     rate = args.rate or getattr(source, "rate", 0.0)
@@ -262,7 +263,8 @@ def _draw(
     if "sheet" in args.write:
         count = min(_SHEET, source.length)
         chosen = [index * source.length // count for index in range(count)]
-        save_sheet(images(chosen), args.out / _FILES["sheet"], _COLUMNS)
+        scale = sheet_scale(source.width, min(_COLUMNS, count), _DRAW_WIDTH)
+        save_sheet(images(chosen, scale), args.out / _FILES["sheet"], _COLUMNS)
 
 
 def _draw_points(

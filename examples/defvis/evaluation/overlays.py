@@ -5,12 +5,14 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import itertools
+import math
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +27,10 @@ from defvis.progress import followed
 
 # Milliseconds per frame of the animations (5 frames a second, YouTube-VIS's own rate is 6).
 _DURATION = 200
-# Height of the text in pixels.
-_TEXT = 13
+# Height of the text in pixels; characters at its end that a cut leaves: the score.
+_TEXT, _END = 13, 5
+# Widest sheet, and the gap between its frames.
+_WIDEST, _GAP = 2000, 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class DrawnFrames(Sequence[Image.Image]):
     """
 
     def __init__(
-        self, video: Frames, overlays: Sequence[Overlay], scale: int, frames: Sequence[int]
+        self, video: Frames, overlays: Sequence[Overlay], scale: float, frames: Sequence[int]
     ) -> None:
         self._video, self._scale, self._frames = video, scale, frames
         # A long video may have many objects, each in few frames.
@@ -89,7 +93,7 @@ def every_nth(length: int, most: int) -> range:
 
 
 def draw_overlay(
-    picture: NDArray[np.uint8], overlays: Sequence[Overlay], frame: int, scale: int
+    picture: NDArray[np.uint8], overlays: Sequence[Overlay], frame: int, scale: float
 ) -> Image.Image:
     """Draws masks, boxes and texts of objects on one frame.
 
@@ -97,7 +101,8 @@ def draw_overlay(
         picture: RGB [H, W, 3].
         overlays: Objects of the video.
         frame: Which of its frames this is.
-        scale: Integer factor by which small frames are enlarged.
+        scale: Factor by which the frame is enlarged, or made smaller below 1. The text has one
+            size.
 
     Returns:
         An image of scale * (W, H) pixels.
@@ -111,11 +116,25 @@ def draw_overlay(
     for overlay, mask in present:
         blended[mask] = 0.4 * blended[mask] + 0.6 * np.array(identity_colour(overlay.identity))
     image = Image.fromarray(blended.astype(np.uint8))
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    whole = float(scale).is_integer()
+    image = image.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     for overlay, mask in present:
         _label(draw, overlay, mask, scale)
     return image
+
+
+def sheet_scale(width: int, columns: int, wanted: int) -> float:
+    """The factor for frames that stand side by side: a row has at most 2,000 pixels.
+
+    Args:
+        width: Of a frame of the video.
+        columns: Frames in a row.
+        wanted: Width to which small frames are enlarged, by a whole number.
+    """
+    widest = max(1, (_WIDEST + _GAP) // columns - _GAP)
+    return min(max(1, wanted // width), widest / width)
 
 
 def identity_colour(identity: int) -> tuple[int, int, int]:
@@ -126,26 +145,27 @@ def identity_colour(identity: int) -> tuple[int, int, int]:
 
 def save_strip(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path) -> None:
     """Writes rows of frames, each under its title, as one PNG."""
-    gap, title = 2, 14
+    title = 14
     width, height = rows[0][1][0].size
     columns = max(len(images) for _, images in rows)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + title)), "white")
+    sheet = Image.new(
+        "RGB", (columns * (width + _GAP) - _GAP, len(rows) * (height + title)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for row, (text, images) in enumerate(rows):
         top = row * (height + title)
         draw.text((2, top + 1), text, fill="black")
         for column, image in enumerate(images):
-            sheet.paste(image, (column * (width + gap), top + title))
+            sheet.paste(image, (column * (width + _GAP), top + title))
     with whole_file(path) as partial:
         sheet.save(partial)
 
 
 def save_sheet(images: Sequence[Image.Image], path: Path, columns: int) -> None:
     """Writes images of one size as a grid, row by row."""
-    gap = 2
-    width, height = images[0].width + gap, images[0].height + gap
+    width, height = images[0].width + _GAP, images[0].height + _GAP
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (min(columns, len(images)) * width - gap, rows * height - gap))
+    sheet = Image.new("RGB", (min(columns, len(images)) * width - _GAP, rows * height - _GAP))
     for place, image in enumerate(images):
         sheet.paste(image, (place % columns * width, place // columns * height))
     with whole_file(path) as partial:
@@ -224,16 +244,36 @@ def _counted(
 
 
 def _label(
-    draw: ImageDraw.ImageDraw, overlay: Overlay, mask: NDArray[np.bool_], scale: int
+    draw: ImageDraw.ImageDraw, overlay: Overlay, mask: NDArray[np.bool_], scale: float
 ) -> None:
+    """Draws the box of a mask, and the text above it or where the frame has room."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return
     colour = identity_colour(overlay.identity)
-    left, top = int(columns.min()) * scale, int(rows.min()) * scale
-    right, bottom = (int(columns.max()) + 1) * scale, (int(rows.max()) + 1) * scale
+    left, top = round(int(columns.min()) * scale), round(int(rows.min()) * scale)
+    right = max(left + 1, round((int(columns.max()) + 1) * scale))
+    bottom = max(top + 1, round((int(rows.max()) + 1) * scale))
     draw.rectangle((left, top, right - 1, bottom - 1), outline=colour)
-    place = left + 1, max(0, top - _TEXT - 2)
-    text, font = readable(f"#{overlay.identity}: {overlay.text}", _TEXT)
+    width, height = draw.im.size
+    text, font = readable(f"#{overlay.identity}: {overlay.text}", min(_TEXT, max(1, height - 3)))
+    text = _cut(text, font, width - 2)
+    _, _, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
+    place = (
+        max(0, min(left + 1, width - 1 - math.ceil(text_right))),
+        max(0, min(top - _TEXT - 2, height - 1 - math.ceil(text_bottom))),
+    )
     draw.rectangle(draw.textbbox(place, text, font=font), fill=colour)
     draw.text(place, text, fill="black", font=font)
+
+
+def _cut(text: str, font: Any, room: int) -> str:
+    """A text of at most some pixels: characters before its end are left out where it is longer."""
+    kept, end = text, min(_END, len(text) // 2)
+    for length in range(len(text) - end - 1, -1, -1):
+        if font.getlength(kept) <= room:
+            break
+        kept = f"{text[:length]}..{text[len(text) - end :]}"
+    while font.getlength(kept) > room:
+        kept = kept[:-1]
+    return kept

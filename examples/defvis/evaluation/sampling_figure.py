@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from defvis.data.clips import collate, make_clip
 from defvis.data.dataset import Frames
-from defvis.evaluation.overlays import save_sheet
+from defvis.evaluation.overlays import save_sheet, sheet_scale
 from defvis.models.model import DefVIS
 from stdeform import STDeformAttn
 from stdeform.reference import sampling_locations
@@ -133,11 +133,12 @@ def draw_points(
         columns: Frames side by side.
     """
     frames, height, width = pixels.shape[:3]
-    scale = max(1, _DRAW_WIDTH // width)
+    scale = sheet_scale(width, min(columns, frames), _DRAW_WIDTH)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     images = []
     own = int(float(points.reference[2]) * frames)
     for frame, picture in enumerate(pixels):
-        image = Image.fromarray(picture).resize((width * scale, height * scale))
+        image = Image.fromarray(picture).resize(size)
         draw = ImageDraw.Draw(image, "RGBA")
         for head, (places, weights) in enumerate(
             zip(points.locations, points.in_frame(frame, frames), strict=True)

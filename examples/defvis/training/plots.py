@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -27,20 +28,9 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         rows: Lines of the log, of kind "train" (with losses) and "val" (with figures).
         path: PNG to write.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for stage, style in (("backbone", "--"), ("joint", "-")):
-        steps = [row for row in rows if row["kind"] == "train" and row["stage"] == stage]
-        for index, name in enumerate(("class", "giou", "mask", "dice", "dense")):
-            points = [(row["minutes"], row[name]) for row in steps if name in row]
-            if points:
-                label = f"{name} ({stage} stage)"
-                left.plot(*zip(*points, strict=True), style, color=f"C{index}", label=label)
-    left.set(
-        xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training"
-    )
-    if left.lines:
-        left.legend(fontsize=8, loc="upper right")
+    _draw_losses(left, [row for row in rows if row["kind"] == "train"])
     validations = [row for row in rows if row["kind"] == "val"]
     largest = max((row["videos"] for row in validations), default=0)
     for index, name in enumerate(("AP", "AP50", "AP75")):
@@ -62,5 +52,29 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     right.set(xlabel="minutes of training", ylim=(0, 1), title="Validation (video AP)")
     right.grid(alpha=0.3)
     if right.lines:
-        right.legend()
+        _legend(right)
     figure.savefig(path, dpi=110)
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
+    """A colour for each loss; the background, and dashes, tell the first stage from the second."""
+    axes.set(
+        xlabel="minutes of training", ylabel="loss, unweighted", yscale="log", title="Training"
+    )
+    for stage, style in (("backbone", "--"), ("joint", "-")):
+        steps = [row for row in rows if row["stage"] == stage]
+        for index, name in enumerate(("class", "giou", "mask", "dice", "dense")):
+            points = [(row["minutes"], row[name]) for row in steps if name in row]
+            if points:
+                label = f"{name} ({stage} stage)"
+                axes.plot(*zip(*points, strict=True), style, color=f"C{index}", label=label)
+        if steps and stage == "backbone":
+            end = steps[-1]["minutes"]
+            axes.axvspan(0, end, color="0.92", zorder=0, label="backbone stage")
+    if axes.lines:
+        _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the axes, where no curve is."""
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)

@@ -20,11 +20,13 @@ from defvis.evaluation.overlays import (
     every_nth,
     save_animation,
     save_strip,
+    sheet_scale,
 )
 from defvis.evaluation.predict import predict_videos
 from defvis.evaluation.tracks import SlotTrack, to_results
 from defvis.evaluation.whole_file import whole_file, write_results
 from defvis.models.model import DefVIS
+from defvis.progress import followed
 from defvis.training.distributed import World
 from defvis.training.log import Row
 from defvis.training.plots import draw_curves
@@ -114,7 +116,8 @@ def write_report(out: Path, data: YouTubeVIS, validation: Validation, rows: Sequ
     folder = out / "overlays"
     folder.mkdir(exist_ok=True)
     names = class_texts(data.category_names, data.category_ids)
-    for video, slots in list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]:
+    drawn = list(zip(data.videos, validation.tracks, strict=True))[:_PICTURES]
+    for video, slots in followed(drawn, "overlays", "video"):
         _draw(folder, video, slots, names)
 
 
@@ -138,12 +141,12 @@ def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequenc
         for slot in slots
         if slot.score >= _DRAW_SCORE
     ]
-    scale = max(1, _DRAW_WIDTH // video.width)
     strip = every_nth(video.length, _STRIP)
+    scale = sheet_scale(video.width, len(strip), _DRAW_WIDTH)
     which = f", {', '.join(map(str, strip))} of {video.length}" if strip.step > 1 else ""
 
-    def images(overlays: Sequence[Overlay], frames: range = strip) -> DrawnFrames:
-        return DrawnFrames(video, overlays, scale, frames)
+    def images(overlays: Sequence[Overlay]) -> DrawnFrames:
+        return DrawnFrames(video, overlays, scale, strip)
 
     rows = [
         (f"frames{which}", images([])),
@@ -152,4 +155,5 @@ def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequenc
     ]
     save_strip(rows, folder / f"video{video.id:05d}.png")
     animated = every_nth(video.length, _ANIMATED)
-    save_animation(images(predicted, animated), folder / f"video{video.id:05d}.webp")
+    film = DrawnFrames(video, predicted, max(1, _DRAW_WIDTH // video.width), animated)
+    save_animation(film, folder / f"video{video.id:05d}.webp")

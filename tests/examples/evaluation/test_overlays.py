@@ -6,10 +6,11 @@ import resource
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from defvis.data import rle
 from defvis.evaluation import fonts
@@ -21,6 +22,7 @@ from defvis.evaluation.overlays import (
     save_animation,
     save_sheet,
     save_video,
+    sheet_scale,
 )
 from defvis.evaluation.whole_file import whole_file, write_results
 
@@ -49,6 +51,53 @@ def test_a_class_that_no_font_can_draw_goes_by_its_number(monkeypatch: pytest.Mo
     shown = [bytes(font.getmask(c)) for c in (*"кот", private)]
     assert len(set(shown)) == 4
     assert fonts.readable(f"#1: {private}", 13)[0] == "#1: U+10FFFD"
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"),
+    [(480, 800, 0.57), (300, 400, 0.37), (96, 160, 2), (96, 160, 1), (24, 40, 1), (7, 9, 2),
+     (3, 300, 1)],
+)  # fmt: skip
+def test_texts_stay_inside_the_frame(
+    height: int, width: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every edge, of names of any length; the score stays where there is room for it."""
+    seen: list[str] = []
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    real = ImageDraw.ImageDraw.text
+
+    def text(draw: ImageDraw.ImageDraw, place: Any, text: str, **words: Any) -> None:
+        left, top, right, bottom = draw.textbbox(place, text, font=words["font"])
+        if min(size) > 8:  # Else it has no room for letters.
+            assert left >= 0
+            assert top >= 0
+            assert right < size[0]
+            assert bottom < size[1]
+        seen.append(text)
+        real(draw, place, text, **words)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    frame = np.zeros((height, width, 3), dtype=np.uint8)
+    places = [(0, 0), (0, width - 2), (height - 2, 0), (height - 2, width - 2)]
+    names = ["cat 0.93", "an articulated lorry with a long trailer that goes on and on 0.93"]
+    for top, left in places:
+        mask = np.zeros((height, width), dtype=bool)
+        mask[top : top + 2, left : left + 2] = True
+        overlays = [Overlay(1, name, {0: rle.encode(mask)}) for name in names]
+        assert draw_overlay(frame, overlays, 0, scale).size == size
+    assert len(seen) == 8
+    if size[0] > 100 and size[1] > 20:
+        assert all(text.startswith("#1: ") and text.endswith(" 0.93") for text in seen)
+        assert ("..." in seen[1] or ".. 0.93" in seen[1]) is (size[0] < 400)
+
+
+def test_sheets_are_at_most_2000_pixels_wide() -> None:
+    assert sheet_scale(96, 6, 320) == 3
+    assert sheet_scale(300, 6, 320) == 1
+    for width, columns in ((96, 12), (167, 12), (1920, 6), (4096, 1), (1080, 5), (333, 6)):
+        scale = sheet_scale(width, columns, 320)
+        row = columns * (round(width * scale) + 2) - 2
+        assert 1980 < row <= 2000
 
 
 class Counted:

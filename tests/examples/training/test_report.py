@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from defvis.data.dataset import YouTubeVIS
 from defvis.training import report
+from defvis.training.log import Row
+from defvis.training.plots import draw_curves
 
 
 @dataclass
@@ -41,8 +44,11 @@ def test_strip_and_animation_are_bounded(
     # The strip asks for the size of its first picture once more.
     assert len(video.read) == 1 + 3 * strip + animated
     with Image.open(tmp_path / "video00007.png") as picture:
-        assert picture.size == (strip * (2 * 96 + 2) - 2, 3 * (2 * 64 + 14))
-        columns = [np.asarray(picture)[20, 10 + 194 * column, 0] for column in range(strip)]
+        width, height = (192, 128) if strip < 12 else (164, 109)
+        assert picture.size == (strip * (width + 2) - 2, 3 * (height + 14))
+        assert picture.width <= 2000
+        shown = np.asarray(picture)
+        columns = [shown[20, 10 + (width + 2) * column, 0] for column in range(strip)]
     step = -(-length // 12)
     assert columns == [97 * index % 256 for index in range(0, length, step)]
     with Image.open(tmp_path / "video00007.webp") as film:
@@ -52,3 +58,26 @@ def test_strip_and_animation_are_bounded(
 def test_classes_of_one_name_are_told_apart() -> None:
     data = YouTubeVIS((), (3, 5, 9), ("cat", "dog", "cat"))
     assert report._distinct(data) == ["cat (id 3)", "dog", "cat (id 9)"]
+
+
+def test_legends_hide_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten losses of two stages and all figures, beside their axes and inside the picture."""
+    losses = dict.fromkeys(("class", "giou", "mask", "dice", "dense"), 0.5)
+    figures = dict.fromkeys(("AP", "AP50", "AP75"), 0.5)
+    rows: list[Row] = [
+        {"kind": kind, "stage": stage, "minutes": minutes, "videos": minutes, **losses, **figures}
+        for stage, minutes in (("backbone", 1), ("backbone", 2), ("joint", 3), ("joint", 4))
+        for kind in ("train", "val")
+    ]
+    drawn: list[Figure] = []
+    real = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **words: (
+        drawn.append(figure), real(figure, *args, **words)))  # fmt: skip
+    draw_curves(rows, tmp_path / "curves.png")
+    left, right = drawn[0].axes
+    assert [len(axes.get_legend().get_texts()) for axes in (left, right)] == [11, 6]
+    for axes in (left, right):
+        legend = axes.get_legend().get_window_extent()
+        assert not any(legend.overlaps(each.get_window_extent()) for each in (left, right))
+        assert legend.y0 >= 0
+        assert legend.x1 <= drawn[0].bbox.x1
