@@ -36,7 +36,7 @@ th[scope=row] { text-align: left; }
 thead th { font-weight: 600; vertical-align: bottom; }
 .bar { display: inline-block; height: .7em; background: #d33a; vertical-align: baseline; }
 img { display: block; height: auto; max-width: max(100%, 60rem); }
-li { overflow-wrap: anywhere; }
+p, li { overflow-wrap: anywhere; }
 """
 _EXPLAINED = {
     "class": "at the right place, of the wrong class",
