@@ -61,16 +61,16 @@ class Augmentation:
         return np.ascontiguousarray(pixels), np.ascontiguousarray(masks)
 
     def describe(self) -> list[str]:
-        """Each change in a word or two."""
+        """Each change that can be seen, in a word or two."""
         words = ["mirrored"] * self.flip + ["backwards"] * self.reverse
         if self.channels != (0, 1, 2):
             words.append("RGB from " + "".join("RGB"[channel] for channel in self.channels))
         words += [
             f"{name} {getattr(self, name):+.0%}"
             for name in ("brightness", "contrast", "saturation")
-            if getattr(self, name)
+            if round(100 * getattr(self, name))
         ]
-        return words + [f"hue {self.hue:+.0f}\N{DEGREE SIGN}"] * bool(self.hue)
+        return words + [f"hue {self.hue:+.0f}\N{DEGREE SIGN}"] * bool(round(self.hue))
 
 
 def draw_augmentation(config: DataConfig, random: np.random.Generator) -> Augmentation:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defvis.data import rle
 from defvis.data.dataset import Track, Video
@@ -24,6 +25,9 @@ _GAP, _FACTOR, _FACTOR_PIXELS = 0.25, 10, 200
 _WHOLE_SHARE = 0.98
 # Two masks are one object's if their IoU is this.
 _SAME = 0.9
+# Two objects change places if the box of each is where the other's was, by this IoU at least, and
+# not where its own was.
+_THERE, _STAYED = 0.6, 0.3
 # Stated areas may be those of polygons, whose pixels are counted another way.
 _AREA_SHARE, _AREA_PIXELS = 0.25, 25
 
@@ -37,6 +41,7 @@ _WHOLE = f"objects whose mask covers {_WHOLE_SHARE:.0%} of the frame or more"
 _JUMP = "objects that jump: from one frame to the next by a quarter of the diagonal or more"
 _CHANGE = f"objects whose area changes {_FACTOR} times or more from one frame to the next"
 _TWICE = f"two objects with the same mask (IoU of {_SAME} or more)"
+_SWAPPED = "two objects that change places from one frame to the next: are their ids exchanged?"
 _AREAS = "objects whose stated areas are not those of their masks"
 
 
@@ -83,11 +88,11 @@ def odd_objects(
         for finding in _odd_masks(track, shapes[track.id], video, scale):
             yield Finding(finding.kind, f"{where}: {finding.text}")
     for first, second, same, both in _doubles(present, shapes):
-        yield Finding(
-            _TWICE,
-            f"{place}, {_name(first, names)} and {_name(second, names)}: "
-            f"in {same} of {both} frames",
-        )
+        pair = f"{_name(first, names)} and {_name(second, names)}"
+        yield Finding(_TWICE, f"{place}, {pair}: in {same} of {both} frames")
+    for first, second, swaps in _swaps(present, shapes):
+        pair = f"{_name(first, names)} and {_name(second, names)}"
+        yield Finding(_SWAPPED, f"{place}, {pair}: {_frames(swaps)}")
 
 
 def _name(track: Track, names: Sequence[str]) -> str:
@@ -192,6 +197,38 @@ def _doubles(
         if same:
             both = shapes[tracks[a].id].areas.keys() & shapes[tracks[b].id].areas.keys()
             yield tracks[a], tracks[b], same, len(both)
+
+
+def _swaps(
+    tracks: Sequence[Track], shapes: dict[int, _Shapes]
+) -> Iterator[tuple[Track, Track, list[int]]]:
+    """Pairs of objects that change places, and the frames in which each is where the other was."""
+    swaps: dict[tuple[int, int], list[int]] = defaultdict(list)
+    boxes = [shapes[track.id].boxes for track in tracks]
+    for frame in range(1, len(tracks[0].masks) if len(tracks) > 1 else 0):
+        both = [row for row, own in enumerate(boxes) if frame - 1 in own and frame in own]
+        if len(both) < 2:
+            continue
+        before = np.array([boxes[row][frame - 1] for row in both])
+        after = np.array([boxes[row][frame] for row in both])
+        overlap = _box_iou(before, after)
+        moved = overlap.diagonal() < _STAYED
+        there = (overlap >= _THERE) & (overlap.T >= _THERE) & moved & moved[:, None]
+        for a, b in zip(*np.nonzero(np.triu(there, 1)), strict=True):
+            swaps[both[a], both[b]].append(frame)
+    for (a, b), frames in swaps.items():
+        yield tracks[a], tracks[b], frames
+
+
+def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU [A, B] of boxes [A, 4] and [B, 4], left, top, width and height."""
+    low = np.maximum(a[:, None, :2], b[:, :2])
+    high = np.minimum((a[:, :2] + a[:, 2:])[:, None], b[:, :2] + b[:, 2:])
+    shared = (high - low).clip(min=0).prod(axis=-1)
+    iou: NDArray[np.float64] = shared / (
+        a[:, None, 2:].prod(axis=-1) + b[:, 2:].prod(axis=-1) - shared
+    )
+    return iou
 
 
 def _is_same(a: Track, b: Track, shapes: dict[int, _Shapes], frame: int) -> bool:

@@ -90,6 +90,7 @@ def _draw(
 ) -> str:
     """Writes the contact sheet; returns a sentence on it."""
     if len(unreadable) == len(train.videos):
+        file.unlink(missing_ok=True)
         return "no contact sheet: no video can be read"
     drawn = save_contact_sheet(train, config, file, leave_out=unreadable, progress=progress)
     return f"contact sheet: {file}: {drawn.clips} clips with {drawn.classes} classes"

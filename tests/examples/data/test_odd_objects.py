@@ -75,6 +75,16 @@ def test_an_object_annotated_twice() -> None:
     assert _found(_track(1, *[SQUARE] * 3), other) == [f"{pair}: in 1 of 2 frames"]
 
 
+def test_two_objects_that_change_places() -> None:
+    left, right = _mask(5, 2, 20, 10), _mask(6, 40, 20, 9)
+    pair = "annotation 1 (dog) and annotation 2 (cat)"
+    found = _found(_track(1, left, left, right), _track(2, right, right, left))
+    assert f"{pair}: frame 2" in found
+    assert len(found) == 3, "each jumps too"
+    meet = _mask(5, 20, 20, 10), _mask(6, 26, 20, 9)
+    assert not _found(_track(1, left, meet[0], right), _track(2, right, meet[1], left))
+
+
 def test_more_objects_in_a_clip_than_slots() -> None:
     """Not all that the video has: a clip shows two frames."""
     tracks = [
