@@ -62,7 +62,9 @@ def in_words(minutes: float) -> str:
     return f"{minutes / 60:.1f} h"
 
 
-def seconds_per_step(stage: Stage, load: Callable[[], Batch], device: torch.device) -> float:
+def seconds_per_step(
+    stage: Stage, load: Callable[[], Batch], device: torch.device, workers: int
+) -> float:
     """Takes a few steps of a stage, all with one batch, and returns the seconds of one.
 
     Args:
@@ -70,6 +72,7 @@ def seconds_per_step(stage: Stage, load: Callable[[], Batch], device: torch.devi
         load: Loads the stage's first batch, in this process. The second time shows what loading
             costs when the frames are in the cache, if they fit there.
         device: Where the steps run.
+        workers: Processes that load while the steps run; 0 loads between them.
     """
     load()
     begin = time.perf_counter()
@@ -85,4 +88,5 @@ def seconds_per_step(stage: Stage, load: Callable[[], Batch], device: torch.devi
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - begin)
     # The first one allocates memory, unless there is no other.
-    return loading + statistics.median(taken[1:] or taken)
+    step = statistics.median(taken[1:] or taken)
+    return max(step, loading / workers) if workers else step + loading

@@ -167,7 +167,10 @@ class Trainer:
                 stage = self._stage(kind)
                 if self.pace.steps[stage.name]:
                     self.pace.seconds[stage.name] = seconds_per_step(
-                        stage, partial(self._first_batch, stage), self._world.device
+                        stage,
+                        partial(self._first_batch, stage),
+                        self._world.device,
+                        self._config.data.workers,
                     )
             begin = time.perf_counter()
             some = self._val.first(_MEASURED_VIDEOS)
@@ -187,7 +190,13 @@ class Trainer:
         """Measures steps of the joint stage, without writing anything."""
         self._model.train()
         stage = self._stage(JointStage)
-        return profile(stage, self._model, self._batches(stage, 0), steps, self._world.device)
+        return profile(
+            stage,
+            self._model,
+            self._batches(stage, 0, self._config.data.workers),
+            steps,
+            self._world.device,
+        )
 
     def _what_is_left(self) -> Pace:
         config, videos = self._config, len(self._val.videos)
@@ -258,7 +267,7 @@ class Trainer:
         config = self._config
         self._model.train()
         means, spent = _RunningMeans(), 0.0
-        batches = self._batches(stage, first)
+        batches = self._batches(stage, first, config.data.workers)
         with Progress(stage.name, "step", stage.steps, first, not self._progress) as progress:
             for step in range(first + 1, stage.steps + 1):
                 begin = time.perf_counter()
@@ -318,9 +327,9 @@ class Trainer:
             ) from error
 
     def _first_batch(self, stage: Stage) -> Batch:
-        return next(self._batches(stage, 0))
+        return next(self._batches(stage, 0, workers=0))
 
-    def _batches(self, stage: Stage, first: int) -> Iterator[Batch]:
+    def _batches(self, stage: Stage, first: int, workers: int) -> Iterator[Batch]:
         """This process's batches of the steps after `first`."""
         dataset = ClipDataset(
             self._train, stage.num_frames, self._config.data, self._config.seed, self._cache
@@ -340,7 +349,7 @@ class Trainer:
             stage.batch_size,
             sampler=sampler,
             collate_fn=collate,
-            num_workers=self._config.data.workers,
+            num_workers=workers,
             pin_memory=world.device.type == "cuda",
             # A loader draws from its generator when it starts; from torch's own it would shift
             # the randomness of a resumed run.
