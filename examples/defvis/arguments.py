@@ -55,6 +55,6 @@ def query(text: str) -> tuple[str, list[int]]:
 
 
 def say(text: str) -> None:
-    """Prints a text with names, whatever characters the terminal has."""
+    """Prints a text with names at once, whatever characters the terminal has."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

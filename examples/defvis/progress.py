@@ -141,4 +141,5 @@ def followed(
 
 
 def _line(text: str) -> None:
+    sys.stdout.flush()  # Both may be one file.
     print(text, file=sys.stderr, flush=True)
