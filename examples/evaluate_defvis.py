@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,12 +83,12 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
         _check_out(args.out, annotations)
     if args.html is not None:
         check_page(args.html)
-    data = load(annotations, frames)
+    data = load(annotations, frames, progress=True)
     for note in data.notes:
         say(note)
     if args.results:
         if args.html is not None:
-            check_frames(data.videos, progress=sys.stderr.isatty())
+            check_frames(data.videos, progress=True)
         results = load_results(args.results)
         if args.out is not None:
             write_results(args.out, results)
@@ -225,7 +224,7 @@ def _predict(
     seen = with_short_side(trained.config.data, args.short_side)
     for note in scale_notes(data.videos, trained.config.data, seen):
         say(note)
-    check_frames(data.videos, progress=sys.stderr.isatty())
+    check_frames(data.videos, progress=True)
     if isinstance(trained.model, DefVIS):
         trained.model.to(device)
     with _journal(args, trained, annotations) as journal:
@@ -239,7 +238,7 @@ def _predict(
             FrameCache(0),
             batch_size=args.batch_size,
             window=args.window,
-            progress=sys.stderr.isatty(),
+            progress=True,
             done=done,
         )
         for video, tracks in zip(data.videos[done:], predicted, strict=True):

@@ -27,6 +27,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -88,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         out, resume = args.out, args.resume
         if args.profile:  # A run in --out is left alone.
             out, resume = Path(stack.enter_context(tempfile.TemporaryDirectory())), False
-        elif args.check_data:
+        elif args.check_data:  # Beside a run in --out.
+            if world.size > 1:
+                parser.error("--check-data needs one process, not torchrun")
             prepare_folder(out, CHECK_FILES)
         elif world.is_main:
             stack.enter_context(only_run_in(out))
@@ -232,8 +235,7 @@ def _run(
             plan = fit_to_weights(plan, fixed)
         plan.config.check()
     if args.check_data:
-        if world.is_main:
-            _check_data(train, val, plan.config, out, notes)
+        _check_data(train, val, plan.config, out, notes)
         return
     steps = joint_steps(plan.config, len(train.videos), world.size)
     if args.profile and args.profile > steps - WARM_UP:
@@ -298,17 +300,15 @@ def _look_at(source: Path) -> None:
 
 
 def _infer(args: argparse.Namespace) -> None:
-    """Tracks the objects of a video with the trained model, and says where the overlay is."""
+    """Tracks the objects of a video with the trained model; ends with the overlay's path."""
     from infer_defvis import main as infer
 
     out = args.out / "infer"
-    films = {"webp": "overlay.webp"}
-    if importlib.util.find_spec("av"):
-        films["video"] = "overlay.mp4"
+    shutil.rmtree(out / "unfinished", ignore_errors=True)  # Of another model.
+    video = ["video"] * bool(importlib.util.find_spec("av"))
     device = ["--device", args.device] * bool(args.device)
-    infer(["--run", str(args.out), "--source", str(args.infer), "--out", str(out), *device,
-           "--write", "results", "sheet", *films])  # fmt: skip
-    print(f"overlay video: {out / list(films.values())[-1]}")
+    infer(["--run", str(args.out), "--source", str(args.infer), "--out", str(out),
+           *device, "--write", "results", "webp", "sheet", *video])  # fmt: skip
 
 
 def _check_frames(videos: Sequence[Video], world: World) -> None:
@@ -319,7 +319,7 @@ def _check_frames(videos: Sequence[Video], world: World) -> None:
     problem = ""
     if world.is_main:
         try:
-            check_frames(videos, progress=sys.stderr.isatty())
+            check_frames(videos, progress=True)
         except DataError as error:
             problem = str(error)
     problem = world.gather(problem)[0]
@@ -339,7 +339,7 @@ def _data(root: Path | None, world: World) -> tuple[YouTubeVIS, YouTubeVIS, tupl
         if world.is_main and not root.exists():
             write_digits(root, DigitsSettings())
         world.gather(None)  # The others wait until they are written.
-    return load_splits(root, _HOLD_OUT)
+    return load_splits(root, _HOLD_OUT, progress=world.is_main)
 
 
 if __name__ == "__main__":

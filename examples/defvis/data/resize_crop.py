@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from defvis.config import DataConfig
+from defvis.data.dataset import Frames
 
 Size = tuple[int, int]
 
@@ -56,6 +58,12 @@ def network_size(height: int, width: int, config: DataConfig) -> Size:
         nearest = min(max(short, min(config.seen_short_sides)), max(config.seen_short_sides))
         short_side = nearest if nearest != short else 0
     return _fitted(height, width, short_side, config.long_side)
+
+
+def with_seen_sides(config: DataConfig, videos: Iterable[Frames]) -> DataConfig:
+    """The config that knows the scale of the training videos even where they keep their size."""
+    sides = config.short_sides or [min(video.height, video.width) for video in videos]
+    return replace(config, seen_short_sides=() if config.short_side else (min(sides), max(sides)))
 
 
 def varies(config: DataConfig) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from defvis.config import Config
 from defvis.data.clips import Batch
-from defvis.training.stages import Stage
+from defvis.training.stages import Stage, joint_steps
 
 # Measured steps, and the seconds after which no further one begins.
 _STEPS, _SECONDS = 5, 5.0
@@ -51,6 +53,31 @@ class Pace:
         parts = [f"{name} {in_words(part)}" for name, part in minutes.items()]
         parts += [f"{name} not known yet" for name in unknown]
         return f"about {in_words(sum(minutes.values()))} ({', '.join(parts)})"
+
+
+def what_is_left(
+    config: Config, saved: Mapping[str, Any] | None, train: int, val: int, processes: int
+) -> Pace:
+    """The steps and videos of a run.
+
+    Args:
+        config: All numbers.
+        saved: The checkpoint that it goes on from, None at its beginning.
+        train: Number of videos.
+        val: Number of videos.
+        processes: How many train together.
+    """
+    last = joint_steps(config, train, processes)
+    steps = {"backbone": config.backbone_stage.steps, "joint": last}
+    if saved is not None:
+        if saved["stage"] == "joint":
+            steps["backbone"] = 0
+        steps[saved["stage"]] -= saved["step"]
+    due = 0
+    if config.eval_every:
+        done = last - steps["joint"]
+        due = max(0, (last - 1) // config.eval_every - done // config.eval_every)
+    return Pace(steps, due * min(val, config.eval_videos) + val)
 
 
 def in_words(minutes: float) -> str:

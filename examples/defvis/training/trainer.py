@@ -19,6 +19,7 @@ from defvis.config import Config
 from defvis.data import categories
 from defvis.data.clips import Batch, ClipDataset, FrameCache, collate
 from defvis.data.dataset import YouTubeVIS
+from defvis.data.resize_crop import with_seen_sides
 from defvis.data.sampling import EndlessSampler
 from defvis.evaluation.ap import VideoAP
 from defvis.evaluation.whole_file import whole_file
@@ -29,7 +30,7 @@ from defvis.progress import Progress
 from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.log import Log
-from defvis.training.pace import Pace, seconds_per_step
+from defvis.training.pace import Pace, seconds_per_step, what_is_left
 from defvis.training.preflight import extremes, leaves_some_unused, try_model
 from defvis.training.profiling import Profile, profile
 from defvis.training.report import REPORT_FILES, Validation, validate, write_report
@@ -39,7 +40,6 @@ from defvis.training.stages import (
     BackboneStage,
     JointStage,
     Stage,
-    joint_steps,
     planned_stages,
 )
 
@@ -100,12 +100,8 @@ class Trainer:
                 f"num_classes must be the dataset's {train.num_classes}, "
                 f"got {config.model.num_classes}"
             )
-        self._config, self._train, self._val, self._out = (
-            _with_scale(config, train),
-            train,
-            val,
-            out,
-        )
+        self._config = replace(config, data=with_seen_sides(config.data, train.videos))
+        self._train, self._val, self._out = train, val, out
         self._world = world or World()
         self._progress = progress and self._world.is_main
         # Every worker of a loader has its own cache.
@@ -127,7 +123,9 @@ class Trainer:
             # The same weights in all processes, but different dropout.
             torch.manual_seed(config.seed + self._world.rank)
         self._log = Log(out, self._saved is not None) if self._world.is_main else None
-        self.pace = self._what_is_left()
+        self.pace = what_is_left(
+            config, self._saved, len(train.videos), len(val.videos), self._world.size
+        )
 
     def train(self) -> VideoAP:
         """Trains what is left to train, validates on all of val, writes the report."""
@@ -197,22 +195,6 @@ class Trainer:
             steps,
             self._world.device,
         )
-
-    def _what_is_left(self) -> Pace:
-        config, videos = self._config, len(self._val.videos)
-        steps = {
-            "backbone": config.backbone_stage.steps,
-            "joint": joint_steps(config, len(self._train.videos), self._world.size),
-        }
-        last = steps["joint"]
-        if self._saved is not None:
-            if self._saved["stage"] == "joint":
-                steps["backbone"] = 0
-            steps[self._saved["stage"]] -= self._saved["step"]
-        due = 0
-        if config.eval_every:
-            due = (last - 1) // config.eval_every - (last - steps["joint"]) // config.eval_every
-        return Pace(steps, max(0, due) * min(videos, config.eval_videos) + videos)
 
     def _stage(self, kind: type[BackboneStage] | type[JointStage]) -> BackboneStage | JointStage:
         videos = len(self._train.videos)
@@ -400,13 +382,6 @@ class Trainer:
     def _append(self, row: dict[str, Any], values: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.append({**row, "minutes": self._seconds / 60, **values})
-
-
-def _with_scale(config: Config, train: YouTubeVIS) -> Config:
-    """A config that knows the scale of the frames even where they keep their size."""
-    sides = config.data.short_sides or [min(video.height, video.width) for video in train.videos]
-    seen = () if config.data.short_side else (min(sides), max(sides))
-    return replace(config, data=replace(config.data, seen_short_sides=seen))
 
 
 class _RunningMeans:

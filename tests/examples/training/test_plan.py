@@ -115,7 +115,7 @@ def test_program_goes_on_with_its_own_numbers(
     program("train_defvis")([*words, *tiny, "--infer", str(digits / "val/JPEGImages/00001")])
     printed = capsys.readouterr().out
     assert "2 for each frame of a clip" in printed
-    film = Path(printed.splitlines()[-1].removeprefix("overlay video: "))
+    film = Path(printed.splitlines()[-1].removeprefix("to look at: "))
     assert film.is_file()
     assert film.parent == out / "infer"
     program("train_defvis")([*words, "--set", "steps=2"])
