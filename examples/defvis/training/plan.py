@@ -21,16 +21,16 @@ _MOST_FRAMES, _POINTS_PER_FRAME = 6, 2
 _LEAST_SLOTS = 10
 # How often each frame is shown in the backbone stage and each video in the joint stage, and the
 # fewest and most steps for that.
-_FRAME_VIEWS, _BACKBONE_STEPS = 20, (200, 1000)
-_VIDEO_VIEWS, _JOINT_STEPS = 60, (600, 3000)
+_FRAME_VIEWS, _BACKBONE_STEPS = 40, (200, 1000)
+_VIDEO_VIEWS, _JOINT_STEPS = 45, (600, 3000)
 _VALIDATIONS = 3  # before the last
 # A mirrored, a reversed or a recoloured object may be of another class. What is left keeps it.
 _AUGMENTATION = {
     "data.flip": 0.0,
     "data.reverse": 0.0,
     "data.permute_channels": 0.0,
-    "data.paste": 0.7,
-    "data.brightness": 0.2,
+    "data.paste": 1.0,
+    "data.brightness": 0.3,
 }
 _UNLIKE = {
     "data.flip": "mirrored",
