@@ -1,4 +1,4 @@
-r"""Trains a small Deformable VisTR: video instance segmentation with spatio-temporal attention.
+"""Trains a small Deformable VisTR: video instance segmentation with spatio-temporal attention.
 
     python examples/train_defvis.py
 
@@ -6,13 +6,13 @@ Without arguments this writes a dataset of moving handwritten digits, trains on 
 weights, and validates on handwriting it has not seen; eleven to fifteen minutes on two CPU cores.
 Then look at runs/digits/curves.png and runs/digits/overlays/.
 
-To train on your own YouTube-VIS data, give its folder:
+To train on your own YouTube-VIS data, give its folder, and a video to try the model on:
 
-    python examples/train_defvis.py --data youtube-vis --out runs/mine \
-        --set data.short_side=180 --set data.flip=0.5
+    python examples/train_defvis.py --data youtube-vis --infer clip.mp4
 
---print-config lists every number that --set can change. On several GPUs or machines, start it with
-torchrun:
+Numbers that fit the data are chosen and printed with the settings that change them; --check-data
+looks at the data only. --print-config lists every number that --set can change. On several GPUs or
+machines, start it with torchrun:
 
     torchrun --nproc-per-node 4 examples/train_defvis.py --preset paper --data youtube-vis
 
@@ -114,7 +114,10 @@ def _first_numbers(args: argparse.Namespace) -> tuple[Config, str]:
     written = args.out / "config.json"
     started = written.exists() and any(args.out.glob("checkpoint.pt*"))
     if args.resume and started and not args.preset:
-        config, origin = Config.from_dict(json.loads(written.read_text())), _AS_BEGUN
+        try:
+            config, origin = Config.from_dict(json.loads(written.read_text())), _AS_BEGUN
+        except ValueError as error:
+            raise ValueError(f"{written} does not have the numbers of a run: {error}") from error
     for assignment in args.set:
         config = override(config, assignment)
     if args.weights:

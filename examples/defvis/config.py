@@ -307,9 +307,9 @@ class Config(Settings):
     """A whole run.
 
     Attributes:
-        weights: A file to start from: state dict of VisTR, Deformable DETR or a torchvision
-            ResNet, recognised by its keys. Entries that fit are loaded. Empty starts from the
-            backbone's own weights.
+        weights: What to start from: the folder or checkpoint of a run, or a state dict of a ResNet,
+            VisTR or Deformable DETR. Entries that fit are loaded. Empty starts from the backbone's
+            own weights.
         epochs: Passes of the joint stage over the training videos, one clip of each; 0 counts
             `steps` instead.
         steps: Optimiser steps of the joint stage.
