@@ -66,14 +66,16 @@ def save_contact_sheet(
         DataError: If a frame that is to be shown cannot be read.
         OSError: If the file cannot be written.
     """
-    sheet = _Clips(data, config)
-    usable = [row for row, video in enumerate(data.videos) if video.id not in leave_out]
-    chosen = _choose([sheet.labels(row) for row in usable], clips)
-    rows = followed([usable[place] for place in chosen], "draw", "clip", disable=not progress)
-    blocks = [_block(*sheet.rows(row)) for row in rows]
+    # Not even as those whose objects are laid over others.
+    usable = tuple(video for video in data.videos if video.id not in leave_out)
+    sheet = _Clips(replace(data, videos=usable), config)
+    labels = [sheet.labels(row) for row in range(len(usable))]
+    chosen = _choose(labels, clips)
+    blocks = [
+        _block(*sheet.rows(row)) for row in followed(chosen, "draw", "clip", disable=not progress)
+    ]
     _save_grid(blocks, path)
-    shown = set[int]().union(*(sheet.labels(usable[place]) for place in chosen))
-    return SheetCounts(len(blocks), len(shown))
+    return SheetCounts(len(blocks), len(set[int]().union(*(labels[row] for row in chosen))))
 
 
 class _Clips:

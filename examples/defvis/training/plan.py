@@ -10,6 +10,7 @@ from typing import Any
 
 from defvis.config import Config
 from defvis.config_io import flatten, override
+from defvis.data.paste import MOST_PASTED
 from defvis.data.resize_crop import network_size
 from defvis.data.survey import Spread, Survey
 from defvis.pretrained.fit import fit_config
@@ -78,6 +79,8 @@ def fit_to_data(plan: Plan, survey: Survey) -> Plan:
     steps = _VIDEO_VIEWS * survey.videos // config.batch_size
     choose("steps", _within(steps, _JOINT_STEPS), f"{survey.videos:,} videos")
     choose("eval_every", -(-config.steps // (_VALIDATIONS + 1)), "")
+    if config.model.num_slots < most + MOST_PASTED:
+        choose("data.paste", 0.0, "the slots have no room for more objects")
     for name, value in _AUGMENTATION.items():
         choose(name, value, "keeps the class" if value else "may make another class of an object")
     return Plan(config, reasons, plan.otherwise)

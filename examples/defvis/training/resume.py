@@ -104,7 +104,7 @@ def check_resumed(
         raise ValueError(f"{path} was written with other training videos: {other}")
     if len(saved["random"]) != processes:
         raise ValueError(f"{path} was written by {len(saved['random'])} processes, not {processes}")
-    differing = list(differences(old, config, _FREE | _LENGTH | _OF_VIDEOS))
+    differing = list(differences(old, config, _FREE | _LENGTH))
     before, after = (joint_steps(each, len(train.videos), processes) for each in (old, config))
     if after < before:
         differing.append(f"the joint stage has {before} steps there and {after} here")
@@ -118,10 +118,10 @@ def check_resumed(
 
 
 def differences(old: Config, new: Config, free: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Each field in which two configs differ, with both values, in words."""
+    """Each field in which two configs differ, with both values, in words; but for `free` ones."""
     before, after = flatten(old.to_dict()), flatten(new.to_dict())
     for path, value in before.items():
-        if path not in free and after[path] != value:
+        if path not in free | _OF_VIDEOS and after[path] != value:
             yield f"{path} is {value!r} there and {after[path]!r} here"
 
 

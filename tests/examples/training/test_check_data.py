@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from defvis.config import Config
@@ -21,7 +22,7 @@ from defvis.data.splits import load_splits
 from defvis.data.ytvis import find_files, load
 from defvis.evaluation.contact_sheet import save_contact_sheet
 from defvis.training.check_data import CHECK_FILES, DataCheck, check_data
-from tests.examples.support import EXAMPLES, changed
+from tests.examples.support import EXAMPLES, changed, program
 
 GUIDE = (EXAMPLES.parent / "docs" / "guide" / "own-data.md").read_text()
 
@@ -195,3 +196,19 @@ def test_the_sheet_shows_rare_classes(digits: Path, tmp_path: Path, config: Conf
     others = {video.id for video in data.videos} - {rare.id}
     alone = save_contact_sheet(data, config, file, leave_out=others)
     assert (alone.clips, alone.classes) == (1, 1)
+
+
+def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flag reads and does not train; what is refused decides the exit status."""
+    out = tmp_path / "out"
+    program("train_defvis")(["--data", str(digits), "--out", str(out), "--check-data"])
+    assert "contact sheet" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["data-check.png", "data-check.txt"]
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    frame = next((data / "train" / "JPEGImages").rglob("*.jpg"))
+    frame.write_bytes(frame.read_bytes()[:200])
+    with pytest.raises(SystemExit) as ended:
+        program("train_defvis")(["--data", str(data), "--out", str(out), "--check-data"])
+    assert frame.name in capsys.readouterr().out
+    assert ended.value.code == 1

@@ -143,7 +143,7 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--variant", "../up", "seed=1"], "is part of a folder's name, got '../up'"),
         (["--set", "model.num_heads=5"], "must be divisible by num_heads, 5"),
         (["--variant", "a", "--variant", "a", "seed=1"], "must differ"),
-        (["--variant", "odd", "model.wings=2"], "got 'model.wings=2'"),
+        (["--variant", "odd", "model.wings=2"], "no field 'model.wings'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(

@@ -61,6 +61,9 @@ def test_what_is_set_stays(seen: Survey) -> None:
     fixed = ("data.reverse", "steps", "model.num_slots", "model.num_frames")
     values, old = planned(seen, **dict.fromkeys(fixed, "as set")), flatten(Config().to_dict())
     assert {name: values[name] for name in fixed} == {name: old[name] for name in fixed}
+    assert values["data.paste"] == 1
+    crowded = replace(seen, objects_per_video=always(9))
+    assert planned(crowded, **{"model.num_slots": "as set"})["data.paste"] == 0
 
 
 def test_every_line_of_the_table_has_the_setting_that_changes_it(seen: Survey) -> None:
