@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from defvis.data import rle
 from defvis.data.dataset import Video, YouTubeVIS
 from defvis.data.rle import RLE
 from defvis.evaluation.results import Detection, check_results
@@ -83,14 +84,15 @@ def find_overlaps(
         for index, masks in enumerate(tracks):
             for frame in masks:
                 places[frame].append(index)
-            sums[index] = coco_mask.area(list(masks.values())).sum() if masks else 0
+            sums[index] = sum(map(rle.area, masks.values()))
         areas.append(sums)
     entries = [np.zeros((6, 0), dtype=np.int64)]
     for frame in sorted(in_frame[0].keys() & in_frame[1].keys()):
         rows, columns = (np.array(places[frame]) for places in in_frame)
         a = [first[index][frame] for index in rows.tolist()]
         b = [second[index][frame] for index in columns.tolist()]
-        area_a, area_b = (coco_mask.area(masks).astype(np.int64) for masks in (a, b))
+        # One by one: for a list of 256 masks pycocotools' area overflows.
+        area_a, area_b = (np.array([rle.area(mask) for mask in masks]) for masks in (a, b))
         # With the sign of a crowd, pycocotools divides the shared pixels by those of the first.
         shared = np.rint(coco_mask.iou(a, b, [1] * len(b)) * area_a[:, None]).astype(np.int64)
         at = np.nonzero(shared)

@@ -63,3 +63,15 @@ def test_whose_frames_they_are() -> None:
     crowd = dataset([track(1, [A] * 4, crowd=True)])
     found = count_errors(crowd, compare(crowd, [result([A] * 4, 0.9)]), 0.3).videos[0]
     assert found.identities.holder.tolist() == [[-1] * 4]
+
+
+def test_more_masks_than_a_byte_counts() -> None:
+    """In one track and in one frame; pycocotools' area of a list overflows there."""
+    data = dataset([track(0, [A] * 300)], length=300)
+    (comparison,) = compare(data, [result([A] * 300, 0.9)])
+    assert comparison.iou.tolist() == [[1.0]]
+    crowded = dataset([track(i, [A]) for i in range(300)], length=1)
+    (comparison,) = compare(
+        crowded, [result([block(i % 9, i // 9 % 9 + 1)], i / 300) for i in range(300)]
+    )
+    assert comparison.overlaps.first_areas.sum() > 0
