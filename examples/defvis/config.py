@@ -262,7 +262,7 @@ class DataConfig(Settings):
         flip: Probability of a mirrored clip. 0 for digits: a mirrored digit is another shape.
         reverse: Probability of a clip played backwards.
         permute_channels: Probability of exchanged colour channels.
-        paste: Probability that one or two objects of another video are laid over a clip.
+        paste: Probability that up to four objects of other videos, scaled, are laid over a clip.
         recolour: Probability of each of the next four changes, drawn for each on its own.
         brightness: Largest relative change of brightness of a clip.
         contrast: Largest relative change of contrast of a clip.

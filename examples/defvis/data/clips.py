@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from defvis.data import rle
 from defvis.data.augment import Augmentation, draw_augmentation
 from defvis.data.boxes import boxes_of_masks
 from defvis.data.dataset import Frames, Track, Video, YouTubeVIS
-from defvis.data.paste import MOST_PASTED, Layers, paste
+from defvis.data.paste import MOST_OBJECTS, MOST_VIDEOS, SCALES, Layers, paste
 from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, scale_frames, varies
 
 # ImageNet statistics, which pretrained backbones expect.
@@ -130,7 +130,8 @@ class Pasted:
     Attributes:
         video: Its place in the dataset.
         frames: Of that video.
-        resize_crop: Which part of them, and how large.
+        resize_crop: Which part of them, and how large before it is scaled.
+        size: Height and width that it is scaled to.
         objects: Its objects, counted without crowd regions.
         places: Where the middle of each is put, see `paste`.
     """
@@ -138,6 +139,7 @@ class Pasted:
     video: int
     frames: range
     resize_crop: ResizeCrop
+    size: Size
     objects: list[int]
     places: list[tuple[float, float]]
 
@@ -150,13 +152,13 @@ class Draws:
         frames: Of the video.
         resize_crop: Which part of them, and how large.
         augmentation: How they are changed, after objects are laid over them.
-        pasted: These objects, None if there are none.
+        pasted: These objects, by the video that they are taken from.
     """
 
     frames: range
     resize_crop: ResizeCrop
     augmentation: Augmentation
-    pasted: Pasted | None
+    pasted: tuple[Pasted, ...]
 
 
 class ClipDataset(Dataset[Clip]):
@@ -181,9 +183,8 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: tuple[int, int]) -> Clip:
         draws = self.draws(key)
         layers = self._layers(key[1], draws.frames, draws.resize_crop)
-        if draws.pasted is not None:
-            pasted = draws.pasted
-            other = self._layers(pasted.video, pasted.frames, pasted.resize_crop)
+        for pasted in draws.pasted:
+            other = self._layers(pasted.video, pasted.frames, pasted.resize_crop, pasted.size)
             layers = paste(layers, other, pasted.objects, pasted.places)
         pixels, masks = draws.augmentation.apply(layers.pixels, layers.masks)
         return make_clip(pixels, layers.labels, masks)
@@ -194,14 +195,21 @@ class ClipDataset(Dataset[Clip]):
         random = np.random.default_rng((self._seed, epoch, index))
         frames, resize_crop = self._draw_part(random, index)
         augmentation = draw_augmentation(self._config, random)
-        pasted = None
+        pasted: tuple[Pasted, ...] = ()
         if self._config.paste and random.random() < self._config.paste:
-            video = int(random.integers(len(self.videos)))
-            rows = random.permutation(len(_own_tracks(self.videos[video])))
-            objects = rows[:MOST_PASTED].tolist()
-            places = [(random.random(), random.random()) for _ in objects]
-            pasted = Pasted(video, *self._draw_part(random, video), objects, places)
+            videos = random.integers(len(self.videos), size=random.integers(1, MOST_VIDEOS + 1))
+            pasted = tuple(self._draw_pasted(random, video) for video in videos.tolist())
         return Draws(frames, resize_crop, augmentation, pasted)
+
+    def _draw_pasted(self, random: np.random.Generator, video: int) -> Pasted:
+        """Which objects of a video are laid over another, and where."""
+        frames, resize_crop = self._draw_part(random, video)
+        scale = random.uniform(*SCALES)
+        height, width = (max(1, round(scale * side)) for side in resize_crop.size)
+        rows = random.permutation(len(_own_tracks(self.videos[video])))
+        objects = rows[:MOST_OBJECTS].tolist()
+        places = [(random.random(), random.random()) for _ in objects]
+        return Pasted(video, frames, resize_crop, (height, width), objects, places)
 
     def _draw_part(self, random: np.random.Generator, index: int) -> tuple[range, ResizeCrop]:
         """Which frames of a video are shown, and which part of them."""
@@ -210,13 +218,18 @@ class ClipDataset(Dataset[Clip]):
         frames = range(start, min(start + self._num_frames, video.length))
         return frames, draw_resize_crop(random, video.height, video.width, self._config)
 
-    def _layers(self, index: int, frames: range, resize_crop: ResizeCrop) -> Layers:
+    def _layers(
+        self, index: int, frames: range, resize_crop: ResizeCrop, size: Size | None = None
+    ) -> Layers:
+        """Frames and objects of a part of a video; `size` scales them once more."""
         video = self.videos[index]
         if varies(self._config):
             whole = self._cache.frames(video, frames, (video.height, video.width))
             pixels = resize_crop.pixels(whole)
         else:
             pixels = self._cache.frames(video, frames, resize_crop.size)
+        if size is not None:
+            pixels, resize_crop = scale_frames(pixels, size), replace(resize_crop, size=size)
         return Layers(pixels, *_masks(video, frames, resize_crop))
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Objects that are laid over a clip at most.
-MOST_PASTED = 2
+# Videos that objects are taken from at most, objects of each, and by how much these are scaled.
+MOST_VIDEOS, MOST_OBJECTS, SCALES = 2, 2, (0.7, 1.4)
 
 
 @dataclass(frozen=True)

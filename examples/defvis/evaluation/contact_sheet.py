@@ -173,7 +173,7 @@ def _changes(draws: Draws, clip: Clip, video: Video) -> str:
     """What was done to a clip, in words."""
     height, width = draws.resize_crop.window
     cut = [f"cut to {width} x {height}"] * ((height, width) != (video.height, video.width))
-    pasted = ["objects of another video"] * (draws.pasted is not None)
+    pasted = ["objects of other videos"] * bool(draws.pasted)
     return ", ".join([_size(clip), *cut, *pasted, *draws.augmentation.describe()])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from defvis.config import Config
 from defvis.config_io import flatten, override
-from defvis.data.paste import MOST_PASTED
+from defvis.data.paste import MOST_OBJECTS, MOST_VIDEOS
 from defvis.data.resize_crop import network_size
 from defvis.data.survey import Spread, Survey
 from defvis.pretrained.fit import fit_config
@@ -71,7 +71,8 @@ def fit_to_data(plan: Plan, survey: Survey) -> Plan:
     longest = round(survey.lengths.most)
     choose("model.num_frames", min(longest, _MOST_FRAMES), f"videos have {_span(survey.lengths)}")
     most = round(survey.objects_per_video.most)
-    choose("model.num_slots", max(_LEAST_SLOTS, 2 * most), f"up to {most} objects in a video")
+    room = most + MOST_OBJECTS * MOST_VIDEOS
+    choose("model.num_slots", max(_LEAST_SLOTS, 2 * most, room), f"up to {most} objects in a video")
     points = _POINTS_PER_FRAME * config.model.num_frames
     choose("model.num_points", points, f"{_POINTS_PER_FRAME} for each frame of a clip")
     steps = _FRAME_VIEWS * survey.frames // config.backbone_stage.frames_per_step
@@ -79,7 +80,7 @@ def fit_to_data(plan: Plan, survey: Survey) -> Plan:
     steps = _VIDEO_VIEWS * survey.videos // config.batch_size
     choose("steps", _within(steps, _JOINT_STEPS), f"{survey.videos:,} videos")
     choose("eval_every", -(-config.steps // (_VALIDATIONS + 1)), "")
-    if config.model.num_slots < most + MOST_PASTED:
+    if config.model.num_slots < room:
         choose("data.paste", 0.0, "the slots have no room for more objects")
     for name, value in _AUGMENTATION.items():
         choose(name, value, "keeps the class" if value else "may make another class of an object")
