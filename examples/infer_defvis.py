@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from defvis.data.clips import FrameCache
     from defvis.data.sources import open_source
+    from defvis.evaluation.distinct import distinct
     from defvis.evaluation.fonts import class_texts
     from defvis.evaluation.predict import check_clips, predict_videos
     from defvis.evaluation.sampling_figure import check_query
@@ -126,11 +127,12 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             )
             write_results(args.out / _FILES["results"], entries)
         names = class_texts(trained.category_names, trained.category_ids)
-        _draw(args, source, tracks, names)
+        shown = distinct(tracks, args.threshold)
+        _draw(args, source, shown, names)
         if args.points:
             _draw_points(args, source, trained.model, data, window)
         journal.remove()
-    for line in summary(tracks, trained.category_names, args.threshold, source.length):
+    for line in summary(shown or tracks, trained.category_names, args.threshold, source.length):
         say(line)
     _say_where(args)
 

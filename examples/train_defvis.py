@@ -225,7 +225,7 @@ def _run(
     from defvis.training.trainer import Trainer
 
     train, val, notes = _data(args.data, world)
-    if world.is_main and not args.check_data:
+    if world.is_main:
         for note in notes:
             say(note)
     seen = survey(train)
@@ -282,6 +282,11 @@ def _run(
         print(f"validation, {len(val.videos)} videos: {ap}")
         print(f"written to {out}: curves.png, overlays/, metrics.json, results.json")
         print(f"took {in_words((time.monotonic() - begin) / 60)}")
+        if args.data:
+            print(
+                "evaluate_defvis.py --errors --html says what is wrong; --resume with a larger "
+                "--set steps=N trains longer"
+            )
 
 
 def _check_data(

@@ -16,12 +16,12 @@ from defvis.evaluation.error_counts import ErrorCounts, VideoErrors
 from defvis.evaluation.error_words import describe, result_numbers
 from defvis.evaluation.errors import ERRORS
 from defvis.evaluation.fonts import class_texts
-from defvis.evaluation.overlays import DrawnFrames, Overlay, every_nth, save_strip
+from defvis.evaluation.overlays import DrawnFrames, Overlay, every_nth, save_strip, sheet_scale
 from defvis.evaluation.whole_file import whole_file
 from defvis.programs import prepare_folder
 
 # Videos that are shown, frames of each, the width to which small frames are enlarged, sentences.
-_VIDEOS, _FRAMES, _WIDTH, _SENTENCES = 20, 8, 240, 25
+_VIDEOS, _FRAMES, _WIDTH, _SENTENCES = 20, 8, 320, 25
 # Classes in the table of confusions.
 _CLASSES = 30
 _MARK = '<meta name="generator" content="evaluate_defvis.py">'
@@ -235,8 +235,8 @@ def _draw(errors: VideoErrors, names: Sequence[str], path: Path) -> None:
         more = [f"#{numbers[i]}: {text}" for i, text in zip(indices, said, strict=True)][1:]
         text = ", ".join([said[0], *more])
         results.append(Overlay(numbers[indices[0]], text, comparison.masks[track]))
-    scale = max(1, _WIDTH // video.width)
     frames = every_nth(video.length, _FRAMES)
+    scale = sheet_scale(video.width, len(frames), _WIDTH)
     which = f" {', '.join(map(str, frames))} of {video.length}" if frames.step > 1 else ""
     rows = [(f"frames{which}", []), ("objects", truth), ("results", results)]
     save_strip(

@@ -7,9 +7,6 @@ from decimal import ROUND_FLOOR, Decimal
 
 from defvis.evaluation.tracks import SlotTrack
 
-# Objects below the threshold are mentioned beside others from this share of it on.
-_NEARLY = 0.5
-
 
 def summary(
     tracks: Sequence[SlotTrack], names: Sequence[str], threshold: float, length: int
@@ -42,10 +39,6 @@ def summary(
     yield f"{title}:"
     for track in seen:
         yield f"  #{track.identity}: {names[track.label]} {track.score:.2f}, {_where(track)}"
-    scores = [track.score for track in tracks if _NEARLY * threshold <= track.score < threshold]
-    if scores:
-        more = "1 more is" if len(scores) == 1 else f"{len(scores)} more are"
-        yield f"{more} not far below: --threshold {threshold_for(min(scores))} shows all of them"
 
 
 def threshold_for(score: float) -> str:

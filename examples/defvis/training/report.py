@@ -13,6 +13,7 @@ from defvis.config import DataConfig
 from defvis.data.clips import FrameCache
 from defvis.data.dataset import Video, YouTubeVIS
 from defvis.evaluation.ap import VideoAP, evaluate
+from defvis.evaluation.distinct import distinct
 from defvis.evaluation.fonts import class_texts
 from defvis.evaluation.overlays import (
     DrawnFrames,
@@ -36,7 +37,7 @@ from defvis.training.sharding import in_step
 REPORT_FILES = ("metrics.json", "results.json", "curves.png")
 # Videos drawn at the end, the score from which a slot is drawn, the width to enlarge them to; the
 # most frames of a strip and of an animation.
-_PICTURES, _DRAW_SCORE, _DRAW_WIDTH, _STRIP, _ANIMATED = 8, 0.3, 192, 12, 100
+_PICTURES, _DRAW_SCORE, _DRAW_WIDTH, _STRIP, _ANIMATED = 8, 0.3, 320, 12, 100
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,7 @@ def _draw(folder: Path, video: Video, slots: Sequence[SlotTrack], names: Sequenc
     ]
     predicted = [
         Overlay(slot.identity, f"{names[slot.label]} {slot.score:.2f}", slot.masks)
-        for slot in slots
-        if slot.score >= _DRAW_SCORE
+        for slot in distinct(slots, _DRAW_SCORE)
     ]
     strip = every_nth(video.length, _STRIP)
     scale = sheet_scale(video.width, len(strip), _DRAW_WIDTH)

@@ -224,7 +224,10 @@ class Trainer:
             saved = load_checkpoint(self._checkpoint, set_aside=self._world.is_main)
             check_resumed(self._checkpoint, saved, self._config, self._train, self._world.size)
         elif started:
-            raise FileExistsError(f"{self._out} holds a run already; resume it or write elsewhere")
+            raise FileExistsError(
+                f"{self._out} holds a run already; go on with it by --resume, or "
+                "write elsewhere with --out"
+            )
         return saved
 
     def _prepare_folder(self) -> None:

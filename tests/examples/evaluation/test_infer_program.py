@@ -70,7 +70,7 @@ def test_folder(digits: Path, tiny_run: Path, tmp_path: Path,
             assert picture.width > 4 * 64
     shown = capsys.readouterr().out
     assert "4 frames," in shown
-    assert "#0:" in shown
+    assert "  #" in shown
     assert shown.endswith(
         f"written to {out}: results.json, overlay.webp, sheet.png, points.png\n"
         f"to look at: {out / 'overlay.webp'}\n"
