@@ -168,7 +168,7 @@ def _short_side(survey: Survey) -> tuple[int, str]:
     wanted = _OBJECT / size if size else _MOST_SIDE
     wanted = -(-wanted // _SIDE_STEP) * _SIDE_STEP
     side = min(native, _within(round(wanted), (_LEAST_SIDE, _MOST_SIDE)))
-    return side, f"frames have {native}, objects are about {size * side:.0f} pixels wide then"
+    return side, f"of {native}; an object is about {size * side:.0f} pixels wide"
 
 
 def _within(number: int, limits: tuple[int, int]) -> int:

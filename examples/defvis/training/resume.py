@@ -111,8 +111,8 @@ def check_resumed(
     if differing:
         raise ValueError(
             f"{path} was written with another config: {'; '.join(differing)}. A resumed run may "
-            f"have more steps and change {', '.join(sorted(_FREE))}; for other numbers, start a new "
-            f"run from its weights: --weights {path.parent} and another --out"
+            f"have more steps and change {', '.join(sorted(_FREE))}. For other numbers start a "
+            f"new run from its weights: --weights {path.parent} and another --out"
         )
     if saved["stage"] not in {stage.name for stage in planned_stages(config)}:
         raise CheckpointError(f"{path} is of a stage {saved['stage']!r}, which the run has not")
