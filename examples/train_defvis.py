@@ -217,6 +217,7 @@ def _run(
     """Looks at the data, trains or measures."""
     import torch
 
+    from defvis.data.colours import guess_by_colour
     from defvis.data.survey import survey
     from defvis.training.pace import in_words
     from defvis.training.plan import Plan, fit_to_data, fit_to_weights, table
@@ -228,12 +229,14 @@ def _run(
     if world.is_main:
         for note in notes:
             say(note)
+    if not args.check_data:
+        _check_frames((*train.videos, *val.videos), world)
     seen = survey(train)
     fixed = dict.fromkeys((assignment.partition("=")[0] for assignment in args.set), "as set")
     plan = Plan(config, fixed, origin)
     if not args.preset and origin != _AS_BEGUN:
         if args.data:
-            plan = fit_to_data(plan, seen)
+            plan = fit_to_data(plan, seen, guess_by_colour(train))
         if plan.config.weights:
             plan = fit_to_weights(plan, fixed)
         plan.config.check()
@@ -246,7 +249,6 @@ def _run(
             f"--profile must be at most {steps - WARM_UP}, the {steps} steps of the joint stage "
             f"without {WARM_UP} to warm up, got {args.profile}"
         )
-    _check_frames((*train.videos, *val.videos), world)
     model = dataclasses.replace(plan.config.model, num_classes=train.num_classes)
     config = dataclasses.replace(plan.config, model=model)
     trainer = Trainer(config, train, val, out, resume, world=world)

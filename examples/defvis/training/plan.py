@@ -10,6 +10,7 @@ from typing import Any
 
 from defvis.config import Config
 from defvis.config_io import flatten, override
+from defvis.data.colours import ColourGuess
 from defvis.data.paste import MOST_OBJECTS, MOST_VIDEOS
 from defvis.data.resize_crop import network_size
 from defvis.data.survey import Spread, Survey
@@ -25,11 +26,12 @@ _LEAST_SLOTS = 10
 _FRAME_VIEWS, _BACKBONE_STEPS = 40, (200, 1000)
 _VIDEO_VIEWS, _JOINT_STEPS = 45, (600, 3000)
 _VALIDATIONS = 3  # before the last
-# A mirrored, a reversed or a recoloured object may be of another class. What is left keeps it.
+# A mirrored, a reversed or a recoloured object may be of another class. What is left keeps it; and
+# colours are exchanged in this share of the clips where they hardly tell the classes.
+_EXCHANGED = 0.8
 _AUGMENTATION = {
     "data.flip": 0.0,
     "data.reverse": 0.0,
-    "data.permute_channels": 0.0,
     "data.paste": 1.0,
     "data.brightness": 0.3,
 }
@@ -57,8 +59,8 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def fit_to_data(plan: Plan, survey: Survey) -> Plan:
-    """Chooses numbers by what is in the videos; fields that have a reason keep their value."""
+def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess) -> Plan:
+    """Chooses numbers by what is in the training videos; fields with a reason keep their value."""
     config, reasons = plan.config, dict(plan.reasons)
 
     def choose(name: str, value: Any, reason: str) -> None:
@@ -82,6 +84,11 @@ def fit_to_data(plan: Plan, survey: Survey) -> Plan:
     choose("eval_every", -(-config.steps // (_VALIDATIONS + 1)), "")
     if config.model.num_slots < room:
         choose("data.paste", 0.0, "the slots have no room for more objects")
+    choose(
+        "data.permute_channels",
+        _EXCHANGED if colours.says_little else 0.0,
+        f"colours guess {colours.right:.0%} of the classes, chance {colours.chance:.0%}",
+    )
     for name, value in _AUGMENTATION.items():
         choose(name, value, "keeps the class" if value else "may make another class of an object")
     return Plan(config, reasons, plan.otherwise)

@@ -11,6 +11,7 @@ import torch
 
 from defvis.config import Config
 from defvis.config_io import flatten
+from defvis.data.colours import ColourGuess
 from defvis.data.survey import Spread, Survey, survey
 from defvis.data.ytvis import find_files, load
 from defvis.training.pace import Pace
@@ -28,8 +29,12 @@ def always(number: float) -> Spread:
     return Spread(number, number, number, number, number)
 
 
-def planned(seen: Survey, **fixed: str) -> dict[str, object]:
-    return flatten(fit_to_data(Plan(Config(), fixed, "preset"), seen).config.to_dict())
+TELLING, SILENT = ColourGuess(0.9, 0.5, 1.0, 100), ColourGuess(0.5, 0.5, 0.1, 100)
+
+
+def planned(seen: Survey, colours: ColourGuess = TELLING, **fixed: str) -> dict[str, object]:
+    plan = Plan(Config(), fixed, "preset")
+    return flatten(fit_to_data(plan, seen, colours).config.to_dict())
 
 
 def test_numbers_follow_the_data(seen: Survey) -> None:
@@ -55,6 +60,7 @@ def test_no_change_of_a_clip_may_change_a_class(seen: Survey) -> None:
     values = planned(seen)
     for name in ("flip", "reverse", "permute_channels", "hue", "saturation"):
         assert values[f"data.{name}"] == 0
+    assert planned(seen, SILENT)["data.permute_channels"] == 0.8
 
 
 def test_what_is_set_stays(seen: Survey) -> None:
@@ -67,7 +73,7 @@ def test_what_is_set_stays(seen: Survey) -> None:
 
 
 def test_every_line_of_the_table_has_the_setting_that_changes_it(seen: Survey) -> None:
-    lines = table(fit_to_data(Plan(Config(), {"steps": "as set"}, "x"), seen), seen, 3000)
+    lines = table(fit_to_data(Plan(Config(), {"steps": "as set"}, "x"), seen, TELLING), seen, 3000)
     fields = flatten(Config().to_dict())
     settings = [re.search(r"--set (\S+)=\S+$", line) for line in lines.splitlines()[1:]]
     assert {found[1] for found in settings if found} >= {
