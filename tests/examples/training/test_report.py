@@ -44,7 +44,7 @@ def test_strip_and_animation_are_bounded(
     # The strip asks for the size of its first picture once more.
     assert len(video.read) == 1 + 3 * strip + animated
     with Image.open(tmp_path / "video00007.png") as picture:
-        width, height = (192, 128) if strip < 12 else (164, 109)
+        width, height = {6: (288, 192), 10: (198, 132), 12: (164, 109)}[strip]
         assert picture.size == (strip * (width + 2) - 2, 3 * (height + 14))
         assert picture.width <= 2000
         shown = np.asarray(picture)
