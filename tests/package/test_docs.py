@@ -34,6 +34,7 @@ def anchors(page: Path) -> set[str]:
 
 @pages()
 def test_links_lead_somewhere(page: Path) -> None:
+    assert "@@" not in page.read_text(), "a place that was to be filled"
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in link:

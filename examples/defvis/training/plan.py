@@ -24,7 +24,7 @@ _LEAST_SLOTS = 10
 # How often each frame is shown in the backbone stage and each video in the joint stage, and the
 # fewest and most steps for that.
 _FRAME_VIEWS, _BACKBONE_STEPS = 40, (200, 1000)
-_VIDEO_VIEWS, _JOINT_STEPS = 45, (600, 3000)
+_VIDEO_VIEWS, _JOINT_STEPS = 32, (400, 3000)
 _VALIDATIONS = 3  # before the last
 # A mirrored, a reversed or a recoloured object may be of another class. What is left keeps it; and
 # colours are exchanged in this share of the clips where they hardly tell the classes.

@@ -47,10 +47,10 @@ def test_numbers_follow_the_data(seen: Survey) -> None:
     assert values["data.short_side"] == 160, "a quarter of it is 40 pixels"
     assert (values["model.num_frames"], values["model.num_points"]) == (6, 12)
     assert values["model.num_slots"] == 24
-    assert (values["backbone_stage.steps"], values["steps"]) == (1000, 2250)
+    assert (values["backbone_stage.steps"], values["steps"]) == (1000, 1600)
     few = planned(replace(film, videos=60, frames=480, lengths=always(3)))
     assert (few["model.num_frames"], few["model.num_points"]) == (3, 6)
-    assert (few["backbone_stage.steps"], few["steps"]) == (600, 675)
+    assert (few["backbone_stage.steps"], few["steps"]) == (600, 480)
     assert planned(replace(film, short_sides=always(90)))["data.short_side"] == 90
     assert planned(replace(film, object_sizes=always(0.01)))["data.short_side"] == 240
     assert planned(replace(film, object_sizes=always(0)))["data.short_side"] == 240
