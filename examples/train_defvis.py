@@ -46,6 +46,7 @@ from defvis.programs import one_line_errors, only_run_in, prepare_folder
 if TYPE_CHECKING:
     from defvis.data.dataset import Video, YouTubeVIS
     from defvis.training.distributed import World
+
 _DIGITS = Path("runs/digits-data")
 # The preset to start from, and the reason of a resumed run's numbers.
 _FIRST, _AS_BEGUN = "small", "as the run began"

@@ -11,7 +11,7 @@ from defvis.progress import Progress, followed
 
 
 class _Clock:
-    """Goes on when it is told to."""
+    """A clock that the test moves."""
 
     now = 100.0
 

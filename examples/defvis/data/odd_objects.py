@@ -108,7 +108,7 @@ def _shapes(track: Track) -> _Shapes:
 
 
 def _most_at_once(tracks: Sequence[Track], length: int, frames: int) -> int:
-    """The most objects in any clip of so many frames."""
+    """The most objects in any clip of `frames` frames."""
     if not tracks:
         return 0
     seen = np.array([[mask is not None for mask in track.masks] for track in tracks])

@@ -55,7 +55,7 @@ def check_data(
         val: Videos to validate on.
         config: The run's numbers. `data.workers` processes read.
         out: Folder to write to; it must exist.
-        notes: Sentences on how the data were read, for the file; whoever loads the data says them.
+        notes: Sentences on how the data were read. They go into the file; the caller prints them.
         progress: Shows progress.
 
     Raises:
