@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace, device: torch.device) -> None:
     from defvis.data.check import check_frames
     from defvis.data.ytvis import find_files, load
+    from defvis.errors.page import check_page
     from defvis.evaluation.ap import average_precision
     from defvis.evaluation.comparison import compare
-    from defvis.evaluation.error_page import check_page
     from defvis.evaluation.id_switches import measure_id_switches
     from defvis.evaluation.results import load_results
     from defvis.evaluation.whole_file import write_results
@@ -111,8 +111,8 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
 def _report_errors(
     args: argparse.Namespace, data: YouTubeVIS, comparisons: Sequence[Comparison], ap: VideoAP
 ) -> None:
-    from defvis.evaluation.error_counts import count_errors
-    from defvis.evaluation.error_page import write_page
+    from defvis.errors.counts import count_errors
+    from defvis.errors.page import write_page
 
     threshold = _THRESHOLD if args.threshold is None else args.threshold
     counts = count_errors(data, comparisons, threshold)

@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Threads that spin while they wait make a busy machine many times slower, not just busier.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from defvis.data.errors import DataError
+    from defvis.inspection.check_data import CHECK_FILES
     from defvis.pretrained.tensor_file import CheckpointError
-    from defvis.training.check_data import CHECK_FILES
     from defvis.training.distributed import join
 
     expected = (CheckpointError, DataError, FloatingPointError)
@@ -218,8 +218,8 @@ def _run(
     """Looks at the data, trains or measures."""
     import torch
 
-    from defvis.data.colours import guess_by_colour
-    from defvis.data.survey import survey
+    from defvis.inspection.colours import guess_by_colour
+    from defvis.inspection.survey import survey
     from defvis.training.pace import in_words
     from defvis.training.plan import Plan, fit_to_data, fit_to_weights, table
     from defvis.training.profiling import WARM_UP
@@ -295,7 +295,7 @@ def _run(
 def _check_data(
     train: YouTubeVIS, val: YouTubeVIS, config: Config, out: Path, notes: Sequence[str]
 ) -> None:
-    from defvis.training.check_data import check_data
+    from defvis.inspection.check_data import check_data
 
     check = check_data(train, val, config, out, notes)
     say(check.text)

@@ -10,10 +10,10 @@ from typing import Any
 
 from defvis.config import Config
 from defvis.config_io import flatten, override
-from defvis.data.colours import ColourGuess
 from defvis.data.paste import MOST_OBJECTS, MOST_VIDEOS
 from defvis.data.resize_crop import network_size
-from defvis.data.survey import Spread, Survey
+from defvis.inspection.colours import ColourGuess
+from defvis.inspection.survey import Spread, Survey
 from defvis.pretrained.fit import fit_config
 
 # Pixels across a typical object that the network is shown; the least and the largest short side

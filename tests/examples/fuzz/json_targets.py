@@ -21,10 +21,10 @@ from defvis.data.dataset import YouTubeVIS
 from defvis.data.errors import DataError
 from defvis.data.read_json import read_json
 from defvis.data.ytvis import load
+from defvis.errors.counts import count_errors
+from defvis.errors.words import describe
 from defvis.evaluation.ap import average_precision
 from defvis.evaluation.comparison import compare
-from defvis.evaluation.error_counts import count_errors
-from defvis.evaluation.error_words import describe
 from defvis.evaluation.id_switches import measure_id_switches
 from defvis.evaluation.results import ResultError, check_results, load_results
 from defvis.training import log

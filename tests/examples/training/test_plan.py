@@ -11,9 +11,9 @@ import torch
 
 from defvis.config import Config
 from defvis.config_io import flatten
-from defvis.data.colours import ColourGuess
-from defvis.data.survey import Spread, Survey, survey
 from defvis.data.ytvis import find_files, load
+from defvis.inspection.colours import ColourGuess
+from defvis.inspection.survey import Spread, Survey, survey
 from defvis.training.pace import Pace
 from defvis.training.plan import Plan, fit_to_data, table
 from defvis.training.trainer import Trainer

@@ -16,10 +16,10 @@ from defvis.config import Config
 from defvis.data.check import Folders
 from defvis.data.dataset import Video, YouTubeVIS
 from defvis.data.errors import DataError
-from defvis.data.findings import Finding
-from defvis.data.odd_objects import odd_objects
 from defvis.data.pictures import check_depth, check_picture
 from defvis.data.resize_crop import network_size
+from defvis.inspection.findings import Finding
+from defvis.inspection.odd_objects import odd_objects
 
 _UNREADABLE = "frames that cannot be read"
 _FLAT = "frames of one colour"

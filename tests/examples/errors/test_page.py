@@ -110,7 +110,7 @@ def test_page_is_whole_or_not_there(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("defvis.evaluation.error_page.save_strip", fail)
+    monkeypatch.setattr("defvis.errors.page.save_strip", fail)
     with pytest.raises(SystemExit, match=r"cannot write .*page.html: No space left"):
         evaluate(["--data", str(data), "--results", str(results), "--html", str(file)])
     assert not list(tmp_path.glob("page*"))

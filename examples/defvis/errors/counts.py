@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defvis.data.dataset import YouTubeVIS
+from defvis.errors.identities import Identities, find_identities
+from defvis.errors.kinds import ERRORS, Cost, Kinds, find_kinds, measure_costs
 from defvis.evaluation.ap import IOU_THRESHOLDS, match
 from defvis.evaluation.comparison import Comparison
-from defvis.evaluation.errors import ERRORS, Cost, Kinds, find_kinds, measure_costs
-from defvis.evaluation.identities import Identities, find_identities
 
 # Confusions of classes that are named in the text.
 _NAMED = 5

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from defvis.data import rle
-from defvis.data.colours import guess_by_colour
 from defvis.data.dataset import Track, Video, YouTubeVIS
+from defvis.inspection.colours import guess_by_colour
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 220, 30), (30, 30, 220)
 

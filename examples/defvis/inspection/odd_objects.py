@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from defvis.data import rle
 from defvis.data.dataset import Track, Video
-from defvis.data.findings import Finding
 from defvis.data.resize_crop import Size
 from defvis.data.sources import natural_key
+from defvis.inspection.findings import Finding
 
 # An object is tiny below this many pixels: what a cell of a stride of 4 covers.
 _TINY = 16

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from defvis.data.dataset import YouTubeVIS
+from defvis.errors.counts import ErrorCounts, VideoErrors
+from defvis.errors.kinds import ERRORS
+from defvis.errors.words import describe, result_numbers
 from defvis.evaluation.ap import VideoAP
-from defvis.evaluation.error_counts import ErrorCounts, VideoErrors
-from defvis.evaluation.error_words import describe, result_numbers
-from defvis.evaluation.errors import ERRORS
 from defvis.evaluation.fonts import class_texts
 from defvis.evaluation.overlays import DrawnFrames, Overlay, every_nth, save_strip, sheet_scale
 from defvis.evaluation.whole_file import whole_file

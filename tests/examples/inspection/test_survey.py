@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defvis.data import rle, survey
+from defvis.data import rle
 from defvis.data.dataset import Track, Video, YouTubeVIS
-from defvis.data.survey import ClassCount, Spread
+from defvis.inspection import survey
+from defvis.inspection.survey import ClassCount, Spread
 
 
 def _square(side: int) -> rle.RLE:

@@ -11,7 +11,7 @@ import pytest
 
 from defvis.data import rle
 from defvis.data.dataset import Track, Video
-from defvis.data.odd_objects import odd_objects
+from defvis.inspection.odd_objects import odd_objects
 
 
 def _mask(top: int, left: int, height: int, width: int) -> rle.RLE:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from defvis.config import Config
 from defvis.data.dataset import YouTubeVIS
-from defvis.data.findings import Finding, Findings
-from defvis.data.read_all import Repeats, readings
-from defvis.data.survey import ClassCount, Spread, Survey, survey
-from defvis.evaluation.contact_sheet import save_contact_sheet
 from defvis.evaluation.whole_file import whole_file
+from defvis.inspection.contact_sheet import save_contact_sheet
+from defvis.inspection.findings import Finding, Findings
+from defvis.inspection.read_all import Repeats, readings
+from defvis.inspection.survey import ClassCount, Spread, Survey, survey
 from defvis.progress import Progress
 
 # What `check_data` writes.

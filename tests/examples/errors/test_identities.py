@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from defvis.errors.counts import VideoErrors, count_errors
+from defvis.errors.words import describe
 from defvis.evaluation.comparison import compare
-from defvis.evaluation.error_counts import VideoErrors, count_errors
-from defvis.evaluation.error_words import describe
 from tests.examples.evaluation.made_tracks import A, B, C, block, dataset, result, track
 
 LEFT, RIGHT = block(0, width=2), block(2, width=3)  # together A

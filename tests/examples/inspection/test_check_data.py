@@ -20,8 +20,8 @@ from defvis.data.clips import ClipDataset, FrameCache, as_pictures, normalise
 from defvis.data.dataset import YouTubeVIS
 from defvis.data.splits import load_splits
 from defvis.data.ytvis import find_files, load
-from defvis.evaluation.contact_sheet import save_contact_sheet
-from defvis.training.check_data import CHECK_FILES, DataCheck, check_data
+from defvis.inspection.check_data import CHECK_FILES, DataCheck, check_data
+from defvis.inspection.contact_sheet import save_contact_sheet
 from tests.examples.support import EXAMPLES, changed, program
 
 GUIDE = (EXAMPLES.parent / "docs" / "guide" / "own-data.md").read_text()

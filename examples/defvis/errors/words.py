@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from defvis.evaluation.error_counts import VideoErrors
+from defvis.errors.counts import VideoErrors
 
 # Ranges of frames that a sentence names.
 _RUNS = 4

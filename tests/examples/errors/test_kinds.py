@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from defvis.data.dataset import YouTubeVIS
+from defvis.errors.counts import ErrorCounts, count_errors
+from defvis.errors.words import describe, in_frames
 from defvis.evaluation.ap import average_precision, evaluate
 from defvis.evaluation.comparison import compare
-from defvis.evaluation.error_counts import ErrorCounts, count_errors
-from defvis.evaluation.error_words import describe, in_frames
 from tests.examples.evaluation.made_tracks import A, B, C, block, dataset, result, track
 
 HALF = block(0, width=2)  # IoU .4 with A
