@@ -219,7 +219,7 @@ def _run(
     import torch
 
     from defvis.inspection.colours import guess_by_colour
-    from defvis.inspection.survey import survey
+    from defvis.inspection.survey import most_at_once, survey
     from defvis.training.pace import in_words
     from defvis.training.plan import Plan, fit_to_data, fit_to_weights, table
     from defvis.training.profiling import WARM_UP
@@ -237,7 +237,9 @@ def _run(
     plan = Plan(config, fixed, origin)
     if not args.preset and origin != _AS_BEGUN:
         if args.data:
-            plan = fit_to_data(plan, seen, guess_by_colour(train))
+            frames = config.model.num_frames
+            most = max(most_at_once(video, frames) for video in train.videos)
+            plan = fit_to_data(plan, seen, guess_by_colour(train), most)
         if plan.config.weights:
             plan = fit_to_weights(plan, fixed)
         plan.config.check()

@@ -15,6 +15,7 @@ from defvis.data.dataset import Track, Video
 from defvis.data.resize_crop import Size
 from defvis.data.sources import natural_key
 from defvis.inspection.findings import Finding
+from defvis.inspection.survey import most_at_once
 
 # An object is tiny below this many pixels: what a cell of a stride of 4 covers.
 _TINY = 16
@@ -75,7 +76,7 @@ def odd_objects(
     file_names = [file.as_posix() for file in video.files]
     if file_names != sorted(file_names, key=natural_key):
         yield Finding(_ORDER, f"{place}: {video.files[0].name}, {video.files[1].name}, ...")
-    most = _most_at_once(present, video.length, frames)
+    most = most_at_once(video, frames)
     if most > slots:
         yield Finding(_SLOTS, f"{place}: {most} objects, {slots} slots (model.num_slots)")
     for track in tracks:
@@ -105,16 +106,6 @@ def _shapes(track: Track) -> _Shapes:
         {frame: rle.area(mask) for frame, mask in masks.items()},
         {frame: rle.box(mask) for frame, mask in masks.items()},
     )
-
-
-def _most_at_once(tracks: Sequence[Track], length: int, frames: int) -> int:
-    """The most objects in any clip of `frames` frames."""
-    if not tracks:
-        return 0
-    seen = np.array([[mask is not None for mask in track.masks] for track in tracks])
-    sums = np.pad(seen.cumsum(axis=1), ((0, 0), (1, 0)))
-    frames = min(frames, length)
-    return int(((sums[:, frames:] - sums[:, :-frames]) > 0).sum(axis=0).max())
 
 
 def _odd_masks(track: Track, shapes: _Shapes, video: Video, scale: float) -> Iterator[Finding]:

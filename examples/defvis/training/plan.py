@@ -59,8 +59,15 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess) -> Plan:
-    """Chooses numbers by what is in the training videos; fields with a reason keep their value."""
+def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess, most: int) -> Plan:
+    """Chooses numbers by what is in the training videos; fields with a reason keep their value.
+
+    Args:
+        plan: The numbers to start from.
+        survey: Of the training videos.
+        colours: Likewise.
+        most: The most objects in any clip of `model.num_frames` frames of them.
+    """
     config, reasons = plan.config, dict(plan.reasons)
 
     def choose(name: str, value: Any, reason: str) -> None:
@@ -72,9 +79,8 @@ def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess) -> Plan:
     choose("data.short_side", *_short_side(survey))
     longest = round(survey.lengths.most)
     choose("model.num_frames", min(longest, _MOST_FRAMES), f"videos have {_span(survey.lengths)}")
-    most = round(survey.objects_per_video.most)
     room = most + MOST_OBJECTS * MOST_VIDEOS
-    choose("model.num_slots", max(_LEAST_SLOTS, 2 * most, room), f"up to {most} objects in a video")
+    choose("model.num_slots", max(_LEAST_SLOTS, 2 * most, room), f"up to {most} objects in a clip")
     points = _POINTS_PER_FRAME * config.model.num_frames
     choose("model.num_points", points, f"{_POINTS_PER_FRAME} for each frame of a clip")
     steps = _FRAME_VIEWS * survey.frames // config.backbone_stage.frames_per_step

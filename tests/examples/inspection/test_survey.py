@@ -67,3 +67,13 @@ def test_of_many_masks_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     found = survey.survey(data)
     assert (found.masks, found.object_sizes.low, found.object_sizes.most) == (120, 0.2, 0.8)
     assert found == survey.survey(data)
+
+
+def test_the_most_objects_in_a_clip() -> None:
+    """They come and go: three in all, never more than two in two frames."""
+    video = _video(
+        1, 20, 40, _track(0, (2, 2, 0, 0)), _track(0, (0, 2, 0, 0)), _track(0, (0, 0, 0, 2)),
+        _track(1, (9,) * 4, crowd=True),
+    )  # fmt: skip
+    assert [survey.most_at_once(video, frames) for frames in (1, 2, 3, 9)] == [2, 2, 3, 3]
+    assert survey.most_at_once(_video(2, 20, 40), 3) == 0
