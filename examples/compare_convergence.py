@@ -173,7 +173,7 @@ def _name(key: tuple[str, int]) -> str:
 
 def _is_done(out: Path, key: tuple[str, int], config: Config, train: YouTubeVIS) -> bool:
     """True if the run is finished; a run with other settings or data is a ValueError."""
-    from defvis.training.checkpoint import load_checkpoint
+    from defvis.pretrained.checkpoint_file import load_checkpoint
     from defvis.training.resume import check_resumed, differences, read_config
 
     folder = out / _name(key)

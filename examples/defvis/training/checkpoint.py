@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
-from defvis.pretrained.checkpoint_file import load_checkpoint, previous
-
-__all__ = ["load_checkpoint", "previous", "save_checkpoint"]
+from defvis.pretrained.checkpoint_file import previous
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -51,3 +51,27 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
         if cause is not None:
             raise cause from None
         raise
+
+
+def check_finite(state: Any) -> None:
+    """Raises a FloatingPointError if a tensor in nested dictionaries is not finite."""
+    if isinstance(state, Mapping):
+        for value in state.values():
+            check_finite(value)
+    elif isinstance(state, Tensor) and not state.isfinite().all():
+        raise FloatingPointError("the weights are not finite")
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """What chance decides from here on, on the CPU and the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Restores `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

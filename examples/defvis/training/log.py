@@ -7,6 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from defvis.training.distributed import World
+from defvis.training.stages import Stage
+
 Row = dict[str, Any]
 
 
@@ -73,3 +78,33 @@ def _board(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
+
+
+class RunningMeans:
+    """Means over the steps since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._loading = self._computing = 0.0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, losses: dict[str, Tensor], loading: float, computing: float) -> None:
+        """Adds a step: its losses, and the seconds of loading and computing."""
+        self._steps += 1
+        self._loading += loading
+        self._computing += computing
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss
+
+    def figures(self, stage: Stage, world: World) -> dict[str, float]:
+        """Means of all processes' losses, and how fast they are together."""
+        own = {name: float(total) / self._steps for name, total in self._sums.items()}
+        everyone = world.gather(own)
+        seconds = (self._loading + self._computing) / self._steps
+        return {
+            "lr": stage.learning_rate,
+            **{name: sum(one[name] for one in everyone) / len(everyone) for name in own},
+            "seconds per step": seconds,
+            "waiting for data": self._loading / self._steps / seconds,
+            f"{stage.unit} per second": stage.batch_size * world.size / seconds,
+        }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from defvis.config import Config
@@ -24,12 +24,18 @@ from defvis.data.sampling import EndlessSampler
 from defvis.evaluation.ap import VideoAP
 from defvis.evaluation.whole_file import whole_file
 from defvis.models.model import DefVIS
+from defvis.pretrained.checkpoint_file import load_checkpoint, previous
 from defvis.pretrained.weights import LoadReport, load_weights, warn_of_random_frozen_parts
 from defvis.programs import prepare_folder
 from defvis.progress import Progress
-from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
+from defvis.training.checkpoint import (
+    check_finite,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from defvis.training.distributed import World
-from defvis.training.log import Log
+from defvis.training.log import Log, RunningMeans
 from defvis.training.pace import Pace, seconds_per_step, what_is_left
 from defvis.training.preflight import extremes, leaves_some_unused, try_model
 from defvis.training.profiling import Profile, profile
@@ -139,7 +145,7 @@ class Trainer:
             first = 0
             if self._saved is not None:
                 stage.load_state_dict(self._saved["state"])
-                _set_random_state(self._saved["random"][self._world.rank])
+                set_random_state(self._saved["random"][self._world.rank])
                 first, self._seconds = self._saved["step"], self._saved["seconds"]
                 self._saved = None
             self._run_stage(stage, first)
@@ -158,7 +164,7 @@ class Trainer:
         if self._world.size > 1:
             return self.pace
         weights = {name: value.clone() for name, value in self._model.state_dict().items()}
-        random = _random_state(self._world.device)
+        random = random_state(self._world.device)
         try:
             self._model.train()
             for kind in planned_stages(self._config):
@@ -181,7 +187,7 @@ class Trainer:
         finally:
             self._model.load_state_dict(weights)
             self._model.zero_grad(set_to_none=True)
-            _set_random_state(random)
+            set_random_state(random)
         return self.pace
 
     def profile(self, steps: int) -> Profile:
@@ -251,7 +257,7 @@ class Trainer:
     def _run_stage(self, stage: Stage, first: int) -> None:
         config = self._config
         self._model.train()
-        means, spent = _RunningMeans(), 0.0
+        means, spent = RunningMeans(), 0.0
         batches = self._batches(stage, first, config.data.workers)
         with Progress(stage.name, "step", stage.steps, first, not self._progress) as progress:
             for step in range(first + 1, stage.steps + 1):
@@ -281,7 +287,7 @@ class Trainer:
                     shown = {name: f"{figures[name]:.3f}" for name in losses}
                     rate = figures[f"{stage.unit} per second"]
                     progress.show({**shown, f"{stage.unit}/s": f"{rate:.1f}"})
-                    means = _RunningMeans()
+                    means = RunningMeans()
                 if step % config.checkpoint_every == 0 or last:
                     with self._explains_divergence(stage, step):
                         self._save(stage, step)
@@ -359,12 +365,12 @@ class Trainer:
         return validation
 
     def _save(self, stage: Stage, step: int) -> None:
-        random = self._world.gather(_random_state(self._world.device))
+        random = self._world.gather(random_state(self._world.device))
         states = {"model": self._model.state_dict(), "state": stage.state_dict()}
         states = whole(states, keep=self._world.is_main)
         if not self._world.is_main:
             return
-        _check_finite(states)
+        check_finite(states)
         save_checkpoint(
             self._checkpoint,
             {
@@ -385,54 +391,3 @@ class Trainer:
     def _append(self, row: dict[str, Any], values: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.append({**row, "minutes": self._seconds / 60, **values})
-
-
-class _RunningMeans:
-    """Means over the steps since the last line of the log."""
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._loading = self._computing = 0.0
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, losses: dict[str, Tensor], loading: float, computing: float) -> None:
-        self._steps += 1
-        self._loading += loading
-        self._computing += computing
-        for name, loss in losses.items():
-            self._sums[name] = self._sums.get(name, 0) + loss
-
-    def figures(self, stage: Stage, world: World) -> dict[str, float]:
-        """Means of all processes' losses, and how fast they are together."""
-        own = {name: float(total) / self._steps for name, total in self._sums.items()}
-        everyone = world.gather(own)
-        seconds = (self._loading + self._computing) / self._steps
-        return {
-            "lr": stage.learning_rate,
-            **{name: sum(one[name] for one in everyone) / len(everyone) for name in own},
-            "seconds per step": seconds,
-            "waiting for data": self._loading / self._steps / seconds,
-            f"{stage.unit} per second": stage.batch_size * world.size / seconds,
-        }
-
-
-def _check_finite(state: Any) -> None:
-    """Raises a FloatingPointError if a tensor in nested dictionaries is not finite."""
-    if isinstance(state, Mapping):
-        for value in state.values():
-            _check_finite(value)
-    elif isinstance(state, Tensor) and not state.isfinite().all():
-        raise FloatingPointError("the weights are not finite")
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -17,10 +17,10 @@ from defvis.config import BackboneConfig, Config, ModelConfig
 from defvis.evaluation.journal import KeptJournal
 from defvis.export.onnx_model import load_onnx
 from defvis.models.model import DefVIS
+from defvis.pretrained.checkpoint_file import load_checkpoint
 from defvis.pretrained.fit import fit_config
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.pretrained.weights import load_weights
-from defvis.training.checkpoint import load_checkpoint
 from defvis.training.load_trained import load_trained
 from tests.examples.fuzz.hostile import VALUES, Choices, mutated
 

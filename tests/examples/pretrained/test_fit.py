@@ -19,13 +19,13 @@ from defvis.config_io import flatten
 from defvis.models.backbone import Backbone
 from defvis.models.model import DefVIS
 from defvis.presets import preset
+from defvis.pretrained.checkpoint_file import previous
 from defvis.pretrained.conversion import recognise
 from defvis.pretrained.fit import fit_config
 from defvis.pretrained.resnet_sizes import resnet_name
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.pretrained.weights import load_weights
 from defvis.pretrained.weights_file import WeightsFile
-from defvis.training.checkpoint import previous
 from defvis.training.load_trained import load_trained
 from tests.examples.pretrained.state_dicts import (
     BACKBONE,

@@ -15,9 +15,10 @@ import torch
 from defvis.config import Config
 from defvis.config_io import override
 from defvis.presets import PRESETS, preset
+from defvis.pretrained.checkpoint_file import load_checkpoint, previous
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training import checkpoint
-from defvis.training.checkpoint import load_checkpoint, previous, save_checkpoint
+from defvis.training.checkpoint import save_checkpoint
 
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from defvis.config import Config
 from defvis.data.dataset import YouTubeVIS
 from defvis.data.ytvis import find_files, load
+from defvis.pretrained.checkpoint_file import load_checkpoint, previous
 from defvis.training import log
-from defvis.training.checkpoint import load_checkpoint, previous
 from defvis.training.load_trained import load_trained
 from defvis.training.trainer import Trainer
 from tests.examples.support import TINY_RUN, TORCHRUN, as_words, changed, launch, program

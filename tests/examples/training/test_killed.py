@@ -11,8 +11,8 @@ import pytest
 
 from defvis.config import Config
 from defvis.data.ytvis import find_files, load
+from defvis.pretrained.checkpoint_file import load_checkpoint
 from defvis.training import log
-from defvis.training.checkpoint import load_checkpoint
 from defvis.training.trainer import Trainer
 from tests.examples.support import TINY_RUN, as_words, launch
 

@@ -13,9 +13,10 @@ from defvis.config import Config
 from defvis.data.dataset import YouTubeVIS
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
+from defvis.pretrained.checkpoint_file import load_checkpoint
 from defvis.pretrained.tensor_file import CheckpointError
 from defvis.training import log
-from defvis.training.checkpoint import load_checkpoint, save_checkpoint
+from defvis.training.checkpoint import save_checkpoint
 from defvis.training.distributed import World
 from defvis.training.load_trained import load_trained
 from defvis.training.resume import check_resumed

@@ -15,9 +15,9 @@ from defvis.config import Config
 from defvis.data.dataset import YouTubeVIS
 from defvis.data.ytvis import find_files, load
 from defvis.evaluation.ap import evaluate
+from defvis.pretrained.checkpoint_file import load_checkpoint
 from defvis.programs import only_run_in
 from defvis.training import log
-from defvis.training.checkpoint import load_checkpoint
 from defvis.training.stages import JointStage
 from defvis.training.trainer import Trainer
 from tests.examples.support import TINY_RUN, as_words, changed, launch, program
