@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/dtype.h"
@@ -95,6 +97,7 @@ inline void zero(Real* to, int64_t n) {
   std::fill(to + i, to + n, Real(0));
 }
 
+// Between 16 and 32 bits, GCC for ARM takes vectors apart unless it is given the instruction.
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 
@@ -110,7 +113,11 @@ STDEFORM_INLINE Bits32 widen(const void* from) {
 }
 
 STDEFORM_INLINE Vector<float> load(const BFloat16* from) {
+#if defined(__aarch64__)
+  return reinterpret_cast<Vector<float>>(vshll_n_u16(load_bits<uint16x4_t>(from), 16));
+#else
   return reinterpret_cast<Vector<float>>(widen(from) << 16);
+#endif
 }
 
 STDEFORM_INLINE Vector<float> load(const Half* from) {
@@ -118,6 +125,8 @@ STDEFORM_INLINE Vector<float> load(const Half* from) {
   return _mm512_cvtph_ps(load_bits<__m256i>(from));
 #elif STDEFORM_VECTOR_BYTES == 32
   return _mm256_cvtph_ps(load_bits<__m128i>(from));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Vector<float>>(vcvt_f32_f16(load_bits<float16x4_t>(from)));
 #else
   // Like to_real(Half) in dtype.h, for a vector.
   const Bits32 bits = widen(from);
@@ -143,6 +152,9 @@ STDEFORM_INLINE void store(Half* to, Vector<float> v) {
 #elif STDEFORM_VECTOR_BYTES == 32
   const __m128i bits = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
   std::memcpy(to, &bits, sizeof bits);
+#elif defined(__aarch64__)
+  const float16x4_t half = vcvt_f16_f32(reinterpret_cast<float32x4_t>(v));
+  std::memcpy(to, &half, sizeof half);
 #else
   for (int i = 0; i < kLanes<float>; ++i) from_real(v[i], to[i]);
 #endif
@@ -152,8 +164,13 @@ STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
   const Bits32 bits = reinterpret_cast<Bits32>(v);
   const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Bits32 is_nan = reinterpret_cast<Bits32>(v != v);
-  const Bits16 result = __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), Bits16);
-  std::memcpy(to, &result, sizeof result);
+  const Bits32 result = (is_nan & 0x7fc0) | (~is_nan & rounded);
+#if defined(__aarch64__)
+  const uint16x4_t bits16 = vmovn_u32(reinterpret_cast<uint32x4_t>(result));
+#else
+  const Bits16 bits16 = __builtin_convertvector(result, Bits16);
+#endif
+  std::memcpy(to, &bits16, sizeof bits16);
 }
 
 // Both convert n numbers between a storage type and a compute type; vectorised if Real is the
