@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stdeform._build import read_record
+from tests.support.loops import innermost
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,14 +136,9 @@ class Kernel:
             for each in self.instructions
             if each.target is not None and each.target < each.address
         ]
-        inner = [
-            (first, last)
-            for first, last in jumps
-            if not any((f, e) != (first, last) and first <= f and e <= last for f, e in jumps)
-        ]
         loops = [
             Loop(tuple(each for each in self.instructions if first <= each.address <= last))
-            for first, last in inner
+            for first, last in innermost(jumps)
         ]
         return sorted(loops, key=lambda loop: -loop.loaded_bytes)
 

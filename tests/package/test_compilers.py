@@ -12,20 +12,18 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import build_script
+from tests.support.build_script import ROOT
+
 # Those of docs/install.md.
 COMPILERS = ["g++-11", "g++-12", "g++-13", "clang++-14", "clang++-16", "clang++-19"]
 USED = {"avx2": 32, "avx512": 64}  # bytes of a vector of each ISA
 
 
 @pytest.fixture
-def setup_py(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of setup.py, which does not set up anything."""
-    monkeypatch.setattr("setuptools.setup", lambda **_: None)
-    text = (ROOT / "setup.py").read_text()
-    names = {"__file__": str(ROOT / "setup.py"), "__name__": "setup"}
-    exec(compile(text, "setup.py", "exec"), names)
-    return names
+def setup_py() -> dict[str, Any]:
+    """The names of setup.py."""
+    return build_script.load()
 
 
 def probe(name: str, setup_py: dict[str, Any], folder: Path, compiler: str) -> str:

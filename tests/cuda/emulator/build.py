@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import os
@@ -19,14 +18,11 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.compiled import ROOT, make
+
 HERE = ROOT / "tests" / "cuda" / "emulator"
 CACHE = ROOT / "build" / "emulated"
 FALLBACK = Path("/usr/local/cuda")  # where CUDA is if nothing says where
-
-
-class CompileError(RuntimeError):
-    """The compiler refused a source; its messages are the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +165,7 @@ def _link(compiled: Sequence[Path], variant: Variant, whole: bool = True) -> Pat
     output = CACHE / variant.name / f"{compiled[0].stem}-{key}.so"
     if not output.exists():
         own = ["-Wl,--no-undefined"] if whole else []
-        _run([compiler(), "-shared", *map(str, compiled), *variant.link, *own, "-ldl"], output)
+        make([compiler(), "-shared", *map(str, compiled), *variant.link, *own, "-ldl"], output)
     return output
 
 
@@ -191,24 +187,8 @@ def _compile(source: Path, flags: tuple[str, ...]) -> Path:
     if not output.exists():
         # Named from the project's root, as messages will name it.
         shown = source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
-        _run([*command, "-x", "c++", "-c", str(shown)], output)
+        make([*command, "-x", "c++", "-c", str(shown)], output)
     return output
-
-
-def _run(command: list[str], output: Path) -> None:
-    """Makes `output` unless it is there; one process at a time, and it appears only once whole."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(f"{output.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if output.exists():
-            return
-        partial = output.with_name(f"{output.name}.partial")
-        done = subprocess.run(
-            [*command, "-o", str(partial)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise CompileError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        os.replace(partial, output)
 
 
 @functools.cache

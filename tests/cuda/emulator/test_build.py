@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.emulator import build
+from tests.support.compiled import CompileError
 
 
 def test_a_second_build_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     path = build.library([build.HERE / "toys.cu"])
-    monkeypatch.setattr(build, "_run", None)
+    monkeypatch.setattr(build, "make", None)
     assert build.library([build.HERE / "toys.cu"]) == path
 
 
 def test_compiler_messages_are_shown(tmp_path: Path) -> None:
     source = tmp_path / "wrong.cu"
     source.write_text('#include "cuda/compat.cuh"\n__global__ void k() { __shared__ int x[2]; }\n')
-    with pytest.raises(build.CompileError, match="BY_STDEFORM_SHARED"):
+    with pytest.raises(CompileError, match="BY_STDEFORM_SHARED"):
         build.library([source])
 
 
