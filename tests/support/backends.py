@@ -1,6 +1,6 @@
-"""The operator away from the tests' tensors: on a GPU, or as CUDA sources on the processor.
+"""The operator away from the tests' tensors: on a GPU, as CUDA sources on the processor, or on Arm.
 
-Both take and return tensors of the CPU, with gradients, so that every test of results runs there
+All take and return tensors of the CPU, with gradients, so that every test of results runs there
 too.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import stdeform
+from tests.arm import emulated_arm
 from tests.cuda.emulated_gpu import DEVICE
 from tests.cuda.emulator import emulated
 
@@ -141,19 +142,7 @@ def on_machine(machine: emulated.Machine) -> Iterator[None]:
 
 def on_emulator(form: str) -> Callable[..., Tensor]:
     """The operator of this form, by the CUDA sources on the processor."""
-
-    def call(
-        value: Tensor,
-        spatial_shapes: Sequence[Sequence[int]],
-        *rest: Tensor,
-        num_points: Sequence[int] | None = None,
-    ) -> Tensor:
-        reference_points = None if form == "locations" else rest[0]
-        tables = spatial_shapes, num_points
-        out: Tensor = Emulated.apply(*tables, value, reference_points, *rest[-2:])
-        return out
-
-    return call
+    return _by_function(Emulated, form)
 
 
 def _inputs(
@@ -164,9 +153,7 @@ def _inputs(
     positions: Tensor,
     scores: Tensor,
 ) -> emulated.Inputs:
-    if num_points is None:
-        num_points = (positions.shape[4],) * len(spatial_shapes)
-        positions, scores = positions.flatten(3, 4), scores.flatten(3)
+    num_points, positions, scores = _join_levels(spatial_shapes, num_points, positions, scores)
     return emulated.Inputs(
         tuple(tuple(row) for row in spatial_shapes),
         tuple(num_points),
@@ -193,3 +180,84 @@ def _tensor(array: emulated.Array, dtype: torch.dtype) -> Tensor:
     if dtype == torch.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+# -- CPU kernels on an emulated Arm processor ----------------------------------------------------
+
+
+class OnArm(torch.autograd.Function):
+    """The kernels of csrc/cpu, compiled for Arm."""
+
+    machine: emulated_arm.Machine  # the fixture `arm` starts it
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        spatial_shapes: Sequence[Sequence[int]],
+        num_points: Sequence[int] | None,
+        value: Tensor,
+        reference_points: Tensor | None,
+        positions: Tensor,
+        scores: Tensor,
+    ) -> Tensor:
+        ctx.shapes = positions.shape, scores.shape
+        num_points, *samples = _join_levels(spatial_shapes, num_points, positions, scores)
+        ctx.tables = spatial_shapes, num_points
+        inputs = (value, reference_points, *samples)
+        ctx.save_for_backward(*inputs)
+        batch, _, num_heads, head_dim = value.shape
+        out = value.new_empty(batch, positions.shape[1], num_heads * head_dim)
+        OnArm.machine.run(inputs, ctx.tables, [out])
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        needs = zip(ctx.saved_tensors, ctx.needs_input_grad[2:], strict=True)
+        grads = [
+            torch.empty(tensor.shape, dtype=tensor.dtype) if need else None
+            for tensor, need in needs
+        ]
+        OnArm.machine.run([*ctx.saved_tensors, grad_out], ctx.tables, grads)
+        value, reference_points, *samples = grads
+        of_samples = [
+            None if grad is None else grad.view(shape)
+            for grad, shape in zip(samples, ctx.shapes, strict=True)
+        ]
+        return None, None, value, reference_points, *of_samples
+
+
+def on_arm(form: str) -> Callable[..., Tensor]:
+    """The operator of this form, on an emulated Arm processor."""
+    return _by_function(OnArm, form)
+
+
+# -- both ----------------------------------------------------------------------------------------
+
+
+def _by_function(function: type[torch.autograd.Function], form: str) -> Callable[..., Tensor]:
+    def call(
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]],
+        *rest: Tensor,
+        num_points: Sequence[int] | None = None,
+    ) -> Tensor:
+        reference_points = None if form == "locations" else rest[0]
+        tables = spatial_shapes, num_points
+        out: Tensor = function.apply(*tables, value, reference_points, *rest[-2:])
+        return out
+
+    return call
+
+
+def _join_levels(
+    spatial_shapes: Sequence[Sequence[int]],
+    num_points: Sequence[int] | None,
+    positions: Tensor,
+    scores: Tensor,
+) -> tuple[Sequence[int], Tensor, Tensor]:
+    """The points of each level, and samples with one axis for those of all levels."""
+    if num_points is not None:
+        return num_points, positions, scores
+    num_points = (positions.shape[4],) * len(spatial_shapes)
+    return num_points, positions.flatten(3, 4), scores.flatten(3)
