@@ -1,5 +1,5 @@
-// The Python module stdeform._C. The only file that knows Python: arrays arrive as DLPack capsules,
-// errors leave as exceptions.
+// The Python module stdeform._C. The only file that knows Python: arrays arrive as PyTorch's
+// tensors, which DLPack describes, errors leave as exceptions.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -37,15 +37,54 @@ DType to_dtype(const dlpack::DataType& from, const char* name) {
   throw std::invalid_argument(std::string(name) + " must hold floating-point numbers");
 }
 
-// An Array does not own its memory: the tensor behind the capsule must outlive the kernel.
+// How PyTorch describes a tensor: by a function of C, or where it is too old to have one, in a
+// capsule that a function of Python makes, in four times the time.
+struct {
+  dlpack::Describe describe = nullptr;
+  py::handle to_capsule;
+} pytorch;
+
+void find_pytorch() {
+  const py::object type = py::module_::import("torch").attr("Tensor");
+  if (py::hasattr(type, dlpack::kTableOfType)) {
+    const py::object capsule = type.attr(dlpack::kTableOfType);
+    const auto* table =
+        static_cast<const dlpack::Table*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kTable));
+    if (!table) throw py::error_already_set();
+    if (table->major == dlpack::kTableVersion) pytorch.describe = table->describe;
+  }
+  const py::object to_capsule = py::module_::import("torch.utils.dlpack").attr("to_dlpack");
+  pytorch.to_capsule = to_capsule.inc_ref();  // for as long as the process lives
+}
+
+// What a tensor is and where its numbers are, as long as the tensor lives.
+class Description {
+ public:
+  Description(const py::object& tensor) {
+    if (pytorch.describe) {
+      if (pytorch.describe(tensor.ptr(), &described_)) throw py::error_already_set();
+      return;
+    }
+    capsule_ = pytorch.to_capsule(tensor);
+    const auto* held =
+        static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(capsule_.ptr(), dlpack::kCapsule));
+    if (!held) throw py::error_already_set();
+    described_ = *held;
+  }
+
+  const dlpack::Tensor* operator->() const { return &described_; }
+
+ private:
+  dlpack::Tensor described_;
+  py::object capsule_;  // holds the shape
+};
+
+// An Array does not own its memory: the tensor must outlive the kernel.
 //
 // `joins_levels`: the tensor may have one axis more, [.., L, K] in place of axis 3, which is [..,
 // P].
-ShapedArray to_array(const py::capsule& from, int rank, const char* name,
+ShapedArray to_array(const Description& tensor, int rank, const char* name,
                      bool joins_levels = false) {
-  const auto* tensor =
-      static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(from.ptr(), dlpack::kCapsule));
-  if (!tensor) throw py::error_already_set();
   const bool has_levels = joins_levels && tensor->ndim == rank + 1;
   if (tensor->ndim != rank && !has_levels) {
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) +
@@ -76,10 +115,13 @@ ShapedArray to_array(const py::capsule& from, int rank, const char* name,
   return shaped;
 }
 
+// Of a gradient, which is not computed where it has no elements.
 Array optional_array(const py::object& from, int rank, const char* name,
                      bool joins_levels = false) {
-  return from.is_none() ? Array()
-                        : to_array(from.cast<py::capsule>(), rank, name, joins_levels).array;
+  const Description tensor(from);
+  const int64_t* shape = tensor->shape;
+  const bool is_empty = std::find(shape, shape + tensor->ndim, 0) != shape + tensor->ndim;
+  return is_empty ? Array() : to_array(tensor, rank, name, joins_levels).array;
 }
 
 void check_sizes(const ShapedArray& array, std::initializer_list<int64_t> expected,
@@ -120,7 +162,7 @@ int64_t plus(int64_t a, int64_t b) { return a > kLargest - b ? kLargest : a + b;
 int64_t times(int64_t a, int64_t b) { return a > kLargest / b ? kLargest : a * b; }
 
 // Views [B, Q, M * D], of the value's dtype, as [B, Q, M, D].
-Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
+Array split_heads(const py::object& from, const Problem& p, const char* name) {
   const ShapedArray rows = to_array(from, 3, name);
   check_sizes(rows, {p.B, p.Q, p.M * p.D}, name);
   Array heads = rows.array;
@@ -137,8 +179,8 @@ Array split_heads(const py::capsule& from, const Problem& p, const char* name) {
 //
 // An empty `num_points` is filled in: as many points on each level. The vectors must outlive the
 // problem.
-Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
-                   const py::capsule& positions, const py::capsule& scores,
+Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::object& value,
+                   const py::object& positions, const py::object& scores,
                    const py::object& reference, std::vector<int64_t>& num_points) {
   Problem p;
   const ShapedArray v = to_array(value, 4, "value");
@@ -181,7 +223,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
   check_dtype(w.array, p.value, "scores");
   p.scores = w.array;
   if (!reference.is_none()) {
-    const ShapedArray r = to_array(reference.cast<py::capsule>(), 4, "reference_points");
+    const ShapedArray r = to_array(reference, 4, "reference_points");
     p.reference = r.array;
     p.boxes = r.size[3] == 2 * p.N;
     check_sizes(r, {p.B, p.Q, p.L, p.boxes ? 2 * p.N : p.N}, "reference_points");
@@ -192,7 +234,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::capsule
 
 // `is_per_head`: the gradient of the reference points is [B, Q, M, L, N or 2N] instead of
 // [B, Q, L, N or 2N].
-void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_value,
+void add_grads(Problem& p, const py::object& grad_out, const py::object& grad_value,
                const py::object& grad_reference, const py::object& grad_positions,
                const py::object& grad_scores, bool is_per_head) {
   p.grad_out = split_heads(grad_out, p, "grad_out");
@@ -203,10 +245,9 @@ void add_grads(Problem& p, const py::capsule& grad_out, const py::object& grad_v
 }
 
 void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
-                 const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
-                 const py::capsule& positions, const py::capsule& scores,
-                 const py::object& reference, std::vector<int64_t> num_points,
-                 const py::capsule& out) {
+                 const std::vector<int64_t>& spatial_shapes, const py::object& value,
+                 const py::object& positions, const py::object& scores, const py::object& reference,
+                 std::vector<int64_t> num_points, const py::object& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
@@ -217,10 +258,10 @@ void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
 }
 
 void cpu_backward(const std::string& isa, int num_threads, bool use_all_threads,
-                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
-                  const py::capsule& positions, const py::capsule& scores,
+                  const std::vector<int64_t>& spatial_shapes, const py::object& value,
+                  const py::object& positions, const py::object& scores,
                   const py::object& reference, std::vector<int64_t> num_points,
-                  const py::capsule& grad_out, const py::object& grad_value,
+                  const py::object& grad_out, const py::object& grad_value,
                   const py::object& grad_reference, const py::object& grad_positions,
                   const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
@@ -246,10 +287,10 @@ cuda::Tuning to_tuning(const py::dict& forced) {
 }
 
 void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
-                  const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
-                  const py::capsule& positions, const py::capsule& scores,
+                  const std::vector<int64_t>& spatial_shapes, const py::object& value,
+                  const py::object& positions, const py::object& scores,
                   const py::object& reference, std::vector<int64_t> num_points,
-                  const py::capsule& out) {
+                  const py::object& out) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
   p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
@@ -260,10 +301,10 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
 // The first half of a backward: what it needs is known, and nothing is done yet. The tensors must
 // outlive it.
 cuda::Backward cuda_backward(const py::dict& forced, bool deterministic,
-                             const std::vector<int64_t>& spatial_shapes, const py::capsule& value,
-                             const py::capsule& positions, const py::capsule& scores,
+                             const std::vector<int64_t>& spatial_shapes, const py::object& value,
+                             const py::object& positions, const py::object& scores,
                              const py::object& reference, std::vector<int64_t> num_points,
-                             const py::capsule& grad_out, const py::object& grad_value,
+                             const py::object& grad_out, const py::object& grad_value,
                              const py::object& grad_reference, const py::object& grad_positions,
                              const py::object& grad_scores) {
   Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
@@ -284,6 +325,7 @@ void cuda_enqueue(const cuda::Backward& backward, int device, std::uintptr_t str
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of stdeform: kernels on plain addresses.";
+  stdeform::find_pytorch();
   m.def("usable_isas", &stdeform::usable_isas);
   m.def("cpu_forward", &stdeform::cpu_forward);
   m.def("cpu_backward", &stdeform::cpu_backward);

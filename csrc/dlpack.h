@@ -1,6 +1,7 @@
-// The struct in a DLPack capsule named "dltensor", version 0 of its ABI
-// (https://dmlc.github.io/dlpack/latest/c_api.html). We read the struct and do not rename the
-// capsule, so the capsule keeps the ownership of the tensor.
+// The parts of DLPack's ABI (https://dmlc.github.io/dlpack/latest/c_api.html) that describe a
+// tensor which stays its owner's: the struct itself, the capsule named "dltensor" that holds one,
+// which we read and do not rename, and the table in which a library exports a function that fills
+// one in.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,9 @@
 namespace stdeform::dlpack {
 
 constexpr const char* kCapsule = "dltensor";
+constexpr const char* kTableOfType = "__dlpack_c_exchange_api__";  // attribute of a tensor's type
+constexpr const char* kTable = "dlpack_exchange_api";              // the capsule in it
+constexpr uint32_t kTableVersion = 1;
 constexpr uint8_t kFloat = 2, kBfloat = 4;  // type codes
 
 struct DataType {
@@ -27,6 +31,20 @@ struct Tensor {
   const int64_t* shape;
   const int64_t* strides;  // in elements; PyTorch always sets them
   uint64_t byte_offset;
+};
+
+// Fills in a struct that points into a tensor, of type PyObject*, without a copy; 0, or -1 with a
+// Python exception set.
+using Describe = int (*)(void* tensor, Tensor* described);
+
+struct Table {
+  uint32_t major, minor;  // version
+  Table* older;
+  void* allocate;
+  void* from_tensor;
+  void* to_tensor;
+  Describe describe;  // may be null
+  void* current_stream;
 };
 
 }  // namespace stdeform::dlpack

@@ -1,13 +1,12 @@
 """Types of the compiled extension, csrc/bindings.cpp.
 
-Tensors are passed as DLPack capsules. A gradient that is None is not computed. `cuda_*` and
-`CudaBackward` exist only in builds with CUDA.
+A gradient without elements is not computed. `cuda_*` and `CudaBackward` exist only in builds with
+CUDA.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
 
-Capsule: TypeAlias = Any  # types.CapsuleType exists from Python 3.13 on
+from torch import Tensor
 
 def usable_isas() -> list[str]: ...
 def cpu_forward(
@@ -15,12 +14,12 @@ def cpu_forward(
     num_threads: int,
     use_all_threads: bool,
     spatial_shapes: Sequence[int],  # L * N sizes
-    value: Capsule,  # [B, S, M, D]
-    positions: Capsule,  # [B, Q, M, P, N], or [B, Q, M, L, K, N] without gaps between levels
-    scores: Capsule,  # [B, Q, M, P] or [B, Q, M, L, K]
-    reference: Capsule | None,  # [B, Q, L, N or 2N]
+    value: Tensor,  # [B, S, M, D]
+    positions: Tensor,  # [B, Q, M, P, N], or [B, Q, M, L, K, N] without gaps between levels
+    scores: Tensor,  # [B, Q, M, P] or [B, Q, M, L, K]
+    reference: Tensor | None,  # [B, Q, L, N or 2N]
     num_points: Sequence[int],  # L of them, or none: as many on each level
-    out: Capsule,  # [B, Q, M * D], written
+    out: Tensor,  # [B, Q, M * D], written
     /,
 ) -> None: ...
 def cpu_backward(
@@ -28,16 +27,16 @@ def cpu_backward(
     num_threads: int,
     use_all_threads: bool,
     spatial_shapes: Sequence[int],
-    value: Capsule,
-    positions: Capsule,
-    scores: Capsule,
-    reference: Capsule | None,
+    value: Tensor,
+    positions: Tensor,
+    scores: Tensor,
+    reference: Tensor | None,
     num_points: Sequence[int],
-    grad_out: Capsule,  # [B, Q, M * D]
-    grad_value: Capsule | None,  # this and the next three are written, in the shapes of the inputs
-    grad_reference: Capsule | None,
-    grad_positions: Capsule | None,
-    grad_scores: Capsule | None,
+    grad_out: Tensor,  # [B, Q, M * D]
+    grad_value: Tensor,  # this and the next three are written, in the shapes of the inputs
+    grad_reference: Tensor,
+    grad_positions: Tensor,
+    grad_scores: Tensor,
     /,
 ) -> None: ...
 def cuda_devices() -> tuple[int, str]: ...  # how many can run the kernels; if none, why
@@ -46,12 +45,12 @@ def cuda_forward(
     stream: int,  # a cudaStream_t
     tuning: Mapping[str, int],  # fields of Tuning in csrc/cuda/params.h
     spatial_shapes: Sequence[int],
-    value: Capsule,
-    positions: Capsule,
-    scores: Capsule,
-    reference: Capsule | None,
+    value: Tensor,
+    positions: Tensor,
+    scores: Tensor,
+    reference: Tensor | None,
     num_points: Sequence[int],
-    out: Capsule,
+    out: Tensor,
     /,
 ) -> None: ...
 
@@ -63,16 +62,16 @@ class CudaBackward:
         tuning: Mapping[str, int],
         deterministic: bool,
         spatial_shapes: Sequence[int],
-        value: Capsule,
-        positions: Capsule,
-        scores: Capsule,
-        reference: Capsule | None,
+        value: Tensor,
+        positions: Tensor,
+        scores: Tensor,
+        reference: Tensor | None,
         num_points: Sequence[int],
-        grad_out: Capsule,
-        grad_value: Capsule | None,  # shapes and dtypes: csrc/cuda/api.h
-        grad_reference: Capsule | None,
-        grad_positions: Capsule | None,
-        grad_scores: Capsule | None,
+        grad_out: Tensor,
+        grad_value: Tensor,  # shapes and dtypes: csrc/cuda/api.h
+        grad_reference: Tensor,
+        grad_positions: Tensor,
+        grad_scores: Tensor,
         /,
     ) -> None: ...
     @property

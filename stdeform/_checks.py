@@ -53,13 +53,10 @@ def check_attention_from_offsets(
     sizes, expected, dtype, device = _check_either_form(
         names, value, spatial_shapes, sampling_offsets, attention_logits, num_points
     )
-    batch, num_queries, num_axes = expected[0], expected[1], expected[-1]
-    num_levels = len(spatial_shapes)
     check_companion("reference_points", reference_points, dtype, device)
-    shape = reference_points.shape
-    points = (batch, num_queries, num_levels, num_axes)
-    boxes = (batch, num_queries, num_levels, 2 * num_axes)
-    if shape != points and shape != boxes:
+    shape, num_axes = reference_points.shape, expected[-1]
+    points = (expected[0], expected[1], len(spatial_shapes), num_axes)
+    if shape != points and shape != (boxes := (*points[:3], 2 * num_axes)):
         raise ValueError(
             f"reference_points must have shape {list(points)} (points) or {list(boxes)} "
             f"(centre then size), got {list(shape)}"
@@ -161,14 +158,15 @@ def check_spatial_shapes(
     Returns:
         S, the number of cells of all levels, and all L * N sizes.
     """
-    if not _is_sequence(spatial_shapes):
+    # Lists and tuples without a call.
+    if not isinstance(spatial_shapes, (tuple, list)) and not _is_sequence(spatial_shapes):
         raise TypeError(_table_rule(spatial_shapes, num_axes, name))
     if len(spatial_shapes) == 0:
         raise ValueError(f"{name} must have at least one row, got none")
     total = 0
     sizes: list[int] = []
     for row in spatial_shapes:
-        if not _is_sequence(row):
+        if not isinstance(row, (tuple, list)) and not _is_sequence(row):
             raise TypeError(_table_rule(spatial_shapes, num_axes, name))
         if len(row) != num_axes:
             why = f" to match the last axis of {beside}" if beside else ""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]  # a documented name
 
 from ._build import read_record
 from ._checks import compute_dtype
@@ -95,22 +94,26 @@ def forward(
         value = _with_unit_stride(value)
         if not num_points and not (positions.is_contiguous() and scores.is_contiguous()):
             positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
-        arrays = (
-            spatial_shapes,
-            to_dlpack(value),
-            to_dlpack(positions),
-            to_dlpack(scores),
-            None if reference_points is None else to_dlpack(reference_points),
-            num_points,
-            to_dlpack(out),
-        )
-        if value.is_cuda:
-            _require("cuda")
+        if _C is None or value.is_cuda:
+            _require(value)
+            inputs = (spatial_shapes, value, positions, scores, reference_points, num_points)
             index = value.get_device()
-            _C.cuda_forward(index, _current_stream(index), dict(options.cuda_tuning), *arrays)
+            _C.cuda_forward(index, _current_stream(index), dict(options.cuda_tuning), *inputs, out)
         else:
-            _require("cpu")
-            _C.cpu_forward(*_cpu_options(), *arrays)
+            isa, threads, use_all = _cpu_options()
+            # Written out: unpacking a tuple into a call takes longer.
+            _C.cpu_forward(
+                isa,
+                threads,
+                use_all,
+                spatial_shapes,
+                value,
+                positions,
+                scores,
+                reference_points,
+                num_points,
+                out,
+            )
     return out
 
 
@@ -131,27 +134,21 @@ def backward(
     # Copies made for the kernel live in these names until it has returned.
     value = _with_unit_stride(value)
     grad_out = _with_unit_stride(grad_out)
-    grads = (_cuda_buffers if value.is_cuda else empty_grads)(inputs, needs)
-    if not num_points:
+    is_cuda = value.is_cuda
+    grads = (_cuda_buffers if is_cuda else empty_grads)(inputs, needs)
+    if not num_points and not (positions.is_contiguous() and scores.is_contiguous()):
         positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
     if any(grad.numel() for grad in grads):
-        arrays = (
-            spatial_shapes,
-            to_dlpack(value),
-            to_dlpack(positions),
-            to_dlpack(scores),
-            None if reference_points is None else to_dlpack(reference_points),
-            num_points,
-            to_dlpack(grad_out),
-            *(to_dlpack(grad) if grad.numel() else None for grad in grads),
+        arrays: tuple[Any, ...] = (
+            *(spatial_shapes, value, positions, scores, reference_points, num_points),
+            *(grad_out, *grads),
         )
-        if value.is_cuda:
-            _require("cuda")
+        if _C is None or is_cuda:
+            _require(value)
             _cuda_backward(value, arrays)
         else:
-            _require("cpu")
             _C.cpu_backward(*_cpu_options(), *arrays)
-    return _round_buffers(grads, inputs) if value.is_cuda else grads
+    return _round_buffers(grads, inputs) if is_cuda else grads
 
 
 def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
@@ -159,8 +156,13 @@ def empty_grads(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple
     value = inputs[0]
     assert value is not None
     return tuple(
-        value.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape if needed else 0)
-        for tensor, needed in zip(inputs, needs, strict=True)
+        [
+            # Faster than `new_empty` of a shape, of which PyTorch reads every number.
+            torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            if needed and tensor is not None
+            else (value if tensor is None else tensor).new_empty(0)
+            for tensor, needed in zip(inputs, needs, strict=True)
+        ]
     )
 
 
@@ -196,8 +198,9 @@ def _round_buffers(
     )
 
 
-def _require(device_type: str) -> None:
+def _require(value: Tensor) -> None:
     """Raises RuntimeError if there is no kernel: operators can be called without functional.py."""
+    device_type = "cuda" if value.is_cuda else "cpu"
     if reason := missing(device_type):
         raise RuntimeError(f"no native kernel for {device_type} tensors: {reason}")
 
