@@ -94,7 +94,8 @@ def forward_vjp(
     ctx: Any, grad_out: Tensor, backward: Callable[..., Any] = st_deform_attn_backward
 ) -> Grads:
     value, reference_points, positions, scores = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
+    needed = ctx.needs_input_grad
+    needs = [needed[0], *needed[2:5]]
     tensors = (value, ctx.spatial_shapes, reference_points, positions, scores)
     grads = backward(grad_out, *tensors, ctx.num_points, needs)
     wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]

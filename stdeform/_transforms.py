@@ -17,8 +17,8 @@ def attend(*inputs: Any) -> Tensor:
     return cast(Tensor, transformed(*inputs))
 
 
-# The formulas again, because torch.func's transforms refuse those of register_autograd. An
-# autograd.Function costs more per call, so other calls do without.
+# The formulas again, because torch.func's transforms refuse those of register_autograd. They want
+# `setup_context`, with which an autograd.Function costs more per call than that of `_dispatch`.
 
 
 class _Attend(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -16,12 +17,21 @@ from tests.support.cases import (
     arguments,
     asking,
     draw,
+    gradients,
     names,
     operator,
     subsets,
+    tensors,
 )
 
 pytestmark = pytest.mark.usefixtures("needs_native")
+
+
+def _negated(tensor: Tensor) -> Tensor:
+    """The negatives of a tensor, as a view of memory that holds its numbers."""
+    view = torch.complex(torch.zeros_like(tensor), tensor).conj().imag
+    assert view.is_neg()
+    return view
 
 
 class _Watched(Tensor):
@@ -102,9 +112,7 @@ def test_tensors_that_are_not_as_they_lie_in_memory(form: str) -> None:
             if not isinstance(arg, Tensor):
                 continue
             mixed = list(args)
-            # A view of memory that holds the negatives.
-            mixed[i] = torch.complex(torch.zeros_like(arg), -arg).conj().imag
-            assert mixed[i].is_neg()
+            mixed[i] = _negated(-arg)
             assert torch.equal(attend(*mixed), expected)
             mixed[i] = arg.to_sparse()
             with pytest.raises(NotImplementedError, match="stdeform::st_deform_attn"):
@@ -135,6 +143,115 @@ def test_plain_tensors_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> No
         operator("points", "native")(*args)
     with torch.inference_mode():
         operator("points", "native")(*(a.clone() if isinstance(a, Tensor) else a for a in args))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recorded_plain_tensors_take_the_short_way(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = draw(form)
+    with _WatchKernels():
+        expected = gradients(problem, form, "native")
+    for name in ("st_deform_attn", "st_deform_attn_backward"):
+        monkeypatch.setattr(_ops, name, lambda *_: pytest.fail("went through PyTorch"))
+    for got, want in zip(gradients(problem, form, "native"), expected, strict=True):
+        assert torch.equal(got, want)
+
+
+# -- the backward of a call that took the short way --------------------------------------------
+
+
+def _recorded() -> tuple[Tensor, list[Tensor], Tensor, tuple[Tensor, ...]]:
+    """A result, its leaves, a gradient of it and those that it gives."""
+    problem = draw("points")
+    args = asking(problem.from_offsets, (True,) * 4)
+    out = operator("points", "native")(*args)
+    assert "StDeformAttn" in out.grad_fn.name()
+    return out, tensors(args), problem.grad_out, gradients(problem, "points", "native")
+
+
+def _assert_all_equal(got: Sequence[Tensor], want: Sequence[Tensor]) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_mode_sees_the_backward() -> None:
+    """Also one that did not see the forward."""
+    out, leaves, grad_out, expected = _recorded()
+    with _WatchKernels() as kernels:
+        _assert_all_equal(torch.autograd.grad(out, leaves, grad_out), expected)
+    assert _ops.st_deform_attn_backward in kernels.seen
+
+
+def test_the_profiler_sees_the_backward() -> None:
+    out, leaves, grad_out, _ = _recorded()
+    with torch.profiler.profile(acc_events=True) as profiler:
+        torch.autograd.grad(out, leaves, grad_out)
+    assert "stdeform::st_deform_attn_backward" in {each.key for each in profiler.key_averages()}
+
+
+def test_a_gradient_of_a_subclass_is_seen() -> None:
+    out, leaves, grad_out, expected = _recorded()
+    _Watched.seen.clear()
+    got = torch.autograd.grad(out, leaves, grad_out.as_subclass(_Watched))
+    _assert_all_equal(got, expected)
+    assert _ops.st_deform_attn_backward in _Watched.seen
+
+
+def test_a_gradient_that_is_not_as_it_lies_in_memory() -> None:
+    out, leaves, grad_out, expected = _recorded()
+    _assert_all_equal(torch.autograd.grad(out, leaves, _negated(-grad_out)), expected)
+
+
+def test_what_hooks_make_of_saved_tensors() -> None:
+    """Each of the four: a subclass, and what is not as it lies in memory."""
+    problem = draw("points")
+    args = asking(problem.from_offsets, (True,) * 4)
+    expected = gradients(problem, "points", "native")
+    for at in range(4):
+        for change in (lambda saved: saved.as_subclass(_Watched), lambda saved: _negated(-saved)):
+            saved: list[Tensor] = []
+
+            def pack(tensor: Tensor, saved: list[Tensor] = saved) -> int:
+                saved.append(tensor.detach())
+                return len(saved) - 1
+
+            def unpack(
+                i: int, saved: list[Tensor] = saved, change: Any = change, at: int = at
+            ) -> Tensor:
+                return change(saved[i]) if i == at else saved[i]
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+                out = operator("points", "native")(*args)
+            assert len(saved) == 4
+            _Watched.seen.clear()
+            got = torch.autograd.grad(out, tensors(args), problem.grad_out)
+            _assert_all_equal(got, expected)
+
+
+def test_a_batch_of_gradients() -> None:
+    out, leaves, grad_out, expected = _recorded()
+    stacked = torch.stack([grad_out, grad_out])
+    got = torch.autograd.grad(out, leaves, stacked, is_grads_batched=True)
+    _assert_all_equal([grad[1] for grad in got], expected)
+
+
+def test_a_saved_tensor_that_was_changed_is_refused() -> None:
+    out, leaves, grad_out, _ = _recorded()
+    with torch.no_grad():
+        leaves[0].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out, leaves, grad_out)
+
+
+def test_nothing_is_recorded_below_autograd() -> None:
+    """In the kernel of another operator, where gradients stay enabled."""
+    args = asking(draw("points").from_offsets, (True,) * 4)
+    with torch._C._AutoDispatchBelowAutograd():
+        assert not operator("points", "native")(*args).requires_grad
+
+
+# -- what is recorded --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import dlpack
 
 import stdeform
 from stdeform import _dispatch, _native, functional
@@ -21,6 +25,7 @@ SYMBOLS = [
     "torch._C.DispatchKeySet",
     "torch._C._are_functorch_transforms_active",
     "torch._C._dispatch_keys",
+    "torch._C._dispatch_tls_is_dispatch_key_excluded",
     "torch._C._get_tracing_state",
     "torch._C._is_any_autocast_enabled",
     "torch._C._len_torch_dispatch_stack",
@@ -83,3 +88,23 @@ def test_the_stream_is_found_without_a_private_symbol(monkeypatch: pytest.Monkey
     assert _native._current_stream(1) == 1
     monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
     assert _native._current_stream(1) == 101
+
+
+def test_tensors_are_described_without_the_function_of_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As up to PyTorch 2.9: a core that does not find it when it is loaded."""
+    expected = results()
+    core = tmp_path / Path(str(_native._C.__file__)).name
+    shutil.copy(str(_native._C.__file__), core)
+    spec = importlib.util.spec_from_file_location("old._C", core)
+    with monkeypatch.context() as hidden:
+        hidden.delattr(Tensor, "__dlpack_c_exchange_api__", raising=False)
+        to_capsule = mock.Mock(side_effect=dlpack.to_dlpack)
+        hidden.setattr(dlpack, "to_dlpack", to_capsule)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    monkeypatch.setattr(_native, "_C", module)
+    for got, want in zip(results(), expected, strict=True):
+        assert torch.equal(got, want)
+    assert to_capsule.called
