@@ -209,7 +209,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::object&
   check_sizes(s, {p.B, p.Q, p.M, p.P, p.N}, "positions");
   // Indices of cells are 32-bit. So are offsets into the CPU's packed copy of a head, which count
   // vectors of at least four numbers.
-  if ((p.S + 1) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
+  if ((p.S + 8) * ((p.D + 3) / 4) > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument(
         "value must have fewer than 2^31 vectors of four channels per batch element and head, "
         "got " +

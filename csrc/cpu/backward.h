@@ -3,17 +3,20 @@
 //   1 prefault       populate the pages of large results             Prefault       prefault.h
 //   For each head, which is one head of one batch element:
 //   2 pack           copy its value, and zero its gradient           PackedHeads    packed_heads.h
-//   For each query of the head:
-//   3 begin          scores -> attention weights                     SampleReader   sample_reader.h
-//   4 read           positions -> corner rows, for a chunk           SampleReader   sampling.h
+//   For each block of queries:
+//   3 read           scores -> attention weights                     QueryBlock     query_block.h
+//   For each query of the block:
+//   4 corners        positions -> corner rows, for a chunk           CornerFinder   corners.h
 //   5 differentiate  dots: grad_out . row of each corner             differentiate  gather.h
 //                    scatter: row of grad_value += weight * grad_out
 //   6 add            dots -> gradients of positions and weights      SampleGrads    sample_grads.h
 //   7 finish         through the softmax, to the gradient of scores  SampleGrads    sample_grads.h
+//   For each block of queries:
+//   8 write          the gradients of scores and positions           QueryBlock     query_block.h
 //   For each head:
-//   8 unpack         round the gradient of its value once            PackedHeads    packed_heads.h
+//   9 unpack         round the gradient of its value once            PackedHeads    packed_heads.h
 //   For all heads:
-//   9 sum heads      add their gradients of reference points         sum_heads
+//  10 sum heads      add their gradients of reference points         sum_heads
 //
 // With few samples (sample_reader.h) of float32 or float64, and a head for every thread, the kernel
 // works in place: without copies, and adding to the result itself, which is set to zero before.
@@ -36,39 +39,42 @@ template <class T, int N>
 class BackwardKernel {
   using Real = Compute<T>;
   static constexpr bool kResultHoldsSums = std::is_same_v<T, Real>;
+  static constexpr int kOutside = 1 << N;  // rows outside the volume
 
   // The working memory of one thread.
   struct Scratch {
-    explicit Scratch(const BackwardKernel& kernel)
-        : reader(kernel.p_, kernel.table_),
+    Scratch(const BackwardKernel& kernel, int64_t max_heads)
+        : block(kernel.p_, kernel.table_, max_heads),
           grads(kernel.p_, kernel.table_, kernel.head_reference_.get()),
           grad_out(new Real[kernel.vectors_ * kLanes<Real>]()),
-          unused(new Real[kernel.p_.D]()) {}
-    SampleReader<Real, N> reader;
+          unused(new Real[kernel.p_.D << N]()) {}
+    QueryBlock<Real, N> block;
     SampleGrads<Real, N> grads;
-    Chunk<Real, N> chunk;
+    GradChunk<Real, N> chunk;
     Dots<Real, N> dots;
     std::unique_ptr<Real[]> grad_out;  // [D], padded with zeros to whole vectors
-    std::unique_ptr<Real[]> unused;    // [D], in place: the gradient outside the volume
+    std::unique_ptr<Real[]> unused;    // [2^N, D], in place: the gradient outside the volume
   };
 
  public:
   explicit BackwardKernel(const Problem& p)
       : p_(p),
         partition_(p),
-        table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         is_in_place_(kResultHoldsSums && has_few_samples<Real>(p) &&
                      p.B * p.M >= partition_.num_threads()),
+        table_(p, is_in_place_ ? 1 : vectors_),
+        finder_(p, table_),
         needs_dots_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
         needs_scatter_(p.grad_value.data),
         head_reference_(p.grad_reference.data
                             ? new Real[p.B * p.M * p.Q * p.L * table_.reference_width]
                             : nullptr),
         zeros_(new T[p.D]()),
-        values_(needs_dots_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, p.D, vectors_),
-        grad_values_(needs_scatter_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, p.D,
-                     vectors_) {
+        values_(needs_dots_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, kOutside, p.D,
+                vectors_),
+        grad_values_(needs_scatter_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, kOutside,
+                     p.D, vectors_) {
     will_write(p.grad_value, p.B * p.S * p.M * p.D);
     will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
     will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
@@ -77,7 +83,7 @@ class BackwardKernel {
   void run() {
     partition_.run([this] {
       prefault_.run();  // 1 prefault
-      Scratch scratch(*this);
+      Scratch scratch(*this, is_in_place_ ? p_.M : 1);
       if (is_in_place_) {
         if constexpr (kResultHoldsSums) run_in_place(scratch);
       } else {
@@ -113,21 +119,27 @@ class BackwardKernel {
         zero(static_cast<Real*>(p_.grad_value.data) + begin * cell, (end - begin) * cell);
       });
     }
-    const StridedRows<const T> value_rows = {p_.value.stride[1], zeros_.get()};
-    const StridedRows<Real> grad_rows = {p_.M * p_.D, scratch.unused.get()};
+    const StridedRows<const T> value_rows = {p_.value.stride[1], zeros_.get(), 0};
+    const StridedRows<Real> grad_rows = {p_.M * p_.D, scratch.unused.get(), p_.D};
     partition_.for_each_range(p_.B * p_.M, 1, [&](int64_t begin, int64_t end) {
       visit_needs([&](auto with_dots, auto scatter) {
         for (int64_t b = begin / p_.M; b * p_.M < end; ++b) {
           const int64_t first = std::max<int64_t>(begin - b * p_.M, 0);
           const int64_t last = std::min(end - b * p_.M, p_.M);
-          for (int64_t q = 0; q < p_.Q; ++q)
-            for (int64_t m = first; m < last; ++m) {
-              const T* value = at<T>(p_.value, b, 0, m);
-              Real* grad_value =
-                  scatter == Scatter::none ? nullptr : at<Real>(p_.grad_value, b, 0, m);
-              run_query<with_dots, scatter>(scratch, b, q, m, value, value_rows, grad_value,
-                                            grad_rows, {});
-            }
+          scratch.block.for_each(0, p_.Q, [&](int64_t q_begin, int64_t q_end) {
+            scratch.block.read({b, first, last - first}, q_begin, q_end);  // 3 read
+            const auto place = [&](int64_t i) {
+              return QueryHead{q_begin + i / (last - first), first + i % (last - first)};
+            };
+            differentiate_queries<with_dots, scatter>(
+                scratch, b, (q_end - q_begin) * (last - first), place, value_rows,
+                [&](int64_t m) { return at<T>(p_.value, b, 0, m); }, grad_rows,
+                [&](int64_t m) {
+                  return scatter == Scatter::none ? nullptr : at<Real>(p_.grad_value, b, 0, m);
+                },
+                {});
+            if (with_dots) scratch.block.write_grads(q_begin, q_end);  // 8 write
+          });
         }
       });
     });
@@ -168,7 +180,7 @@ class BackwardKernel {
     if (needs_scatter_) grad_values_.zero(copy, begin, end);
   }
 
-  // 8 unpack: cells [begin, end) of a head.
+  // 9 unpack: cells [begin, end) of a head.
   void unpack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     if (!needs_scatter_) return;
     T* grad_value = at<T>(p_.grad_value, head / p_.M, 0, head % p_.M);
@@ -180,39 +192,57 @@ class BackwardKernel {
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
                    RowRange range = {}) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* grad_out = at<T>(p_.grad_out, b, 0, m);                             // [Q, D]
-    const T* value = with_dots ? values_[copy] : nullptr;                        // [S + 1, D]
-    Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];  // [S + 1, D]
-    const int64_t grad_out_stride = p_.grad_out.stride[1];
-    const PackedRows<Real> rows = {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
-    for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) {
-        scratch.reader.prefetch(b, q + kPrefetch, m);
-        prefetch<false>(grad_out + (q + kPrefetch) * grad_out_stride, p_.D);
-        if (with_dots) scratch.grads.prefetch(b, q + kPrefetch, m);
-      }
-      run_query<with_dots, scatter>(scratch, b, q, m, value, rows, grad_value, rows, range);
-    }
+    const T* value = with_dots ? values_[copy] : nullptr;                        // [S + 2^N, D]
+    Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];  // [S + 2^N, D]
+    const PackedRows<Real> rows = {vectors_, p_.S};
+    scratch.block.for_each(begin, end, [&](int64_t first, int64_t last) {
+      scratch.block.read({b, m, 1}, first, last);  // 3 read
+      const auto place = [&](int64_t i) { return QueryHead{first + i, m}; };
+      differentiate_queries<with_dots, scatter>(
+          scratch, b, last - first, place, rows, [&](int64_t) { return value; }, rows,
+          [&](int64_t) { return grad_value; }, range);
+      if (with_dots) scratch.block.write_grads(first, last);  // 8 write
+    });
   }
 
-  template <bool with_dots, Scatter scatter, class ValueRows, class GradRows>
-  void run_query(Scratch& scratch, int64_t b, int64_t q, int64_t m, const T* value,
-                 ValueRows value_rows, Real* grad_value, GradRows grad_rows, RowRange range) {
-    Chunk<Real, N>& chunk = scratch.chunk;
-    load_numbers(at<T>(p_.grad_out, b, q, m), p_.D, scratch.grad_out.get());
-    const Real* attention = scratch.reader.begin(b, q, m);  // 3 begin
-    if (with_dots) scratch.grads.begin_query();
-    for (int64_t first = 0; first < table_.count; first += kChunk) {
-      scratch.reader.read(b, q, m, first, value_rows, chunk);  // 4 read
-      differentiate<with_dots, scatter>(value, value_rows, grad_value, grad_rows, vectors_,
-                                        scratch.grad_out.get(), chunk, range,
-                                        scratch.dots);                        // 5 differentiate
-      if (with_dots) scratch.grads.add(b, q, m, first, chunk, scratch.dots);  // 6 add
-    }
-    if (with_dots) scratch.grads.finish_query(b, q, m, attention);  // 7 finish
+  // `count` queries and heads. `value_of(m)` and `grad_value_of(m)`: [S, D], of head m.
+  template <bool with_dots, Scatter scatter, class Place, class ValueRows, class ValueOf,
+            class GradRows, class GradValueOf>
+  void differentiate_queries(Scratch& scratch, int64_t b, int64_t count, Place place,
+                             ValueRows value_rows, ValueOf value_of, GradRows grad_rows,
+                             GradValueOf grad_value_of, RowRange range) {
+    Real* grad_out = scratch.grad_out.get();
+    Real outside = 0;
+    finder_.for_each_chunk(  // 4 corners
+        scratch.block, count, place, value_rows, scratch.chunk,
+        [&](QueryHead i, const GradChunk<Real, N>& chunk) {
+          if (chunk.first == 0) {
+            load_numbers(at<T>(p_.grad_out, b, i.q, i.m), p_.D, grad_out);
+            const int64_t ahead = std::min(i.q + kPrefetch, p_.Q - 1);
+            prefetch<false>(at<T>(p_.grad_out, b, ahead, i.m), p_.D);
+            outside = dot_with_zero(grad_out);
+            if (with_dots) scratch.grads.begin_query();
+          }
+          if (with_dots) scratch.dots.fill(chunk, outside);
+          differentiate<with_dots, scatter>(value_of(i.m), value_rows, grad_value_of(i.m),
+                                            grad_rows, vectors_, grad_out, chunk, range,
+                                            scratch.dots);  // 5 differentiate
+          if (!with_dots) return;
+          scratch.grads.add(chunk, scratch.dots, scratch.block.positions(i));  // 6 add
+          if (chunk.is_last) {
+            scratch.grads.finish_query(b, i.q, i.m, scratch.block.attention(i));  // 7 finish
+          }
+        });
   }
 
-  // 9 sum heads: they share their reference points. Added in the order of the heads.
+  // What the dot product with a row outside the volume is: 0, or NaN.
+  Real dot_with_zero(const Real* grad_out) const {
+    Vector<Real> sum = {};
+    for (int64_t v = 0; v < vectors_; ++v) sum += load(grad_out + v * kLanes<Real>) * Real(0);
+    return reduce<kLanes<Real>>(sum, [](auto a, auto b) { return a + b; });
+  }
+
+  // 10 sum heads: they share their reference points. Added in the order of the heads.
   void sum_heads() const {
     const int64_t width = p_.L * table_.reference_width;
 #pragma omp for schedule(static)
@@ -221,16 +251,21 @@ class BackwardKernel {
       for (int64_t r = 0; r < width; ++r) {
         Real sum = 0;
         for (int64_t m = 0; m < p_.M; ++m) sum += first[m * p_.Q * width + r];
-        SampleGrads<Real, N>::write_numbers(p_.grad_reference, i * width + r, &sum, 1);
+        visit_dtype(p_.grad_reference.dtype, [&](auto zero) {
+          store_numbers(&sum, 1,
+                        static_cast<decltype(zero)*>(p_.grad_reference.data) + i * width + r);
+        });
       }
     }
   }
 
   const Problem& p_;
   const ThreadPartition partition_;
-  const SampleTable<Real, N> table_;
   const int64_t vectors_;  // per row, the last one padded
-  const bool is_in_place_, needs_dots_, needs_scatter_;
+  const bool is_in_place_;
+  const SampleTable<Real, N> table_;
+  const CornerFinder<Real, N> finder_;
+  const bool needs_dots_, needs_scatter_;
   const std::unique_ptr<Real[]> head_reference_;  // per head: [B, M, Q, L, N or 2N]
   const std::unique_ptr<T[]> zeros_;              // [D], in place: the row outside the volume
   PackedHeads<T> values_;

@@ -3,9 +3,10 @@
 //   1 prefault  populate the pages of a large result                 Prefault       prefault.h
 //   For each head, which is one head of one batch element:
 //   2 pack      copy its value, unless it is read by few samples     PackedHeads    packed_heads.h
-//   For each query of the head:
-//   3 begin     scores -> attention weights, with softmax of logits  SampleReader   sample_reader.h
-//   4 read      positions -> pixel coordinates -> 2^N corner rows    SampleReader   sampling.h
+//   For each block of queries:
+//   3 read      scores -> attention weights, with softmax of logits  QueryBlock     query_block.h
+//   For each query of the block:
+//   4 corners   positions -> pixel coordinates -> 2^N corner rows    CornerFinder   corners.h
 //               and their weights, for a chunk of samples
 //   5 gather    sum += weight * row, over samples and corners        gather         gather.h
 //   6 store     round the sum once, to the value's dtype             store_numbers  simd.h
@@ -25,12 +26,14 @@ template <class T, int N, class Rows>
 class ForwardKernel {
   using Real = Compute<T>;
   static constexpr bool kIsPacked = std::is_same_v<Rows, PackedRows<Real>>;
+  static constexpr int kOutside = 1 << N;  // rows outside the volume
 
   // The working memory of one thread.
   struct Scratch {
-    explicit Scratch(const ForwardKernel& kernel)
-        : reader(kernel.p_, kernel.table_), sum(new Real[kernel.vectors_ * kLanes<Real>]) {}
-    SampleReader<Real, N> reader;
+    Scratch(const ForwardKernel& kernel, int64_t max_heads)
+        : block(kernel.p_, kernel.table_, max_heads),
+          sum(new Real[kernel.vectors_ * kLanes<Real>]) {}
+    QueryBlock<Real, N> block;
     Chunk<Real, N> chunk;
     std::unique_ptr<Real[]> sum;  // [D], padded to whole vectors
   };
@@ -39,18 +42,19 @@ class ForwardKernel {
   explicit ForwardKernel(const Problem& p)
       : p_(p),
         partition_(p),
-        table_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
+        table_(p, kIsPacked ? vectors_ : 1),
+        finder_(p, table_),
         zeros_(kIsPacked ? nullptr : new T[p.D]()),
-        values_(kIsPacked ? partition_.num_copies() : 0, p.S, p.D, vectors_) {
+        values_(kIsPacked ? partition_.num_copies() : 0, p.S, kOutside, p.D, vectors_) {
     prefault_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
   }
 
   void run() {
     partition_.run([this] {
       prefault_.run();  // 1 prefault
-      Scratch scratch(*this);
       if constexpr (kIsPacked) {
+        Scratch scratch(*this, 1);
         partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
           pack(head, copy, 0, p_.S);
           run_queries(scratch, head, copy, 0, p_.Q);
@@ -59,13 +63,11 @@ class ForwardKernel {
         partition_.for_each_shared_range(p_.Q, 4,
                                          [&](auto... range) { run_queries(scratch, range...); });
       } else {
-        // The heads of a query after one another: they read cells near each other.
-        const Rows rows = {p_.value.stride[1], zeros_.get()};
+        Scratch scratch(*this, p_.M);
         partition_.for_each_range(p_.B * p_.Q, 4, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            const int64_t b = i / p_.Q, q = i % p_.Q;
-            for (int64_t m = 0; m < p_.M; ++m)
-              run_query(scratch, b, q, m, at<T>(p_.value, b, 0, m), rows);
+          for (int64_t b = begin / p_.Q; b * p_.Q < end; ++b) {
+            run_queries_in_place(scratch, {b, 0, p_.M}, std::max<int64_t>(begin - b * p_.Q, 0),
+                                 std::min(end - b * p_.Q, p_.Q));
           }
         });
       }
@@ -82,32 +84,46 @@ class ForwardKernel {
   // Queries [begin, end) of a head.
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const Rows rows = {IntOf<Real>(vectors_), IntOf<Real>(p_.S * vectors_)};
-    for (int64_t q = begin; q < end; ++q) {
-      if (q + kPrefetch < end) {
-        scratch.reader.prefetch(b, q + kPrefetch, m);
-        prefetch<true>(at<T>(p_.out, b, q + kPrefetch, m), p_.D);
-      }
-      run_query(scratch, b, q, m, values_[copy], rows);
-    }
+    const Rows rows = {vectors_, p_.S};
+    scratch.block.for_each(begin, end, [&](int64_t first, int64_t last) {
+      scratch.block.read({b, m, 1}, first, last);  // 3 read
+      const auto place = [&](int64_t i) { return QueryHead{first + i, m}; };
+      sum_rows(scratch, b, last - first, place, rows, [&](int64_t) { return values_[copy]; });
+    });
   }
 
-  // `value`: [S, D], of the head.
-  void run_query(Scratch& scratch, int64_t b, int64_t q, int64_t m, const T* value, Rows rows) {
+  // The heads of a query after one another: they read cells near each other.
+  void run_queries_in_place(Scratch& scratch, HeadRange heads, int64_t begin, int64_t end) {
+    const Rows rows = {p_.value.stride[1], zeros_.get(), 0};
+    scratch.block.for_each(begin, end, [&](int64_t first, int64_t last) {
+      scratch.block.read(heads, first, last);  // 3 read
+      const auto place = [&](int64_t i) { return QueryHead{first + i / p_.M, i % p_.M}; };
+      sum_rows(scratch, heads.b, (last - first) * p_.M, place, rows,
+               [&](int64_t m) { return at<T>(p_.value, heads.b, 0, m); });
+    });
+  }
+
+  // The results of `count` queries and heads. `value_of(m)`: [S, D], of head m.
+  template <class Place, class ValueOf>
+  void sum_rows(Scratch& scratch, int64_t b, int64_t count, Place place, Rows rows,
+                ValueOf value_of) {
     Real* sum = scratch.sum.get();
-    scratch.reader.begin(b, q, m);  // 3 begin
-    std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
-    for (int64_t first = 0; first < table_.count; first += kChunk) {
-      scratch.reader.read(b, q, m, first, rows, scratch.chunk);  // 4 read
-      gather(value, vectors_, rows, scratch.chunk, sum);         // 5 gather
-    }
-    store_numbers(sum, p_.D, at<T>(p_.out, b, q, m));  // 6 store
+    finder_.for_each_chunk(  // 4 corners
+        scratch.block, count, place, rows, scratch.chunk,
+        [&](QueryHead i, const Chunk<Real, N>& chunk) {
+          if (chunk.first == 0) std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
+          gather(value_of(i.m), vectors_, rows, chunk, sum);  // 5 gather
+          if (!chunk.is_last) return;
+          store_numbers(sum, p_.D, at<T>(p_.out, b, i.q, i.m));  // 6 store
+          prefetch<true>(at<T>(p_.out, b, std::min(i.q + kPrefetch, p_.Q - 1), i.m), p_.D);
+        });
   }
 
   const Problem& p_;
   const ThreadPartition partition_;
+  const int64_t vectors_;  // per row, the last one padded
   const SampleTable<Real, N> table_;
-  const int64_t vectors_;             // per row, the last one padded
+  const CornerFinder<Real, N> finder_;
   const std::unique_ptr<T[]> zeros_;  // [D], the row outside the volume, if not packed
   PackedHeads<T> values_;
   Prefault prefault_;

@@ -6,7 +6,7 @@
 // all others.
 #pragma once
 
-#include "cpu/sample_reader.h"
+#include "cpu/corners.h"
 
 namespace stdeform {
 namespace {
@@ -42,7 +42,8 @@ STDEFORM_INLINE void gather_block(const T* value, Rows rows, const Chunk<Real, N
   // Several sums per channel, so that an addition does not wait for the one before it.
   constexpr int kSums = width <= 3 ? 4 : (width <= 6 ? 2 : 1);
   Vector<Real> sums[kSums][width] = {};
-  for (int i = 0; i < chunk.count; ++i) {
+  for (int j = 0; j < chunk.num_live; ++j) {
+    const int i = chunk.live[j];
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
       const T* row = rows.find(value, chunk.offset[c][i]);
@@ -72,6 +73,12 @@ template <class Real, int N>
 struct Dots {
   // Padded: lane sums are written a vector at a time, also past the last sample.
   alignas(64) Real of[(kChunk << N) + kLanes<Real>];
+
+  // Samples that read nothing keep this number.
+  void fill(const Chunk<Real, N>& chunk, Real number) {
+    if (chunk.num_live < chunk.count)
+      std::fill_n(of, round_up(chunk.count, kLanes<Real>) << N, number);
+  }
 };
 
 // The packed rows of the value's gradient that the caller may add to, as offsets [begin, end).
@@ -99,8 +106,9 @@ STDEFORM_INLINE void differentiate_block(const T* value, ValueRows value_rows, R
   constexpr int kCorners = 1 << N;
   Vector<Real> grad[width];
   for (int v = 0; v < width; ++v) grad[v] = load(grad_out + v * W);
-  for (int i = 0; i < chunk.count; ++i) {
-    const int ahead = std::min(i + kSamplesAhead, chunk.count - 1);
+  for (int j = 0; j < chunk.num_live; ++j) {
+    const int i = chunk.live[j],
+              ahead = chunk.live[std::min(j + kSamplesAhead, chunk.num_live - 1)];
     Vector<Real> products[kCorners];
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
@@ -122,13 +130,10 @@ STDEFORM_INLINE void differentiate_block(const T* value, ValueRows value_rows, R
       }
     }
     if constexpr (with_dots) {
-      if (is_first_block) {
-        store_lane_sums<Real, kCorners>(products, dots.of + i * kCorners);
-      } else {
-        alignas(64) Real sums[kCorners + W];
-        store_lane_sums<Real, kCorners>(products, sums);
-        for (int c = 0; c < kCorners; ++c) dots.of[i * kCorners + c] += sums[c];
-      }
+      alignas(64) Real sums[kCorners + W];
+      store_lane_sums<Real, kCorners>(products, sums);
+      Real* to = dots.of + i * kCorners;
+      for (int c = 0; c < kCorners; ++c) to[c] = is_first_block ? sums[c] : to[c] + sums[c];
     }
   }
 }

@@ -1,4 +1,5 @@
-// Packed copies of single heads, each [S + 1, D rounded up to whole vectors]; the last row is zero.
+// Packed copies of single heads, each [S + 2^N, D rounded up to whole vectors]. The last rows are
+// for the corners outside the volume, and start as zeros.
 //
 // A row is the D channels of one cell. In the caller's arrays the rows of a head are M * D elements
 // apart and compete for few cache sets. The packed copy of a head stays in the L2 cache while all
@@ -17,8 +18,12 @@ namespace {
 template <class T>
 class PackedHeads {
  public:
-  PackedHeads(int64_t num_copies, int64_t rows, int64_t channels, int64_t vectors)
-      : rows_(rows), channels_(channels), row_stride_(vectors * kLanes<Compute<T>>) {
+  PackedHeads(int64_t num_copies, int64_t rows, int64_t num_outside, int64_t channels,
+              int64_t vectors)
+      : rows_(rows),
+        num_outside_(num_outside),
+        channels_(channels),
+        row_stride_(vectors * kLanes<Compute<T>>) {
     const size_t bytes = size_t(num_copies * copy_size()) * sizeof(T);
     data_ = static_cast<T*>(std::aligned_alloc(kAlignment, round_up(bytes, kAlignment)));
     if (!data_) throw std::bad_alloc();
@@ -30,7 +35,7 @@ class PackedHeads {
   T* operator[](int64_t copy) { return data_ + copy * copy_size(); }
 
   // Copies rows [begin, end) from a strided array. The range that ends with the last row also
-  // writes the zero row; so does `zero`.
+  // zeroes the rows outside; so does `zero`.
   void pack(int64_t copy, const T* from, int64_t from_stride, int64_t begin, int64_t end) {
     T* to = (*this)[copy];
     for (int64_t r = begin; r < end; ++r) {
@@ -38,11 +43,13 @@ class PackedHeads {
       std::memcpy(row, from + r * from_stride, size_t(channels_) * sizeof(T));
       std::memset(row + channels_, 0, size_t(row_stride_ - channels_) * sizeof(T));
     }
-    if (end == rows_) std::memset(to + rows_ * row_stride_, 0, size_t(row_stride_) * sizeof(T));
+    if (end == rows_) {
+      std::memset(to + rows_ * row_stride_, 0, size_t(num_outside_ * row_stride_) * sizeof(T));
+    }
   }
 
   void zero(int64_t copy, int64_t begin, int64_t end) {
-    const int64_t rows = end - begin + (end == rows_ ? 1 : 0);
+    const int64_t rows = end - begin + (end == rows_ ? num_outside_ : 0);
     std::memset((*this)[copy] + begin * row_stride_, 0, size_t(rows * row_stride_) * sizeof(T));
   }
 
@@ -59,9 +66,9 @@ class PackedHeads {
  private:
   static constexpr int64_t kPrefetch = 8;  // rows ahead
   static constexpr size_t kAlignment = 64;
-  int64_t copy_size() const { return (rows_ + 1) * row_stride_; }
+  int64_t copy_size() const { return (rows_ + num_outside_) * row_stride_; }
 
-  int64_t rows_, channels_, row_stride_;
+  int64_t rows_, num_outside_, channels_, row_stride_;
   T* data_;
 };
 

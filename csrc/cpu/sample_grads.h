@@ -25,21 +25,13 @@ class SampleGrads {
         grad_attention_(new Real[round_up(table.count, kChunk)]),
         grad_reference_(new Real[p.L * 2 * N * W]) {}
 
-  // Like SampleReader::prefetch, for what a later query of the same head will write.
-  void prefetch(int64_t b, int64_t q, int64_t m) const {
-    const int64_t first = first_sample(b, q, m);
-    prefetch_numbers(p_.grad_positions, first * N, table_.count * N);
-    prefetch_numbers(p_.grad_scores, first, table_.count);
-  }
-
   void begin_query() {
     if (head_reference_)
       std::fill(&grad_reference_[0], &grad_reference_[p_.L * 2 * N * W], Real(0));
   }
 
-  // Samples [first, first + chunk.count) of the query.
-  void add(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
-           const Dots<Real, N>& dots) {
+  // One chunk of the query. `positions`, [P, N], receives the gradients of its positions.
+  void add(const GradChunk<Real, N>& chunk, const Dots<Real, N>& dots, Real* positions) {
     alignas(64) Real grad_pixel[N][kChunk];  // of the pixel coordinates
     for (int i = 0; i < chunk.count; i += W) {
       struct {
@@ -49,24 +41,25 @@ class SampleGrads {
         axes[n] = {load(&chunk.low_weight[n][i]), load(&chunk.high_weight[n][i]),
                    load(&chunk.low_slope[n][i]), load(&chunk.high_slope[n][i])};
       }
-      Reals corners[kCorners], slope[N];
+      Reals corners[kCorners], slope[N], grad[N];
       deinterleave<kCorners>(dots.of + i * kCorners, corners);
       interpolate<N>(axes, corners, slope);
-      store(&grad_attention_[first + i], corners[0]);
+      store(&grad_attention_[chunk.first + i], corners[0]);
       for (int n = 0; n < N; ++n) {
-        store(&grad_pixel[n][i], load(&chunk.attention[i]) * slope[n]);
+        const Reals by_pixel = load(&chunk.attention[i]) * slope[n];
+        store(&grad_pixel[n][i], by_pixel);
+        // A coordinate that reads nothing has no gradient, even if its scale is infinite or NaN.
+        grad[n] = by_pixel == Reals{} ? Reals{} : by_pixel * load(&chunk.scale[n][i]);
       }
+      interleave<N>(grad, positions + (chunk.first + i) * N);
     }
-    if (p_.grad_positions.data) write_positions(b, q, m, first, chunk, grad_pixel);
-    if (head_reference_) add_reference(first, chunk, grad_pixel);
+    if (head_reference_) add_reference(chunk, grad_pixel);
   }
 
-  // After the last chunk. `attention`: the query's attention weights, [P].
-  void finish_query(int64_t b, int64_t q, int64_t m, const Real* attention) {
-    if (p_.grad_scores.data) {
-      if (p_.reference.data) differentiate_softmax(attention);
-      write_numbers(p_.grad_scores, first_sample(b, q, m), grad_attention_.get(), table_.count);
-    }
+  // After the last chunk. The query's attention weights, [P], become the gradients of its scores.
+  void finish_query(int64_t b, int64_t q, int64_t m, Real* attention) {
+    if (p_.reference.data) differentiate_softmax(attention);
+    std::copy_n(grad_attention_.get(), table_.count, attention);
     if (head_reference_) {
       const int64_t width = p_.L * table_.reference_width;
       Real* to = head_reference_ + ((b * p_.M + m) * p_.Q + q) * width;
@@ -74,41 +67,9 @@ class SampleGrads {
     }
   }
 
-  // Writes `n` numbers from element `at` of a contiguous array.
-  static void write_numbers(const Array& to, int64_t at, const Real* from, int64_t n) {
-    visit_dtype(to.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      store_numbers(from, n, static_cast<T*>(to.data) + at);
-    });
-  }
-
  private:
-  // Of a query and head, in contiguous arrays [B, Q, M, P].
-  int64_t first_sample(int64_t b, int64_t q, int64_t m) const {
-    return ((b * p_.Q + q) * p_.M + m) * table_.count;
-  }
-
-  static void prefetch_numbers(const Array& to, int64_t at, int64_t n) {
-    if (!to.data) return;
-    visit_dtype(to.dtype, [&](auto zero) {
-      stdeform::prefetch<true>(static_cast<decltype(zero)*>(to.data) + at, n);
-    });
-  }
-
-  void write_positions(int64_t b, int64_t q, int64_t m, int64_t first, const Chunk<Real, N>& chunk,
-                       const Real (*grad_pixel)[kChunk]) const {
-    alignas(64) Real grad[kChunk * N];
-    for (int i = 0; i < chunk.count; ++i)
-      for (int n = 0; n < N; ++n) {
-        // A coordinate that reads nothing has no gradient, even if its scale is infinite or NaN.
-        const Real g = grad_pixel[n][i];
-        grad[i * N + n] = g == Real(0) ? Real(0) : g * chunk.scale[n][i];
-      }
-    const int64_t sample = first_sample(b, q, m) + first;
-    write_numbers(p_.grad_positions, sample * N, grad, chunk.count * N);
-  }
-
-  void add_reference(int64_t first, const Chunk<Real, N>& chunk, const Real (*grad_pixel)[kChunk]) {
+  void add_reference(const GradChunk<Real, N>& chunk, const Real (*grad_pixel)[kChunk]) {
+    const int64_t first = chunk.first;
     const int width = table_.reference_width;
     for (int i = 0; i < chunk.count; i += W) {
       const Ints levels = load(&table_.level[first + i]);
