@@ -14,6 +14,7 @@ from benchmarks.commands import (
     layers,
     models,
     operator,
+    parts,
     report,
 )
 from benchmarks.gpu import build, check
@@ -26,6 +27,7 @@ _COMMANDS = {
     "defvis": defvis,
     "models": models,
     "export": export,
+    "parts": parts,
     "report": report,
     "gpu-check": check,
     "host-time": host_time,

@@ -21,13 +21,7 @@ _USUAL = ("latency", "memory", "bandwidth")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this command."""
-    parser.add_argument(
-        "workloads",
-        nargs="*",
-        type=_workload_name,
-        metavar="WORKLOAD",
-        help=f"some of {', '.join(WORKLOADS)}; by default paper-encoder",
-    )
+    showing.add_workloads(parser, default="paper-encoder")
     parser.add_argument("--all", action="store_true", help="every table of the results")
     parser.add_argument(
         "--quick", action="store_true", help="every measurement on a tiny problem, in seconds"
@@ -75,12 +69,6 @@ def _rows(jobs: Sequence[Job]) -> Iterator[Row]:
     for job in jobs:
         print(f"-- {job.workload.label}: {', '.join(job.metrics)}", flush=True)
         yield from measure(job)
-
-
-def _workload_name(text: str) -> str:
-    if text not in WORKLOADS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORKLOADS)}, got {text}")
-    return text
 
 
 def _refuse_contradictions(options: argparse.Namespace) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from benchmarks.measure.recording import load_rows
 from benchmarks.report import tables
-from benchmarks.report.plots import draw_growth
+from benchmarks.report.plots import draw_growth, draw_parts
 from benchmarks.report.targets import machine
 
 BEGIN = "<!-- results: begin, written by python -m benchmarks report -->"
 END = "<!-- results: end -->"
 _DOCS = Path("benchmarks/results/RESULTS.md")
 _PICTURE = "complexity.png"  # beside the page
+_PARTS_PICTURE = Path("docs/internals/cpu-roofline.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="JSON-lines files of real runs")
     parser.add_argument(
         "--docs", type=Path, default=_DOCS, help=f"the page to update; by default {_DOCS}"
+    )
+    parser.add_argument(
+        "--parts-picture",
+        type=Path,
+        default=_PARTS_PICTURE,
+        help=f"what rows of `parts` are drawn to; by default {_PARTS_PICTURE}",
     )
 
 
@@ -37,5 +44,8 @@ def run(options: argparse.Namespace) -> int:
         draw_growth(rows, options.docs.with_name(_PICTURE))
         machines = " and ".join(dict.fromkeys(map(machine, drawn)))
         shown = f"![Time against the number of cells, on {machines}]({_PICTURE})\n\n{shown}"
+    parts = [row for row in rows if row["suite"] == "parts"]
+    if parts:
+        draw_parts(parts, options.parts_picture)
     options.docs.write_text(f"{before}{BEGIN}\n\n{shown}\n{end}{after}")
     return 0

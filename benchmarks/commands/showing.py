@@ -8,6 +8,24 @@ from collections.abc import Iterable
 from benchmarks.measure.recording import Recorder
 from benchmarks.measure.rows import Row
 from benchmarks.report import tables
+from benchmarks.workloads import WORKLOADS
+
+
+def add_workloads(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Declares the workloads to measure; `default` says which, if none is named."""
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        type=_workload_name,
+        metavar="WORKLOAD",
+        help=f"some of {', '.join(WORKLOADS)}; by default {default}",
+    )
+
+
+def _workload_name(text: str) -> str:
+    if text not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORKLOADS)}, got {text}")
+    return text
 
 
 def measure_and_show(suite: str, options: argparse.Namespace, rows: Iterable[Row]) -> int:

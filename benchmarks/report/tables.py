@@ -48,6 +48,7 @@ _TABLES = {
         "Gather bandwidth",
         ["achieved", "reading the same rows", "L1", "L2", "L3", "DRAM"],
     ),
+    "parts": ("Time by part of the CPU kernels", ["time [quartiles]", "processor time"]),
     "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
     "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
     "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
@@ -125,15 +126,16 @@ def _cells(row: Row) -> list[str]:
         achieved = row["bytes_per_second"]["median"]
         limits = [row["ceiling"].get(name) for name in ("same rows", "L1", "L2", "L3", "DRAM")]
         return [f"{achieved / 1e9:.1f} GB/s", *(_share(achieved, limit) for limit in limits)]
+    if row["measurement"] == "parts":
+        shares = sorted(row["parts"].items(), key=lambda part: -part[1])
+        return [_spread(row), ", ".join(f"{name} {share:.0%}" for name, share in shares)]
     ratio = row["ratio"]["median"]
     times = "-" if ratio is None else f"{ratio:.2f}x"
     if row["measurement"].startswith("memory"):
         sizes = [row[name] for name in ("extra_bytes", "kept_bytes") if name in row]
         peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
         return [peak, times, *kept]
-    median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
-    between = "once" if row["num_rounds"] == 1 else f"[{q1}, {q3}]"
-    cells = [f"{median} {between}", times]
+    cells = [_spread(row), times]
     if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
     if row["measurement"] == "model":
@@ -144,6 +146,12 @@ def _cells(row: Row) -> list[str]:
         size = row["file_bytes"]  # None in PyTorch
         cells += ["-", "-"] if size is None else [str(row["nodes"]), f"{size / 2**20:.2f} MiB"]
     return cells
+
+
+def _spread(row: Row) -> str:
+    median, q1, q3 = (_time(row["seconds"][name]) for name in ("median", "q1", "q3"))
+    between = "once" if row["num_rounds"] == 1 else f"[{q1}, {q3}]"
+    return f"{median} {between}"
 
 
 def _time(seconds: float) -> str:

@@ -33,6 +33,7 @@ TIMED = COMMON | {"seconds", "num_rounds", "ratio"}
 FITTED = COMMON - {"workload", "load_average"}
 FIELDS = {
     "latency": TIMED,
+    "parts": TIMED - {"ratio"} | {"samples", "parts"},
     "scaling": TIMED,
     "growth": TIMED,
     "overhead": TIMED,
@@ -79,6 +80,7 @@ def _assert_schema(row: Row) -> None:
     if "num_rounds" in row:
         assert row["num_rounds"] >= 1
         assert row["seconds"]["q1"] <= row["seconds"]["median"] <= row["seconds"]["q3"]
+    if "ratio" in row:
         assert row["ratio"]["to"]
 
 
@@ -258,7 +260,8 @@ def test_page_shows_the_committed_results_and_nothing_else(tmp_path: Path) -> No
         assert not row["commit"].endswith("-dirty")
     page, copy = ROOT / "benchmarks/results/RESULTS.md", tmp_path / "page.md"
     copy.write_text(page.read_text())
-    assert main(["report", *map(str, results), "--docs", str(copy)]) == 0
+    drawn = ["--parts-picture", str(tmp_path / "parts.png")]
+    assert main(["report", *map(str, results), "--docs", str(copy), *drawn]) == 0
     assert copy.read_text() == page.read_text()
 
 
