@@ -28,13 +28,18 @@ _FOLDER = _ROOT / "build" / "line-tables"
 # of a file and a function in it to the function.
 PARTS = {
     "pack": ("packed_heads.h: pack", "packed_heads.h: zero", "simd.h: zero", "prefault.h"),
-    "softmax": ("sample_reader.h: begin", "softmax.h"),
-    "positions": ("sample_reader.h: read_positions",),
-    "corners": ("sample_reader.h: find_corners",),
+    "softmax": ("query_block.h: read_scores", "softmax.h"),
+    "positions": ("query_block.h: read_positions", "query_block.h: read_reference"),
+    "corners": ("corners.h: find_chunk",),
     "gather": ("gather.h: gather_block",),
     "dots, scatter": ("gather.h: differentiate_block",),
     "gradients": ("sample_grads.h",),
-    "store": ("simd.h: store_numbers", "packed_heads.h: unpack", "backward.h: sum_heads"),
+    "store": (
+        "simd.h: store_numbers",
+        "query_block.h: write_grads",
+        "packed_heads.h: unpack",
+        "backward.h: sum_heads",
+    ),
 }
 THREADS = "threads"  # waiting for each other, and all else of OpenMP's runtime
 OTHER = "other"  # anything else of the kernels

@@ -18,7 +18,7 @@
 //   For all heads:
 //  10 sum heads      add their gradients of reference points         sum_heads
 //
-// With few samples (sample_reader.h) of float32 or float64, and a head for every thread, the kernel
+// With few samples (rows.h) of float32 or float64, and a head for every thread, the kernel
 // works in place: without copies, and adding to the result itself, which is set to zero before.
 // Each thread owns neighbouring heads, and takes all of them query by query.
 //
