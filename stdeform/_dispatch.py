@@ -100,11 +100,11 @@ def attend(
     if _are_functorch_transforms_active():
         return _transforms.attend(*inputs)
     if (
-        # No subclass, nobody who looks on, plain memory: the dispatcher would only record the call
-        # for autograd and look the kernel up.
+        # No subclass, no mode, profiler or trace, plain memory: the dispatcher would only record
+        # the call for autograd and look the kernel up.
         type(value) is type(positions) is type(scores) is Tensor
         and (reference_points is None or type(reference_points) is Tensor)
-        and not _somebody_looks_on()
+        and not _is_observed()
         and _dispatch_keys(value).raw_repr() in _PLAIN
         and _dispatch_keys(positions).raw_repr() in _PLAIN
         and _dispatch_keys(scores).raw_repr() in _PLAIN
@@ -119,7 +119,7 @@ def attend(
     return _ops.st_deform_attn(*inputs)
 
 
-def _somebody_looks_on() -> bool:
+def _is_observed() -> bool:
     """Whether a mode, profiler or trace has to see the operator."""
     return (
         _len_torch_function_stack() > 0
@@ -162,16 +162,16 @@ _record = getattr(super(torch.autograd.Function, StDeformAttn), "apply", StDefor
 def _backward(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """The registered backward, of its arguments, for what `StDeformAttn` has saved.
 
-    Others may look on than at the forward, and of what was plain there hooks may have made
-    something else. Of that the core refuses what has no numbers in memory; it cannot see a view of
-    the negatives.
+    Modes may be active that were not at the forward, and of what was plain there hooks may have
+    made something else. Of that the core refuses what has no numbers in memory; it cannot see a
+    view of the negatives.
     """
     value, _, reference_points, positions, scores, *_ = inputs
     if (
         is_compiling()
         or forward_ad._current_level >= 0
         or _are_functorch_transforms_active()
-        or _somebody_looks_on()
+        or _is_observed()
         or torch.is_grad_enabled()
         or type(grad_out) is not Tensor
         or _dispatch_keys(grad_out).raw_repr() not in _PLAIN

@@ -116,6 +116,33 @@ def test_a_reference_that_is_no_number_reads_nothing(backend: str, form: str, ba
     assert_close(forward(problem, form, backend), expected, "forward")
 
 
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("shape", [(3, 3, 4), (4, 5)], ids=["video", "image"])
+def test_a_sample_outside_still_passes_on_what_is_no_number(
+    backend: str, shape: tuple[int, ...], bad: float
+) -> None:
+    """Its weight times zero, and the gradient of the result times zero, are NaN."""
+    if backend in ("emulated", "cuda"):
+        pytest.skip("the CUDA kernels leave a sample out that reads nothing, whatever its weight")
+    sampled = operator("locations", backend)
+    value = torch.randn(1, math.prod(shape), 1, 16)
+    locations = torch.full((1, 2, 1, 1, 3, len(shape)), 0.5)
+    locations[0, 1, 0, 0, 2] = 9.0
+    weights = torch.ones(1, 2, 1, 1, 3)
+    poisoned = weights.clone()
+    poisoned[0, 1, 0, 0, 2] = bad
+    out = sampled(value, [shape], locations, poisoned)
+    assert out[0, 1].isnan().all()
+    assert out[0, 0].isfinite().all()
+    weights.requires_grad_()
+    out = sampled(value, [shape], locations, weights)
+    grad_out = torch.ones_like(out)
+    grad_out[0, 1, 3] = bad
+    (grad,) = torch.autograd.grad(out, weights, grad_out)
+    assert grad[0, 1, 0, 0, 2].isnan()
+    assert grad[0, 0].isfinite().all()
+
+
 # -- cells that are not read -------------------------------------------------------------------
 
 

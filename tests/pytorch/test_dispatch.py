@@ -1,4 +1,4 @@
-"""Who may look on at a call: modes, subclasses, profiler, autograd; and who takes the short way."""
+"""What sees a call: modes, subclasses, profiler, autograd; and which calls take the short way."""
 
 from __future__ import annotations
 
