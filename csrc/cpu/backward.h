@@ -63,7 +63,8 @@ class BackwardKernel {
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
         is_in_place_(kResultHoldsSums && has_few_samples<Real>(p) &&
                      p.B * p.M >= partition_.num_threads()),
-        table_(p, is_in_place_ ? 1 : vectors_),
+        numbers_(p, !is_in_place_),
+        table_(p, numbers_, is_in_place_ ? 1 : vectors_),
         finder_(p, table_),
         needs_dots_(p.grad_positions.data || p.grad_scores.data || p.grad_reference.data),
         needs_scatter_(p.grad_value.data),
@@ -71,10 +72,10 @@ class BackwardKernel {
                             ? new Real[p.B * p.M * p.Q * p.L * table_.reference_width]
                             : nullptr),
         zeros_(new T[p.D]()),
-        values_(needs_dots_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, kOutside, p.D,
+        values_(needs_dots_ && !is_in_place_ ? partition_.num_copies() : 0, numbers_, kOutside, p.D,
                 vectors_),
-        grad_values_(needs_scatter_ && !is_in_place_ ? partition_.num_copies() : 0, p.S, kOutside,
-                     p.D, vectors_) {
+        grad_values_(needs_scatter_ && !is_in_place_ ? partition_.num_copies() : 0, numbers_,
+                     kOutside, p.D, vectors_) {
     will_write(p.grad_value, p.B * p.S * p.M * p.D);
     will_write(p.grad_positions, p.B * p.Q * p.M * table_.count * N);
     will_write(p.grad_scores, p.B * p.Q * p.M * table_.count);
@@ -147,31 +148,31 @@ class BackwardKernel {
 
   void run_whole_heads(Scratch& scratch) {
     partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
-      pack(head, copy, 0, p_.S);
+      pack(head, copy, 0, numbers_.count());
       visit_needs([&](auto with_dots, auto scatter) {
         run_queries<with_dots, scatter>(scratch, head, copy, 0, p_.Q);
       });
-      unpack(head, copy, 0, p_.S);
+      unpack(head, copy, 0, numbers_.count());
     });
   }
 
   void run_shared_heads(Scratch& scratch) {
-    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
+    partition_.for_each_shared_range(numbers_.count(), 1, [&](auto... range) { pack(range...); });
     if (needs_dots_) {
       partition_.for_each_shared_range(
           p_.Q, 4, [&](auto... range) { run_queries<true, Scatter::none>(scratch, range...); });
     }
     if (needs_scatter_) {
       partition_.for_each_shared_range(
-          p_.S, 1, [&](int64_t head, int64_t copy, int64_t begin, int64_t end) {
+          numbers_.count(), 1, [&](int64_t head, int64_t copy, int64_t begin, int64_t end) {
             const RowRange range = {begin * vectors_, end * vectors_};
             run_queries<false, Scatter::range>(scratch, head, copy, 0, p_.Q, range);
           });
     }
-    partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { unpack(range...); });
+    partition_.for_each_shared_range(numbers_.count(), 1, [&](auto... range) { unpack(range...); });
   }
 
-  // 2 pack: cells [begin, end) of a head.
+  // 2 pack: rows [begin, end) of a head.
   void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     if (needs_dots_) {
       const T* value = at<T>(p_.value, head / p_.M, 0, head % p_.M);
@@ -180,7 +181,7 @@ class BackwardKernel {
     if (needs_scatter_) grad_values_.zero(copy, begin, end);
   }
 
-  // 9 unpack: cells [begin, end) of a head.
+  // 9 unpack: rows [begin, end) of a head.
   void unpack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     if (!needs_scatter_) return;
     T* grad_value = at<T>(p_.grad_value, head / p_.M, 0, head % p_.M);
@@ -192,9 +193,9 @@ class BackwardKernel {
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end,
                    RowRange range = {}) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const T* value = with_dots ? values_[copy] : nullptr;                        // [S + 2^N, D]
-    Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];  // [S + 2^N, D]
-    const PackedRows<Real> rows = {vectors_, p_.S};
+    const T* value = with_dots ? values_[copy] : nullptr;
+    Real* grad_value = scatter == Scatter::none ? nullptr : grad_values_[copy];
+    const PackedRows<Real> rows = {vectors_, numbers_.count()};
     scratch.block.for_each(begin, end, [&](int64_t first, int64_t last) {
       scratch.block.read({b, m, 1}, first, last);  // 3 read
       const auto place = [&](int64_t i) { return QueryHead{first + i, m}; };
@@ -263,6 +264,7 @@ class BackwardKernel {
   const ThreadPartition partition_;
   const int64_t vectors_;  // per row, the last one padded
   const bool is_in_place_;
+  const RowNumbers numbers_;
   const SampleTable<Real, N> table_;
   const CornerFinder<Real, N> finder_;
   const bool needs_dots_, needs_scatter_;

@@ -21,7 +21,7 @@ struct Chunk {
   // weight that is infinite or NaN.
   int num_live;
   int live[kChunk];
-  alignas(64) IntOf<Real> offset[kCorners][kChunk];  // of the corner's row: see rows.h
+  alignas(64) IntOf<Real> offset[kCorners][kChunk];  // of the corner's row; see rows.h
   alignas(64) Real weight[kCorners][kChunk];         // interpolation weight * attention weight
 };
 
@@ -131,6 +131,10 @@ class CornerFinder {
       }
     }
     if constexpr (has_slopes) store(&chunk.attention[i], attention);
+    if constexpr (Rows::kNeighbours) {  // one offset for both corners along x
+      cell[0][0] += ~is_inside[0][0] & -load(&table_.cell_stride[0][sample]);
+      is_inside[0][0] |= is_inside[0][1];
+    }
     const Ints first_cell = load(&table_.first_cell[sample]);
 #pragma GCC unroll 8
     for (int c = 0; c < (1 << N); ++c) {
@@ -143,6 +147,7 @@ class CornerFinder {
         corner_is_inside &= is_inside[n][c >> n & 1];
       }
       store(&chunk.weight[c][i], corner_weight);
+      if (Rows::kNeighbours && (c & 1)) continue;
       store(&chunk.offset[c][i], rows.offsets(c, corner_cell, corner_is_inside));
     }
     list_live(is_live | Ints(attention - attention != Reals{}), i, chunk);

@@ -43,10 +43,11 @@ class ForwardKernel {
       : p_(p),
         partition_(p),
         vectors_((p.D + kLanes<Real> - 1) / kLanes<Real>),
-        table_(p, kIsPacked ? vectors_ : 1),
+        numbers_(p, kIsPacked),
+        table_(p, numbers_, kIsPacked ? vectors_ : 1),
         finder_(p, table_),
         zeros_(kIsPacked ? nullptr : new T[p.D]()),
-        values_(kIsPacked ? partition_.num_copies() : 0, p.S, kOutside, p.D, vectors_) {
+        values_(kIsPacked ? partition_.num_copies() : 0, numbers_, kOutside, p.D, vectors_) {
     prefault_.add(p.out.data, size_t(p.B * p.Q * p.M * p.D) * sizeof(T));
   }
 
@@ -56,10 +57,11 @@ class ForwardKernel {
       if constexpr (kIsPacked) {
         Scratch scratch(*this, 1);
         partition_.for_each_whole_head([&](int64_t head, int64_t copy) {
-          pack(head, copy, 0, p_.S);
+          pack(head, copy, 0, numbers_.count());
           run_queries(scratch, head, copy, 0, p_.Q);
         });
-        partition_.for_each_shared_range(p_.S, 1, [&](auto... range) { pack(range...); });
+        partition_.for_each_shared_range(numbers_.count(), 1,
+                                         [&](auto... range) { pack(range...); });
         partition_.for_each_shared_range(p_.Q, 4,
                                          [&](auto... range) { run_queries(scratch, range...); });
       } else {
@@ -75,7 +77,7 @@ class ForwardKernel {
   }
 
  private:
-  // 2 pack: cells [begin, end) of a head.
+  // 2 pack: rows [begin, end) of a head.
   void pack(int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const T* value = at<T>(p_.value, head / p_.M, 0, head % p_.M);
     values_.pack(copy, value, p_.value.stride[1], begin, end);
@@ -84,7 +86,7 @@ class ForwardKernel {
   // Queries [begin, end) of a head.
   void run_queries(Scratch& scratch, int64_t head, int64_t copy, int64_t begin, int64_t end) {
     const int64_t b = head / p_.M, m = head % p_.M;
-    const Rows rows = {vectors_, p_.S};
+    const Rows rows = {vectors_, numbers_.count()};
     scratch.block.for_each(begin, end, [&](int64_t first, int64_t last) {
       scratch.block.read({b, m, 1}, first, last);  // 3 read
       const auto place = [&](int64_t i) { return QueryHead{first + i, m}; };
@@ -122,10 +124,11 @@ class ForwardKernel {
   const Problem& p_;
   const ThreadPartition partition_;
   const int64_t vectors_;  // per row, the last one padded
+  const RowNumbers numbers_;
   const SampleTable<Real, N> table_;
   const CornerFinder<Real, N> finder_;
   const std::unique_ptr<T[]> zeros_;  // [D], the row outside the volume, if not packed
-  PackedHeads<T> values_;
+  PackedHeads<Packed<T>> values_;
   Prefault prefault_;
 };
 

@@ -44,12 +44,17 @@ STDEFORM_INLINE void gather_block(const T* value, Rows rows, const Chunk<Real, N
   Vector<Real> sums[kSums][width] = {};
   for (int j = 0; j < chunk.num_live; ++j) {
     const int i = chunk.live[j];
+#pragma GCC unroll 4
+    for (int c = 0; c < kCorners; c += 2) {
+      const T* low = rows.find(value, rows.offset(chunk, c, i));
+      const T* high = rows.find(value, rows.offset(chunk, c + 1, i));
+      const Real low_weight = chunk.weight[c][i], high_weight = chunk.weight[c + 1][i];
 #pragma GCC unroll 8
-    for (int c = 0; c < kCorners; ++c) {
-      const T* row = rows.find(value, chunk.offset[c][i]);
-      const Real weight = chunk.weight[c][i];
-#pragma GCC unroll 8
-      for (int v = 0; v < width; ++v) sums[c % kSums][v] += weight * load(row + v * W);
+      for (int v = 0; v < width; ++v) {
+        const auto pair = load_pair(low + v * W, high + v * W);
+        sums[c % kSums][v] += low_weight * pair.first;
+        sums[(c + 1) % kSums][v] += high_weight * pair.second;
+      }
     }
   }
   for (int v = 0; v < width; ++v) {
@@ -112,17 +117,17 @@ STDEFORM_INLINE void differentiate_block(const T* value, ValueRows value_rows, R
     Vector<Real> products[kCorners];
 #pragma GCC unroll 8
     for (int c = 0; c < kCorners; ++c) {
-      const auto offset = chunk.offset[c][i], offset_ahead = chunk.offset[c][ahead];
       if constexpr (with_dots) {
-        value_rows.template prefetch<false>(value, offset_ahead, width * W);
-        const T* row = value_rows.find(value, offset);
+        value_rows.template prefetch<false>(value, value_rows.offset(chunk, c, ahead), width * W);
+        const T* row = value_rows.find(value, value_rows.offset(chunk, c, i));
         products[c] = grad[0] * load(row);
 #pragma GCC unroll 8
         for (int v = 1; v < width; ++v) products[c] += grad[v] * load(row + v * W);
       }
       if constexpr (scatter != Scatter::none) {
+        const int64_t offset = grad_rows.offset(chunk, c, i);
         if (scatter == Scatter::range && (offset < range.begin || offset >= range.end)) continue;
-        grad_rows.template prefetch<true>(grad_value, offset_ahead, width * W);
+        grad_rows.template prefetch<true>(grad_value, grad_rows.offset(chunk, c, ahead), width * W);
         Real* row = grad_rows.find(grad_value, offset);
         const Real weight = chunk.weight[c][i];
 #pragma GCC unroll 8

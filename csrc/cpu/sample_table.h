@@ -3,8 +3,7 @@
 
 #include <memory>
 
-#include "core/problem.h"
-#include "cpu/simd.h"
+#include "cpu/rows.h"
 
 namespace stdeform {
 namespace {
@@ -17,32 +16,31 @@ class SampleTable {
   using Int = IntOf<Real>;
 
  public:
-  // `row`: from a cell's offset to the next, see rows.h.
-  SampleTable(const Problem& p, int64_t row)
+  // `row`: from a row's offset to the next, see rows.h.
+  SampleTable(const Problem& p, const RowNumbers& rows, int64_t row)
       : count(p.P),
         reference_width(p.boxes ? 2 * N : N),
         level(padded<Int>()),
         first_cell(padded<Int>()),
         half_per_point(padded<Real>()) {
     for (int n = 0; n < N; ++n) cells[n] = padded<Int>(), cell_stride[n] = padded<Int>();
-    int64_t first = 0, begin = 0;  // cell and sample of the level
+    int64_t begin = 0;
     for (int64_t l = 0; l < p.L; ++l) {
       const int64_t end = begin + p.num_points[l];
-      int64_t level_cells = 1;
+      int64_t stride = row;
       for (int n = 0; n < N; ++n) {
         const int64_t axis_cells = p.spatial_shapes[l * N + N - 1 - n];
         for (int64_t i = begin; i < end; ++i) {
           cells[n][i] = Int(axis_cells);
-          cell_stride[n][i] = Int(level_cells * row);
+          cell_stride[n][i] = Int(stride);
         }
-        level_cells *= axis_cells;
+        stride *= n == 0 ? axis_cells + rows.padding : axis_cells;
       }
       for (int64_t i = begin; i < end; ++i) {
         level[i] = Int(l);
-        first_cell[i] = Int(first * row);
+        first_cell[i] = Int((rows.levels[size_t(l)].begin + rows.padding) * row);
         half_per_point[i] = Real(0.5) / Real(p.num_points[l]);
       }
-      first += level_cells;
       begin = end;
     }
   }

@@ -139,6 +139,30 @@ STDEFORM_INLINE Vector<float> load(const Half* from) {
 #endif
 }
 
+// The bfloat16 numbers of one channel in two neighbouring cells: the first in the low half.
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
+// A vector of channels in each of two rows.
+template <class V>
+struct VectorPair {
+  V first, second;
+};
+template <class T>
+STDEFORM_INLINE auto load_pair(const T* first, const T* second) {
+  return VectorPair<Vector<Compute<T>>>{load(first), load(second)};
+}
+STDEFORM_INLINE VectorPair<Vector<float>> load_pair(const BFloat16Pair* pairs,
+                                                    const BFloat16Pair*) {
+  auto bits = load_bits<Bits32>(pairs);
+#if STDEFORM_VECTOR_BYTES >= 32
+  asm("" : "+v"(bits));  // loaded once, not by each of its two uses
+#endif
+  return {reinterpret_cast<Vector<float>>(bits << 16),
+          reinterpret_cast<Vector<float>>(bits & 0xffff0000u)};
+}
+
 // Not one template: for the storage types, of which there are no vectors, it would not compile.
 STDEFORM_INLINE void store(double* to, Vector<double> v) { std::memcpy(to, &v, sizeof v); }
 STDEFORM_INLINE void store(float* to, Vector<float> v) { std::memcpy(to, &v, sizeof v); }
@@ -200,6 +224,28 @@ inline void store_numbers(const Real* from, int64_t n, T* to) {
   if constexpr (std::is_same_v<Compute<T>, Real>)
     for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
   for (; i < n; ++i) from_real(Compute<T>(from[i]), to[i]);
+}
+
+// n pairs; zeros for a null row.
+STDEFORM_INLINE void store_pairs(const BFloat16* first, const BFloat16* second, int64_t n,
+                                 BFloat16Pair* to) {
+  constexpr int W = kLanes<float>;
+  int64_t i = 0;
+  while (i + W <= n) {
+#pragma GCC unroll 8
+    for (int u = 0; u < 8; ++u) {
+      if (i + W > n) break;
+      const Bits32 low = first ? widen(first + i) : Bits32{};
+      const Bits32 high = second ? widen(second + i) << 16 : Bits32{};
+      const Bits32 bits = low | high;
+      std::memcpy(to + i, &bits, sizeof bits);
+      i += W;
+    }
+  }
+  for (; i < n; ++i) {
+    const uint32_t low = first ? first[i].bits : 0, high = second ? second[i].bits : 0;
+    to[i].bits = low | high << 16;
+  }
 }
 
 // Lane i of the result is lane Order::lane(W, i) of `a` followed by `b`, which have 2W lanes.
