@@ -116,6 +116,7 @@ class ForwardKernel {
           if (chunk.first == 0) std::fill(sum, sum + vectors_ * kLanes<Real>, Real(0));
           gather(value_of(i.m), vectors_, rows, chunk, sum);  // 5 gather
           if (!chunk.is_last) return;
+          scratch.block.prefetch_next(i);
           store_numbers(sum, p_.D, at<T>(p_.out, b, i.q, i.m));  // 6 store
           prefetch<true>(at<T>(p_.out, b, std::min(i.q + kPrefetch, p_.Q - 1), i.m), p_.D);
         });

@@ -41,6 +41,7 @@ class QueryBlock {
         capacity_(
             std::clamp<int64_t>(kBytes / (max_heads * samples_ * (N + 1) * int64_t(sizeof(Real))),
                                 1, std::min(kMaxQueries, p.Q))),
+        is_far_(max_heads == 1 && p.positions.stride[1] * size_of(p.positions.dtype) > kFar),
         attention_(new Real[max_heads * capacity_ * samples_]()),
         positions_(new Real[max_heads * capacity_ * samples_ * N]()),
         reference_(p.reference.data ? new Real[capacity_ * p.L * table.reference_width] : nullptr) {
@@ -80,6 +81,14 @@ class QueryBlock {
       }
   }
 
+  // Prefetches what the next block will read in the place of this query and head.
+  STDEFORM_INLINE void prefetch_next(QueryHead i) const {
+    const int64_t q = i.q + capacity_;
+    if (!is_far_ || q >= p_.Q) return;
+    prefetch_record(p_.positions, q, i.m, table_.count * N);
+    prefetch_record(p_.scores, q, i.m, table_.count);
+  }
+
   // Of a query and head: [P] and [P, N], both padded to whole vectors of samples.
   Real* attention(QueryHead i) const { return &attention_[slot(i) * samples_]; }
   Real* positions(QueryHead i) const { return &positions_[slot(i) * samples_ * N]; }
@@ -89,6 +98,16 @@ class QueryBlock {
   }
 
  private:
+  // Where queries are further apart, in bytes, few are on a page, and the processor's prediction
+  // ends with it.
+  static constexpr int64_t kFar = 1024;
+
+  STDEFORM_INLINE void prefetch_record(const Array& a, int64_t q, int64_t m, int64_t n) const {
+    const int64_t first = heads_.b * a.stride[0] + q * a.stride[1] + m * a.stride[2];
+    const char* from = static_cast<const char*>(a.data) + first * size_of(a.dtype);
+    for (int64_t i = 0; i < n * size_of(a.dtype); i += 64) __builtin_prefetch(from + i, 0, 2);
+  }
+
   // Writes `n` numbers from element `at` of a contiguous array, if there is one.
   static void write_numbers(const Array& to, int64_t at, const Real* from, int64_t n) {
     if (!to.data) return;
@@ -144,7 +163,8 @@ class QueryBlock {
 
   const Problem& p_;
   const SampleTable<Real, N>& table_;
-  const int64_t samples_, capacity_;         // P padded, and queries
+  const int64_t samples_, capacity_;  // P padded, and queries
+  const bool is_far_;
   const std::unique_ptr<Real[]> attention_;  // [head, query, samples_]
   const std::unique_ptr<Real[]> positions_;  // [head, query, samples_, N]
   const std::unique_ptr<Real[]> reference_;  // [query, L, N or 2N]
