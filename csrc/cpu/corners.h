@@ -20,7 +20,7 @@ struct Chunk {
   // The samples that read anything: those with a corner inside the volume, or with an attention
   // weight that is infinite or NaN.
   int num_live;
-  int live[kChunk];
+  int live[kChunk + kLanes<Real>];                   // padded: written a vector at a time
   alignas(64) IntOf<Real> offset[kCorners][kChunk];  // of the corner's row; see rows.h
   alignas(64) Real weight[kCorners][kChunk];         // interpolation weight * attention weight
 };
@@ -88,6 +88,7 @@ class CornerFinder {
     const int64_t first = table_.level[i];
     const int64_t last = table_.level[std::min(i + W, table_.count) - 1];
     const int width = table_.reference_width;
+#pragma GCC unroll 3
     for (int n = 0; n < N; ++n) {
       Reals centre = {}, box = {};
       for (int64_t l = first; l <= last; ++l) {
@@ -150,17 +151,8 @@ class CornerFinder {
       if (Rows::kNeighbours && (c & 1)) continue;
       store(&chunk.offset[c][i], rows.offsets(c, corner_cell, corner_is_inside));
     }
-    list_live(is_live | Ints(attention - attention != Reals{}), i, chunk);
-  }
-
-  static STDEFORM_INLINE void list_live(Ints is_live, int i, Chunk<Real, N>& chunk) {
-    alignas(64) IntOf<Real> flags[W];
-    store(flags, is_live);
-    const int end = std::min(W, chunk.count - i);
-    for (int lane = 0; lane < end; ++lane) {
-      chunk.live[chunk.num_live] = i + lane;
-      chunk.num_live += int(flags[lane] & 1);
-    }
+    is_live |= Ints(attention - attention != Reals{});
+    chunk.num_live += list_lanes(is_live, i, chunk.count - i, chunk.live + chunk.num_live);
   }
 
   const Problem& p_;

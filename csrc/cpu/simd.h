@@ -197,6 +197,32 @@ STDEFORM_INLINE void store(BFloat16* to, Vector<float> v) {
   std::memcpy(to, &bits16, sizeof bits16);
 }
 
+// Writes first + lane for the first `count` lanes that are true, and returns how many those are.
+// Writes up to a whole vector.
+template <class Ints>
+STDEFORM_INLINE int list_lanes(Ints is_true, int first, int count, int* to) {
+  constexpr int W = int(sizeof(Ints) / sizeof(is_true[0]));
+#if STDEFORM_VECTOR_BYTES == 64
+  if constexpr (W == 16) {
+    const auto lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto mask = __mmask16(_mm512_movepi32_mask(reinterpret_cast<__m512i>(is_true)) &
+                                _cvtu32_mask16((uint32_t(1) << std::min(count, 16)) - 1));
+    const __m512i listed =
+        _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first)));
+    std::memcpy(to, &listed, sizeof listed);
+    return __builtin_popcount(mask);
+  }
+#endif
+  alignas(64) std::decay_t<decltype(is_true[0])> flags[W];
+  store(flags, is_true);
+  int listed = 0;
+  for (int lane = 0; lane < std::min(count, W); ++lane) {
+    to[listed] = first + lane;
+    listed += int(flags[lane] & 1);
+  }
+  return listed;
+}
+
 // Both convert n numbers between a storage type and a compute type; vectorised if Real is the
 // storage type's own compute type.
 //
