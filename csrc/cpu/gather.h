@@ -137,8 +137,15 @@ STDEFORM_INLINE void differentiate_block(const T* value, ValueRows value_rows, R
     if constexpr (with_dots) {
       alignas(64) Real sums[kCorners + W];
       store_lane_sums<Real, kCorners>(products, sums);
-      Real* to = dots.of + i * kCorners;
-      for (int c = 0; c < kCorners; ++c) to[c] = is_first_block ? sums[c] : to[c] + sums[c];
+      // As vectors: number by number, GCC takes them from the register one after another.
+      constexpr int kPart = std::min(kCorners, W);
+      typedef Real Part __attribute__((vector_size(kPart * sizeof(Real))));
+      for (int c = 0; c < kCorners; c += kPart) {
+        Real* to = dots.of + i * kCorners + c;
+        Part part = load_bits<Part>(sums + c);
+        if (!is_first_block) part += load_bits<Part>(to);
+        std::memcpy(to, &part, sizeof part);
+      }
     }
   }
 }

@@ -42,6 +42,7 @@ class QueryBlock {
             std::clamp<int64_t>(kBytes / (max_heads * samples_ * (N + 1) * int64_t(sizeof(Real))),
                                 1, std::min(kMaxQueries, p.Q))),
         is_far_(max_heads == 1 && p.positions.stride[1] * size_of(p.positions.dtype) > kFar),
+        is_large_(p.B * p.Q * p.M * p.P * int64_t(sizeof(Real)) >= kLarge),
         attention_(new Real[max_heads * capacity_ * samples_]()),
         positions_(new Real[max_heads * capacity_ * samples_ * N]()),
         reference_(p.reference.data ? new Real[capacity_ * p.L * table.reference_width] : nullptr) {
@@ -79,6 +80,7 @@ class QueryBlock {
         write_numbers(p_.grad_scores, sample, attention({q, m}), table_.count);
         write_numbers(p_.grad_positions, sample * N, positions({q, m}), table_.count * N);
       }
+    if (is_large_) fence();
   }
 
   // Prefetches what the next block will read in the place of this query and head.
@@ -101,6 +103,7 @@ class QueryBlock {
   // Where queries are further apart, in bytes, few are on a page, and the processor's prediction
   // ends with it.
   static constexpr int64_t kFar = 1024;
+  static constexpr int64_t kLarge = 4 << 20;  // bytes of the gradient of the scores
 
   STDEFORM_INLINE void prefetch_record(const Array& a, int64_t q, int64_t m, int64_t n) const {
     const int64_t first = heads_.b * a.stride[0] + q * a.stride[1] + m * a.stride[2];
@@ -109,11 +112,19 @@ class QueryBlock {
   }
 
   // Writes `n` numbers from element `at` of a contiguous array, if there is one.
-  static void write_numbers(const Array& to, int64_t at, const Real* from, int64_t n) {
+  void write_numbers(const Array& to, int64_t at, const Real* from, int64_t n) const {
     if (!to.data) return;
     visit_dtype(to.dtype, [&](auto zero) {
       using T = decltype(zero);
-      store_numbers(from, n, static_cast<T*>(to.data) + at);
+      T* first = static_cast<T*>(to.data) + at;
+      if constexpr (std::is_same_v<T, Real> && std::is_same_v<Real, float>) {
+        // Whole lines of the cache only.
+        if (is_large_ && n % 16 == 0 && reinterpret_cast<uintptr_t>(first) % 64 == 0) {
+          for (int64_t i = 0; i < n; i += kLanes<float>) stream(first + i, load(from + i));
+          return;
+        }
+      }
+      store_numbers(from, n, first);
     });
   }
 
@@ -165,6 +176,7 @@ class QueryBlock {
   const SampleTable<Real, N>& table_;
   const int64_t samples_, capacity_;  // P padded, and queries
   const bool is_far_;
+  const bool is_large_;                      // the cache would keep little of the gradients
   const std::unique_ptr<Real[]> attention_;  // [head, query, samples_]
   const std::unique_ptr<Real[]> positions_;  // [head, query, samples_, N]
   const std::unique_ptr<Real[]> reference_;  // [query, L, N or 2N]

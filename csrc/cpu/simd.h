@@ -81,6 +81,25 @@ STDEFORM_INLINE void prefetch(const T* from, int64_t n) {
   for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, to_write);
 }
 
+// Writes a vector past the cache, which otherwise reads its line first: for arrays of which little
+// is used soon. After all of them, `fence`.
+STDEFORM_INLINE void stream(float* to, Vector<float> v) {
+#if STDEFORM_VECTOR_BYTES == 64
+  _mm512_stream_ps(to, v);
+#elif STDEFORM_VECTOR_BYTES == 32
+  _mm256_stream_ps(to, v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(to, v);
+#else
+  std::memcpy(to, &v, sizeof v);
+#endif
+}
+STDEFORM_INLINE void fence() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
 // Sets n numbers to zero. Many go past the cache, which otherwise reads their lines first: for
 // arrays of which few lines are used soon.
 template <class Real>
@@ -245,10 +264,19 @@ STDEFORM_INLINE void load_numbers(const T* from, int64_t n, Real* to) {
   for (; i < n; ++i) to[i] = Real(to_real(from[i]));
 }
 template <class Real, class T>
-inline void store_numbers(const Real* from, int64_t n, T* to) {
+STDEFORM_INLINE void store_numbers(const Real* from, int64_t n, T* to) {
+  constexpr int W = kLanes<Real>;
   int64_t i = 0;
-  if constexpr (std::is_same_v<Compute<T>, Real>)
-    for (; i + kLanes<Real> <= n; i += kLanes<Real>) store(to + i, load(from + i));
+  if constexpr (std::is_same_v<Compute<T>, Real>) {
+    while (i + W <= n) {
+#pragma GCC unroll 8
+      for (int u = 0; u < 8; ++u) {
+        if (i + W > n) break;
+        store(to + i, load(from + i));
+        i += W;
+      }
+    }
+  }
   for (; i < n; ++i) from_real(Compute<T>(from[i]), to[i]);
 }
 
