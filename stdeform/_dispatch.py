@@ -34,8 +34,6 @@ except (ImportError, AttributeError):
 try:
     from torch._C import (
         DispatchKey,  # names of what can act on a call: backends, autograd, autocast
-        DispatchKeySet,  # sets of them, for the sets that plain tensors have
-        _dispatch_keys,  # the set of a tensor: lazily negated, sparse and meta tensors have others
         _dispatch_tls_is_dispatch_key_excluded,  # whether a caller is below autograd already
         _get_tracing_state,  # whether torch.jit.trace records the call
         _is_any_autocast_enabled,  # whether autocast is on for any device
@@ -44,19 +42,6 @@ try:
     )
     from torch._C._autograd import _profiler_enabled  # whether a profiler records the call
 
-    def _plain_keys() -> frozenset[int]:
-        """The key sets of tensors with data in their memory; inference mode has fewer keys."""
-        plain = set()
-        for device in ("CPU", "CUDA"):
-            backend, *rest = (
-                DispatchKeySet(getattr(DispatchKey, name))
-                for name in (device, f"Autocast{device}", f"Autograd{device}", "ADInplaceOrView")
-            )
-            plain.add((backend | rest[0]).raw_repr())
-            plain.add((backend | rest[0] | rest[1] | rest[2]).raw_repr())
-        return frozenset(plain)
-
-    _PLAIN = _plain_keys()
     _AUTOGRAD = DispatchKey.AutogradFunctionality
     fast_path = _sees_transforms
     may_autocast: Callable[[], bool] = _is_any_autocast_enabled
@@ -99,24 +84,36 @@ def attend(
         return reference.attend(*inputs)
     if _are_functorch_transforms_active():
         return _transforms.attend(*inputs)
-    if (
-        # No subclass, no mode, profiler or trace, plain memory: the dispatcher would only record
-        # the call for autograd and look the kernel up.
-        type(value) is type(positions) is type(scores) is Tensor
-        and (reference_points is None or type(reference_points) is Tensor)
-        and not _is_observed()
-        and _dispatch_keys(value).raw_repr() in _PLAIN
-        and _dispatch_keys(positions).raw_repr() in _PLAIN
-        and _dispatch_keys(scores).raw_repr() in _PLAIN
-        and (reference_points is None or _dispatch_keys(reference_points).raw_repr() in _PLAIN)
-    ):
-        if torch.is_grad_enabled() and _is_recorded(value, reference_points, positions, scores):
-            recorded: Tensor = _record(*inputs)
-            return recorded
-        return _native.forward(*inputs)
+    # The dispatcher would only record the call for autograd and look the kernel up.
+    if _are_plain(value, reference_points, positions, scores) and not _is_observed():
+        try:
+            if torch.is_grad_enabled() and _is_recorded(value, reference_points, positions, scores):
+                recorded: Tensor = _record(*inputs)
+                return recorded
+            return _native.forward(*inputs)
+        except (RuntimeError, ValueError):
+            pass  # refused by the core: the dispatcher knows what to do with it, or says why not
     if _get_tracing_state():
         return _tracing.attend(True, *inputs)
     return _ops.st_deform_attn(*inputs)
+
+
+def _are_plain(
+    value: Tensor, reference_points: Tensor | None, positions: Tensor, scores: Tensor
+) -> bool:
+    """Whether tensors are no subclass, and their numbers are what lies in memory, if anything does.
+
+    The core refuses tensors without numbers in memory, as meta and sparse tensors are. It cannot
+    see a view of the negatives.
+    """
+    return (
+        type(value) is type(positions) is type(scores) is Tensor
+        and not (value.is_neg() or positions.is_neg() or scores.is_neg())
+        and (
+            reference_points is None
+            or (type(reference_points) is Tensor and not reference_points.is_neg())
+        )
+    )
 
 
 def _is_observed() -> bool:
@@ -163,27 +160,24 @@ def _backward(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """The registered backward, of its arguments, for what `StDeformAttn` has saved.
 
     Modes may be active that were not at the forward, and of what was plain there hooks may have
-    made something else. Of that the core refuses what has no numbers in memory; it cannot see a
-    view of the negatives.
+    made something else.
     """
     value, _, reference_points, positions, scores, *_ = inputs
-    if (
+    if not (
         is_compiling()
         or forward_ad._current_level >= 0
         or _are_functorch_transforms_active()
-        or _is_observed()
         or torch.is_grad_enabled()
         or type(grad_out) is not Tensor
-        or _dispatch_keys(grad_out).raw_repr() not in _PLAIN
-        or not (type(value) is type(positions) is type(scores) is Tensor)
-        or (value.is_neg() or positions.is_neg() or scores.is_neg())
-        or not (
-            reference_points is None
-            or (type(reference_points) is Tensor and not reference_points.is_neg())
-        )
+        or grad_out.is_neg()
+        or not _are_plain(value, reference_points, positions, scores)
+        or _is_observed()
     ):
-        return _ops.st_deform_attn_backward(grad_out, *inputs)
-    return _native.backward(grad_out, *inputs)
+        try:
+            return _native.backward(grad_out, *inputs)
+        except (RuntimeError, ValueError):
+            pass  # as in `attend`
+    return _ops.st_deform_attn_backward(grad_out, *inputs)
 
 
 def _way_of_a_compiler() -> str:

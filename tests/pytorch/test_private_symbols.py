@@ -22,9 +22,7 @@ pytestmark = pytest.mark.usefixtures("needs_native")
 
 SYMBOLS = [
     "torch._C.DispatchKey",
-    "torch._C.DispatchKeySet",
     "torch._C._are_functorch_transforms_active",
-    "torch._C._dispatch_keys",
     "torch._C._dispatch_tls_is_dispatch_key_excluded",
     "torch._C._get_tracing_state",
     "torch._C._is_any_autocast_enabled",
