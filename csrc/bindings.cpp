@@ -60,7 +60,7 @@ void find_pytorch() {
 // What a tensor is and where its numbers are, as long as the tensor lives.
 class Description {
  public:
-  Description(const py::object& tensor) {
+  Description(const py::handle& tensor) {
     if (pytorch.describe) {
       if (pytorch.describe(tensor.ptr(), &described_)) throw py::error_already_set();
       return;
@@ -116,7 +116,7 @@ ShapedArray to_array(const Description& tensor, int rank, const char* name,
 }
 
 // Of a gradient, which is not computed where it has no elements.
-Array optional_array(const py::object& from, int rank, const char* name,
+Array optional_array(const py::handle& from, int rank, const char* name,
                      bool joins_levels = false) {
   const Description tensor(from);
   const int64_t* shape = tensor->shape;
@@ -162,7 +162,7 @@ int64_t plus(int64_t a, int64_t b) { return a > kLargest - b ? kLargest : a + b;
 int64_t times(int64_t a, int64_t b) { return a > kLargest / b ? kLargest : a * b; }
 
 // Views [B, Q, M * D], of the value's dtype, as [B, Q, M, D].
-Array split_heads(const py::object& from, const Problem& p, const char* name) {
+Array split_heads(const py::handle& from, const Problem& p, const char* name) {
   const ShapedArray rows = to_array(from, 3, name);
   check_sizes(rows, {p.B, p.Q, p.M * p.D}, name);
   Array heads = rows.array;
@@ -174,14 +174,35 @@ Array split_heads(const py::object& from, const Problem& p, const char* name) {
   return heads;
 }
 
+// Sizes or counts, in a tuple or list. Faster than pybind11's conversion, as is the tuple of
+// inputs.
+std::vector<int64_t> to_numbers(const py::handle& from, const char* name) {
+  const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(from.ptr(), name));
+  if (!items) throw py::error_already_set();
+  std::vector<int64_t> numbers(size_t(PySequence_Fast_GET_SIZE(items.ptr())));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(items.ptr(), Py_ssize_t(i)));
+    if (numbers[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+  return numbers;
+}
+
+// What a problem points to besides the tensors: it must outlive the kernel too.
+struct Tables {
+  std::vector<int64_t> spatial_shapes, num_points;
+};
+
 // The last line of defence against reading outside of an array: graphs that were recorded for other
 // sizes call the registered operator without the checks of stdeform._checks.
 //
-// An empty `num_points` is filled in: as many points on each level. The vectors must outlive the
-// problem.
-Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::object& value,
-                   const py::object& positions, const py::object& scores,
-                   const py::object& reference, std::vector<int64_t>& num_points) {
+// An empty `num_points` is filled in: as many points on each level.
+Problem to_problem(const py::tuple& inputs, Tables& tables) {
+  if (inputs.size() != 6) throw std::invalid_argument("a call must have 6 inputs");
+  const auto input = [&](Py_ssize_t i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+  tables.spatial_shapes = to_numbers(input(0), "spatial_shapes must be a sequence of ints");
+  tables.num_points = to_numbers(input(5), "num_points must be a sequence of ints");
+  const auto& [spatial_shapes, num_points] = tables;
+  const py::handle value = input(1), positions = input(2), scores = input(3), reference = input(4);
   Problem p;
   const ShapedArray v = to_array(value, 4, "value");
   const ShapedArray s = to_array(positions, 5, "positions", true);
@@ -192,7 +213,7 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::object&
   }
   p.L = int64_t(spatial_shapes.size()) / p.N;
   p.spatial_shapes = spatial_shapes.data();
-  if (num_points.empty() && p.L > 0) num_points.assign(size_t(p.L), p.P / p.L);
+  if (num_points.empty() && p.L > 0) tables.num_points.assign(size_t(p.L), p.P / p.L);
   p.num_points = num_points.data();
   check_sum(int64_t(spatial_shapes.size()), int64_t(num_points.size()) * p.N,
             "spatial_shapes must have N sizes for each entry of num_points");
@@ -232,23 +253,22 @@ Problem to_problem(const std::vector<int64_t>& spatial_shapes, const py::object&
   return p;
 }
 
-// `is_per_head`: the gradient of the reference points is [B, Q, M, L, N or 2N] instead of
-// [B, Q, L, N or 2N].
-void add_grads(Problem& p, const py::object& grad_out, const py::object& grad_value,
-               const py::object& grad_reference, const py::object& grad_positions,
-               const py::object& grad_scores, bool is_per_head) {
+// `grads`: of value, reference points, positions and scores. `is_per_head`: that of the reference
+// points is [B, Q, M, L, N or 2N] instead of [B, Q, L, N or 2N].
+void add_grads(Problem& p, const py::handle& grad_out, const py::tuple& grads, bool is_per_head) {
+  if (grads.size() != 4) throw std::invalid_argument("a backward must have 4 gradients");
+  const auto grad = [&](Py_ssize_t i) { return py::handle(PyTuple_GET_ITEM(grads.ptr(), i)); };
   p.grad_out = split_heads(grad_out, p, "grad_out");
-  p.grad_value = optional_array(grad_value, 4, "grad_value");
-  p.grad_reference = optional_array(grad_reference, is_per_head ? 5 : 4, "grad_reference_points");
-  p.grad_positions = optional_array(grad_positions, 5, "grad_positions", true);
-  p.grad_scores = optional_array(grad_scores, 4, "grad_scores", true);
+  p.grad_value = optional_array(grad(0), 4, "grad_value");
+  p.grad_reference = optional_array(grad(1), is_per_head ? 5 : 4, "grad_reference_points");
+  p.grad_positions = optional_array(grad(2), 5, "grad_positions", true);
+  p.grad_scores = optional_array(grad(3), 4, "grad_scores", true);
 }
 
 void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
-                 const std::vector<int64_t>& spatial_shapes, const py::object& value,
-                 const py::object& positions, const py::object& scores, const py::object& reference,
-                 std::vector<int64_t> num_points, const py::object& out) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
+                 const py::tuple& inputs, const py::object& out) {
+  Tables tables;
+  Problem p = to_problem(inputs, tables);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
   p.out = split_heads(out, p, "out");
@@ -258,16 +278,12 @@ void cpu_forward(const std::string& isa, int num_threads, bool use_all_threads,
 }
 
 void cpu_backward(const std::string& isa, int num_threads, bool use_all_threads,
-                  const std::vector<int64_t>& spatial_shapes, const py::object& value,
-                  const py::object& positions, const py::object& scores,
-                  const py::object& reference, std::vector<int64_t> num_points,
-                  const py::object& grad_out, const py::object& grad_value,
-                  const py::object& grad_reference, const py::object& grad_positions,
-                  const py::object& grad_scores) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
+                  const py::tuple& inputs, const py::object& grad_out, const py::tuple& grads) {
+  Tables tables;
+  Problem p = to_problem(inputs, tables);
   p.num_threads = num_threads;
   p.use_all_threads = use_all_threads;
-  add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, false);
+  add_grads(p, grad_out, grads, false);
   const Isa& chosen = choose_isa(isa);
   py::gil_scoped_release unlocked;
   chosen.backward(p);
@@ -287,11 +303,9 @@ cuda::Tuning to_tuning(const py::dict& forced) {
 }
 
 void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
-                  const std::vector<int64_t>& spatial_shapes, const py::object& value,
-                  const py::object& positions, const py::object& scores,
-                  const py::object& reference, std::vector<int64_t> num_points,
-                  const py::object& out) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
+                  const py::tuple& inputs, const py::object& out) {
+  Tables tables;
+  Problem p = to_problem(inputs, tables);
   p.out = split_heads(out, p, "out");
   const cuda::Tuning tuning = to_tuning(forced);
   py::gil_scoped_release unlocked;
@@ -300,15 +314,11 @@ void cuda_forward(int device, std::uintptr_t stream, const py::dict& forced,
 
 // The first half of a backward: what it needs is known, and nothing is done yet. The tensors must
 // outlive it.
-cuda::Backward cuda_backward(const py::dict& forced, bool deterministic,
-                             const std::vector<int64_t>& spatial_shapes, const py::object& value,
-                             const py::object& positions, const py::object& scores,
-                             const py::object& reference, std::vector<int64_t> num_points,
-                             const py::object& grad_out, const py::object& grad_value,
-                             const py::object& grad_reference, const py::object& grad_positions,
-                             const py::object& grad_scores) {
-  Problem p = to_problem(spatial_shapes, value, positions, scores, reference, num_points);
-  add_grads(p, grad_out, grad_value, grad_reference, grad_positions, grad_scores, true);
+cuda::Backward cuda_backward(const py::dict& forced, bool deterministic, const py::tuple& inputs,
+                             const py::object& grad_out, const py::tuple& grads) {
+  Tables tables;
+  Problem p = to_problem(inputs, tables);
+  add_grads(p, grad_out, grads, true);
   p.deterministic = deterministic;
   return cuda::Backward(p, to_tuning(forced));
 }

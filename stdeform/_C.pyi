@@ -5,20 +5,26 @@ CUDA.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from torch import Tensor
+
+Inputs: TypeAlias = tuple[
+    Sequence[int],  # spatial_shapes, L * N sizes
+    Tensor,  # value, [B, S, M, D]
+    Tensor,  # positions, [B, Q, M, P, N], or [B, Q, M, L, K, N] without gaps between levels
+    Tensor,  # scores, [B, Q, M, P] or [B, Q, M, L, K]
+    Tensor | None,  # reference points, [B, Q, L, N or 2N]
+    Sequence[int],  # num_points, L of them, or none: as many on each level
+]
+Grads: TypeAlias = tuple[Tensor, ...]  # of value, reference points, positions and scores
 
 def usable_isas() -> list[str]: ...
 def cpu_forward(
     isa: str,  # "": the fastest one
     num_threads: int,
     use_all_threads: bool,
-    spatial_shapes: Sequence[int],  # L * N sizes
-    value: Tensor,  # [B, S, M, D]
-    positions: Tensor,  # [B, Q, M, P, N], or [B, Q, M, L, K, N] without gaps between levels
-    scores: Tensor,  # [B, Q, M, P] or [B, Q, M, L, K]
-    reference: Tensor | None,  # [B, Q, L, N or 2N]
-    num_points: Sequence[int],  # L of them, or none: as many on each level
+    inputs: Inputs,
     out: Tensor,  # [B, Q, M * D], written
     /,
 ) -> None: ...
@@ -26,17 +32,9 @@ def cpu_backward(
     isa: str,
     num_threads: int,
     use_all_threads: bool,
-    spatial_shapes: Sequence[int],
-    value: Tensor,
-    positions: Tensor,
-    scores: Tensor,
-    reference: Tensor | None,
-    num_points: Sequence[int],
+    inputs: Inputs,
     grad_out: Tensor,  # [B, Q, M * D]
-    grad_value: Tensor,  # this and the next three are written, in the shapes of the inputs
-    grad_reference: Tensor,
-    grad_positions: Tensor,
-    grad_scores: Tensor,
+    grads: Grads,  # written, in the shapes of the inputs
     /,
 ) -> None: ...
 def cuda_devices() -> tuple[int, str]: ...  # how many can run the kernels; if none, why
@@ -44,12 +42,7 @@ def cuda_forward(
     device: int,
     stream: int,  # a cudaStream_t
     tuning: Mapping[str, int],  # fields of Tuning in csrc/cuda/params.h
-    spatial_shapes: Sequence[int],
-    value: Tensor,
-    positions: Tensor,
-    scores: Tensor,
-    reference: Tensor | None,
-    num_points: Sequence[int],
+    inputs: Inputs,
     out: Tensor,
     /,
 ) -> None: ...
@@ -61,17 +54,9 @@ class CudaBackward:
         self,
         tuning: Mapping[str, int],
         deterministic: bool,
-        spatial_shapes: Sequence[int],
-        value: Tensor,
-        positions: Tensor,
-        scores: Tensor,
-        reference: Tensor | None,
-        num_points: Sequence[int],
+        inputs: Inputs,
         grad_out: Tensor,
-        grad_value: Tensor,  # shapes and dtypes: csrc/cuda/api.h
-        grad_reference: Tensor,
-        grad_positions: Tensor,
-        grad_scores: Tensor,
+        grads: Grads,  # shapes and dtypes: csrc/cuda/api.h
         /,
     ) -> None: ...
     @property

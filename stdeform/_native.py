@@ -94,26 +94,14 @@ def forward(
         value = _with_unit_stride(value)
         if not num_points and not (positions.is_contiguous() and scores.is_contiguous()):
             positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
+        inputs = (spatial_shapes, value, positions, scores, reference_points, num_points)
         if _C is None or value.is_cuda:
             _require(value)
-            inputs = (spatial_shapes, value, positions, scores, reference_points, num_points)
             index = value.get_device()
-            _C.cuda_forward(index, _current_stream(index), dict(options.cuda_tuning), *inputs, out)
+            _C.cuda_forward(index, _current_stream(index), dict(options.cuda_tuning), inputs, out)
         else:
             isa, threads, use_all = _cpu_options()
-            # Written out: unpacking a tuple into a call takes longer.
-            _C.cpu_forward(
-                isa,
-                threads,
-                use_all,
-                spatial_shapes,
-                value,
-                positions,
-                scores,
-                reference_points,
-                num_points,
-                out,
-            )
+            _C.cpu_forward(isa, threads, use_all, inputs, out)
     return out
 
 
@@ -139,15 +127,13 @@ def backward(
     if not num_points and not (positions.is_contiguous() and scores.is_contiguous()):
         positions, scores = _with_joined_levels(positions), _with_joined_levels(scores)
     if any(grad.numel() for grad in grads):
-        arrays: tuple[Any, ...] = (
-            *(spatial_shapes, value, positions, scores, reference_points, num_points),
-            *(grad_out, *grads),
-        )
+        arrays = (spatial_shapes, value, positions, scores, reference_points, num_points)
         if _C is None or is_cuda:
             _require(value)
-            _cuda_backward(value, arrays)
+            _cuda_backward(arrays, grad_out, grads)
         else:
-            _C.cpu_backward(*_cpu_options(), *arrays)
+            isa, threads, use_all = _cpu_options()
+            _C.cpu_backward(isa, threads, use_all, arrays, grad_out, grads)
     return _round_buffers(grads, inputs) if is_cuda else grads
 
 
@@ -221,10 +207,11 @@ def _current_stream(index: int) -> int:
     return stream
 
 
-def _cuda_backward(value: Tensor, arrays: tuple[Any, ...]) -> None:
+def _cuda_backward(inputs: tuple[Any, ...], grad_out: Tensor, grads: tuple[Tensor, ...]) -> None:
     """Enqueues the CUDA backward, with its workspace from PyTorch's allocator."""
+    value = inputs[1]
     deterministic = torch.are_deterministic_algorithms_enabled()
-    work = _C.CudaBackward(dict(options.cuda_tuning), deterministic, *arrays)
+    work = _C.CudaBackward(dict(options.cuda_tuning), deterministic, inputs, grad_out, grads)
     # Freed once the kernels are enqueued: memory of the same stream is reused in stream order.
     workspace = value.new_empty(work.workspace_bytes, dtype=torch.uint8)
     index = value.get_device()
