@@ -138,7 +138,6 @@ def test_nothing_waits_for_the_device(dtype: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@only_a_gpu_shows("the dispatch keys of tensors on it")
 def test_plain_tensors_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = _on_gpu(draw("points"))
     expected = _operator("points")(*arguments(problem, "points"), backend="native")
