@@ -27,9 +27,19 @@ _FOLDER = _ROOT / "build" / "line-tables"
 # "file" or "file: function", of csrc/cpu. A sample belongs to the innermost one on its stack, and
 # of a file and a function in it to the function.
 PARTS = {
-    "pack": ("packed_heads.h: pack", "packed_heads.h: zero", "simd.h: zero", "prefault.h"),
+    "pack": (
+        "packed_heads.h: pack",
+        "packed_heads.h: pack_row",
+        "packed_heads.h: zero",
+        "backward.h: zero_result",
+        "prefault.h",
+    ),
     "softmax": ("query_block.h: read_scores", "softmax.h"),
-    "positions": ("query_block.h: read_positions", "query_block.h: read_reference"),
+    "positions": (
+        "query_block.h: read_positions",
+        "query_block.h: read_reference",
+        "query_block.h: prefetch_record",
+    ),
     "corners": ("corners.h: find_chunk",),
     "gather": ("gather.h: gather_block",),
     "dots, scatter": ("gather.h: differentiate_block",),

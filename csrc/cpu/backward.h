@@ -115,10 +115,7 @@ class BackwardKernel {
   // The heads of a query after one another: they read cells near each other.
   void run_in_place(Scratch& scratch) {
     if (needs_scatter_) {
-      const int64_t cell = p_.M * p_.D;
-      partition_.for_each_range(p_.B * p_.S, 1, [&](int64_t begin, int64_t end) {
-        zero(static_cast<Real*>(p_.grad_value.data) + begin * cell, (end - begin) * cell);
-      });
+      partition_.for_each_range(p_.B * p_.S, 1, [&](auto... range) { zero_result(range...); });
     }
     const StridedRows<const T> value_rows = {p_.value.stride[1], zeros_.get(), 0};
     const StridedRows<Real> grad_rows = {p_.M * p_.D, scratch.unused.get(), p_.D};
@@ -144,6 +141,13 @@ class BackwardKernel {
         }
       });
     });
+  }
+
+  // Cells [begin, end) of all heads. Not past the cache: the scatter would wait for memory.
+  void zero_result(int64_t begin, int64_t end) {
+    const int64_t cell = p_.M * p_.D;
+    std::fill_n(static_cast<Real*>(p_.grad_value.data) + begin * cell, (end - begin) * cell,
+                Real(0));
   }
 
   void run_whole_heads(Scratch& scratch) {

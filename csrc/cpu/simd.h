@@ -100,22 +100,6 @@ STDEFORM_INLINE void fence() {
 #endif
 }
 
-// Sets n numbers to zero. Many go past the cache, which otherwise reads their lines first: for
-// arrays of which few lines are used soon.
-template <class Real>
-inline void zero(Real* to, int64_t n) {
-  int64_t i = 0;
-#ifdef __SSE2__
-  if (n * int64_t(sizeof(Real)) >= 4 << 20) {
-    for (; reinterpret_cast<uintptr_t>(to + i) % 16; ++i) to[i] = 0;
-    for (constexpr int64_t step = 16 / sizeof(Real); i + step <= n; i += step)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_setzero_si128());
-    _mm_sfence();
-  }
-#endif
-  std::fill(to + i, to + n, Real(0));
-}
-
 // Between 16 and 32 bits, GCC for ARM takes vectors apart unless it is given the instruction.
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
