@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 
 from benchmarks.costs import cpu_roofline, traffic
-from benchmarks.measure import compiled, environment, isolated
+from benchmarks.measure import at_once, compiled, environment, isolated
 from benchmarks.measure.memory import MALLOC, Peak, peak_of
 from benchmarks.measure.rows import ALL_MODES, MODES, Row
-from benchmarks.measure.stats import spread
-from benchmarks.measure.timing import Task, clock_of, compare, interleave
+from benchmarks.measure.stats import ratios, spread
+from benchmarks.measure.timing import CpuClock, Task, clock_of, compare, interleave
 from benchmarks.subjects.base import BackwardOnceError, Case
 from benchmarks.subjects.correctness import find_errors
 from benchmarks.subjects.registry import IMPLEMENTATIONS
@@ -22,6 +23,9 @@ from benchmarks.subjects.sdpa import backend_of
 from benchmarks.workloads import WORKLOADS, Inputs, Workload, make_inputs
 
 CALL = WORKLOADS["four-elements"]  # on which the cost of a call itself is measured
+_THREADS = (1, 2, 4, 8)  # torch's, whatever the machine has
+_PROCESSES = (1, 2, 4)  # at once
+_PROCESS_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,63 @@ def _scaling(job: Job) -> Iterator[Row]:
             yield {**row, "threads": counts[which]}
 
 
+def _threads(job: Job) -> Iterator[Row]:
+    """The subject with few and many threads, then in several processes at once."""
+    prepared, _ = _prepare(job, job.workload, (job.subject,))
+    for mode in filter(job.modes.__contains__, MODES):
+        tasks = [
+            dataclasses.replace(task, name=str(threads), threads=threads)
+            for task in _tasks(prepared, mode, job.threads)
+            for threads in _THREADS
+        ]
+        clock = CpuClock(of_process=True)
+        samples = interleave(tasks, clock, seconds=job.seconds / 4, rounds=job.rounds)
+        best = min(samples, key=lambda name: statistics.median(samples[name]["wall"]))
+        for name, own in samples.items():
+            yield {
+                "workload": job.workload,
+                "variant": job.subject,
+                "mode": mode,
+                "threads": int(name),
+                "seconds": dataclasses.asdict(spread(own["wall"])),
+                "rounds": own["wall"],
+                "ratio": _ratio(f"{best} threads", own["wall"], samples[best]["wall"]),
+                "busy": dataclasses.asdict(spread(ratios(own["seconds"], own["wall"]))),
+            }
+        yield from _processes(job, mode)
+
+
+def _processes(job: Job, mode: str) -> Iterator[Row]:
+    """Of several processes at once, each with the threads of the job.
+
+    The ratio is of the machine's time for a call: that of a process over the number of processes.
+    """
+    request: Row = {"workload": dataclasses.asdict(job.workload), "variant": job.subject}
+    request |= {"mode": mode, "threads": job.threads, "seed": job.seed}
+    request |= {"counts": _PROCESSES, "rounds": job.rounds, "seconds": job.seconds / 4}
+    answers, problem = isolated.call(f"{__name__}:processes_here", request)
+    if problem:
+        raise RuntimeError(f"processes at once could not be measured: {problem}")
+    machine = [
+        [seconds / processes for seconds in answer["seconds"]]
+        for processes, answer in zip(_PROCESSES, answers, strict=True)
+    ]
+    for processes, answer, own in zip(_PROCESSES, answers, machine, strict=True):
+        yield {
+            "workload": job.workload,
+            "variant": f"{job.subject}, processes at once: {processes}",
+            "mode": mode,
+            "seconds": dataclasses.asdict(spread(answer["seconds"])),
+            "rounds": answer["seconds"],
+            "ratio": _ratio(f"{_PROCESSES[0]} processes", own, machine[0]),
+            "busy": dataclasses.asdict(spread(answer["busy"])),
+        }
+
+
+def _ratio(to: str, own: Sequence[float], others: Sequence[float]) -> Row:
+    return {"to": to, **dataclasses.asdict(spread(ratios(own, others)))}
+
+
 def _growth(job: Job) -> Iterator[Row]:
     """The subject on the workload and on twice as many cells, and so queries."""
     workloads = {each.name: each for each in (job.workload, job.workload.doubled())}
@@ -198,6 +259,7 @@ METRICS: dict[str, Callable[[Job], Iterator[Row]]] = {
     "memory": _memory,
     "bandwidth": _bandwidth,
     "scaling": _scaling,
+    "threads": _threads,
     "growth": _growth,
     "overhead": _overhead,
 }
@@ -245,7 +307,7 @@ def _tasks(prepared: Mapping[str, Case], mode: str, threads: int) -> list[Task]:
     return tasks
 
 
-# -- peak memory, in a process of its own ------------------------------------------------------
+# -- in a process of its own ------------------------------------------------------
 
 
 def measure_peak(workload: Workload, variant: str, mode: str, threads: int, seed: int) -> Peak:
@@ -277,8 +339,7 @@ def peak_here(
     The same kind of call runs before on a handful of cells, or a compiled variant on the workload
     itself, so that libraries are loaded and threads are started.
     """
-    shapes = tuple(tuple(shape) for shape in workload.pop("spatial_shapes"))
-    problem = Workload(spatial_shapes=shapes, **workload)
+    problem = _workload(workload)
     torch.set_num_threads(threads)
     implementation = IMPLEMENTATIONS[variant]
     prepared = implementation.prepare(problem, seed)
@@ -286,3 +347,47 @@ def peak_here(
     (prepared if implementation.is_compiled else little).call(mode)()
     torch.ones(1 << 20).sum()  # starts the pool of threads, which the little problem may not
     yield dataclasses.asdict(peak_of(prepared.call(mode)))
+
+
+def processes_here(
+    workload: dict[str, Any],
+    variant: str,
+    mode: str,
+    threads: int,
+    seed: int,
+    counts: Sequence[int],
+    rounds: int | None,
+    seconds: float,
+) -> Iterator[Row]:
+    """Numbers of processes in turn, forked from this process, which has to be fresh.
+
+    Args:
+        workload: The fields of the workload that each calls `variant` on.
+        variant: Name in `IMPLEMENTATIONS`.
+        mode: One of `MODES`.
+        threads: torch's threads in each process.
+        seed: Of the inputs.
+        counts: How many processes at once.
+        rounds: How often each number has its turn, for a tenth of a second; None for `seconds`.
+        seconds: Of all turns together.
+
+    Yields:
+        For each number the seconds of a call and the processors kept busy, one of each per turn.
+    """
+    torch.set_num_threads(1)
+    run = IMPLEMENTATIONS[variant].prepare(_workload(workload), seed).call(mode)
+    turns = rounds or _PROCESS_ROUNDS
+    each = 0.1 if rounds else seconds / (turns * len(counts))
+    found: list[list[tuple[float, float]]] = [[] for _ in counts]
+    for _ in range(turns):
+        for processes, own in zip(counts, found, strict=True):
+            own.append(at_once.measure(run, processes=processes, threads=threads, seconds=each))
+    for own in found:
+        of_calls, busy = zip(*own, strict=True)
+        yield {"seconds": of_calls, "busy": busy}
+
+
+def _workload(fields: Row) -> Workload:
+    """A workload that travelled as JSON."""
+    shapes = tuple(tuple(shape) for shape in fields["spatial_shapes"])
+    return Workload(**{**fields, "spatial_shapes": shapes})

@@ -50,6 +50,10 @@ _TABLES = {
     ),
     "parts": ("Time by part of the CPU kernels", ["time [quartiles]", "processor time"]),
     "scaling": ("Thread scaling", ["time [quartiles]", "times all threads"]),
+    "threads": (
+        "Threads, and processes at once",
+        ["time [quartiles]", "times the best", "processors busy"],
+    ),
     "growth": ("Growth with T * H * W", ["time [quartiles]", "times the smaller"]),
     "overhead": ("Host overhead per call", ["time [quartiles]", "times the first"]),
     "attention block": ("Attention with its projections", _TIMES),
@@ -136,6 +140,8 @@ def _cells(row: Row) -> list[str]:
         peak, *kept = (f"{size / 2**20:.1f} MiB" for size in sizes)
         return [peak, times, *kept]
     cells = [_spread(row), times]
+    if "busy" in row:
+        cells.append(f"{row['busy']['median']:.2f}")
     if "multiply_adds" in row:
         cells.append(f"{row['multiply_adds'] / 1e9:.3g} G")
     if row["measurement"] == "model":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import metrics
 from benchmarks.__main__ import main
 from benchmarks.measure.recording import load_rows
 from benchmarks.measure.rows import ALL_MODES
@@ -110,6 +111,25 @@ def test_a_backward_that_fails_for_another_reason_is_not_left_out() -> None:
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         broken.call("backward")
     assert not isinstance(caught.value, BackwardOnceError)
+
+
+def test_threads_are_compared_with_the_best_and_processes_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_THREADS", (1, 3))
+    monkeypatch.setattr(metrics, "_PROCESSES", (1, 2))
+    job = metrics.Job(TINY, ("threads",), (OURS,), threads=1, rounds=1, modes=("forward",))
+    *threads, one, two = metrics.measure(job)
+    assert [row["threads"] for row in threads] == [1, 3]
+    best = min(row["seconds"]["median"] for row in threads)
+    for row in threads:
+        assert row["ratio"]["median"] == pytest.approx(row["seconds"]["median"] / best)
+    at_once = f"{OURS}, processes at once: "
+    assert [row["variant"] for row in (one, two)] == [f"{at_once}1", f"{at_once}2"]
+    of_one, of_two = (row["seconds"]["median"] for row in (one, two))
+    assert (one["ratio"]["median"], one["threads"]) == (1, 1)
+    assert two["ratio"]["median"] == pytest.approx(of_two / 2 / of_one)
+    assert all(row["busy"]["median"] > 0 for row in (*threads, one, two))
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ FIELDS = {
     "latency": TIMED,
     "parts": TIMED - {"ratio"} | {"samples", "parts"},
     "scaling": TIMED,
+    "threads": TIMED | {"busy"},
     "growth": TIMED,
     "overhead": TIMED,
     "memory": COMMON | {"extra_bytes", "method", "ratio"},
