@@ -250,18 +250,19 @@ class BackwardKernel {
   // 10 sum heads: they share their reference points. Added in the order of the heads.
   void sum_heads() const {
     const int64_t width = p_.L * table_.reference_width;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < p_.B * p_.Q; ++i) {
-      const Real* first = head_reference_.get() + (i / p_.Q * p_.M * p_.Q + i % p_.Q) * width;
-      for (int64_t r = 0; r < width; ++r) {
-        Real sum = 0;
-        for (int64_t m = 0; m < p_.M; ++m) sum += first[m * p_.Q * width + r];
-        visit_dtype(p_.grad_reference.dtype, [&](auto zero) {
-          store_numbers(&sum, 1,
-                        static_cast<decltype(zero)*>(p_.grad_reference.data) + i * width + r);
-        });
+    partition_.for_each_range(p_.B * p_.Q, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Real* first = head_reference_.get() + (i / p_.Q * p_.M * p_.Q + i % p_.Q) * width;
+        for (int64_t r = 0; r < width; ++r) {
+          Real sum = 0;
+          for (int64_t m = 0; m < p_.M; ++m) sum += first[m * p_.Q * width + r];
+          visit_dtype(p_.grad_reference.dtype, [&](auto zero) {
+            store_numbers(&sum, 1,
+                          static_cast<decltype(zero)*>(p_.grad_reference.data) + i * width + r);
+          });
+        }
       }
-    }
+    });
   }
 
   const Problem& p_;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -41,10 +42,11 @@ class Prefault {
     }
   }
 
-  // Every thread of the parallel region must call this. No thread waits for the others.
+  // Each thread populates blocks as long as there are any. No thread waits for the others.
   void run() const {
-#pragma omp for schedule(dynamic, 1) nowait
-    for (size_t i = 0; i < blocks_.size(); ++i) populate(blocks_[i].begin, blocks_[i].end);
+    for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < blocks_.size();) {
+      populate(blocks_[i].begin, blocks_[i].end);
+    }
   }
 
  private:
@@ -73,6 +75,7 @@ class Prefault {
 #endif
 
   std::vector<Block> blocks_;
+  mutable std::atomic<size_t> next_{0};  // block
 };
 
 }  // namespace

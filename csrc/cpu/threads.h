@@ -4,6 +4,11 @@
 // belong to one thread each; their number is a multiple of the number of threads. The remaining
 // heads, fewer than threads, are shared: all threads work on each, on one range of it at a time.
 // Without packed copies, ranges of queries or of heads are distributed instead.
+//
+// The threads are those of OpenMP, which PyTorch uses as well, so only one pool competes for the
+// processors. Work is distributed and waited for without OpenMP: its barriers spin for
+// milliseconds. If another process runs on a processor of ours, that takes the time of the thread
+// waited for.
 #pragma once
 
 #ifdef _OPENMP
@@ -11,20 +16,69 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
 
 #include "core/problem.h"
 
 namespace stdeform {
 namespace {
 
+// A point that several threads reach; it can be used again once all have reached it.
+class Meeting {
+  // Longer than being woken takes, much shorter than what the system lets other processes run for.
+  static constexpr auto kSpin = std::chrono::microseconds(200);
+
+ public:
+  // The last of `count` threads calls f before the others go on. Threads with `waits` return after
+  // that, others at once.
+  template <class F>
+  void reach(int count, bool waits, F f) {
+    const int round = round_.load(std::memory_order_relaxed);
+    if (reached_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      f();
+      reached_.store(0, std::memory_order_relaxed);
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        round_.store(round + 1, std::memory_order_release);
+      }
+      all_reached_.notify_all();
+    } else if (waits) {
+      wait(round);
+    }
+  }
+
+ private:
+  void wait(int round) {
+    const auto is_over = [&] { return round_.load(std::memory_order_acquire) != round; };
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    while (!is_over()) {
+      if (std::chrono::steady_clock::now() < until) continue;
+      std::unique_lock<std::mutex> lock(mutex_);
+      all_reached_.wait(lock, is_over);
+    }
+  }
+
+  std::atomic<int> reached_{0}, round_{0};
+  std::mutex mutex_;
+  std::condition_variable all_reached_;
+};
+
 class ThreadPartition {
  public:
-  explicit ThreadPartition(const Problem& p) : num_heads_(p.B * p.M) {
-    // Waking a thread pays off from about 20 us of work for it.
+  explicit ThreadPartition(const Problem& p)
+      : num_heads_(p.B * p.M), pool_size_(kHasOpenMP ? p.num_threads : 1) {
+    // A thread pays off from about 20 us of work for it, a parallel region from 5 us for each
+    // thread of the pool, as it wakes them all.
     const double work = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D);
-    const double useful_threads = p.use_all_threads ? p.num_threads : 1 + work / 2e5;
-    num_threads_ = kHasOpenMP ? int(std::min(double(p.num_threads), useful_threads)) : 1;
+    const double useful = p.use_all_threads ? pool_size_ : 1 + work / 2e5;
+    const bool needs_region = useful >= std::max(2.0, 1 + pool_size_ / 4.0);
+    num_threads_ = needs_region ? int(std::min(double(pool_size_), useful)) : 1;
     num_whole_ = num_heads_ - num_heads_ % num_threads_;
+    if (num_threads_ > 1) is_in_loop_.reset(new bool[num_threads_]());
   }
 
   int num_threads() const { return num_threads_; }
@@ -32,24 +86,26 @@ class ThreadPartition {
   // Packed copies of heads that are in use at the same time.
   int64_t num_copies() const { return std::min<int64_t>(num_heads_, num_threads_); }
 
-  // Calls f on every thread. A single thread needs no parallel region, in which each barrier would
-  // be a system call. It opens one only if the caller is inside another region, so that the loops
-  // in f are not distributed over the threads of that region.
+  // Calls f on every thread. A single one needs no parallel region. Others open it with the whole
+  // pool, as PyTorch does: with fewer, OpenMP would end the threads that are left out.
   template <class F>
   void run(F f) const {
-    if (num_threads_ == 1 && !in_parallel()) return f();
-#pragma omp parallel num_threads(num_threads_)
-    f();
+    if (num_threads_ == 1) return f();
+#pragma omp parallel num_threads(pool_size_)
+    {
+      if (this_thread() < num_working()) f();
+      // Only the first thread waits, so that it need not spin in the barrier of the region.
+      end_.reach(team_size(), this_thread() == 0, [] {});
+    }
   }
 
-  // Inside `run`, every thread must call the following in the same order. Each that has work ends
-  // with a barrier.
+  // Inside `run`, every thread must call the following in the same order. Each begins when the one
+  // before it is done.
 
   // f(head, copy): `copy` is the packed copy that the thread may use for this head.
   template <class F>
   void for_each_whole_head(F f) const {
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t head = 0; head < num_whole_; ++head) f(head, this_thread());
+    for_each_index(num_whole_, [&](int64_t head) { f(head, this_thread()); });
   }
 
   // f(begin, end): splits [0, length) into about `ranges_per_thread` ranges for each thread.
@@ -57,8 +113,8 @@ class ThreadPartition {
   void for_each_range(int64_t length, int64_t ranges_per_thread, F f) const {
     const int64_t num_ranges = ranges_per_thread * num_threads_;
     const int64_t step = std::max<int64_t>(1, (length + num_ranges - 1) / num_ranges);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t begin = 0; begin < length; begin += step) f(begin, std::min(begin + step, length));
+    for_each_index((length + step - 1) / step,
+                   [&](int64_t i) { f(i * step, std::min((i + 1) * step, length)); });
   }
 
   // f(head, copy, begin, end): splits [0, length), cells or queries, of every shared head into
@@ -69,28 +125,46 @@ class ThreadPartition {
     const int64_t num_ranges = (ranges_per_thread * num_threads_ + num_shared() - 1) / num_shared();
     const int64_t step = std::max<int64_t>(1, (length + num_ranges - 1) / num_ranges);
     const int64_t steps = (length + step - 1) / step;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < num_shared() * steps; ++i) {
+    for_each_index(num_shared() * steps, [&](int64_t i) {
       const int64_t begin = i % steps * step;
       f(num_whole_ + i / steps, i / steps, begin, std::min(begin + step, length));
-    }
+    });
   }
 
  private:
   int64_t num_shared() const { return num_heads_ - num_whole_; }
 
+  // f(i) for i in [0, count), each on the next thread that is free.
+  template <class F>
+  void for_each_index(int64_t count, F f) const {
+    if (num_threads_ == 1) {
+      for (int64_t i = 0; i < count; ++i) f(i);
+      return;
+    }
+    bool& is_in_loop = is_in_loop_[this_thread()];
+    if (is_in_loop) between_loops_.reach(num_working(), true, [this] { next_ = 0; });
+    is_in_loop = true;
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
+  }
+
+  // OpenMP may give fewer threads than it was asked for: one, inside another region.
+  int num_working() const { return std::min(num_threads_, team_size()); }
+
 #ifdef _OPENMP
   static constexpr bool kHasOpenMP = true;
-  static int this_thread() { return omp_get_thread_num(); }
-  static bool in_parallel() { return omp_in_parallel(); }
+  static int team_size() { return omp_get_num_threads(); }
+  int this_thread() const { return num_threads_ == 1 ? 0 : omp_get_thread_num(); }
 #else
   static constexpr bool kHasOpenMP = false;
+  static int team_size() { return 1; }
   static int this_thread() { return 0; }
-  static bool in_parallel() { return false; }
 #endif
 
   int64_t num_heads_, num_whole_;
-  int num_threads_;
+  int pool_size_, num_threads_;
+  mutable std::atomic<int64_t> next_{0};  // index of the loop
+  mutable Meeting between_loops_, end_;
+  std::unique_ptr<bool[]> is_in_loop_;  // by thread: whether it has begun one
 };
 
 }  // namespace

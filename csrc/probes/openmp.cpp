@@ -5,11 +5,8 @@
 #endif
 
 int main() {
-  int threads[8] = {};
+  int sizes[2] = {};
 #pragma omp parallel num_threads(2)
-  {
-#pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < 8; ++i) threads[i] = omp_get_thread_num();
-  }
-  return threads[0] + omp_in_parallel();
+  sizes[omp_get_thread_num()] = omp_get_num_threads();
+  return sizes[0] == 0;
 }
