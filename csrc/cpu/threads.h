@@ -71,11 +71,11 @@ class ThreadPartition {
  public:
   explicit ThreadPartition(const Problem& p)
       : num_heads_(p.B * p.M), pool_size_(kHasOpenMP ? p.num_threads : 1) {
-    // A thread pays off from about 20 us of work for it, a parallel region from 5 us for each
+    // A thread pays off from about 20 us of work for it, a parallel region from 2 us for each
     // thread of the pool, as it wakes them all.
     const double work = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D);
     const double useful = p.use_all_threads ? pool_size_ : 1 + work / 2e5;
-    const bool needs_region = useful >= std::max(2.0, 1 + pool_size_ / 4.0);
+    const bool needs_region = useful >= std::max(2.0, 1 + pool_size_ / 10.0);
     num_threads_ = needs_region ? int(std::min(double(pool_size_), useful)) : 1;
     num_whole_ = num_heads_ - num_heads_ % num_threads_;
     if (num_threads_ > 1) is_in_loop_.reset(new bool[num_threads_]());
