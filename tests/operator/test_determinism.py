@@ -46,10 +46,7 @@ def test_threads_do_not_change_a_bit(native: str, batch: int, num_heads: int, dt
 def test_threads_do_not_change_a_bit_of_few_samples(
     native: str, batch: int, num_heads: int, dtype: str
 ) -> None:
-    """Up to as many threads as heads work without copies; the small level has many samples.
-
-    Of the larger batch in float64, the value's gradient is zeroed past the cache.
-    """
+    """Up to as many threads as heads work without copies; the small level has many samples."""
     sizes = {"batch": batch, "num_heads": num_heads, "num_queries": 97, "head_dim": 32}
     for form in FORMS:
         problem = draw(form, [(1, 2, 2), (8, 20, 20)], **sizes, dtype=DTYPES[dtype][0])

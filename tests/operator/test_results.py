@@ -153,6 +153,25 @@ def test_one_point_may_have_any_stride(kernel: str, form: str, stride: int) -> N
     check_against_baseline(dataclasses.replace(problem, **changes), form, kernel)
 
 
+def test_large_gradients(native: str) -> None:
+    """Those of at least 4 MB are written past the cache, as those of halves of the queries are not.
+
+    The queries are more than 1 KB apart, so the forward prefetches them.
+    """
+    sizes = {"batch": 1, "num_heads": 8, "num_queries": 4096, "head_dim": 4, "num_points": 32}
+    whole = draw("points", [(2, 3, 4)], **sizes)
+    assert whole.attention_logits.nbytes >= 4 << 20
+    found = results(whole, "points", native)
+    halves = []
+    for half in (slice(2048), slice(2048, None)):
+        of_queries = {name: getattr(whole, name)[:, half] for name in names("points")[1:]}
+        part = dataclasses.replace(whole, **of_queries, grad_out=whole.grad_out[:, half])
+        halves.append(results(part, "points", native))
+    for index in (0, 2, 3, 4):  # the result, and the gradients of all but the value
+        expected = torch.cat([half[index] for half in halves], 1)
+        assert torch.equal(found[index], expected)
+
+
 def test_expanded_channels(backend: str) -> None:
     """A value of one number per row, and the gradient that a sum of all results passes back."""
     problem = draw("points")
