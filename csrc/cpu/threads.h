@@ -75,8 +75,12 @@ class ThreadPartition {
     // thread of the pool, as it wakes them all.
     const double work = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D);
     const double useful = p.use_all_threads ? pool_size_ : 1 + work / 2e5;
-    const bool needs_region = useful >= std::max(2.0, 1 + pool_size_ / 10.0);
-    num_threads_ = needs_region ? int(std::min(double(pool_size_), useful)) : 1;
+    num_threads_ = 1;
+    if (useful >= std::max(2.0, 1 + pool_size_ / 10.0)) {
+      num_threads_ = int(std::min(double(pool_size_), useful));
+      // More threads than processors would take the caches from one another.
+      if (!p.use_all_threads) num_threads_ = std::min(num_threads_, num_processors());
+    }
     num_whole_ = num_heads_ - num_heads_ % num_threads_;
     if (num_threads_ > 1) is_in_loop_.reset(new bool[num_threads_]());
   }
@@ -153,10 +157,12 @@ class ThreadPartition {
 #ifdef _OPENMP
   static constexpr bool kHasOpenMP = true;
   static int team_size() { return omp_get_num_threads(); }
+  static int num_processors() { return omp_get_num_procs(); }  // that this thread may run on
   int this_thread() const { return num_threads_ == 1 ? 0 : omp_get_thread_num(); }
 #else
   static constexpr bool kHasOpenMP = false;
   static int team_size() { return 1; }
+  static int num_processors() { return 1; }
   static int this_thread() { return 0; }
 #endif
 
