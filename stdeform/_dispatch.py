@@ -1,12 +1,12 @@
 """Which way a call takes: straight to the kernel, to the registered operator, or to torch.func.
 
 The straight way, the fast path, is taken where PyTorch's dispatcher would do nothing but find the
-kernel and, where gradients are asked for, record the call for autograd. It saves 9 of the 18
-microseconds of a small call, and 60 of 137 with its backward. To find that out takes private
-symbols of PyTorch, and every one that the package uses is here, except the raw stream in `_native`
-and the table of decompositions in `_ops`. Where a PyTorch lacks one, all calls take the public way,
-with the same results; a compiler then takes the reference where it cannot tell whether a call is
-transformed.
+kernel and, where gradients are asked for, record the call for autograd. To find that out takes
+private symbols of PyTorch, and every one that the package uses is here, except the raw stream in
+`_native` and the table of decompositions in `_ops`. Where a PyTorch lacks one, all calls take the
+public way, with the same results: a small call in 53 microseconds instead of 11, and with its
+backward in 245 instead of 74. A compiler then takes the reference where it cannot tell whether a
+call is transformed.
 
 To switch the fast path off: `stdeform._dispatch.fast_path = False`.
 """

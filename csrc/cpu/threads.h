@@ -28,6 +28,9 @@ namespace stdeform {
 namespace {
 
 // A point that several threads reach; it can be used again once all have reached it.
+//
+// Flattened: the standard library's functions would otherwise be compiled for this instruction set
+// under names that the linker merges with those for others.
 class Meeting {
   // Longer than being woken takes, much shorter than what the system lets other processes run for.
   static constexpr auto kSpin = std::chrono::microseconds(200);
@@ -36,7 +39,7 @@ class Meeting {
   // The last of `count` threads calls f before the others go on. Threads with `waits` return after
   // that, others at once.
   template <class F>
-  void reach(int count, bool waits, F f) {
+  __attribute__((flatten)) void reach(int count, bool waits, F f) {
     const int round = round_.load(std::memory_order_relaxed);
     if (reached_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
       f();
@@ -52,7 +55,7 @@ class Meeting {
   }
 
  private:
-  void wait(int round) {
+  __attribute__((flatten)) void wait(int round) {
     const auto is_over = [&] { return round_.load(std::memory_order_acquire) != round; };
     const auto until = std::chrono::steady_clock::now() + kSpin;
     while (!is_over()) {

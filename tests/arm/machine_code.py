@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.support.loops import innermost
 
-OBJDUMP = "aarch64-linux-gnu-objdump"  # comes with the compiler
+OBJDUMP = "aarch64-linux-gnu-objdump"  # both come with the compiler
+NM = "aarch64-linux-gnu-nm"
 
 _BRANCH = re.compile(r"(?:b(?:\.\w+)?|cbn?z|tbn?z)\s.*?([0-9a-f]+) <")
 _VECTOR = re.compile(r"fml[as]\s+v\d+\.(?:4s|2d),")
@@ -37,6 +38,13 @@ def disassembly(path: Path) -> str:
     """The machine code of an object file for Arm, as text."""
     command = [OBJDUMP, "-dC", "--no-show-raw-insn", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def merged_functions(path: Path) -> list[str]:
+    """Functions in an object file of which the linker keeps any one of several copies."""
+    command = [NM, "--demangle", "--defined-only", str(path)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^\w+ W (.+)$", listing, re.MULTILINE)
 
 
 def inner_loops(listing: str, functions: str) -> list[Loop]:

@@ -16,7 +16,7 @@ import torch
 
 from stdeform.testing import Problem
 from tests.arm import emulated_arm
-from tests.arm.machine_code import Loop, disassembly, inner_loops
+from tests.arm.machine_code import Loop, disassembly, inner_loops, merged_functions
 from tests.support.cases import (
     DTYPES,
     FORMS,
@@ -160,3 +160,9 @@ def test_gather_loops_are_vectorised(dtype: str, most: int) -> None:
     assert loops, f"no function named {name} has a loop that multiplies and adds"
     assert [loop.in_scalars for loop in loops] == [0] * len(loops)
     assert min(len(loop.instructions) / loop.in_vectors for loop in loops) < most
+
+
+@pytest.mark.usefixtures("needs_arm")
+def test_the_linker_merges_nothing_with_another_isa() -> None:
+    """Else the portable level could run, say, a function of std compiled for AVX-512."""
+    assert merged_functions(emulated_arm.kernels()) == []
