@@ -8,7 +8,8 @@ built, and why the rest was not.
 Environment:
     STDEFORM_NATIVE, STDEFORM_CUDA  1: must be built; 0: left out; unset: built if the tools exist.
     STDEFORM_CUDA_ARCHS  CUDA architectures to build instead of all of them: "90" or "80;90".
-    CXX, CXXFLAGS, LDFLAGS  the C++ compiler, further flags for it, further flags for linking.
+    CXX, CXXFLAGS, LDFLAGS  the C++ compiler, further flags for it, further flags for linking; on
+        macOS also ARCHFLAGS.
     CUDA_HOME, CUDA_PATH  where CUDA is installed; if one is set, no other place is searched.
     MAX_JOBS  number of compilers that run at once; unset: one per usable core.
 """
@@ -39,7 +40,7 @@ RECORD = "_build.json"
 # floating-point traps, which block vectorisation. NaN and infinity keep their meaning, so no
 # -ffast-math.
 CXX_FLAGS = shlex.split(
-    "-std=c++17 -O3 -DNDEBUG -g0 -fPIC -fvisibility=hidden -Wall -Wextra"
+    "-std=c++17 -O3 -DNDEBUG -g0 -fvisibility=hidden -Wall -Wextra"
     " -ffp-contract=fast -fno-math-errno -fno-trapping-math -Icsrc"
 )
 AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
@@ -57,7 +58,16 @@ NVCC_FLAGS = [
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas",
     "-Icsrc",
 ]
-FLAGS_FROM = ("CXX", "CXXFLAGS", "LDFLAGS")
+FLAGS_FROM = ("CXX", "CXXFLAGS", "LDFLAGS", "ARCHFLAGS")
+# What the system adds to all compile steps and to the link step. Its name is how `get_platform`
+# begins, which is that of the target where another machine compiles.
+SYSTEM = sysconfig.get_platform().partition("-")[0]
+COMPILE_FLAGS = {"linux": ["-fPIC"], "macosx": ["-fPIC"]}
+LINK_FLAGS = {
+    "linux": ["-shared", "-ldl", "-lpthread"],
+    "macosx": ["-bundle", "-undefined", "dynamic_lookup"],
+    "win": ["-shared"],
+}
 CUDA_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # compute capability 7.5 to 12.0
 
 NINJA_RULES = """\
@@ -67,7 +77,7 @@ rule compile
   deps = gcc
   description = compile $in
 rule link
-  command = $tool -shared $in -o $out $flags
+  command = $tool $in -o $out $flags
   description = link $out
 """
 
@@ -109,6 +119,17 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
+def split_words(text: str) -> list[str]:
+    """Splits a command or flags; on Windows, a backslash is part of a path."""
+    words = shlex.split(text, posix=os.name != "nt")
+    return words if os.name != "nt" else [word.strip('"') for word in words]
+
+
+def join_words(words: list[str]) -> str:
+    """Joins a command for the system's shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
 def read_switch(name: str) -> bool | None:
     """Reads an environment variable: 1 is True, 0 is False, unset is None."""
     value = os.environ.get(name, "")
@@ -129,13 +150,14 @@ def find_compiler() -> tuple[list[str], str]:
     """Finds the C++ compiler. Returns its command and "", or [] and why there is none."""
     if read_switch("STDEFORM_NATIVE") is False:
         return [], "it was left out by STDEFORM_NATIVE=0"
-    if sys.platform != "linux":
-        return [], f"it is built on Linux only so far, and this is {sys.platform}"
     named = os.environ.get("CXX")
-    names = [named] if named else [sysconfig.get_config_var("CXX") or "", "c++", "g++", "clang++"]
-    found = [words for name in names if (words := shlex.split(name)) and shutil.which(words[0])]
+    usual = ["clang++"] if SYSTEM == "win" else ["c++", "g++", "clang++"]
+    names = [named] if named else [sysconfig.get_config_var("CXX") or "", *usual]
+    found = [words for name in names if (words := split_words(name)) and shutil.which(words[0])]
     if not found and named:
         stop(f"CXX is {named!r}, which was not found")
+    if not found and SYSTEM == "win":
+        return [], "clang++ of LLVM was not found, and Microsoft's cl cannot compile the kernels"
     if not found:
         return [], "no C++ compiler (g++ or clang++) was found"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
@@ -147,6 +169,8 @@ def find_nvcc() -> tuple[str, str]:
     """Finds the CUDA compiler. Returns its path and "", or "" and why there is none."""
     if read_switch("STDEFORM_CUDA") is False:
         return "", "CUDA was left out by STDEFORM_CUDA=0"
+    if SYSTEM == "win":
+        return "", "nvcc on Windows takes Microsoft's cl alone, which cannot compile the kernels"
     homes = [name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     places = [os.path.join(os.environ[name], "bin") for name in homes]
     for place in places or [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]:
@@ -199,12 +223,12 @@ class NinjaBuild:
         """Adds the link step, runs all steps and returns the shared object."""
         import ninja
 
-        output = f"{self.folder}/_C.so"
+        output = f"{self.folder}/_C.module"
         self._step("link", " ".join(self.objects), output, tool, flags)
         path = ROOT / self.folder / "build.ninja"
         path.write_text(self.text, encoding="utf-8")
-        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
-        command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), "-j", jobs]
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), *jobs]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             stop(
                 "the native core could not be built; see the compiler's messages above.\n"
@@ -215,7 +239,7 @@ class NinjaBuild:
 
     def _step(self, rule: str, inputs: str, output: str, tool: list[str], flags: list[str]) -> None:
         words = {
-            name: shlex.join(w).replace("$", "$$") for name, w in (("tool", tool), ("flags", flags))
+            name: join_words(w).replace("$", "$$") for name, w in (("tool", tool), ("flags", flags))
         }
         self.text += f"build {output}: {rule} {inputs}\n"
         self.text += "".join(f"  {name} = {value}\n" for name, value in words.items())
@@ -223,7 +247,7 @@ class NinjaBuild:
 
 def sources(pattern: str) -> list[str]:
     """Lists the files of csrc/ that match, relative to the checkout."""
-    return sorted(str(path.relative_to(ROOT)) for path in Path(ROOT, "csrc").glob(pattern))
+    return sorted(path.relative_to(ROOT).as_posix() for path in Path(ROOT, "csrc").glob(pattern))
 
 
 class BuildNative(build_ext):
@@ -232,8 +256,11 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         check_requirements("pybind11", "ninja")
         self.cxx = COMPILER
-        self.cxx_flags = CXX_FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))
-        self.link_flags = shlex.split(os.environ.get("LDFLAGS", ""))
+        # CXXFLAGS where it links as well, as some choose a library: -stdlib=libc++, -fsanitize=...
+        chosen = split_words(os.environ.get("CXXFLAGS", ""))
+        chosen += split_words(os.environ.get("ARCHFLAGS", "")) if SYSTEM == "macosx" else []
+        self.cxx_flags = CXX_FLAGS + COMPILE_FLAGS.get(SYSTEM, []) + chosen
+        self.link_flags = chosen + split_words(os.environ.get("LDFLAGS", ""))
         self.steps = NinjaBuild(f"build/native-{self.plat_name}-{sys.implementation.cache_tag}")
         nvcc, no_cuda = find_nvcc()
         if read_switch("STDEFORM_CUDA") and not nvcc:
@@ -241,10 +268,11 @@ class BuildNative(build_ext):
         native = self.add_cpp(with_cuda=bool(nvcc))
         cuda = self.add_cuda(nvcc) if nvcc else None
 
-        # CXXFLAGS as well, as some choose a library: -stdlib=libc++, -fsanitize=address.
-        flags = self.cxx_flags[len(CXX_FLAGS) :] + self.openmp_flags
-        flags += [static_cudart(nvcc), "-lpthread", "-ldl", "-lrt"] if nvcc else []
-        flags += ["-Wl,--exclude-libs,ALL", *self.link_flags]
+        # Another copy of the CUDA runtime in the process must not find this one's symbols.
+        flags = [static_cudart(nvcc), "-lrt", "-Wl,--exclude-libs,ALL"] if nvcc else []
+        flags += LINK_FLAGS.get(SYSTEM, LINK_FLAGS["linux"]) + self.link_flags
+        # Where Windows' Python keeps its import library, which Python.h names.
+        flags += [f"-L{Path(sys.base_prefix, 'libs')}"] if sys.platform == "win32" else []
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.steps.link(self.cxx, flags), output)
@@ -263,23 +291,18 @@ class BuildNative(build_ext):
                 " STDEFORM_NATIVE=0 installs without: the operators then use the slow reference"
             )
         refused = {}
-        if reason := self.try_probe("openmp", ["-fopenmp"]):
-            refused["OpenMP"] = reason
         for isa in ("avx2", "avx512"):
             if reason := self.try_probe(isa, ISA_FLAGS[isa]):
                 refused[isa] = reason
         for name, reason in refused.items():
             print(f"stdeform: the compiler cannot build {name}: {reason}")
         isas = [isa for isa in ISA_FLAGS if isa not in refused]
-        # Without OpenMP its pragmas are left alone, and need no warning.
-        self.openmp_flags = [] if "OpenMP" in refused else ["-fopenmp"]
-        flags = self.cxx_flags + (self.openmp_flags or ["-Wno-unknown-pragmas"])
-        flags += [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
+        flags = self.cxx_flags + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         # Only the bindings depend on Python and on CUDA; with others, only they are recompiled.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
         bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
         self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
-        for source in sources("cpu/*.cpp"):
+        for source in sources("cpu/**/*.cpp"):
             if not Path(source).stem.startswith("isa_"):
                 self.steps.compile(source, self.cxx, flags)
         # Last, slowest first: of an inline function that is in several objects, the linker keeps

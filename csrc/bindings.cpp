@@ -13,6 +13,7 @@
 
 #include "core/problem.h"
 #include "cpu/isa.h"
+#include "cpu/threads/openmp.h"
 #include "dlpack.h"
 #ifdef STDEFORM_WITH_CUDA
 #include "cuda/api.h"
@@ -45,7 +46,9 @@ struct {
 } pytorch;
 
 void find_pytorch() {
-  const py::object type = py::module_::import("torch").attr("Tensor");
+  const py::module_ torch = py::module_::import("torch");
+  openmp::find(py::str(torch.attr("__path__")[py::int_(0)]));
+  const py::object type = torch.attr("Tensor");
   if (py::hasattr(type, dlpack::kTableOfType)) {
     const py::object capsule = type.attr(dlpack::kTableOfType);
     const auto* table =
@@ -337,6 +340,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of stdeform: kernels on plain addresses.";
   stdeform::find_pytorch();
   m.def("usable_isas", &stdeform::usable_isas);
+  m.def("openmp_runtime", &stdeform::openmp::file);
   m.def("cpu_forward", &stdeform::cpu_forward);
   m.def("cpu_backward", &stdeform::cpu_backward);
 #ifdef STDEFORM_WITH_CUDA

@@ -20,6 +20,7 @@ Inputs: TypeAlias = tuple[
 Grads: TypeAlias = tuple[Tensor, ...]  # of value, reference points, positions and scores
 
 def usable_isas() -> list[str]: ...
+def openmp_runtime() -> str: ...  # the file that PyTorch has loaded; "" if it has none
 def cpu_forward(
     isa: str,  # "": the fastest one
     num_threads: int,

@@ -71,13 +71,10 @@ def _build(record: BuildRecord) -> dict[str, str]:
     native, cuda = record.native, record.cuda
     if native is None:
         return {"native core": f"none: {record.no_native}"}
-    refused = dict(native.refused)
-    no_openmp = refused.pop("OpenMP", "")
     return {
         "compiler": native.compiler,
         "ISAs": ", ".join(native.isas)
-        + "".join(f" (not {isa}: {reason})" for isa, reason in refused.items()),
-        "OpenMP": f"no: the kernels run on one thread ({no_openmp})" if no_openmp else "yes",
+        + "".join(f" (not {isa}: {reason})" for isa, reason in native.refused.items()),
         "CUDA": f"{cuda.version} for {', '.join(cuda.architectures)}, PTX of {cuda.ptx}"
         if cuda
         else f"none: {record.no_cuda}",
@@ -90,7 +87,9 @@ def _backends() -> dict[str, str]:
         missing = _native.missing(device_type)
         chosen[f"{device_type} tensor"] = f"reference: {missing}" if missing else "native"
     if isas := _native.usable_isas():
-        chosen["cpu tensor"] += f", ISA {isas[0]}, threads {torch.get_num_threads()}"
+        chosen["cpu tensor"] += (
+            f", ISA {isas[0]}, threads {torch.get_num_threads()} of {_native.thread_pool()}"
+        )
     if not torch.cuda.is_available():
         chosen["cuda tensor"] += " (and torch sees no CUDA device here)"
     return chosen

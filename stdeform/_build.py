@@ -17,8 +17,7 @@ class NativeBuild:
     Attributes:
         compiler: Its name and version.
         isas: The instruction sets (ISAs) that were compiled, slowest first.
-        refused: What the compiler cannot build, and why; of the other instruction sets and
-            "OpenMP", without which the kernels run on one thread.
+        refused: The instruction sets that the compiler cannot build, and why.
     """
 
     compiler: str

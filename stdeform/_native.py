@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -76,6 +77,11 @@ def _missing_cuda() -> str | None:
 def usable_isas() -> list[str]:
     """The instruction sets that were compiled and that this processor has, fastest first."""
     return [] if _C is None else list(_C.usable_isas())
+
+
+def thread_pool() -> str:
+    """The CPU kernels' threads: the file of PyTorch's OpenMP runtime, or "std::thread"."""
+    return "" if _C is None else Path(_C.openmp_runtime()).name or "std::thread"
 
 
 def forward(

@@ -1,4 +1,4 @@
-// Backward kernel. ThreadPartition (threads.h) says which thread works on which head.
+// Backward kernel. ThreadPartition (threads/partition.h) says which thread works on which head.
 //
 //   1 prefault       populate the pages of large results             Prefault       prefault.h
 //   For each head, which is one head of one batch element:
@@ -30,7 +30,7 @@
 #include "cpu/packed_heads.h"
 #include "cpu/prefault.h"
 #include "cpu/sample_grads.h"
-#include "cpu/threads.h"
+#include "cpu/threads/partition.h"
 
 namespace stdeform {
 namespace {

@@ -1,4 +1,4 @@
-// Forward kernel. ThreadPartition (threads.h) says which thread works on which head.
+// Forward kernel. ThreadPartition (threads/partition.h) says which thread works on which head.
 //
 //   1 prefault  populate the pages of a large result                 Prefault       prefault.h
 //   For each head, which is one head of one batch element:
@@ -15,7 +15,7 @@
 #include "cpu/gather.h"
 #include "cpu/packed_heads.h"
 #include "cpu/prefault.h"
-#include "cpu/threads.h"
+#include "cpu/threads/partition.h"
 
 namespace stdeform {
 namespace {

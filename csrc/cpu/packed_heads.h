@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <new>
 
 #include "cpu/rows.h"
@@ -59,10 +58,9 @@ class PackedHeads {
         channels_(channels),
         row_stride_(vectors * kLanes<Real>) {
     const size_t bytes = size_t(num_copies * copy_size()) * sizeof(T);
-    data_ = static_cast<T*>(std::aligned_alloc(kAlignment, round_up(bytes, kAlignment)));
-    if (!data_) throw std::bad_alloc();
+    data_ = static_cast<T*>(::operator new(bytes, kAlignment));
   }
-  ~PackedHeads() { std::free(data_); }
+  ~PackedHeads() { ::operator delete(data_, kAlignment); }
   PackedHeads(const PackedHeads&) = delete;
   PackedHeads& operator=(const PackedHeads&) = delete;
 
@@ -100,7 +98,7 @@ class PackedHeads {
 
  private:
   static constexpr int64_t kPrefetch = 8;  // cells ahead; prefetching past the end does nothing
-  static constexpr size_t kAlignment = 64;
+  static constexpr std::align_val_t kAlignment{64};
   int64_t copy_size() const { return (rows_.count() + num_outside_) * row_stride_; }
 
   const RowNumbers& rows_;

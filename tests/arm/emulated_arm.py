@@ -43,7 +43,7 @@ def missing() -> str:
 def flags() -> list[str]:
     """The flags that setup.py compiles the portable kernels with."""
     names = build_script.load()
-    return [*names["CXX_FLAGS"], *names["ISA_FLAGS"]["portable"], "-fopenmp"]
+    return [*names["CXX_FLAGS"], *names["ISA_FLAGS"]["portable"]]
 
 
 @functools.cache
@@ -58,7 +58,8 @@ def kernels() -> Path:
 def program() -> Path:
     """What runs calls; compiled unless it is there."""
     output = _folder() / "calls"
-    sources = ["tests/arm/calls.cpp", "csrc/cpu/isa.cpp", str(kernels())]
+    sources = [f"csrc/cpu/{name}.cpp" for name in ("isa", "threads/openmp", "threads/team")]
+    sources += ["tests/arm/calls.cpp", str(kernels())]
     make([COMPILER, *flags(), "-Werror", "-static", *sources], output)
     return output
 

@@ -32,7 +32,7 @@ def probe(name: str, setup_py: dict[str, Any], folder: Path, compiler: str) -> s
     builder = object.__new__(setup_py["BuildNative"])
     builder.cxx, builder.cxx_flags, builder.link_flags = [compiler], setup_py["CXX_FLAGS"], []
     builder.steps = types.SimpleNamespace(folder=str(folder))
-    flags = {"cxx17": [], "openmp": ["-fopenmp"], **setup_py["ISA_FLAGS"]}
+    flags = {"cxx17": [], **setup_py["ISA_FLAGS"]}
     said = builder.try_probe(name, flags[name])
     assert isinstance(said, str)
     return said
@@ -50,8 +50,6 @@ def wrapper(folder: Path, script: str) -> str:
 @pytest.mark.parametrize(
     ("lacks", "script", "reason"),
     [
-        ("openmp", 'case "$*" in *openmp.cpp*) set -- "$@" -nostdinc;; esac', "omp.h"),
-        ("openmp", 'case "$*" in *openmp.cpp*) set -- "$@" -fno-openmp;; esac', "switched off"),
         ("avx512", 'case "$*" in *avx512f*) set -- "$@" -mno-avx512f;; esac', "target"),
         ("avx512", 'case "$*" in *avx512f*) set -- "$@" -mno-such;; esac', "-mno-such"),
         ("avx2", 'case "$*" in *avx2.cpp*) set -- "$@" -mno-f16c;; esac', "target"),
@@ -60,7 +58,7 @@ def wrapper(folder: Path, script: str) -> str:
 def test_a_probe_uses_what_it_probes(
     lacks: str, script: str, reason: str, setup_py: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The flag alone says nothing: of a header, a runtime, or intrinsics that may be missing."""
+    """The flag alone says nothing of intrinsics that may be missing."""
     said = probe(lacks, setup_py, tmp_path, wrapper(tmp_path, script))
     assert reason in said
     assert "/" not in said  # no path of this machine
@@ -85,8 +83,7 @@ def test_the_compilers_of_the_docs_build_it(
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
     assert [probe(name, setup_py, tmp_path, compiler) for name in ("cxx17", "avx512")] == ["", ""]
-    no_openmp = probe("openmp", setup_py, tmp_path, compiler)  # clang has it in another package
-    flags = setup_py["CXX_FLAGS"] + ["-Wno-unknown-pragmas" if no_openmp else "-fopenmp"]
+    flags = setup_py["CXX_FLAGS"]
     for source, isa in (("isa", "portable"), ("isa_portable", "portable"), ("isa_avx2", "avx2")):
         command = [compiler, *flags, *setup_py["ISA_FLAGS"][isa], "-Werror", "-fsyntax-only"]
         command.append(f"csrc/cpu/{source}.cpp")

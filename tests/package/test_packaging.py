@@ -35,7 +35,7 @@ STEERING = ("STDEFORM_", "CUDA_", "CXX", "LDFLAGS", "MAX_JOBS", "PYTHON")
 RECORD = read_record()
 ARCHS = list(RECORD.cuda.architectures) if RECORD.cuda else ["90"]
 HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
-ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|gomp|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
+ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
 
 NO_CORE = "=1, but there is no native core: no C++ compiler"
 BUILD_WHEEL = ("wheel", "--no-deps", "--no-build-isolation", ".")

@@ -33,7 +33,7 @@ def test_the_places_of_every_part_exist(part: str, place: str) -> None:
 
 def test_code_belongs_to_the_innermost_part_of_its_stack() -> None:
     corners, positions = (line_of(PARTS[part][0]) for part in ("corners", "positions"))
-    kernel, threads = ("csrc/cpu/forward.h", 1), ("csrc/cpu/threads.h", 1)
+    kernel, threads = ("csrc/cpu/forward.h", 1), ("csrc/cpu/threads/partition.h", 1)
     library = ("/usr/include/c++/12/bits/stl_algo.h", corners[1])
     assert part_of([library, corners, positions, threads]) == "corners"
     assert part_of([positions, corners]) == "positions"

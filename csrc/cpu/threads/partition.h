@@ -5,79 +5,27 @@
 // heads, fewer than threads, are shared: all threads work on each, on one range of it at a time.
 // Without packed copies, ranges of queries or of heads are distributed instead.
 //
-// The threads are those of OpenMP, which PyTorch uses as well, so only one pool competes for the
-// processors. Work is distributed and waited for without OpenMP: its barriers spin for
-// milliseconds. If another process runs on a processor of ours, that takes the time of the thread
-// waited for.
+// Work is distributed and waited for without OpenMP, whose barriers spin for milliseconds. If
+// another process runs on a processor of ours, that takes the time of the thread waited for.
 #pragma once
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 
 #include "core/problem.h"
+#include "cpu/threads/meeting.h"
+#include "cpu/threads/team.h"
 
 namespace stdeform {
 namespace {
 
-// A point that several threads reach; it can be used again once all have reached it.
-//
-// Flattened: the standard library's functions would otherwise be compiled for this instruction set
-// under names that the linker merges with those for others.
-class Meeting {
-  // Longer than being woken takes, much shorter than what the system lets other processes run for.
-  static constexpr auto kSpin = std::chrono::microseconds(200);
-
- public:
-  // The last of `count` threads calls f before the others go on. Threads with `waits` return after
-  // that, others at once.
-  template <class F>
-  __attribute__((flatten)) void reach(int count, bool waits, F f) {
-    const int round = round_.load(std::memory_order_relaxed);
-    if (reached_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
-      f();
-      reached_.store(0, std::memory_order_relaxed);
-      {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        round_.store(round + 1, std::memory_order_release);
-      }
-      all_reached_.notify_all();
-    } else if (waits) {
-      wait(round);
-    }
-  }
-
- private:
-  __attribute__((flatten)) void wait(int round) {
-    const auto is_over = [&] { return round_.load(std::memory_order_acquire) != round; };
-    const auto until = std::chrono::steady_clock::now() + kSpin;
-    while (!is_over()) {
-      if (std::chrono::steady_clock::now() < until) continue;
-      std::unique_lock<std::mutex> lock(mutex_);
-      all_reached_.wait(lock, is_over);
-    }
-  }
-
-  std::atomic<int> reached_{0}, round_{0};
-  std::mutex mutex_;
-  std::condition_variable all_reached_;
-};
-
 class ThreadPartition {
  public:
-  explicit ThreadPartition(const Problem& p)
-      : num_heads_(p.B * p.M), pool_size_(kHasOpenMP ? p.num_threads : 1) {
-    // A thread pays off from about 20 us of work for it, a parallel region from 2 us for each
-    // thread of the pool, as it wakes them all.
-    const double work = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D);
-    const double useful = p.use_all_threads ? pool_size_ : 1 + work / 2e5;
+  explicit ThreadPartition(const Problem& p) : num_heads_(p.B * p.M), pool_size_(p.num_threads) {
+    // A parallel region pays off from 2 us for each thread of the pool, as it wakes them all.
+    const double work_us = double(num_heads_) * double(p.Q * p.P << p.N) * double(p.D) / kWorkPerUs;
+    const double useful = p.use_all_threads ? pool_size_ : 1 + work_us / worthwhile_us();
     num_threads_ = 1;
     if (useful >= std::max(2.0, 1 + pool_size_ / 10.0)) {
       num_threads_ = int(std::min(double(pool_size_), useful));
@@ -93,17 +41,17 @@ class ThreadPartition {
   // Packed copies of heads that are in use at the same time.
   int64_t num_copies() const { return std::min<int64_t>(num_heads_, num_threads_); }
 
-  // Calls f on every thread. A single one needs no parallel region. Others open it with the whole
-  // pool, as PyTorch does: with fewer, OpenMP would end the threads that are left out.
+  // Calls f on every thread. A single one needs no team.
   template <class F>
   void run(F f) const {
     if (num_threads_ == 1) return f();
-#pragma omp parallel num_threads(pool_size_)
-    {
-      if (this_thread() < num_working()) f();
-      // Only the first thread waits, so that it need not spin in the barrier of the region.
-      end_.reach(team_size(), this_thread() == 0, [] {});
-    }
+    auto work = [this, &f] {
+      if (thread() < num_working()) f();
+      // Only the first thread waits, so that it need not spin in the barrier of the team.
+      end_.reach(team_size(), thread() == 0, [] {});
+    };
+    run_team(
+        num_threads_, pool_size_, [](void* of) { (*static_cast<decltype(work)*>(of))(); }, &work);
   }
 
   // Inside `run`, every thread must call the following in the same order. Each begins when the one
@@ -112,7 +60,7 @@ class ThreadPartition {
   // f(head, copy): `copy` is the packed copy that the thread may use for this head.
   template <class F>
   void for_each_whole_head(F f) const {
-    for_each_index(num_whole_, [&](int64_t head) { f(head, this_thread()); });
+    for_each_index(num_whole_, [&](int64_t head) { f(head, thread()); });
   }
 
   // f(begin, end): splits [0, length) into about `ranges_per_thread` ranges for each thread.
@@ -148,26 +96,17 @@ class ThreadPartition {
       for (int64_t i = 0; i < count; ++i) f(i);
       return;
     }
-    bool& is_in_loop = is_in_loop_[this_thread()];
+    bool& is_in_loop = is_in_loop_[thread()];
     if (is_in_loop) between_loops_.reach(num_working(), true, [this] { next_ = 0; });
     is_in_loop = true;
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
   }
 
-  // OpenMP may give fewer threads than it was asked for: one, inside another region.
-  int num_working() const { return std::min(num_threads_, team_size()); }
+  static constexpr double kWorkPerUs = 1e4;
 
-#ifdef _OPENMP
-  static constexpr bool kHasOpenMP = true;
-  static int team_size() { return omp_get_num_threads(); }
-  static int num_processors() { return omp_get_num_procs(); }  // that this thread may run on
-  int this_thread() const { return num_threads_ == 1 ? 0 : omp_get_thread_num(); }
-#else
-  static constexpr bool kHasOpenMP = false;
-  static int team_size() { return 1; }
-  static int num_processors() { return 1; }
-  static int this_thread() { return 0; }
-#endif
+  // A team may have fewer threads than it was asked for.
+  int num_working() const { return std::min(num_threads_, team_size()); }
+  int thread() const { return num_threads_ == 1 ? 0 : this_thread(); }
 
   int64_t num_heads_, num_whole_;
   int pool_size_, num_threads_;
