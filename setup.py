@@ -207,7 +207,10 @@ def write_record(package: str | Path, **facts: object) -> None:
 
 
 class NinjaBuild:
-    """A build.ninja, run in the checkout. Objects are kept, so a rebuild compiles only changes."""
+    """A ninja file, run in the checkout. Objects are kept, so a rebuild compiles only changes.
+
+    Only the bindings depend on Python: builds for several versions share all other objects.
+    """
 
     def __init__(self, folder: str) -> None:
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
@@ -215,17 +218,17 @@ class NinjaBuild:
         self.text = f"builddir = {folder}\n{NINJA_RULES}"
         self.objects: list[str] = []
 
-    def compile(self, source: str, tool: list[str], flags: list[str]) -> None:
-        self.objects.append(f"{self.folder}/{source}.o")
+    def compile(self, source: str, tool: list[str], flags: list[str], name: str = "") -> None:
+        self.objects.append(f"{self.folder}/{name or source}.o")
         self._step("compile", source, self.objects[-1], tool, flags)
 
     def link(self, tool: list[str], flags: list[str]) -> Path:
         """Adds the link step, runs all steps and returns the shared object."""
         import ninja
 
-        output = f"{self.folder}/_C.module"
+        output = f"{self.folder}/_C.{sys.implementation.cache_tag}"
         self._step("link", " ".join(self.objects), output, tool, flags)
-        path = ROOT / self.folder / "build.ninja"
+        path = ROOT / self.folder / f"{sys.implementation.cache_tag}.ninja"
         path.write_text(self.text, encoding="utf-8")
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-f", str(path), *jobs]
@@ -261,7 +264,7 @@ class BuildNative(build_ext):
         chosen += split_words(os.environ.get("ARCHFLAGS", "")) if SYSTEM == "macosx" else []
         self.cxx_flags = CXX_FLAGS + COMPILE_FLAGS.get(SYSTEM, []) + chosen
         self.link_flags = chosen + split_words(os.environ.get("LDFLAGS", ""))
-        self.steps = NinjaBuild(f"build/native-{self.plat_name}-{sys.implementation.cache_tag}")
+        self.steps = NinjaBuild(f"build/native-{self.plat_name}")
         nvcc, no_cuda = find_nvcc()
         if read_switch("STDEFORM_CUDA") and not nvcc:
             stop(f"STDEFORM_CUDA=1, but {no_cuda}")
@@ -298,10 +301,11 @@ class BuildNative(build_ext):
             print(f"stdeform: the compiler cannot build {name}: {reason}")
         isas = [isa for isa in ISA_FLAGS if isa not in refused]
         flags = self.cxx_flags + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
-        # Only the bindings depend on Python and on CUDA; with others, only they are recompiled.
+        # Only the bindings depend on Python and on CUDA.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
         bindings += ["-DSTDEFORM_WITH_CUDA=1"] * with_cuda
-        self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings)
+        name = f"csrc/bindings-{sys.implementation.cache_tag}"
+        self.steps.compile("csrc/bindings.cpp", self.cxx, flags + bindings, name)
         for source in sources("cpu/**/*.cpp"):
             if not Path(source).stem.startswith("isa_"):
                 self.steps.compile(source, self.cxx, flags)

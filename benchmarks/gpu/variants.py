@@ -2,7 +2,7 @@
 
 A variant with a change of the sources is a module of its own, built beside the installed one from
 what the in-place build has left. The float32 and bfloat16 kernels are compiled and what launches
-them; all other objects are those of the in-place build, and its build.ninja says how to compile.
+them; all other objects are those of the in-place build, and its ninja file says how to compile.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ VARIANTS = (
 
 def build(stage: Stage) -> bool:
     """The stage that builds the modules of those with a change of the sources."""
-    pattern = f"native-*-{sys.implementation.cache_tag}/build.ninja"
+    pattern = f"native-*/{sys.implementation.cache_tag}.ninja"
     plans = [path.read_text() for path in (ROOT / "build").glob(pattern)]
     plan = next((plan for plan in plans if "inst_f32.cu" in plan), None)
     if plan is None:
@@ -111,7 +111,7 @@ def build(stage: Stage) -> bool:
 
 
 def _plan(plan: str, places: Sequence[Path]) -> str:
-    """A build.ninja that makes a module in each place, of the one that makes what is installed."""
+    """A ninja file that makes a module in each place, of the one that makes what is installed."""
     rules, *steps, link = re.split(r"^(?=build )", plan, flags=re.MULTILINE)
     folder = rules.split()[2]  # builddir = folder
     own = {step.split()[1].rstrip(":"): step for step in steps if _OWN.search(step)}

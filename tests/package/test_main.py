@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,20 @@ def test_sources_do_not_pass_for_the_install_that_they_hide(
     assert ("self-check" in printed) != built
     record.write_text(json.dumps({**facts, "native": NATIVE}))
     assert report.main() == 0  # the sources were built: they are what runs
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="needs /proc/cpuinfo")
+def test_the_instruction_sets_are_those_that_the_system_knows() -> None:
+    """A compiler's runtime library may not know them, and the kernels would be slow in silence."""
+    if _native.missing("cpu"):
+        pytest.skip("there is no native core")
+    flags = set(re.findall(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.M)[0].split())
+    needed = {
+        "portable": set(),
+        "avx2": {"avx2", "fma", "f16c", "bmi1", "bmi2"},
+        "avx512": {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
+    }
+    built = _build.read_record().native
+    assert built
+    there = [isa for isa in built.isas if needed[isa] <= flags]
+    assert _native.usable_isas() == there[::-1]
