@@ -50,7 +50,9 @@ def missing(device_type: str) -> str | None:
     if device_type == "meta":  # shapes only: the registered fake kernel needs no extension
         return None
     if device_type != "cuda":
-        return f"no kernel exists for {device_type} yet"
+        return f"stdeform has kernels for cpu and cuda tensors, none for {device_type}"
+    if torch.version.hip:
+        return "this PyTorch is built for ROCm, and stdeform's CUDA kernels run on NVIDIA GPUs only"
     return _why_missing if _C is None else _missing_on_cuda()
 
 
@@ -65,8 +67,6 @@ _missing_on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def _missing_cuda() -> str | None:
-    if torch.version.hip:
-        return "this PyTorch is built for ROCm, and the kernels are CUDA's"
     find = getattr(_C, "cuda_devices", None)
     if find is None:
         return f"this stdeform was built without CUDA: {read_record().no_cuda}"

@@ -242,14 +242,26 @@ def resolve_backend(device_type: str, backend: Backend = "auto") -> Literal["nat
     if backend == "native":
         raise RuntimeError(f"no native kernel for {device_type} tensors: {missing}")
     _checks.check_backend(backend)
-    if device_type not in _warned:
-        _warned.add(device_type)
-        warnings.warn(
-            f"stdeform: {device_type} tensors take the slow reference: {missing}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    _warn_once(device_type, missing)
     return "reference"
+
+
+def _warn_once(device_type: str, missing: str | None) -> None:
+    if device_type in _warned:
+        return
+    _warned.add(device_type)
+    warnings.warn(
+        f"stdeform: {device_type} tensors take the slow reference: {missing}. The results are the "
+        f"same: plain PyTorch computes them on {device_type}, in more time and memory. Shown once; "
+        'not at all with backend="reference".',
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+# A compiler cannot follow a warning; it calls this while it makes the graph, and takes the result
+# for a constant. See `_native._missing_on_cuda`.
+_warn_once._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _device_type(tensor: Tensor) -> str:
