@@ -31,6 +31,13 @@ try:
 except (ImportError, AttributeError):
     _sees_transforms = False
 
+
+def _always() -> bool:
+    return True
+
+
+# Whether autocast may be on for some device, so that it pays to ask for the value's.
+may_autocast: Callable[[], bool] = _always
 try:
     from torch._C import (
         DispatchKey,  # names of what can act on a call: backends, autograd, autocast
@@ -44,13 +51,10 @@ try:
 
     _AUTOGRAD = DispatchKey.AutogradFunctionality
     fast_path = _sees_transforms
-    may_autocast: Callable[[], bool] = _is_any_autocast_enabled
+    if not torch.backends.mps.is_built():  # which "any" leaves out
+        may_autocast = _is_any_autocast_enabled
 except (ImportError, AttributeError):
     fast_path = False
-
-    def may_autocast() -> bool:
-        """Whether autocast may be on for some device, so that it pays to ask for the value's."""
-        return True
 
 
 def attend(
