@@ -43,7 +43,7 @@ class Targets:
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""
         tensors = (self.labels, self.boxes, self.masks, self.valid)
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return Targets(*(_send(tensor, device) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Batch:
         """The same on another device."""
         padding = self.padding_mask
         return Batch(
-            self.frames.to(device, non_blocking=True),
-            None if padding is None else padding.to(device, non_blocking=True),
+            _send(self.frames, device),
+            None if padding is None else _send(padding, device),
             [targets.to(device) for targets in self.targets],
         )
 
@@ -290,6 +290,14 @@ def collate(clips: Sequence[Clip]) -> Batch:
         targets.append(Targets(source.labels, boxes, masks, valid))
     padded = any(size != (frames, height, width) for size in sizes)
     return Batch(pixels, padding if padded else None, targets)
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device, which may fetch it later if it is pinned.
+
+    MPS would also fetch other memory later, even if it is freed by then.
+    """
+    return tensor.to(device, non_blocking=tensor.is_pinned())
 
 
 def _read(video: Frames, indices: Sequence[int], size: Size) -> NDArray[np.uint8]:

@@ -21,3 +21,9 @@ def find_device(name: str) -> torch.device:
             reason = "use cpu, cuda or cuda:0"
         raise ValueError(f"--device {name} cannot be used: {reason}") from error
     return device
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until a device has finished its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

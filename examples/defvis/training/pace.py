@@ -12,6 +12,7 @@ import torch
 
 from defvis.config import Config
 from defvis.data.clips import Batch
+from defvis.models.device import wait_for
 from defvis.training.stages import Stage, joint_steps
 
 # Measured steps, and the seconds after which no further one begins.
@@ -111,8 +112,7 @@ def seconds_per_step(
     while len(taken) <= _STEPS and time.perf_counter() - first < _SECONDS:
         begin = time.perf_counter()
         stage.step(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         taken.append(time.perf_counter() - begin)
     # The first one allocates memory, unless there is no other.
     step = statistics.median(taken[1:] or taken)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ import torch
 from torch import nn
 
 from defvis.data.clips import Batch
+from defvis.models.device import wait_for
 from defvis.training.stages import Stage
+
+if sys.platform != "win32":
+    import resource
 
 # Steps before the measured ones: memory is allocated, kernels are chosen.
 WARM_UP = 2
@@ -29,7 +34,7 @@ class Profile:
             step.
         step: Seconds per step in all.
         peak_megabytes: Most memory held at once: of the device's tensors on CUDA, of the whole
-            process on the CPU.
+            process elsewhere; NaN on Windows.
     """
 
     seconds: dict[str, float]
@@ -95,8 +100,7 @@ class _Clock:
 
     def now(self) -> float:
         """Seconds, after the device has finished its work."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         return time.perf_counter()
 
     def add(self, name: str, seconds: float) -> None:
@@ -133,4 +137,7 @@ class _Clock:
 def _peak_megabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # kilobytes on Linux
+    if sys.platform == "win32":
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of bytes, elsewhere of kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

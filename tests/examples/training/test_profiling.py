@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from defvis.config import Config
 from defvis.data.clips import ClipDataset, FrameCache, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
+from defvis.training import profiling
 from defvis.training.distributed import World
 from defvis.training.profiling import profile
 from defvis.training.stages import JointStage
@@ -48,3 +50,9 @@ def test_program(digits: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str
     assert "backward" in shown
     assert "peak memory" in shown
     assert sorted(tiny_run.iterdir()) == written
+
+
+def test_memory_in_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = profiling._peak_megabytes(torch.device("cpu"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert here / profiling._peak_megabytes(torch.device("cpu")) == pytest.approx(2**10, rel=0.1)
