@@ -16,7 +16,7 @@ from torch import Tensor
 
 import stdeform
 from stdeform import _native, _ops, functional, reference_grid, valid_ratios
-from stdeform.testing import Problem
+from stdeform.testing import Problem, assert_close
 from tests.support import native_functions
 from tests.support.cases import FORMS, IMAGE, VIDEO, draw, operator, results, tensors
 from tests.support.layers import LAYERS, inputs, trained
@@ -96,6 +96,16 @@ def test_autocast(device: OtherDevice, monkeypatch: pytest.MonkeyPatch) -> None:
         want = operator("boxes", "reference")(*problem.from_offsets)
     assert out.dtype is torch.bfloat16
     _assert_same([out], [want])
+
+
+def test_close_to_an_oracle_of_the_cpu(device: OtherDevice) -> None:
+    """`stdeform.testing` compares in float64, which the device has not."""
+    problem = draw("points")
+    oracle = operator("points", "reference")(*problem.to(torch.float64).from_offsets)
+    with device:
+        out = operator("points")(*_moved(problem, device).from_offsets)
+        device.readable = True
+        assert_close(out, oracle, "forward")
 
 
 # -- the layers --------------------------------------------------------------------------------
