@@ -118,15 +118,15 @@ def make_problem(
     samples = (batch, num_queries, num_heads, len(level))
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+        return torch.rand(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     value = normal(batch, sum(map(num_cells, rows)), num_heads, head_dim)
     logits = normal(*samples)
     centre = uniform(batch, num_queries, num_levels, num_axes)
-    sizes = torch.tensor([row[::-1] for row in rows], dtype=torch.float64)  # [L, N] as (x, y, t)
+    sizes = centre.new_tensor([row[::-1] for row in rows])  # [L, N] as (x, y, t)
     centre_cells = (centre * sizes - 0.5)[:, :, None, level]
     cells = centre_cells + normal(*samples, num_axes) * offset_std
     low = cells.floor()
@@ -137,7 +137,7 @@ def make_problem(
         box = 0.2 + 0.4 * uniform(batch, num_queries, num_levels, num_axes)
         points = torch.cat([centre, box], -1)
         half_box_cells = (box * sizes / 2)[:, :, None, level]
-        offsets = offsets * torch.tensor(per_level)[level, None] / half_box_cells
+        offsets = offsets * centre.new_tensor(per_level)[level, None] / half_box_cells
 
     def of_points(samples: Tensor) -> Tensor:
         side = samples.to(side_dtype)

@@ -108,6 +108,14 @@ def test_close_to_an_oracle_of_the_cpu(device: OtherDevice) -> None:
         assert_close(out, oracle, "forward")
 
 
+def test_it_may_be_the_default_device(device: OtherDevice) -> None:
+    """Tensors of the CPU stay there, and so does what is drawn for tests."""
+    with device, torch.device(device.device):
+        problem = draw("boxes", num_points=[2, 3])
+        got = results(problem, "boxes", "reference")
+    assert all(tensor.is_cpu for tensor in (*got, problem.value))
+
+
 # -- the layers --------------------------------------------------------------------------------
 
 
