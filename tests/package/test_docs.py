@@ -19,6 +19,12 @@ PAGES = sorted(
 )
 RESULTS = ROOT / "benchmarks" / "results" / "RESULTS.md"
 YAML = [ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff", *ROOT.glob(".github/**/*.yml")]
+LINK = r"\]\(([^)\s]+)\)"
+# Links of pages that are also read elsewhere, as the README is on PyPI.
+OURS = (
+    r"https://(?:github\.com/stdeform/stdeform/(?:blob|tree)"
+    r"|raw\.githubusercontent\.com/stdeform/stdeform)/main/"
+)
 
 
 def pages(besides: str = "") -> pytest.MarkDecorator:
@@ -32,18 +38,38 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def leads_somewhere(link: str, page: Path) -> bool:
+    """Whether a link into this project has a target; others are not looked at."""
+    ours = re.match(OURS, link)
+    if "://" in link and not ours:
+        return True
+    name, _, anchor = link[ours.end() if ours else 0 :].partition("#")
+    target = ((ROOT if ours else page.parent) / name).resolve() if name else page
+    if ours and target.is_dir() != ("/tree/" in ours[0]):
+        return False
+    return target.exists() and (not anchor or anchor in anchors(target))
+
+
 @pages()
 def test_links_lead_somewhere(page: Path) -> None:
     assert "@@" not in page.read_text(), "a place that was to be filled"
-    broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in link:
-            continue
-        name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        if not target.exists() or (anchor and anchor not in anchors(target)):
-            broken.append(link)
-    assert not broken
+    links = re.findall(LINK, page.read_text())
+    assert [link for link in links if not leads_somewhere(link, page)] == []
+
+
+def test_addresses_outside_of_pages_lead_somewhere() -> None:
+    files = [ROOT / "pyproject.toml", *YAML]
+    links = [
+        (link, file) for file in files for link in re.findall(OURS + r"[\w./#-]+", file.read_text())
+    ]
+    assert len(links) > 2
+    assert [link for link, file in links if not leads_somewhere(link, file)] == []
+
+
+def test_links_of_the_readme_work_elsewhere() -> None:
+    links = re.findall(LINK, (ROOT / "README.md").read_text())
+    assert [link for link in links if "://" not in link] == []
+    assert sum(re.match(OURS, link) is not None for link in links) > 10
 
 
 # Other projects' code is run by tests/integrations/test_migrate.py. The warning is torch.export's.
@@ -152,6 +178,8 @@ def test_hooks_and_workflows_run_what_make_does() -> None:
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert lint is not None
     assert hooks == set(re.findall(r"\$\(BIN\)/([\w-]+)", lint[1]))
-    workflow = (ROOT / ".github" / "workflows" / "checks.yml").read_text()
-    for target in re.findall(r"run: make (\w+)", workflow):
+    workflows = "".join(path.read_text() for path in ROOT.glob(".github/workflows/*.yml"))
+    targets = set(re.findall(r"run: make (\w+)", workflows))
+    assert targets == {"docs", "lint", "test"}
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
