@@ -148,6 +148,13 @@ def test_every_cuda_has_its_label() -> None:
         assert cuda["label"] == "cu" + cuda["release"].partition(".")[0]
 
 
+def test_the_docs_install_this_version() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    version = stdeform.__version__
+    assert re.findall(r"stdeform==(\S+)\+cu", text) == [version]
+    assert re.findall(r"expanded_assets/v(\S+)", text) == [version]
+
+
 def test_wheels_are_for_every_supported_python() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     ((first, last),) = re.findall(r'^build = "cp31\[(\d)-(\d)\]-\*"$', text, re.MULTILINE)
