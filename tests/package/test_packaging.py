@@ -338,3 +338,14 @@ def test_cuda_part_imports_without_a_driver(installed: tuple[Path, Path], tmp_pa
     assert (int(count) > 0) == (reason == "")
     if not Path("/proc/driver/nvidia").exists():
         assert (count, reason) == ("0", "no usable CUDA driver was found")
+
+
+def test_a_label_becomes_a_part_of_the_version(
+    sources: Path, builder: Path, tmp_path: Path
+) -> None:
+    settings = {"STDEFORM_NATIVE": "0", "DIST_EXTRA_CONFIG": ".ci/cu13.cfg"}
+    run(builder, "setup.py", "egg_info", "--egg-base", tmp_path, cwd=sources, **settings)
+    metadata = (tmp_path / "stdeform.egg-info" / "PKG-INFO").read_text()
+    assert f"\nVersion: {stdeform.__version__}+cu13\n" in metadata
+    for field in ("Author-email", "Project-URL: Homepage", "Project-URL: Changelog"):
+        assert f"\n{field}" in metadata
