@@ -32,7 +32,7 @@ def faults_of(wheel: Path) -> list[str]:
         faults.append(f"its version has the label {label}, and it was built with {cuda}")
     glibc = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)", platform)]
     if "linux" in platform and (not glibc or min(glibc) > MAX_GLIBC):
-        faults.append(f"its platform {platform} is newer than manylinux_2_{MAX_GLIBC}")
+        faults.append(f"its platform must be manylinux_2_{MAX_GLIBC} or older, got {platform}")
     if not cuda and wheel.stat().st_size > MAX_BYTES:
         faults.append(f"it has {wheel.stat().st_size} bytes, more than {MAX_BYTES}")
     return faults
