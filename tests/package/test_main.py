@@ -122,3 +122,15 @@ def test_the_instruction_sets_are_those_that_the_system_knows() -> None:
     assert built
     there = [isa for isa in built.isas if needed[isa] <= flags]
     assert _native.usable_isas() == there[::-1]
+
+
+def test_the_threads_are_those_of_pytorch() -> None:
+    """Of the one OpenMP runtime that it has loaded, which nobody else may bring another of."""
+    if _native.missing("cpu"):
+        pytest.skip("there is no native core")
+    assert _native._C
+    runtime = _native._C.openmp_runtime()
+    assert bool(runtime) == ("parallel backend: OpenMP" in torch.__config__.parallel_info())
+    assert _native.thread_pool() == (Path(runtime).name or "std::thread")
+    if Path("/proc/self/maps").is_file() and runtime:
+        assert runtime in Path("/proc/self/maps").read_text()
