@@ -1,4 +1,4 @@
-"""The operator away from the tests' tensors: on a GPU, as CUDA sources on the processor, or on Arm.
+"""The operator away from the tests' tensors: on a GPU, as CUDA sources, or on another machine.
 
 All take and return tensors of the CPU, with gradients, so that every test of results runs there
 too.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import stdeform
-from tests.arm import emulated_arm
+from tests.cross.machines import Calls
 from tests.cuda.emulated_gpu import DEVICE
 from tests.cuda.emulator import emulated
 
@@ -182,13 +182,13 @@ def _tensor(array: emulated.Array, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array)
 
 
-# -- CPU kernels on an emulated Arm processor ----------------------------------------------------
+# -- CPU kernels on an emulated machine --------------------------------------------------------
 
 
-class OnArm(torch.autograd.Function):
-    """The kernels of csrc/cpu, compiled for Arm."""
+class CrossCompiled(torch.autograd.Function):
+    """The kernels of csrc/cpu, compiled for the machine and run by its emulator."""
 
-    machine: emulated_arm.Machine  # the fixture `arm` starts it
+    calls: Calls  # the fixture `machine` starts them
 
     @staticmethod
     def forward(
@@ -207,7 +207,7 @@ class OnArm(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         batch, _, num_heads, head_dim = value.shape
         out = value.new_empty(batch, positions.shape[1], num_heads * head_dim)
-        OnArm.machine.run(inputs, ctx.tables, [out])
+        CrossCompiled.calls.run(inputs, ctx.tables, [out])
         return out
 
     @staticmethod
@@ -218,7 +218,7 @@ class OnArm(torch.autograd.Function):
             torch.empty(tensor.shape, dtype=tensor.dtype) if need else None
             for tensor, need in needs
         ]
-        OnArm.machine.run([*ctx.saved_tensors, grad_out], ctx.tables, grads)
+        CrossCompiled.calls.run([*ctx.saved_tensors, grad_out], ctx.tables, grads)
         value, reference_points, *samples = grads
         of_samples = [
             None if grad is None else grad.view(shape)
@@ -227,9 +227,9 @@ class OnArm(torch.autograd.Function):
         return None, None, value, reference_points, *of_samples
 
 
-def on_arm(form: str) -> Callable[..., Tensor]:
-    """The operator of this form, on an emulated Arm processor."""
-    return _by_function(OnArm, form)
+def cross_compiled(form: str) -> Callable[..., Tensor]:
+    """The operator of this form, by the cross-compiled kernels on an emulated machine."""
+    return _by_function(CrossCompiled, form)
 
 
 # -- both ----------------------------------------------------------------------------------------

@@ -53,15 +53,15 @@ def arguments(problem: Problem, form: str) -> tuple[Any, ...]:
 
 
 def operator(form: str, backend: str = "auto") -> Operator:
-    """The operator of this form; "baseline", "emulated", "cuda" and "arm" are backends too."""
+    """The operator of this form; "baseline", "emulated", "cuda" and "cross" are backends too."""
     if backend == "baseline":
         return composite if form == "locations" else composite_from_offsets
     if backend == "emulated":
         return backends.on_emulator(form)
     if backend == "cuda":
         return backends.on_gpu(form)
-    if backend == "arm":
-        return backends.on_arm(form)
+    if backend == "cross":
+        return backends.cross_compiled(form)
     function = (
         stdeform.st_deform_attn if form == "locations" else stdeform.st_deform_attn_from_offsets
     )

@@ -1,9 +1,16 @@
 // Runs calls of the operator by the kernels in csrc/cpu: reads them from standard input and writes
-// their results to standard output, as tests/arm/emulated_arm.py says.
+// their results to standard output, as tests/cross/machines.py says. Its argument names the
+// instruction set; without one it lists those that it can use.
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <string>
 #include <vector>
+
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 #include "cpu/isa.h"
 
@@ -62,7 +69,7 @@ Memory read_array(std::initializer_list<int64_t> sizes) {
 
 void write(const Memory& from) { std::fwrite(from.bytes.data(), 1, from.bytes.size(), stdout); }
 
-void run_call(bool is_backward) {
+void run_call(const stdeform::Isa& isa, bool is_backward) {
   Problem p;
   p.num_threads = static_cast<int>(read_number());
   p.use_all_threads = true;
@@ -81,7 +88,6 @@ void run_call(bool is_backward) {
   const Memory scores = read_array({p.B, p.Q, p.M, p.P});
   p.value = value.array, p.reference = reference.array;
   p.positions = positions.array, p.scores = scores.array;
-  const stdeform::Isa& isa = stdeform::choose_isa("");
   if (!is_backward) {
     const Memory out = read_dtype({p.B, p.Q, p.M, p.D});
     p.out = out.array;
@@ -104,10 +110,19 @@ void run_call(bool is_backward) {
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
+#ifdef _WIN32
+  _setmode(_fileno(stdin), _O_BINARY);
+  _setmode(_fileno(stdout), _O_BINARY);
+#endif
+  if (count == 1) {
+    for (const std::string& name : stdeform::usable_isas()) std::printf("%s\n", name.c_str());
+    return 0;
+  }
+  const stdeform::Isa& isa = stdeform::choose_isa(arguments[1]);
   int64_t is_backward;
   while (try_read(&is_backward, sizeof is_backward)) {
-    run_call(is_backward);
+    run_call(isa, is_backward);
     std::fflush(stdout);
   }
 }
