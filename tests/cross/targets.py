@@ -103,4 +103,4 @@ def _zig(system: str, triple: str, isas: tuple[str, ...]) -> Target:
 ARM = Target("linux", ("aarch64-linux-gnu-g++",), "g++-aarch64-linux-gnu")
 WINDOWS = _zig("win", "x86_64-windows-gnu", X86_ISAS)
 MACOS = _zig("macosx", "aarch64-macos", ("portable",))
-MACOS_X86 = _zig("macosx", "x86_64-macos", X86_ISAS)
+MACOS_X86 = _zig("macosx", "x86_64-macos", ("portable",))  # the rest is as for Windows
