@@ -1,4 +1,4 @@
-"""The CPU kernels on machines that PyTorch does not run on here: cross-compiled, then emulated.
+"""The CPU kernels on other machines, cross-compiled and emulated, and on this one without PyTorch.
 
 One program runs all calls, one after the other. A call is a sequence of 64-bit integers with the
 elements of arrays between them: whether it is a backward, and what tests/cross/calls.cpp reads
@@ -34,24 +34,24 @@ _DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Runs programs of another machine.
+    """What runs programs.
 
     Attributes:
-        target: What compiles for it.
-        emulators: Commands of which the first that is found runs its programs.
+        target: What compiles them.
+        link_flags: What links one that needs no library of the machine.
+        emulators: Commands of which the first that is found runs them; none for this machine.
         package: What brings the emulator, of Debian and Ubuntu.
-        link_flags: To link a program that the emulator runs.
     """
 
     target: Target
-    emulators: tuple[str, ...]
-    package: str
-    link_flags: tuple[str, ...]
+    link_flags: tuple[str, ...] = ()
+    emulators: tuple[str, ...] = ()
+    package: str = ""
 
     def missing(self) -> str:
         """Why its programs cannot be compiled and run here; "" if they can."""
         reasons = [self.target.missing()]
-        if not self._emulator():
+        if self.emulators and not self._emulator():
             reasons.append(
                 f"{self.emulators[0]} was not found (Debian and Ubuntu: install {self.package})"
             )
@@ -61,9 +61,10 @@ class Machine:
         """Starts the program that runs calls, or without arguments lists the ISAs it can use."""
         objects = [*self.target.core(), self.target.compile("tests/cross/calls.cpp")]
         program = self.target.link(objects, "calls.exe", *self.link_flags)
-        environment = _wine_environment() if "wine" in self._emulator() else None
+        environment = _wine_environment() if "wine" in self._emulator() else {**os.environ}
+        environment["TSAN_OPTIONS"] = "halt_on_error=1"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [self._emulator(), str(program), *arguments]
+        command = [*filter(None, [self._emulator()]), str(program), *arguments]
         return subprocess.Popen(command, env=environment, **pipes)
 
     @functools.cache  # noqa: B019  # the few machines live as long as the process
@@ -78,8 +79,9 @@ class Machine:
 
 
 MACHINES = {
-    "arm": Machine(targets.ARM, ("qemu-aarch64",), "qemu-user", ("-static",)),
-    "windows": Machine(targets.WINDOWS, ("wine64", "wine"), "wine64", ()),
+    "arm": Machine(targets.ARM, ("-static",), ("qemu-aarch64",), "qemu-user"),
+    "windows": Machine(targets.WINDOWS, (), ("wine64", "wine"), "wine64"),
+    "sanitized": Machine(targets.SANITIZED, ("-lpthread", "-ldl")),
 }
 # As the tests name them; those of Windows have the instruction sets of this processor.
 NAMES = [f"{name}-{isa}" for name, machine in MACHINES.items() for isa in machine.target.isas]

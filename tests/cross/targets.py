@@ -101,6 +101,8 @@ def _zig(system: str, triple: str, isas: tuple[str, ...]) -> Target:
 
 
 ARM = Target("linux", ("aarch64-linux-gnu-g++",), "g++-aarch64-linux-gnu")
+# This machine; a program ends when two threads use the same memory without an order.
+SANITIZED = Target("linux", ("c++",), "g++", flags=("-O0", "-fsanitize=thread"))
 WINDOWS = _zig("win", "x86_64-windows-gnu", X86_ISAS)
 MACOS = _zig("macosx", "aarch64-macos", ("portable",))
 MACOS_X86 = _zig("macosx", "x86_64-macos", ("portable",))  # the rest is as for Windows

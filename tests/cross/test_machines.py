@@ -1,4 +1,4 @@
-"""The CPU kernels on every emulated machine: results and gradients."""
+"""The CPU kernels on every machine of machines.py: results and gradients."""
 
 from __future__ import annotations
 
