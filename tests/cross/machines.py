@@ -61,8 +61,8 @@ class Machine:
         """Starts the program that runs calls, or without arguments lists the ISAs it can use."""
         objects = [*self.target.core(), self.target.compile("tests/cross/calls.cpp")]
         program = self.target.link(objects, "calls.exe", *self.link_flags)
-        environment = _wine_environment() if "wine" in self._emulator() else {**os.environ}
-        environment["TSAN_OPTIONS"] = "halt_on_error=1"
+        environment = _wine_environment() if "wine" in self._emulator() else os.environ
+        environment = {**environment, "TSAN_OPTIONS": "halt_on_error=1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [*filter(None, [self._emulator()]), str(program), *arguments]
         return subprocess.Popen(command, env=environment, **pipes)
@@ -80,7 +80,7 @@ class Machine:
 
 MACHINES = {
     "arm": Machine(targets.ARM, ("-static",), ("qemu-aarch64",), "qemu-user"),
-    "windows": Machine(targets.WINDOWS, (), ("wine64", "wine"), "wine64"),
+    "windows": Machine(targets.WINDOWS, (), ("wine",), "wine"),
     "sanitized": Machine(targets.SANITIZED, ("-lpthread", "-ldl")),
 }
 # As the tests name them; those of Windows have the instruction sets of this processor.
@@ -91,7 +91,8 @@ class Calls:
     """A running program that computes one call after the other."""
 
     def __init__(self, machine: Machine, isa: str) -> None:
-        self._process = machine.start(isa)
+        self._start = functools.partial(machine.start, isa)
+        self._process = self._start()
 
     def run(
         self,
@@ -111,6 +112,8 @@ class Calls:
         Raises:
             RuntimeError: The program has ended; its messages are the text.
         """
+        if self._process.poll() is not None:  # after an error
+            self._process = self._start()
         value, reference, positions = inputs[:3]
         shapes, num_points = tables
         num_axes = positions.shape[-1]
@@ -132,7 +135,8 @@ class Calls:
 
     def close(self) -> None:
         """Ends the program."""
-        self._process.communicate()
+        if self._process.poll() is None:
+            self._process.communicate()
 
     def _read(self, into: Tensor) -> None:
         count = into.numel() * into.element_size()
@@ -151,7 +155,9 @@ def _wine_environment() -> dict[str, str]:
     with Path(f"{WINE_HOME}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (WINE_HOME / "system.reg").exists():
-            subprocess.run(["wineboot", "--init"], env=environment, check=True, capture_output=True)
+            subprocess.run(
+                ["wine", "wineboot", "--init"], env=environment, check=True, capture_output=True
+            )
     return environment
 
 

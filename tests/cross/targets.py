@@ -11,10 +11,12 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,11 +89,12 @@ class Target:
     @functools.cache  # noqa: B019  # the few targets live as long as the process
     def _folder(self) -> Path:
         """Where output is kept: a name for everything that goes into it."""
-        version = subprocess.run([*self.command, "--version"], capture_output=True, check=True)
-        digest = hashlib.sha256(version.stdout + repr(self).encode() + sys.version.encode())
-        here = Path(__file__).parent
-        sources = [path for path in (ROOT / "csrc").rglob("*.*") if "cuda" not in path.parts]
-        for path in [ROOT / "setup.py", *sorted(sources), *sorted(here.rglob("*.[ch]*"))]:
+        with tempfile.TemporaryDirectory() as folder:  # Zig's clang leaves an empty object file
+            version = subprocess.check_output([*self.command, "--version"], cwd=folder)
+        digest = hashlib.sha256(version + repr(self).encode() + sys.version.encode())
+        files = itertools.chain((ROOT / "csrc").rglob("*.*"), Path(__file__).parent.rglob("*.*"))
+        sources = [path for path in files if path.suffix in (".cpp", ".h")]
+        for path in [ROOT / "setup.py", *sorted(sources)]:
             digest.update(path.name.encode() + path.read_bytes())
         return ROOT / "build" / "cross" / digest.hexdigest()[:16]
 
