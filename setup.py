@@ -294,12 +294,13 @@ class BuildNative(build_ext):
                 " STDEFORM_NATIVE=0 installs without: the operators then use the slow reference"
             )
         refused = {}
-        for isa in ("avx2", "avx512"):
+        is_x86 = re.search("x86_64|amd64|universal", sysconfig.get_platform())
+        for isa in ("avx2", "avx512") if is_x86 else ():
             if reason := self.try_probe(isa, ISA_FLAGS[isa]):
                 refused[isa] = reason
         for name, reason in refused.items():
             print(f"stdeform: the compiler cannot build {name}: {reason}")
-        isas = [isa for isa in ISA_FLAGS if isa not in refused]
+        isas = [isa for isa in ISA_FLAGS if isa == "portable" or (is_x86 and isa not in refused)]
         flags = self.cxx_flags + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         # Only the bindings depend on Python and on CUDA.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
@@ -331,7 +332,9 @@ class BuildNative(build_ext):
         return {"version": (version or ["?"])[0], "architectures": archs, "ptx": archs[-1]}
 
     def describe_compiler(self) -> str:
-        return output_of(*self.cxx, "--version").splitlines()[0]
+        # Zig also makes an empty object, which must not lie in the checkout.
+        unused = f"{self.steps.folder}/unused"
+        return output_of(*self.cxx, "--version", "-o", unused).splitlines()[0]
 
     def try_probe(self, name: str, flags: list[str]) -> str:
         """Compiles and links csrc/probes/<name>.cpp. Returns "", or why that failed."""
