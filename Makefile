@@ -12,7 +12,7 @@ CPP := $(SOURCES) $(shell find benchmarks tests -name '*.cpp' -o -name '*.h' -o 
 export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 
-.PHONY: demo test lint format build docs gpu-check clean
+.PHONY: demo test install-matrix lint format build docs gpu-check clean
 
 demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
@@ -21,6 +21,11 @@ demo: $(VENV)/with-examples
 # A crash is a failure and ends its process for good: a replacement may get no work, and never end.
 test: $(VENV)/with-examples,test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+
+# Every way to install with every compiler, for the oldest and the newest Python and PyTorch; half an
+# hour, and as long again to get PyTorch for the first time (tests/package/install_matrix/parts.py).
+install-matrix: $(VENV)/with-test
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --verbose tests/package/install_matrix
 
 lint: $(VENV)/with-dev
 	$(BIN)/ruff check

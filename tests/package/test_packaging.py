@@ -8,14 +8,11 @@ there. The other builds work on copies of that tree, as a developer's rebuild do
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
-import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,17 +20,18 @@ from typing import Any
 import pytest
 
 import stdeform
-from stdeform._build import read_record
 from tests.cuda import machine_code
-
-ROOT = Path(__file__).resolve().parents[2]
-NOT_SOURCES = (
-    *(".git", ".venv", "*_cache", "__pycache__", "*.so", "_build.json", "*.egg-info"),
-    *("build", "dist"),
+from tests.support.installs import (
+    ARCHS,
+    ROOT,
+    lend_torch,
+    make_environment,
+    make_sdist,
+    pip,
+    run,
+    unpack,
 )
-STEERING = ("STDEFORM_", "CUDA_", "CXX", "LDFLAGS", "MAX_JOBS", "PYTHON")
-RECORD = read_record()
-ARCHS = list(RECORD.cuda.architectures) if RECORD.cuda else ["90"]
+
 HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
 ALLOWED_LIBRARIES = r"lib(stdc\+\+|gcc_s|m|c|pthread|dl|rt)\.so\.\d+|ld-linux.*"
 
@@ -52,50 +50,6 @@ print(*(warning.message for warning in caught), sep="\\n", end="")
 """
 
 
-def run(*command: str | Path, cwd: Path, fails: bool = False, **settings: str) -> str:
-    """Runs a command free of everything that steers a build but `settings`; returns its output."""
-    constraints = str(ROOT / ".ci" / "constraints.txt")
-    env = {key: text for key, text in os.environ.items() if not key.startswith(STEERING)}
-    env |= {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
-    env |= {"STDEFORM_CUDA_ARCHS": ";".join(ARCHS)} | settings
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert (done.returncode != 0) == fails, done.stdout
-    return done.stdout
-
-
-def make_environment(folder: Path) -> Path:
-    """Makes an empty virtual environment and returns its Python."""
-    venv.create(folder, symlinks=True)
-    return folder / "bin" / "python"
-
-
-def lend_torch(python: Path) -> None:
-    """Makes an environment find what is installed here, after what is installed there."""
-    (packages,) = python.parents[1].glob("lib/python*/site-packages")
-    (packages / "lent_by_the_tests.pth").write_text(sysconfig.get_path("platlib"))
-
-
-def pip(
-    python: Path, *arguments: str | Path, cwd: Path, fails: bool = False, **settings: str
-) -> str:
-    command = (sys.executable, "-m", "pip", "--python", python, *arguments)
-    return run(*command, cwd=cwd, fails=fails, **settings)
-
-
-def unpack(sdist: Path, to: Path) -> Path:
-    with tarfile.open(sdist) as archive:
-        archive.extractall(to, filter="data")
-    (tree,) = to.iterdir()
-    return tree
-
-
 def copy(tree: Path, to: Path) -> Path:
     return Path(shutil.copytree(tree, to, symlinks=True))
 
@@ -103,12 +57,7 @@ def copy(tree: Path, to: Path) -> Path:
 @pytest.fixture(scope="session")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist of this checkout, built in isolation from a copy of its sources."""
-    folder = tmp_path_factory.mktemp("sdist")
-    shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCES))
-    command = (sys.executable, "-m", "build", "--sdist", "--outdir", folder, folder / "checkout")
-    run(*command, cwd=folder)
-    (archive,) = folder.glob("*.tar.gz")
-    return archive
+    return make_sdist(tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="session")
