@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,10 +81,3 @@ def wheel(
     pip(python, *command, cwd=folder, **some_compiler.settings)
     (archive,) = (folder / "wheels").iterdir()
     return archive
-
-
-@pytest.fixture(autouse=True)
-def _small(tmp_path: Path) -> Iterator[None]:
-    """Removes what a test made: all of it together would take gigabytes."""
-    yield
-    shutil.rmtree(tmp_path, ignore_errors=True)

@@ -22,4 +22,4 @@ def test_an_install_says_how_it_was_built_and_is_right(
         assert "native core  none: no C++ compiler (g++ or clang++) was found" in report
         return
     ways.check_native(report, compiler.description)
-    assert len(ways.openmp_runtimes(python)) == 1
+    ways.check_threads(report, python)

@@ -75,6 +75,7 @@ def check_native(report: str, compiler: str = "") -> None:
     assert re.search(r"ISAs +portable, avx2, avx512$|ISAs +portable \(", report, re.MULTILINE)
 
 
-def openmp_runtimes(python: Path) -> list[str]:
-    """The OpenMP runtimes that are in a process after a call with gradients."""
-    return run(python, "-c", RUNTIMES, cwd=python.parents[2]).splitlines()
+def check_threads(report: str, python: Path) -> None:
+    """Checks that a process has one OpenMP runtime, whose threads are those of the report."""
+    (runtime,) = run(python, "-c", RUNTIMES, cwd=python.parents[2]).splitlines()
+    assert re.search(rf"threads \d+ of {re.escape(Path(runtime).name)}$", report, re.MULTILINE)
