@@ -25,7 +25,7 @@ test: $(VENV)/with-examples,test
 # Every way to install with every compiler, for the oldest and the newest Python and PyTorch; half an
 # hour, and as long again to get PyTorch for the first time (tests/package/install_matrix/parts.py).
 install-matrix: $(VENV)/with-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --verbose \
+	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1 --verbose \
 		--override-ini tmp_path_retention_policy=failed tests/package/install_matrix
 
 lint: $(VENV)/with-dev

@@ -41,15 +41,9 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(PYTHONS[minor], site_packages(made))
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(name or "none"))
-        for name in ("", *COMPILERS)
-    ],
-    ids=lambda name: name or "no compiler",
-)
+@pytest.fixture(params=["", *COMPILERS], ids=lambda name: name or "no compiler")
 def compiler(request: pytest.FixtureRequest) -> Compiler:
-    """No compiler, or one of them. Each has one process of pytest, so that it compiles once."""
+    """No compiler, or one of them."""
     if request.param and not shutil.which(request.param):
         pytest.skip(f"{request.param} is not installed")
     return Compiler(request.param)
@@ -78,6 +72,7 @@ def wheel(
     folder = tmp_path_factory.mktemp("wheel")
     python = pair.environment(folder / "environment")
     command = ("wheel", "--no-deps", "--wheel-dir", folder / "wheels", sdist)
-    pip(python, *command, cwd=folder, **some_compiler.settings)
+    with some_compiler.turn():
+        pip(python, *command, cwd=folder, **some_compiler.settings)
     (archive,) = (folder / "wheels").iterdir()
     return archive

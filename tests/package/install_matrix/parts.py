@@ -17,6 +17,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ COMPILERS = ["g++-11", "g++-12", "clang++-16"]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 MINORS = sorted(map(int, re.findall(r"Python :: 3\.(\d+)", PROJECT)))
 (OLDEST_TORCH,) = re.findall(r'"torch>=([\d.]+)"', PROJECT)
+_USED = set[str]()  # the compilers that this process has used
 # Prints the path of a Python if it can build and makes environments.
 USABLE = """
 import os, sys, sysconfig, venv
@@ -64,6 +67,13 @@ class Compiler:
         command = f"{shlex.quote(str(tool('ccache')))} {self.name}"
         return {"CXX": command, "CCACHE_DIR": str(KEPT / "ccache"), "STDEFORM_CUDA": "0"}
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A build with it; the first one of a process waits, that not all compile everything."""
+        with nullcontext() if self.name in _USED else locked(f"first-{self.name}"):
+            yield
+        _USED.add(self.name)
+
     @property
     def description(self) -> str:
         """The first line that it prints about itself."""
@@ -85,12 +95,19 @@ def find_python(minor: int) -> Path | None:
 PYTHONS = {minor: python for minor in MINORS if (python := find_python(minor))}
 
 
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Waits until no other process has the lock of this name."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def make_once(folder: Path, base: str | Path, *requirements: str, **settings: str) -> Path:
     """Makes an environment with these requirements unless it is there; returns its Python."""
-    KEPT.mkdir(parents=True, exist_ok=True)
     python, finished = folder / "bin" / "python", folder / "finished"
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder.name):
         if not finished.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_environment(folder, base)

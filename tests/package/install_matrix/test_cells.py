@@ -15,7 +15,8 @@ def test_an_install_says_how_it_was_built_and_is_right(
     way: str, compiler: Compiler, pair: Pair, sdist: Path, tmp_path: Path
 ) -> None:
     python = pair.environment(tmp_path / "environment")
-    place = ways.install(way, sdist, python, tmp_path, **compiler.settings)
+    with compiler.turn():
+        place = ways.install(way, sdist, python, tmp_path, **compiler.settings)
     report = ways.report_of(python)
     assert ways.folder_in(report).is_relative_to(place)
     if not compiler.name:

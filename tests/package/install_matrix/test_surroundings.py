@@ -13,8 +13,6 @@ from tests.package.install_matrix import ways
 from tests.package.install_matrix.parts import KEPT, Compiler, Pair, tool
 from tests.support.installs import pip, run, site_packages, unpack
 
-pytestmark = pytest.mark.xdist_group("surroundings")
-
 # Makes a folder read-only, for root as well, and runs a command; in a namespace of its own.
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && shift && exec "$@"'
 
