@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from tests.package.install_matrix import ways
 from tests.package.install_matrix.parts import KEPT, Compiler, Pair, tool
 from tests.support.installs import pip, run, site_packages, unpack
 
+# Of pip: nothing but what the command names, and not our versions, which are not for each PyTorch.
+OFFLINE = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_CONSTRAINT": os.devnull}
 # Makes a folder read-only, for root as well, and runs a command; in a namespace of its own.
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && shift && exec "$@"'
 
@@ -21,7 +24,7 @@ def test_offline_from_a_wheel(wheel: Path, pair: Pair, tmp_path: Path) -> None:
     """With its dependency, PyTorch, which is installed."""
     python = pair.environment(tmp_path / "environment")
     offline = ("--no-index", "--find-links", wheel.parent)
-    pip(python, "install", *offline, "stdeform", cwd=tmp_path, PIP_FIND_LINKS="")
+    pip(python, "install", *offline, "stdeform", cwd=tmp_path, **OFFLINE)
     ways.check_native(ways.report_of(python))
 
 
@@ -33,7 +36,7 @@ def test_offline_from_the_sdist(
     wheels = tmp_path / "wheels"
     pip(python, "download", "--dest", wheels, *ways.REQUIREMENTS, cwd=tmp_path)
     offline = ("--no-index", "--find-links", wheels)
-    settings = {"PIP_FIND_LINKS": "", **some_compiler.settings}
+    settings = OFFLINE | some_compiler.settings
     pip(python, "install", *offline, sdist, cwd=tmp_path, **settings)
     ways.check_native(ways.report_of(python))
 
@@ -58,7 +61,7 @@ def test_read_only_site_packages(wheel: Path, pair: Pair, tmp_path: Path) -> Non
 def test_a_folder_with_spaces_and_letters_that_are_not_ascii(
     way: str, sdist: Path, pair: Pair, some_compiler: Compiler, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "Ein schöner Ort, 很好 $HOME"
+    folder = tmp_path / "Ein schöner Ort, 很好"
     folder.mkdir()
     python = pair.environment(folder / "environment")
     settings = {"TMPDIR": str(folder), **some_compiler.settings}
