@@ -22,8 +22,8 @@ demo: $(VENV)/with-examples
 test: $(VENV)/with-examples,test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-# Every way to install with every compiler, for the oldest and the newest Python and PyTorch; half an
-# hour, and as long again to get PyTorch for the first time (tests/package/install_matrix/parts.py).
+# Every way to install, with every compiler, for the oldest and the newest Python and PyTorch here.
+# Both PyTorch are downloaded once and kept: see tests/package/install_matrix/parts.py.
 install-matrix: $(VENV)/with-test
 	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1 --verbose \
 		--override-ini tmp_path_retention_policy=failed tests/package/install_matrix
