@@ -59,10 +59,12 @@ NVCC_FLAGS = [
     "-Icsrc",
 ]
 FLAGS_FROM = ("CXX", "CXXFLAGS", "LDFLAGS", "ARCHFLAGS")
-# What the system adds to all compile steps and to the link step. Its name is how `get_platform`
-# begins, which is that of the target where another machine compiles.
-SYSTEM = sysconfig.get_platform().partition("-")[0]
-COMPILE_FLAGS = {"linux": ["-fPIC"], "macosx": ["-fPIC"]}
+# The system and the processor that are compiled for, also where another machine does it.
+PLATFORM = sysconfig.get_platform()
+SYSTEM = PLATFORM.partition("-")[0]
+IS_X86 = bool(re.search("x86_64|amd64|universal", PLATFORM))
+# By system; others are built as Linux is.
+COMPILE_FLAGS = {"linux": ["-fPIC"], "macosx": ["-fPIC"], "win": []}
 LINK_FLAGS = {
     "linux": ["-shared", "-ldl", "-lpthread"],
     "macosx": ["-bundle", "-undefined", "dynamic_lookup"],
@@ -262,7 +264,7 @@ class BuildNative(build_ext):
         # CXXFLAGS where it links as well, as some choose a library: -stdlib=libc++, -fsanitize=...
         chosen = split_words(os.environ.get("CXXFLAGS", ""))
         chosen += split_words(os.environ.get("ARCHFLAGS", "")) if SYSTEM == "macosx" else []
-        self.cxx_flags = CXX_FLAGS + COMPILE_FLAGS.get(SYSTEM, []) + chosen
+        self.cxx_flags = CXX_FLAGS + COMPILE_FLAGS.get(SYSTEM, COMPILE_FLAGS["linux"]) + chosen
         self.link_flags = chosen + split_words(os.environ.get("LDFLAGS", ""))
         self.steps = NinjaBuild(f"build/native-{self.plat_name}")
         nvcc, no_cuda = find_nvcc()
@@ -294,13 +296,12 @@ class BuildNative(build_ext):
                 " STDEFORM_NATIVE=0 installs without: the operators then use the slow reference"
             )
         refused = {}
-        is_x86 = re.search("x86_64|amd64|universal", sysconfig.get_platform())
-        for isa in ("avx2", "avx512") if is_x86 else ():
+        for isa in ("avx2", "avx512") if IS_X86 else ():
             if reason := self.try_probe(isa, ISA_FLAGS[isa]):
                 refused[isa] = reason
         for name, reason in refused.items():
             print(f"stdeform: the compiler cannot build {name}: {reason}")
-        isas = [isa for isa in ISA_FLAGS if isa == "portable" or (is_x86 and isa not in refused)]
+        isas = [isa for isa in ISA_FLAGS if isa == "portable" or (IS_X86 and isa not in refused)]
         flags = self.cxx_flags + [f"-DSTDEFORM_ISA_{isa.upper()}=1" for isa in isas]
         # Only the bindings depend on Python and on CUDA.
         bindings = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import types
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,30 @@ def test_an_old_python_is_named(
         SystemExit, match=r"needs Python 3\.10 or newer, and this is Python 3\.[89]"
     ):
         setup_py["check_python"]()
+
+
+def test_a_path_of_windows_keeps_its_backslashes(
+    setup_py: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [r"C:\Program Files\LLVM\bin\clang++.exe", "-m64"]
+    monkeypatch.setattr(os, "name", "nt")
+    assert setup_py["split_words"](r'"C:\Program Files\LLVM\bin\clang++.exe" -m64') == words
+    assert setup_py["split_words"](setup_py["join_words"](words)) == words
+
+
+def test_windows_without_llvm_says_what_is_missing(
+    setup_py: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python there names no compiler, and there may be one of Microsoft."""
+    for name in ("CXX", "STDEFORM_NATIVE", "STDEFORM_CUDA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
+    monkeypatch.setitem(setup_py, "SYSTEM", "win")
+    for name in ("cl", "g++", "nvcc"):
+        (tmp_path / name).touch(mode=0o755)
+    assert setup_py["find_compiler"]() == (
+        [],
+        "clang++ of LLVM was not found, and Microsoft's cl cannot compile the kernels",
+    )
+    assert setup_py["find_nvcc"]()[0] == ""
