@@ -8,7 +8,6 @@ next. It has no PyTorch whose OpenMP runtime it could use, so the threads are st
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
 import itertools
 import os
@@ -16,7 +15,6 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from tests.cross import targets
 from tests.cross.targets import ROOT, Target
+from tests.support.compiled import alone
 
 THREADS = 3
 WINE_HOME = ROOT / "build" / "cross" / "wine"
@@ -151,9 +150,7 @@ def _wine_environment() -> dict[str, str]:
     """Wine's settings, with its files in build/; makes them unless they are there."""
     quiet = {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}  # no .NET, no browser
     environment = {**os.environ, **quiet, "WINEPREFIX": str(WINE_HOME)}
-    WINE_HOME.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{WINE_HOME}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(WINE_HOME):
         if not (WINE_HOME / "system.reg").exists():
             subprocess.run(
                 ["wine", "wineboot", "--init"], env=environment, check=True, capture_output=True

@@ -6,6 +6,8 @@ import configparser
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -164,6 +166,21 @@ def test_wheels_are_for_every_supported_python() -> None:
     named = [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)", text)]
     assert named == list(range(10 + int(first), 11 + int(last)))
     assert f'requires-python = ">=3.{named[0]}"' in text
+
+
+def test_the_tests_of_a_wheel_can_be_imported_on_windows() -> None:
+    """Which has none of these modules."""
+    files = re.findall(r"tests/operator/\w+\.py", (ROOT / "pyproject.toml").read_text())
+    assert len(files) == 3
+    code = f"""
+import sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *{files}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_jobs_may_write_only_what_they_must() -> None:

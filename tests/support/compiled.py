@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +13,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class CompileError(RuntimeError):
     """The compiler refused a source; its messages are the text."""
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Only one process at a time is in this context; `path` is that of the file to be made."""
+    import fcntl  # which Windows has not, where tests of wheels import this file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make(command: Sequence[str], output: Path) -> None:
@@ -25,9 +36,7 @@ def make(command: Sequence[str], output: Path) -> None:
     Raises:
         CompileError: The command failed.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(f"{output.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(output):
         if output.exists():
             return
         partial = output.with_name(f"{output.name}.partial")

@@ -10,7 +10,6 @@ then.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shlex
@@ -22,6 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.compiled import alone
 from tests.support.installs import ROOT, lend_torch, make_environment, pip, run
 
 KEPT = Path(os.environ.get("STDEFORM_INSTALL_MATRIX") or ROOT / "build" / "install-matrix")
@@ -70,7 +70,7 @@ class Compiler:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """A build with it; the first one of a process waits, that not all compile everything."""
-        with nullcontext() if self.name in _USED else locked(f"first-{self.name}"):
+        with nullcontext() if self.name in _USED else alone(KEPT / f"first-{self.name}"):
             yield
         _USED.add(self.name)
 
@@ -95,19 +95,10 @@ def find_python(minor: int) -> Path | None:
 PYTHONS = {minor: python for minor in MINORS if (python := find_python(minor))}
 
 
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Waits until no other process has the lock of this name."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with (KEPT / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def make_once(folder: Path, base: str | Path, *requirements: str, **settings: str) -> Path:
     """Makes an environment with these requirements unless it is there; returns its Python."""
     python, finished = folder / "bin" / "python", folder / "finished"
-    with locked(folder.name):
+    with alone(folder):
         if not finished.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_environment(folder, base)
