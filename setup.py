@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -62,7 +63,11 @@ FLAGS_FROM = ("CXX", "CXXFLAGS", "LDFLAGS", "ARCHFLAGS")
 # The system and the processor that are compiled for, also where another machine does it.
 PLATFORM = sysconfig.get_platform()
 SYSTEM = PLATFORM.partition("-")[0]
-IS_X86 = bool(re.search("x86_64|amd64|universal", PLATFORM))
+# A universal Python of macOS builds for the processor it runs on, unless ARCHFLAGS says more.
+PROCESSOR = PLATFORM
+if PLATFORM.endswith("universal2"):
+    PROCESSOR = os.environ.get("ARCHFLAGS") or platform.machine()
+IS_X86 = bool(re.search("x86_64|amd64", PROCESSOR)) and "arm64" not in PROCESSOR
 # By system; others are built as Linux is.
 COMPILE_FLAGS = {"linux": ["-fPIC"], "macosx": ["-fPIC"], "win": []}
 LINK_FLAGS = {
@@ -123,8 +128,9 @@ def _numbers(version: str) -> list[int]:
 
 def split_words(text: str) -> list[str]:
     """Splits a command or flags; on Windows, a backslash is part of a path."""
-    words = shlex.split(text, posix=os.name != "nt")
-    return words if os.name != "nt" else [word.strip('"') for word in words]
+    if os.name != "nt":
+        return shlex.split(text)
+    return [word.replace('"', "") for word in re.findall(r'(?:[^\s"]|"[^"]*")+', text)]
 
 
 def join_words(words: list[str]) -> str:
@@ -148,6 +154,14 @@ def output_of(tool: str, *options: str) -> str:
     return done.stdout + done.stderr
 
 
+def is_command(name: str) -> bool:
+    """Whether a command is there. macOS has compilers that only offer to install them."""
+    path = shutil.which(name) or ""
+    if sys.platform != "darwin" or not path.startswith("/usr/bin/"):
+        return bool(path)
+    return subprocess.run(["xcode-select", "-p"], capture_output=True, check=False).returncode == 0
+
+
 def find_compiler() -> tuple[list[str], str]:
     """Finds the C++ compiler. Returns its command and "", or [] and why there is none."""
     if read_switch("STDEFORM_NATIVE") is False:
@@ -155,13 +169,15 @@ def find_compiler() -> tuple[list[str], str]:
     named = os.environ.get("CXX")
     usual = ["clang++"] if SYSTEM == "win" else ["c++", "g++", "clang++"]
     names = [named] if named else [sysconfig.get_config_var("CXX") or "", *usual]
-    found = [words for name in names if (words := split_words(name)) and shutil.which(words[0])]
+    commands = ([name] if Path(name).is_file() else split_words(name) for name in names)
+    found = [words for words in commands if words and is_command(words[0])]
     if not found and named:
         stop(f"CXX is {named!r}, which was not found")
     if not found and SYSTEM == "win":
         return [], "clang++ of LLVM was not found, and Microsoft's cl cannot compile the kernels"
     if not found:
-        return [], "no C++ compiler (g++ or clang++) was found"
+        on_mac = "; xcode-select --install brings one" if SYSTEM == "macosx" else ""
+        return [], f"no C++ compiler (g++ or clang++) was found{on_mac}"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return [], "the header Python.h was not found (Debian and Ubuntu: install python3-dev)"
     return found[0], ""

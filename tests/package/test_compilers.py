@@ -146,6 +146,7 @@ def test_a_path_of_windows_keeps_its_backslashes(
     monkeypatch.setattr(os, "name", "nt")
     assert setup_py["split_words"](r'"C:\Program Files\LLVM\bin\clang++.exe" -m64') == words
     assert setup_py["split_words"](setup_py["join_words"](words)) == words
+    assert setup_py["split_words"](r'-I"C:\a b\inc"  -O2') == [r"-IC:\a b\inc", "-O2"]
 
 
 def test_windows_without_llvm_says_what_is_missing(
@@ -164,3 +165,44 @@ def test_windows_without_llvm_says_what_is_missing(
         "clang++ of LLVM was not found, and Microsoft's cl cannot compile the kernels",
     )
     assert setup_py["find_nvcc"]()[0] == ""
+
+
+def test_the_compiler_that_macos_only_offers_is_none(
+    setup_py: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """/usr/bin has its name on every Mac, also where nothing was installed."""
+    for name in ("CXX", "STDEFORM_NATIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(shutil, "which", "/usr/bin/{}".format)
+    monkeypatch.setitem(setup_py, "SYSTEM", "macosx")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = tmp_path / "xcode-select"
+    for status, found in ((2, False), (0, True)):
+        command.write_text(f"#!/bin/sh\nexit {status}\n")
+        command.chmod(0o755)
+        compiler, reason = setup_py["find_compiler"]()
+        assert bool(compiler) == found
+        assert ("xcode-select --install" in reason) != found
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "machine", "is_x86"),
+    [
+        ("linux-x86_64", "", "", True),
+        ("win-amd64", "", "", True),
+        ("linux-aarch64", "", "", False),
+        ("macosx-11.0-arm64", "", "", False),
+        ("macosx-10.13-universal2", "", "x86_64", True),
+        ("macosx-10.13-universal2", "", "arm64", False),
+        ("macosx-10.13-universal2", "-arch x86_64", "arm64", True),
+        ("macosx-10.13-universal2", "-arch arm64 -arch x86_64", "x86_64", False),
+    ],
+)
+def test_intrinsics_of_x86_are_for_x86(
+    platform: str, flags: str, machine: str, is_x86: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: platform)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setenv("ARCHFLAGS", flags)
+    assert build_script.load()["IS_X86"] == is_x86

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,4 +137,31 @@ def test_the_threads_are_those_of_pytorch() -> None:
     assert bool(runtime) == ("parallel backend: OpenMP" in torch.__config__.parallel_info())
     assert _native.thread_pool() == (Path(runtime).name or "std::thread")
     if Path("/proc/self/maps").is_file() and runtime:
-        assert runtime in Path("/proc/self/maps").read_text()
+        assert os.path.realpath(runtime) in Path("/proc/self/maps").read_text()
+
+
+RUNTIME = """
+extern "C" void GOMP_parallel(void (*work)(void*), void* data, unsigned, unsigned) { work(data); }
+extern "C" int omp_get_thread_num() { return 0; }
+extern "C" int omp_get_num_threads() { return 1; }
+extern "C" int omp_get_num_procs() { return 1; }
+"""
+PRELOADED = """
+import torch, stdeform, stdeform._C
+value, locations = torch.rand(1, 999, 2, 8), torch.rand(1, 999, 2, 1, 4, 3)
+stdeform.st_deform_attn(value, [(9, 3, 37)], locations, torch.ones(1, 999, 2, 1, 4))
+print(stdeform._C.openmp_runtime())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("c++"), reason="needs Linux, c++")
+def test_a_runtime_that_is_preloaded_is_used(tmp_path: Path) -> None:
+    """As PyTorch does, whose own runtime would be a second pool."""
+    if _native.missing("cpu"):
+        pytest.skip("there is no native core")
+    source, library = tmp_path / "runtime.cpp", tmp_path / "runtime.so"
+    source.write_text(RUNTIME)
+    subprocess.run(["c++", "-shared", "-fPIC", source, "-o", library], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    command = [sys.executable, "-c", PRELOADED]
+    assert subprocess.check_output(command, env=environment, text=True) == f"{library}\n"

@@ -47,9 +47,14 @@ void* find_symbol(HMODULE library, const char* name) {
 }
 
 std::string file_of(HMODULE library) {
-  char path[MAX_PATH] = "";
-  GetModuleFileNameA(library, path, sizeof path - 1);
-  return path;
+  constexpr int kLongest = 1 << 15;  // of all paths, in characters
+  std::wstring path(kLongest, L'\0');
+  const int length = int(GetModuleFileNameW(library, &path[0], kLongest));
+  std::string text(size_t(3 * length), '\0');  // in UTF-8
+  const int bytes = WideCharToMultiByte(CP_UTF8, 0, path.data(), length, &text[0], int(text.size()),
+                                        nullptr, nullptr);
+  text.resize(size_t(bytes));
+  return text;
 }
 
 void run_team(int num_threads, Work work, void* context) {
@@ -80,8 +85,14 @@ void* find_library(const std::string& torch) {
   return nullptr;
 }
 
-// Also among the libraries that this one needs.
-void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
+// Also among the libraries that this one needs. Before them, on Linux, what the whole process
+// shares, such as a runtime that was preloaded: PyTorch calls that, too.
+void* find_symbol(void* library, const char* name) {
+#ifndef __APPLE__
+  if (void* shared = dlsym(RTLD_DEFAULT, name)) return shared;
+#endif
+  return dlsym(library, name);
+}
 
 std::string file_of(void*) {
   Dl_info info;

@@ -45,13 +45,14 @@ class ThreadPartition {
   template <class F>
   void run(F f) const {
     if (num_threads_ == 1) return f();
-    auto work = [this, &f] {
+    auto work = [this, &f]() noexcept {
       if (thread() < num_working()) f();
       // Only the first thread waits, so that it need not spin in the barrier of the team.
       end_.reach(team_size(), thread() == 0, [] {});
     };
-    run_team(
-        num_threads_, pool_size_, [](void* of) { (*static_cast<decltype(work)*>(of))(); }, &work);
+    // noexcept: the others would go on with what an exception destroys, or wait for ever.
+    const auto call = [](void* of) noexcept { (*static_cast<decltype(work)*>(of))(); };
+    run_team(num_threads_, pool_size_, call, &work);
   }
 
   // Inside `run`, every thread must call the following in the same order. Each begins when the one

@@ -1,7 +1,8 @@
 #include "cpu/threads/team.h"
 
+#include <algorithm>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,7 +34,7 @@ void run_std_threads(int count, void (*work)(void*), void* context) {
   try {
     const std::lock_guard<std::mutex> closed(gate);
     for (; made < count; ++made) others.emplace_back(work_as, made);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // Those that were made do the work.
   }
   work_as(0);
@@ -55,7 +56,9 @@ int this_thread() { return has_openmp() ? openmp::this_thread() : place.thread; 
 int team_size() { return has_openmp() ? openmp::team_size() : place.team_size; }
 
 int num_processors() {
-  return has_openmp() ? openmp::num_processors() : int(std::thread::hardware_concurrency());
+  // The standard library may not know.
+  const int known = int(std::thread::hardware_concurrency());
+  return std::max(1, has_openmp() ? openmp::num_processors() : known);
 }
 
 double worthwhile_us() { return has_openmp() ? 20 : 200; }

@@ -5,7 +5,8 @@
 namespace stdeform {
 
 // Calls work(context) on the threads of a team, and returns when all have returned. There may be
-// fewer than are asked for: one, inside another team's work.
+// fewer than are asked for: one, inside another team's work. No exception may leave `work`: the
+// others would go on with what is destroyed.
 //
 // OpenMP's team has `pool_size` threads, as PyTorch's have: with fewer, the runtime would end the
 // threads that are left out. Without OpenMP `num_useful` threads are made, for this call alone.
