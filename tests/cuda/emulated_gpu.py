@@ -221,11 +221,11 @@ def _asked_by_stdeform(tensor: Tensor) -> bool:
 def _emulated_core() -> types.ModuleType:
     """`stdeform._C` with CUDA, as setup.py builds it, but with the emulator."""
     source = build.ROOT / "csrc"
-    host = ("bindings.cpp", "cpu/isa.cpp", "cpu/isa_portable.cpp", "cuda/device.cu")
+    cpu = [path for path in sorted(source.glob("cpu/**/*.cpp")) if "_avx" not in path.stem]
     pybind11 = Path(torch.__file__).parent / "include"  # PyTorch contains its headers
     path = build.extension(
         emulated.sources(),
-        [source / name for name in host],
+        [source / "bindings.cpp", *cpu, source / "cuda" / "device.cu"],
         [
             *("-isystem", sysconfig.get_path("include"), "-isystem", str(pybind11)),
             *("-DSTDEFORM_WITH_CUDA=1", "-DSTDEFORM_ISA_PORTABLE=1"),
