@@ -19,7 +19,7 @@ def faults_of(wheel: Path) -> list[str]:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         record = json.loads(archive.read("stdeform/_build.json"))
     _, version, _, _, platform = wheel.stem.split("-")
-    # What repairing vendors lies beside the package, or in a folder of it that is hidden.
+    # Repairing puts what it vendors next to the package, or into a hidden folder of it.
     ours = re.compile(rf"stdeform(-{re.escape(version)}\.dist-info)?/\w")
     if strange := [name for name in names if not ours.match(name)]:
         faults.append(f"it holds {', '.join(strange)}")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh .ci/install_nvcc.sh 13.0: CUDA's compiler in a manylinux_2_28 container, and a g++ it supports.
+# sh .ci/install_nvcc.sh 13.0: CUDA's compiler in a manylinux_2_28 container, whose g++ 14 it supports.
 set -eu
 release=$(echo "$1" | tr . -)
 case $(uname -m) in
@@ -8,4 +8,4 @@ case $(uname -m) in
 esac
 curl --fail --silent --show-error --output /etc/yum.repos.d/cuda.repo \
     "https://developer.download.nvidia.com/compute/cuda/repos/rhel8/$machine/cuda-rhel8.repo"
-dnf install -y "cuda-nvcc-$release" "cuda-cudart-devel-$release" gcc-toolset-12-gcc-c++
+dnf install -y "cuda-nvcc-$release" "cuda-cudart-devel-$release"

@@ -129,7 +129,7 @@ def test_the_instruction_sets_are_those_that_the_system_knows() -> None:
 
 
 def test_the_threads_are_those_of_pytorch() -> None:
-    """Of the one OpenMP runtime that it has loaded, which nobody else may bring another of."""
+    """Of the one OpenMP runtime that it has loaded; stdeform brings no other."""
     if _native.missing("cpu"):
         pytest.skip("there is no native core")
     assert _native._C

@@ -56,9 +56,8 @@ int this_thread() { return has_openmp() ? openmp::this_thread() : place.thread; 
 int team_size() { return has_openmp() ? openmp::team_size() : place.team_size; }
 
 int num_processors() {
-  // The standard library may not know.
-  const int known = int(std::thread::hardware_concurrency());
-  return std::max(1, has_openmp() ? openmp::num_processors() : known);
+  if (has_openmp()) return openmp::num_processors();
+  return std::max(1, int(std::thread::hardware_concurrency()));  // 0: it does not know
 }
 
 double worthwhile_us() { return has_openmp() ? 20 : 200; }
