@@ -51,7 +51,7 @@ def test_losses_and_gradients(
     for one, other in zip(there.parameters(), losses.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None)
         if one.grad is not None:
-            # Their sums are formed in another order: 2e-7 was the largest difference.
+            # Rounding: their sums are formed in another order.
             torch.testing.assert_close(read(one.grad), other.grad, rtol=1e-5, atol=1e-6)
 
 
