@@ -31,7 +31,7 @@ from defvis.arguments import say, whole_number
 from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.presets import PRESETS, preset
-from defvis.programs import one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in, prepare_training_on_cpu
 
 if TYPE_CHECKING:
     from defvis.data.dataset import YouTubeVIS
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_training_on_cpu()
     import torch
 
     from defvis.data.errors import DataError

@@ -41,7 +41,12 @@ from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.nearest import nearest
 from defvis.presets import PRESETS, preset
-from defvis.programs import one_line_errors, only_run_in, prepare_folder
+from defvis.programs import (
+    one_line_errors,
+    only_run_in,
+    prepare_folder,
+    prepare_training_on_cpu,
+)
 
 if TYPE_CHECKING:
     from defvis.data.dataset import Video, YouTubeVIS
@@ -71,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(config)
         return
 
-    # Threads that spin while they wait make a busy machine many times slower, not just busier.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_training_on_cpu()
     from defvis.data.errors import DataError
     from defvis.inspection.check_data import CHECK_FILES
     from defvis.pretrained.tensor_file import CheckpointError

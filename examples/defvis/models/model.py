@@ -129,7 +129,8 @@ class DefVIS(nn.Module):
                 bands at the right and the bottom may be padded. None if nothing is padded.
         """
         batch, num_frames = frames.shape[:2]
-        maps, cells = self._features(frames.flatten(0, 1))
+        pixels = _channels_last(frames.flatten(0, 1))
+        maps, cells = self._features(pixels)
         height, width = cells.shape[-2:]
         cells = cells.unflatten(0, (batch, num_frames)).permute(0, 1, 3, 4, 2)  # [B, T, h, w, C]
 
@@ -147,7 +148,7 @@ class DefVIS(nn.Module):
         class_logits, boxes, queries = self.decoder(memory, volume)
         memory_cells = memory.view_as(cells)
         memory_maps = memory_cells.flatten(0, 1).permute(0, 3, 1, 2)
-        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], frames.flatten(0, 1)))
+        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], pixels))
         dense_logits = None
         if self.backbone_classes is not None and self.memory_classes is not None:
             dense_logits = torch.stack(
@@ -202,7 +203,7 @@ class DefVIS(nn.Module):
         """
         if self.backbone_classes is None:
             raise RuntimeError("classifying frames needs a model with dense_classes")
-        _, cells = self._features(frames)
+        _, cells = self._features(_channels_last(frames))
         logits: Tensor = self.backbone_classes(cells.permute(0, 2, 3, 1))
         return logits.float()
 
@@ -210,6 +211,13 @@ class DefVIS(nn.Module):
         """Backbone maps of [N, 3, H, W], and the coarsest projected to [N, C, h, w]."""
         maps = self.backbone(frames)
         return maps, self.project(maps[-1])
+
+
+def _channels_last(frames: Tensor) -> Tensor:
+    """Frames [N, 3, H, W] in the layout that convolutions on a CPU are fastest in."""
+    if frames.device.type != "cpu":
+        return frames
+    return frames.contiguous(memory_format=torch.channels_last)
 
 
 def _resize_padding(
