@@ -26,7 +26,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile

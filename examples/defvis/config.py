@@ -11,7 +11,7 @@ from defvis.config_rules import model_rules, run_rules
 
 _POSITIVE, _SHARE, _NOT_NEGATIVE = Range(1, 2**31 - 1), Range(0, 1), Range(0)
 _MOST_LAYERS = 1000  # More would take minutes to build, before anything can be compared.
-Attention = Literal["deformable", "dense", "frames"]
+Attention = Literal["deformable", "own-frame", "frames", "dense"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class ModelConfig(Settings):
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
         encoder_attention: How cells attend to cells. "deformable" samples K points of the volume
-            around the cell, "frames" K points in each frame (what the authors of Deformable
-            VisTR released), "dense" takes every cell (VisTR).
+            around the cell, "own-frame" K points of the cell's frame, "frames" K points in each
+            frame (what the authors of Deformable VisTR released), "dense" takes every cell
+            (VisTR).
         decoder_attention: How queries attend to cells; the same choices.
         feedforward_dim: Hidden width of the feed-forward blocks.
         dropout: Dropout rate in attention and feed-forward blocks.

@@ -1,4 +1,4 @@
-"""Attention from queries to the cells of a clip: deformable, per frame, or dense."""
+"""Attention from queries to the cells of a clip: deformable, in frames, or dense."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ class Volume:
 class DeformableAttention(nn.Module):
     """K learned points per head in the whole volume, around each query's reference."""
 
+    layer: type[STDeformAttn] = STDeformAttn
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.deform = STDeformAttn(config.embed_dim, 1, config.num_heads, config.num_points)
+        self.deform = self.layer(config.embed_dim, 1, config.num_heads, config.num_points)
         self._box_scale = _box_scale(self.deform)
         # Makes an offset of 1 in t one frame, after division by T.
         self._frame_scale = 2.0 * config.num_points
@@ -63,6 +65,42 @@ class DeformableAttention(nn.Module):
             references = torch.cat((centre, size, depth), dim=-1)
         out: Tensor = self.deform(queries, references, memory, [volume.shape], volume.padding_mask)
         return out
+
+
+class _OwnFrameLayer(STDeformAttn):
+    """An `STDeformAttn` whose offsets in t are 0."""
+
+    def __init__(self, embed_dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__(embed_dim, num_levels, num_heads, num_points)
+        self.sampling_offsets.register_forward_hook(_without_t)
+
+    def reset_parameters(self) -> None:
+        """Spreads the points of a head evenly up to the radius that they have in a volume.
+
+        There, points of one radius differ in t. Here they would be equal, and stay so.
+        """
+        super().reset_parameters()
+        with torch.no_grad():
+            offsets = self.sampling_offsets.bias.view(self.num_heads, self.num_points, 3)
+            outermost = offsets[:, -1:, :2].clone()
+            share = torch.arange(1, self.num_points + 1, device=offsets.device) / self.num_points
+            offsets[..., :2] = outermost * share[:, None]
+            offsets[..., 2] = 0
+
+
+def _without_t(_: nn.Module, __: object, offsets: Tensor) -> Tensor:
+    """Offsets [..., M * K * 3] with zeros for t."""
+    return offsets * offsets.new_tensor((1, 1, 0)).repeat(offsets.shape[-1] // 3)
+
+
+class OwnFrameAttention(DeformableAttention):
+    """K learned points per head in the query's own frame: the same layer without its third axis.
+
+    An ablation of sampling through time. Frames exchange information only in the decoder, by the
+    attention among its queries and the classes' mean over frames.
+    """
+
+    layer = _OwnFrameLayer
 
 
 class FramesAttention(nn.Module):
@@ -143,6 +181,7 @@ class DenseAttention(nn.Module):
 
 ATTENTIONS: dict[str, type[DeformableAttention | FramesAttention | DenseAttention]] = {
     "deformable": DeformableAttention,
+    "own-frame": OwnFrameAttention,
     "frames": FramesAttention,
     "dense": DenseAttention,
 }

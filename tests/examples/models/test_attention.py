@@ -1,4 +1,4 @@
-"""The three kinds of attention to a clip, and the decoder's queries."""
+"""The kinds of attention to a clip, and the decoder's queries."""
 
 from __future__ import annotations
 
@@ -125,6 +125,28 @@ def test_dense_attention_is_softmax_over_all_cells(model: ModelConfig) -> None:
     weights = logits.masked_fill(padding.flatten(1)[:, None, None], -torch.inf).softmax(-1)
     expected = layer.attention.out_proj(torch.einsum("bmqs,bsmc->bqmc", weights, v).flatten(2))
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_own_frame_attention_sees_one_frame(model: ModelConfig) -> None:
+    """Even if the layer's weights ask for more, as those of a trained deformable one do."""
+    encoder = shaken(Encoder(replace(model, encoder_attention="own-frame", encoder_layers=1)))
+    torch.nn.init.normal_(encoder.layers[0].attention.deform.sampling_offsets.bias)
+    cells = torch.randn(1, T, H, W, C, requires_grad=True)
+    encoder(cells.flatten(1, 3), clip()).unflatten(1, (T, -1))[:, 2].sum().backward()
+    assert cells.grad is not None
+    assert cells.grad[:, 2].any()
+    assert not cells.grad[:, [0, 1, 3, 4]].any()
+
+
+@pytest.mark.parametrize("kind", ["deformable", "own-frame"])
+def test_points_differ_at_the_start(kind: str, model: ModelConfig) -> None:
+    """Equal points would have equal gradients, and stay one point."""
+    attention = ATTENTIONS[kind](replace(model, num_points=12))
+    xavier_(attention)
+    layer = attention.deform
+    offsets = layer.sampling_offsets(torch.zeros(C)).unflatten(0, (model.num_heads, 12, 3))
+    assert len(offsets[0].unique(dim=0)) == 12
+    assert offsets[..., :2].abs().max() == 3
 
 
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))
