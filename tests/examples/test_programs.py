@@ -1,7 +1,11 @@
-"""How programs end: one sentence and an exit status; and a folder is for one live run."""
+"""How programs start and end: what they set, one sentence and an exit status, one live run."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,41 @@ def test_other_errors_keep_their_traceback_and_an_interrupt_is_130() -> None:
         raise RuntimeError("a fault of the program")
     with pytest.raises(SystemExit, match="130"), one_line_errors("program"):
         raise KeyboardInterrupt
+
+
+# Prints how many pages are new when 20 MB are taken and left again and again.
+_TAKE_AND_LEAVE = """
+import os, resource
+from defvis.programs import prepare_training_on_cpu
+prepare_training_on_cpu()
+import numpy as np
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(20):
+    if turn == 10:
+        before = faults()
+    arrays = [np.ones(5_000_000, np.uint8) for _ in range(4)]
+    del arrays
+print(faults() - before, os.environ["GOMP_SPINCOUNT"], os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7", "MALLOC_ARENA_MAX": "2"}])
+def test_memory_is_kept_and_what_users_set_stays(own: dict[str, str]) -> None:
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    examples = Path(__file__).parents[2] / "examples"
+    found = subprocess.run(
+        [sys.executable, "-c", _TAKE_AND_LEAVE],
+        env=environment | own | {"PYTHONPATH": str(examples)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    pages = 10 * 20_000_000 // os.sysconf("SC_PAGE_SIZE")
+    assert (int(found[0]) < pages // 10) == (not own)
+    assert found[1:] == [own.get("GOMP_SPINCOUNT", "1000"), "PASSIVE"]
 
 
 def test_one_live_run_in_a_folder(tmp_path: Path) -> None:
