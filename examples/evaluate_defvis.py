@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out must be a file .json, got {args.out}")
     if args.resume and (args.results or not args.out):
         parser.error("--resume needs --out, and --run or --onnx")
+    if args.sampling and not args.run:
+        parser.error("--sampling needs --run")
     if args.short_side and args.results:
         parser.error("--short-side needs --run or --onnx")
     if args.html is not None and args.html.suffix not in (".html", ".htm"):
@@ -145,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--id-switches", action="store_true", help="print what identity switches cost"
     )
+    parser.add_argument(
+        "--sampling",
+        action="store_true",
+        help="of --run: print how far, in which frames and on which objects each layer's sampling "
+        "points lie, before and after training; needs attention 'deformable'",
+    )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(
         "--errors",
@@ -205,6 +213,7 @@ def _predict(
     from defvis.data.check import check_frames
     from defvis.data.clips import FrameCache
     from defvis.evaluation.predict import check_clips, predict_videos
+    from defvis.evaluation.sampling_statistics import measure_sampling, to_tables
     from defvis.evaluation.scale import scale_notes, with_short_side
     from defvis.evaluation.tracks import MAX_WHOLE_LENGTH, to_results
     from defvis.evaluation.whole_file import write_results
@@ -227,6 +236,11 @@ def _predict(
     check_frames(data.videos, progress=True)
     if isinstance(trained.model, DefVIS):
         trained.model.to(device)
+        if args.sampling:
+            figures = measure_sampling(
+                trained.model, data.videos, seen, window=args.window, progress=True
+            )
+            print(to_tables(figures))
     with _journal(args, trained, annotations) as journal:
         done: int = journal.saved.get("videos", 0)
         if done:

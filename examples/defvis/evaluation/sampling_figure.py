@@ -6,20 +6,18 @@ import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
-from defvis.data.clips import collate, make_clip
+from defvis.data.clips import normalise
 from defvis.data.dataset import Frames
 from defvis.evaluation.overlays import save_sheet, sheet_scale
+from defvis.evaluation.sampling_points import deformable, watched
 from defvis.models.model import DefVIS
-from stdeform import STDeformAttn
-from stdeform.reference import sampling_locations
 
 # A point that carried all the weight of its head would have this radius, as a share of the width.
 _RADIUS = 0.08
@@ -68,11 +66,11 @@ def check_query(model: DefVIS, video: Frames, kind: str, numbers: Sequence[int])
         raise ValueError(f"points must be of a frame below {video.length}, got {frame}")
     if kind == "decoder":
         _check_slot(place[0], model)
-        _deformable(model.decoder.layers[-1].cross_attention)
+        deformable(model.decoder.layers[-1].cross_attention)
     else:
         x, y = place
         _check_pixel(x, y, video.width, video.height)
-        _deformable(model.encoder.layers[-1].attention)
+        deformable(model.encoder.layers[-1].attention)
 
 
 @torch.no_grad()
@@ -164,44 +162,18 @@ def _observe(
     model: DefVIS, pixels: NDArray[np.uint8], attention: object, query: Query
 ) -> SamplingPoints:
     """Runs the model and takes one query's samples from what the layer is given."""
-    layer = _deformable(attention)
-    seen: list[SamplingPoints] = []
+    layer = deformable(attention)
 
-    def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        queries, references, _, shapes = arguments[:4]
-        index = query(shapes[0])
-        chosen = queries[:1, index : index + 1]
-        reference = references[:1, index : index + 1]
-        reference = reference[:, :, None] if reference.dim() == 3 else reference  # [1, 1, L, 3 | 6]
-        samples = (layer.num_heads, layer.num_levels, layer.num_points)
-        offsets = layer.sampling_offsets(chosen).unflatten(-1, (*samples, 3))
-        weights = layer.attention_weights(chosen).unflatten(-1, samples).flatten(3).softmax(-1)
-        locations = sampling_locations(shapes, reference, offsets)
-        seen.append(
-            SamplingPoints(
-                reference[0, 0, 0, :3].cpu(), locations[0, 0, :, 0].cpu(), weights[0, 0].cpu()
-            )
-        )
+    def wanted(shape: Sequence[int]) -> slice:
+        index = query(shape)
+        return slice(index, index + 1)
 
-    clip = make_clip(
-        pixels, np.zeros(0, dtype=np.int64), np.zeros((0, *pixels.shape[:3]), dtype=bool)
+    with watched([layer], wanted) as seen:
+        model(normalise(pixels)[None].to(model.device))
+    points = seen[layer]
+    return SamplingPoints(
+        points.references[0, :3].cpu(), points.locations[0].cpu(), points.weights[0].cpu()
     )
-    device = next(model.parameters()).device
-    handle = layer.register_forward_pre_hook(look)
-    try:
-        model(collate([clip]).frames.to(device))
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def _deformable(attention: object) -> STDeformAttn:
-    layer = getattr(attention, "deform", None)
-    if not isinstance(layer, STDeformAttn):
-        raise ValueError(
-            f"sampling points need attention 'deformable', got {type(attention).__name__}"
-        )
-    return layer
 
 
 def _check_slot(slot: int, model: DefVIS) -> None:
