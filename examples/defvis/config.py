@@ -78,10 +78,12 @@ class ModelConfig(Settings):
         feedforward_dim: Hidden width of the feed-forward blocks.
         dropout: Dropout rate in attention and feed-forward blocks.
         queries: "slots" composes a query from its slot, time and box, and starts from a learned
-            box per slot; "free" learns one for each (slot, frame) (VisTR) and predicts its
-            reference point from it.
+            box per slot; "seeds" starts each slot from a cell that shows an object and from
+            what is like it in the other frames; "free" learns one for each (slot, frame)
+            (VisTR) and predicts its reference point from it.
         initial_box: Width and height of the learned first reference box of every slot, as
-            fractions of the frame. For queries "slots".
+            fractions of the frame. For queries "slots" and "seeds".
+        identity_dim: Channels of the embedding by which queries "seeds" find a cell's likeness.
         refine_boxes: Every decoder layer refers to the boxes that the one before predicted.
         shared_heads: All decoder layers share one class and one box head.
         decoder_norm: A LayerNorm between decoder layer and heads.
@@ -100,6 +102,7 @@ class ModelConfig(Settings):
         **dict.fromkeys(("num_classes", "num_frames", "num_slots"), _POSITIVE),
         **dict.fromkeys(("num_heads", "num_points"), _POSITIVE),
         **dict.fromkeys(("feedforward_dim", "mask_dim", "mask_hidden"), _POSITIVE),
+        "identity_dim": _POSITIVE,
         "embed_dim": Range(6, 2**31 - 1),  # two channels for each sine axis
         "encoder_layers": Range(0, _MOST_LAYERS),
         "decoder_layers": Range(1, _MOST_LAYERS),
@@ -124,8 +127,9 @@ class ModelConfig(Settings):
     decoder_attention: Attention = "deformable"
     feedforward_dim: int = 256
     dropout: float = 0.0
-    queries: Literal["slots", "free"] = "slots"
+    queries: Literal["slots", "seeds", "free"] = "slots"
     initial_box: tuple[float, ...] = (0.4, 0.6)
+    identity_dim: int = 32
     refine_boxes: bool = True
     shared_heads: bool = False
     decoder_norm: bool = False
@@ -150,6 +154,7 @@ class LossConfig(Settings):
         mask_weight: Sigmoid focal loss of the mask pixels (mean over pixels).
         dice_weight: Dice loss of the masks.
         dense_weight: Class maps on backbone and encoder cells.
+        identity_weight: Contrastive loss of the cells' embeddings, where queries are "seeds".
         mask_chunk: Slots whose masks are compared at full size at a time, and once more for the
             gradient, to save memory; 0 takes all at once.
         focal_alpha: Share of the positives in the focal losses.
@@ -161,7 +166,7 @@ class LossConfig(Settings):
     _ranges: ClassVar[Mapping[str, Range]] = {
         **dict.fromkeys(("class_weight", "no_object_weight", "l1_weight"), _NOT_NEGATIVE),
         **dict.fromkeys(("giou_weight", "mask_weight", "dice_weight"), _NOT_NEGATIVE),
-        **dict.fromkeys(("dense_weight", "focal_gamma"), _NOT_NEGATIVE),
+        **dict.fromkeys(("dense_weight", "identity_weight", "focal_gamma"), _NOT_NEGATIVE),
         "focal_alpha": _SHARE,
         "dense_share": Range(0, below=1),
     }
@@ -173,6 +178,7 @@ class LossConfig(Settings):
     mask_weight: float = 20.0
     dice_weight: float = 3.0
     dense_weight: float = 1.0
+    identity_weight: float = 0.5
     mask_chunk: int = 0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0

@@ -24,6 +24,10 @@ def model_rules(model: ModelConfig) -> Iterator[tuple[bool, str]]:
         model.mask_head != "dynamic" or model.mask_dim % 4 == 0,
         f"model.mask_dim must be divisible by 4, got {model.mask_dim}",
     )
+    yield (
+        model.queries != "seeds" or model.dense_classes,
+        'model.queries "seeds" needs model.dense_classes',
+    )
     used = model.backbone.out_features
     yield bool(used), "model.backbone.out_features must name at least one stage"
     if not model.backbone.name:

@@ -10,6 +10,7 @@ from defvis.models.attention import ATTENTIONS, Volume
 from defvis.models.heads import BoxHead, ClassHead, Reference
 from defvis.models.layers import FeedForward, run_layer, xavier_
 from defvis.models.queries import FreeQueries, SlotQueries
+from defvis.models.seeds import CellMaps, SeedQueries
 
 
 class DecoderLayer(nn.Module):
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         if config.shared_heads and config.refine_boxes:
             raise ValueError("refine_boxes needs a box head per layer, so not shared_heads")
         width = config.embed_dim
-        self.queries = (SlotQueries if config.queries == "slots" else FreeQueries)(config)
+        self.queries = _QUERIES[config.queries](config)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(width) if config.decoder_norm else nn.Identity()
         heads = 1 if config.shared_heads else config.decoder_layers
@@ -87,7 +88,9 @@ class Decoder(nn.Module):
         if config.initialisation == "xavier":
             xavier_(self.layers)
 
-    def forward(self, memory: Tensor, volume: Volume) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, memory: Tensor, volume: Volume, maps: CellMaps | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes the slots.
 
         The reference of a query is in its own frame: t stays, and (x, y) or the box is where
@@ -96,12 +99,16 @@ class Decoder(nn.Module):
         Args:
             memory: [B, S, C].
             volume: Positions of its cells.
+            maps: What seeds are chosen by; for queries "seeds".
 
         Returns:
             class logits [R, B, I, T, classes] and boxes [R, B, I, T, 4] of the R layers, and the
             queries of the last layer [B, I, T, C].
         """
-        content, fixed, references = self.queries(volume.frame_mask)
+        if maps is None:
+            content, fixed, references = self.queries(volume.frame_mask)
+        else:
+            content, fixed, references = self.queries(volume, memory, maps)
         slots, frames = content.shape[1:3]
         query_padding = None
         if volume.padding_mask is not None:
@@ -127,6 +134,13 @@ class Decoder(nn.Module):
             if self._refine:
                 references = all_boxes[-1].detach()
         return torch.stack(all_logits), torch.stack(all_boxes), grid
+
+
+_QUERIES: dict[str, type[SlotQueries | SeedQueries | FreeQueries]] = {
+    "slots": SlotQueries,
+    "seeds": SeedQueries,
+    "free": FreeQueries,
+}
 
 
 def _in_volume(references: Tensor, volume: Volume) -> Tensor:

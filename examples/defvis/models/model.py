@@ -19,6 +19,7 @@ from defvis.models.mask_head import DynamicMaskHead, MaskFeatures
 from defvis.models.mask_inputs import FrameMaps, MaskInputs
 from defvis.models.position_encoding import sine_position_3d
 from defvis.models.queries import ReferenceBoxes, ReferencePoints
+from defvis.models.seeds import CellMaps, identity_embedding
 from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead
 from stdeform import MSDeformAttn, STDeformAttn, shapes
 
@@ -38,6 +39,8 @@ class Outputs:
         frame_ratios: Real share (x, y) of the padded frame, [B, 2].
         cell_padding: bool [B, T, h, w], True on padded cells; None if nothing is padded.
         class_output: The config's, which defines the meaning of the logits.
+        identities: Embeddings of the encoder's cells, of length 1, [B, T, h, w, E]; None from a
+            model whose queries are not seeds.
     """
 
     class_logits: Tensor
@@ -49,6 +52,7 @@ class Outputs:
     frame_ratios: Tensor
     cell_padding: Tensor | None = None
     class_output: str = "sigmoid"
+    identities: Tensor | None = None
 
     def class_probabilities(self) -> Tensor:
         """Of the last layer, [B, I, T, num_classes]."""
@@ -85,6 +89,7 @@ class DefVIS(nn.Module):
         if config.dense_classes:
             self.backbone_classes = DenseClassHead(width, config.num_classes)
             self.memory_classes = DenseClassHead(width, config.num_classes)
+        self.identity = nn.Linear(width, config.identity_dim) if config.queries == "seeds" else None
 
     def offset_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that predict sampling locations: offsets and references.
@@ -145,15 +150,19 @@ class DefVIS(nn.Module):
             frame_mask=~cell_padding.flatten(2).all(-1),
         )
         memory = self.encoder(cells.flatten(1, 3), volume)
-        class_logits, boxes, queries = self.decoder(memory, volume)
         memory_cells = memory.view_as(cells)
-        memory_maps = memory_cells.flatten(0, 1).permute(0, 3, 1, 2)
-        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], pixels))
         dense_logits = None
         if self.backbone_classes is not None and self.memory_classes is not None:
             dense_logits = torch.stack(
                 (self.backbone_classes(cells), self.memory_classes(memory_cells))
             ).float()
+        cell_maps = None
+        if self.identity is not None and dense_logits is not None:
+            objectness = dense_logits[0].sigmoid().amax(-1)
+            cell_maps = CellMaps(identity_embedding(self.identity, memory_cells), objectness)
+        class_logits, boxes, queries = self.decoder(memory, volume, cell_maps)
+        memory_maps = memory_cells.flatten(0, 1).permute(0, 3, 1, 2)
+        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], pixels))
         return Outputs(
             class_logits=class_logits,
             boxes=boxes,
@@ -164,6 +173,7 @@ class DefVIS(nn.Module):
             frame_ratios=ratios[:, :2],
             cell_padding=None if padding_mask is None else cell_padding,
             class_output=self.config.class_output,
+            identities=None if cell_maps is None else cell_maps.embedding,
         )
 
     def predict_masks(

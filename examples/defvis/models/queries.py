@@ -51,17 +51,37 @@ class ReferencePoints(nn.Module):
         return points.sigmoid()
 
 
-class SlotQueries(nn.Module):
-    """Queries made of their slot, their frame's time and their box: no weight per frame."""
+class BoxQueries(nn.Module):
+    """Queries whose position is made of their frame's time and their box: no weight per frame."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.embed_dim
+        self.time_position = nn.Linear(width, width)
+        self.box_position = MLP(4, width, width)
+
+    def time(self, frame_mask: Tensor) -> Tensor:
+        """The part of the position that all slots share, [B, T, C], by the real frames [B, T]."""
+        width = self.time_position.in_features
+        position: Tensor = self.time_position(sine_embedding(_elapsed(frame_mask), width))
+        return position
+
+    def position(self, fixed: Tensor, references: Tensor | None) -> Tensor:
+        """The position of the queries while they refer to the given boxes."""
+        assert references is not None
+        moved: Tensor = fixed + self.box_position(references)
+        return moved
+
+
+class SlotQueries(BoxQueries):
+    """Queries that are told apart by a learned content, position and first box of their slot."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width = config.embed_dim
         self.references = ReferenceBoxes(config.num_slots, config.initial_box)
         self.slot_content = nn.Parameter(torch.randn(config.num_slots, width))
         self.slot_position = nn.Parameter(torch.randn(config.num_slots, width))
-        self.time_position = nn.Linear(width, width)
-        self.box_position = MLP(4, width, width)
 
     def forward(self, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Starts the queries of a batch.
@@ -76,15 +96,9 @@ class SlotQueries(nn.Module):
         batch, frames = frame_mask.shape
         slots, width = self.slot_content.shape
         content = self.slot_content[None, :, None].expand(batch, slots, frames, width)
-        time = self.time_position(sine_embedding(_elapsed(frame_mask), width))
         boxes = self.references()[None, :, None].expand(batch, slots, frames, 4)
-        return content, self.slot_position[None, :, None] + time[:, None], boxes
-
-    def position(self, fixed: Tensor, references: Tensor | None) -> Tensor:
-        """The position of the queries while they refer to the given boxes."""
-        assert references is not None
-        moved: Tensor = fixed + self.box_position(references)
-        return moved
+        fixed = self.slot_position[None, :, None] + self.time(frame_mask)[:, None]
+        return content, fixed, boxes
 
 
 class FreeQueries(nn.Module):

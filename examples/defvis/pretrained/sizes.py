@@ -186,7 +186,8 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         "model.dense_classes": "memory_classes.project.weight" in shapes,
         "model.shared_heads": shared,
         "model.decoder_norm": "decoder.norm.weight" in shapes,
-        "model.queries": "free" if "decoder.queries.table" in shapes else "slots",
+        "model.queries": _queries(shapes),
+        "model.identity_dim": _first(shapes, "identity.weight", model.identity_dim),
         "model.num_slots": slots[0] if slots else model.num_slots,
         "model.mask_head": "dynamic" if "mask_head.controller.weight" in shapes else "vistr",
     }
@@ -214,6 +215,13 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         if samples and weights[0] % samples == 0:
             sizes["model.num_points"] = weights[0] // samples
     return sizes
+
+
+def _queries(shapes: Shapes) -> str:
+    """Kind of the decoder's queries."""
+    if "decoder.queries.table" in shapes:
+        return "free"
+    return "seeds" if "decoder.queries.seed_content.weight" in shapes else "slots"
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -13,6 +13,7 @@ from defvis.data.boxes import generalised_iou
 from defvis.data.clips import Batch, Targets
 from defvis.models.layers import run_layer
 from defvis.models.model import Outputs
+from defvis.models.seeds import TEMPERATURE
 from defvis.training.matcher import Match, largest, matched_slots
 
 
@@ -42,8 +43,8 @@ def compute_losses(
 
     Returns:
         Scalars: "total" (weighted sum, to be differentiated), and unweighted for the log, last
-        decoder layer: "class", "l1", "giou", "mask", "dice", and "dense" where the model has
-        class maps.
+        decoder layer: "class", "l1", "giou", "mask", "dice", "dense" where the model has class
+        maps, and "identity" where its queries are seeds.
     """
     targets, whole = batch.targets, whole or batch
     visible = torch.stack([target.valid.sum() for target in whole.targets]).sum()
@@ -82,6 +83,9 @@ def compute_losses(
             [dense_loss(logits, batch, config, whole) for logits in outputs.dense_logits]
         ).sum()
         total = total + config.dense_weight * losses["dense"]
+    if outputs.identities is not None:
+        losses["identity"] = identity_loss(outputs.identities, targets) / pairs
+        total = total + config.identity_weight * losses["identity"]
     return {"total": total, **{name: loss.detach() for name, loss in losses.items()}}
 
 
@@ -236,6 +240,26 @@ def _mask_loss_sums(
     size = probability.sum((-2, -1)) + wanted.sum((-2, -1))
     dice = 1 - (2 * overlap + 1) / (size + 1)
     return torch.stack((focal_sum, (dice * valid).sum()))
+
+
+def identity_loss(embeddings: Tensor, targets: Sequence[Targets]) -> Tensor:
+    """Summed contrastive loss of cell embeddings [B, T, h, w, E], averaged over true masks.
+
+    The supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2): an instance is to be
+    like itself in other frames, and unlike the clip's other instances.
+    """
+    total = embeddings.sum() * 0
+    for cells, target in zip(embeddings, targets, strict=True):
+        share = F.adaptive_avg_pool2d(target.masks.float(), cells.shape[1:3])  # [G, T, h, w]
+        means = F.normalize(torch.einsum("gthw,thwe->gte", share, cells), dim=-1)[target.valid]
+        instances = target.valid.nonzero()[:, 0]
+        itself = torch.eye(len(instances), dtype=torch.bool, device=means.device)
+        same = (instances[:, None] == instances) & ~itself
+        logits = means @ means.T / TEMPERATURE
+        logits = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
+        logs = torch.where(same, logits.log_softmax(-1), 0)
+        total = total - (logs.sum(-1) / same.sum(-1).clamp(min=1)).sum()
+    return total
 
 
 def dense_loss(

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from defvis.config import Config, LossConfig
 from defvis.data.clips import Batch, Targets
@@ -15,6 +16,7 @@ from defvis.training.losses import (
     cell_classes,
     class_loss,
     focal_loss,
+    identity_loss,
     mask_losses,
     no_object_class_loss,
     no_object_weights,
@@ -35,6 +37,37 @@ def test_focal_loss() -> None:
     targets = torch.tensor([1.0, 0.0, 1.0])
     expected = torch.where(targets > 0, hit, miss)
     torch.testing.assert_close(focal_loss(logits, targets, LossConfig()), expected)
+
+
+def test_identity_loss() -> None:
+    """Against equation 2 written out; each instance's embedding is the mean over its mask."""
+    visible = [[True, True, True, False], [True, False, True, True]]
+    squares = [square_masks(seen, left=left) for seen, left in zip(visible, (0, 16), strict=True)]
+    embeddings = torch.randn(1, 4, 32, 32, 5, requires_grad=True)
+    loss = identity_loss(embeddings, [make_targets([0, 1], squares)])
+    means = {
+        (number, frame): F.normalize(embeddings[0, frame][mask[frame]].mean(0), dim=0)
+        for number, mask in enumerate(squares)
+        for frame in range(4)
+        if visible[number][frame]
+    }
+    expected = torch.zeros(())
+    for one, anchor in means.items():
+        others = {other: anchor @ mean / 0.1 for other, mean in means.items() if other != one}
+        positives = [logit for other, logit in others.items() if other[0] == one[0]]
+        divisor = torch.stack(list(others.values())).logsumexp(0)
+        expected = expected - sum(logit - divisor for logit in positives) / len(positives)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("visible", [[[True, False, False, False]], [[False] * 4], []])
+def test_identity_loss_of_nothing_to_compare(visible: list[list[bool]]) -> None:
+    target = make_targets([0] * len(visible), [square_masks(seen) for seen in visible])
+    embeddings = torch.randn(1, 4, 4, 4, 5, requires_grad=True)
+    loss = identity_loss(embeddings, [target])
+    loss.backward()
+    assert loss == 0
+    assert not embeddings.grad.any()
 
 
 def test_class_loss_wants_the_class_in_visible_frames_only() -> None:

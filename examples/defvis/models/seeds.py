@@ -1,0 +1,121 @@
+"""Queries that start at objects: a cell of the clip for each slot, found again in every frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from defvis.config import ModelConfig
+from defvis.models.attention import Volume
+from defvis.models.layers import inverse_sigmoid
+from defvis.models.queries import BoxQueries
+
+# Cosines of the embeddings of two cells: up to the first they are of different objects, from the
+# second on of one.
+_DIFFERENT, _SAME = 0.3, 0.7
+# Divides cosines before a softmax; the identity loss takes the same.
+TEMPERATURE = 0.1
+# No cell is excluded altogether: with fewer objects than slots, some cell must be taken.
+_LEAST = 1e-3
+
+
+@dataclass(frozen=True)
+class CellMaps:
+    """What seeds are chosen by.
+
+    Attributes:
+        embedding: Of length 1, alike for cells of one object in all frames, [B, T, h, w, E].
+        objectness: Highest class probability, [B, T, h, w].
+    """
+
+    embedding: Tensor
+    objectness: Tensor
+
+
+class SeedQueries(BoxQueries):
+    """Queries made of what their seed and its likeness in their frame look like.
+
+    Seeds are taken one by one: the cell that most probably shows an object and is least like the
+    seeds before. In each frame the query starts at the mean place of the cells that are like its
+    seed. So a slot begins as one object wherever that moves, and not as a place in the frame.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width = config.embed_dim
+        self._slots = config.num_slots
+        self.seed_content = nn.Linear(width, width)
+        self.frame_content = nn.Linear(width, width)
+        self.size = nn.Linear(width, 2)
+        nn.init.zeros_(self.size.weight)
+        with torch.no_grad():
+            self.size.bias.copy_(inverse_sigmoid(torch.tensor(config.initial_box)))
+
+    def forward(
+        self, volume: Volume, memory: Tensor, maps: CellMaps
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Starts the queries of a batch.
+
+        Args:
+            volume: Positions and padding of the cells.
+            memory: Their features, [B, S, C].
+            maps: What the seeds are chosen by.
+
+        Returns:
+            Content and the part of the position that stays, [B, I, T, C] each, and reference
+            boxes [B, I, T, 4].
+        """
+        frames, height, width = volume.shape
+        objectness = maps.objectness.detach().flatten(1)  # [B, S]
+        if volume.padding_mask is not None:
+            objectness = objectness.masked_fill(volume.padding_mask, 0)
+        embedding = maps.embedding.flatten(1, 3)  # [B, S, E]
+        index = _pick(embedding.detach(), objectness, self._slots)[..., None]  # [B, I, 1]
+        seeds = memory.gather(1, index.expand(-1, -1, memory.shape[-1]))
+        own = embedding.gather(1, index.expand(-1, -1, embedding.shape[-1]))
+
+        alike = own @ embedding.transpose(1, 2) / TEMPERATURE  # [B, I, S]
+        logits = alike + objectness.clamp(min=_LEAST).log()[:, None]
+        if volume.padding_mask is not None:
+            padding = volume.padding_mask[:, None]
+            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        weight = logits.unflatten(-1, (frames, height * width)).softmax(-1)  # [B, I, T, h * w]
+        centres = weight @ _centres(height, width, weight)  # fractions of the padded frame
+        centres = centres / volume.valid_ratios[:, None, None, :2]
+        cells = memory.unflatten(1, (frames, height * width))
+        seen = (weight.to(cells.dtype).transpose(1, 2) @ cells).transpose(1, 2)  # [B, I, T, C]
+
+        content = self.seed_content(seeds)[:, :, None] + self.frame_content(seen)
+        sizes = self.size(seeds).float().sigmoid()[:, :, None].expand_as(centres)
+        fixed = self.time(volume.frame_mask)[:, None].expand_as(content)
+        return content, fixed, torch.cat((centres, sizes), dim=-1)
+
+
+def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
+    """Indices of the seeds, [B, I]: each the likeliest object of those unlike the seeds before."""
+    picks = []
+    for _ in range(count):
+        pick = objectness.argmax(1)
+        picks.append(pick)
+        seed = embedding.gather(1, pick[:, None, None].expand(-1, 1, embedding.shape[-1]))
+        alike = (embedding * seed).sum(-1)
+        other = 1 - (alike - _DIFFERENT) / (_SAME - _DIFFERENT)
+        objectness = objectness * other.clamp(_LEAST, 1)
+    return torch.stack(picks, dim=1)
+
+
+def _centres(height: int, width: int, like: Tensor) -> Tensor:
+    """Centres (x, y) of a frame's cells as fractions of it, [h * w, 2]."""
+    y = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
+    x = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1).flatten(
+        0, 1
+    )
+
+
+def identity_embedding(project: nn.Module, cells: Tensor) -> Tensor:
+    """Embeddings of length 1, in float32, of cells [..., C]."""
+    return F.normalize(project(cells).float(), dim=-1)

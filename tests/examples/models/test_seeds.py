@@ -1,0 +1,127 @@
+"""Queries that start at objects: which cells are chosen, and where the likeness is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from defvis.config import Config, ModelConfig
+from defvis.models.decoder import Decoder
+from defvis.models.model import DefVIS
+from defvis.models.seeds import CellMaps, SeedQueries
+from tests.examples.support import changed, volume
+
+T, H, W, C, E = 3, 4, 6, 24, 8
+# Row and column of two objects in each frame: they cross.
+PATHS = (((1, 0), (1, 2), (1, 5)), ((2, 5), (2, 3), (2, 0)))
+
+
+@pytest.fixture
+def model(config: Config) -> ModelConfig:
+    return replace(config.model, queries="seeds", num_slots=2, identity_dim=E)
+
+
+@pytest.fixture
+def maps() -> CellMaps:
+    """The objects' embeddings are at right angles to each other and to the background's."""
+    directions = torch.eye(E)
+    embedding = directions[0].repeat(1, T, H, W, 1)
+    objectness = torch.full((1, T, H, W), 0.01)
+    for number, path in enumerate(PATHS):
+        for frame, (row, column) in enumerate(path):
+            embedding[0, frame, row, column] = directions[1 + number]
+            objectness[0, frame, row, column] = 0.9 - 0.1 * number - 0.01 * frame
+    return CellMaps(embedding, objectness)
+
+
+def test_a_slot_starts_where_its_object_is_in_every_frame(
+    model: ModelConfig, maps: CellMaps
+) -> None:
+    queries = SeedQueries(model)
+    memory = torch.randn(1, T * H * W, C)
+    content, fixed, boxes = queries(volume((T, H, W), C), memory, maps)
+    assert content.shape == fixed.shape == (1, 2, T, C)
+    for number, path in enumerate(PATHS):
+        for frame, (row, column) in enumerate(path):
+            centre = ((column + 0.5) / W, (row + 0.5) / H)
+            assert boxes[0, number, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
+        first = memory[0].unflatten(0, (T, H, W))[0][path[0]]
+        here = memory[0].unflatten(0, (T, H, W))[1][path[1]]
+        expected = queries.seed_content(first) + queries.frame_content(here)
+        torch.testing.assert_close(content[0, number, 1], expected, atol=0.05, rtol=0)
+    assert boxes[..., 2:].flatten(0, 2).unique(dim=0).flatten().tolist() == pytest.approx(
+        model.initial_box
+    )
+
+
+def test_slots_beyond_the_objects_take_other_cells(model: ModelConfig, maps: CellMaps) -> None:
+    """A third slot takes the background and not an object twice."""
+    queries = SeedQueries(replace(model, num_slots=3))
+    boxes = queries(volume((T, H, W), C), torch.randn(1, T * H * W, C), maps)[2]
+    background = (maps.objectness[0] < 0.1).unflatten(1, (1, H))[:, 0].float()
+    y, x = torch.meshgrid((torch.arange(H) + 0.5) / H, (torch.arange(W) + 0.5) / W, indexing="ij")
+    for frame in range(T):
+        share = background[frame] / background[frame].sum()
+        centre = [(share * x).sum().item(), (share * y).sum().item()]
+        assert boxes[0, 2, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
+
+
+def test_padding_is_no_object(model: ModelConfig, maps: CellMaps) -> None:
+    """Queries are those of the real part alone, whatever the padded cells hold."""
+    torch.manual_seed(0)
+    decoder = Decoder(model).eval()
+    memory = torch.randn(1, T, H, W, C)
+    alone = decoder(memory.flatten(1, 3), volume((T, H, W), C), maps)
+
+    def padded(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        whole = value.expand(1, T + 2, H + 1, W + 2, *value.shape[4:]).clone()
+        whole[:, :T, :H, :W] = x
+        return whole
+
+    padding = padded(torch.tensor(False), torch.ones(1, 1, 1, 1, dtype=torch.bool))
+    junk = CellMaps(
+        padded(maps.embedding, torch.eye(E)[1].expand(1, 1, 1, 1, E)),
+        padded(maps.objectness, torch.ones(1, 1, 1, 1)),
+    )
+    cells = padded(memory, torch.randn(1, T + 2, H + 1, W + 2, C))
+    where = volume((T + 2, H + 1, W + 2), C, padding)
+    _, _, boxes = decoder.queries(where, cells.flatten(1, 3), junk)
+    _, _, expected = decoder.queries(volume((T, H, W), C), memory.flatten(1, 3), maps)
+    torch.testing.assert_close(boxes[:, :, :T], expected, atol=1e-5, rtol=1e-5)
+    assert boxes.isfinite().all()
+    found = decoder(cells.flatten(1, 3), where, junk)
+    # Samples beyond the edge fade into padding as they fade into nothing.
+    for first, second in zip(found, alone, strict=True):
+        axis = 3 if first.dim() == 5 else 2
+        torch.testing.assert_close(first.narrow(axis, 0, T), second, atol=1e-4, rtol=1e-3)
+
+
+def test_the_whole_model_learns_its_embedding(config: Config) -> None:
+    """The embeddings have length 1, and the start of the boxes moves them."""
+    torch.manual_seed(0)
+    model = DefVIS(changed(config, "model.queries=seeds").model)
+    outputs = model(torch.randn(2, 4, 3, 32, 32))
+    assert outputs.identities.shape == (2, 4, 4, 4, 32)
+    torch.testing.assert_close(outputs.identities.norm(dim=-1), torch.ones(2, 4, 4, 4))
+    outputs.boxes.sum().backward()
+    assert model.identity.weight.grad.any()
+    assert model.decoder.queries.size.weight.grad.any()
+
+
+def test_clips_are_independent(config: Config) -> None:
+    model = DefVIS(changed(config, "model.queries=seeds").model).eval()
+    frames = torch.randn(2, 4, 3, 32, 32)
+    other = frames.clone()
+    other[1] = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(model(other).boxes[:, 0], model(frames).boxes[:, 0])
+
+
+def test_seeds_need_class_maps(config: Config) -> None:
+    rule = 'model.queries "seeds" needs model.dense_classes'
+    wrong = changed(
+        config, "model.queries=seeds", "model.dense_classes=false", "backbone_stage.steps=0"
+    )
+    with pytest.raises(ValueError, match=rule):
+        wrong.check()
