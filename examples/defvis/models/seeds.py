@@ -103,7 +103,7 @@ def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
         seed = embedding.gather(1, pick[:, None, None].expand(-1, 1, embedding.shape[-1]))
         alike = (embedding * seed).sum(-1)
         other = 1 - (alike - _DIFFERENT) / (_SAME - _DIFFERENT)
-        objectness = objectness * other.clamp(_LEAST, 1)
+        objectness = objectness * other.clamp(_LEAST, 1.0)
     return torch.stack(picks, dim=1)
 
 

@@ -165,7 +165,8 @@ def _detr_sizes(file: WeightsFile, shapes: Shapes, config: Config) -> dict[str, 
 def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
     """Of a state dict of this program, as far as shapes tell.
 
-    They do not tell the number of heads, nor whether boxes are refined: these stay.
+    They do not tell the number of heads, whether boxes are refined, nor whether attention is
+    "own-frame": these stay.
     """
     projected = shapes.get("project.0.weight", ())
     if len(projected) != 4:
@@ -210,7 +211,10 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
             sizes[f"model.{part}_attention"] = "dense"
             continue
         in_volume = offsets[0] == 3 * weights[0]
-        sizes[f"model.{part}_attention"] = "deformable" if in_volume else "frames"
+        if not in_volume:
+            sizes[f"model.{part}_attention"] = "frames"
+        elif getattr(model, f"{part}_attention") != "own-frame":
+            sizes[f"model.{part}_attention"] = "deformable"
         samples = model.num_heads * (1 if in_volume else sizes.get("model.num_frames", 0))
         if samples and weights[0] % samples == 0:
             sizes["model.num_points"] = weights[0] // samples

@@ -224,12 +224,14 @@ def test_a_run_is_continued_as_it_was_validated(tiny_run: Path, tmp_path: Path) 
     assert other.decoder.queries.slot_content.equal(raw)
 
 
-@pytest.mark.parametrize("name", ["small", "paper", "frames-as-levels", "paper-c256"])
+@pytest.mark.parametrize("name", ["small", "seeds", "paper", "frames-as-levels", "paper-c256"])
 def test_state_dict_of_this_program(name: str) -> None:
     """All that shapes tell: not the heads, nor whether boxes are refined."""
+    seeds = changed(Config(), "model.queries=seeds", "model.identity_dim=7")
+    started = seeds if name == "seeds" else preset(name)
     sizes = ("embed_dim=24", "num_heads=2", "num_frames=4", "encoder_layers=1", "decoder_layers=2")
     more = ("num_points=5", "feedforward_dim=32", "project_groups=8", "mask_dim=8", "mask_hidden=4")
-    made = changed(preset(name), *(f"model.{each}" for each in (*sizes, *more)))
+    made = changed(started, *(f"model.{each}" for each in (*sizes, *more)))
     with torch.device("meta"):
         state = DefVIS(made.model).state_dict()
     start = changed(Config(), "model.num_heads=2")
@@ -241,6 +243,15 @@ def test_state_dict_of_this_program(name: str) -> None:
     assert again.keys() == state.keys()
     assert not [k for k in again if again[k].shape != state[k].shape and "class" not in k]
     assert fitted.model.refine_boxes == refined
+
+
+def test_own_frame_attention_is_not_told_by_shapes() -> None:
+    own = changed(Config(), "model.encoder_attention=own-frame")
+    with torch.device("meta"):
+        state = in_memory(DefVIS(own.model).state_dict())
+    for start, kind in ((own, "own-frame"), (Config(), "deformable")):
+        model = fit_config(start, state)[0].model
+        assert (model.encoder_attention, model.decoder_attention) == (kind, "deformable")
 
 
 def test_what_cannot_be_fitted(tmp_path: Path) -> None:
