@@ -54,9 +54,8 @@ class ReferencePoints(nn.Module):
 class BoxQueries(nn.Module):
     """Queries whose position is made of their frame's time and their box: no weight per frame."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width = config.embed_dim
+    def add_position_layers(self, width: int) -> None:
+        """Adds the layers; last, as checkpoints know weights by their order."""
         self.time_position = nn.Linear(width, width)
         self.box_position = MLP(4, width, width)
 
@@ -77,11 +76,12 @@ class SlotQueries(BoxQueries):
     """Queries that are told apart by a learned content, position and first box of their slot."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+        super().__init__()
         width = config.embed_dim
         self.references = ReferenceBoxes(config.num_slots, config.initial_box)
         self.slot_content = nn.Parameter(torch.randn(config.num_slots, width))
         self.slot_position = nn.Parameter(torch.randn(config.num_slots, width))
+        self.add_position_layers(width)
 
     def forward(self, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Starts the queries of a batch.

@@ -44,7 +44,7 @@ class SeedQueries(BoxQueries):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+        super().__init__()
         width = config.embed_dim
         self._slots = config.num_slots
         self.seed_content = nn.Linear(width, width)
@@ -53,6 +53,7 @@ class SeedQueries(BoxQueries):
         nn.init.zeros_(self.size.weight)
         with torch.no_grad():
             self.size.bias.copy_(inverse_sigmoid(torch.tensor(config.initial_box)))
+        self.add_position_layers(width)
 
     def forward(
         self, volume: Volume, memory: Tensor, maps: CellMaps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
     for points, variant in recorded("points").items():
         label = {"deformable": "12 (default)"}.get(points, points.removeprefix("K"))
         assert f"| {label} | {variant.step_seconds:.3f} | {last(variant)} |" in text
+    for variant in (recorded("time") | recorded("identity")).values():
+        ends = [run.figures["AP"][-1][1] for run in variant.runs.values()]
+        spread = f"[{value(min(ends))}, {value(max(ends))}] |" if len(ends) > 1 else "|"
+        assert f" | {value(statistics.mean(ends))} {spread}" in text
     masks = recorded("masks")
     labels = ("dynamic (default)", "VisTR's, focal 20", "VisTR's, focal 3")
     for label, variant in zip(labels, masks.values(), strict=True):
