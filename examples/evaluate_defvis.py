@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sampling",
         action="store_true",
         help="of --run: print how far, in which frames and on which objects each layer's sampling "
-        "points lie, before and after training; needs attention 'deformable'",
+        "points lie, before and after training; not of attention 'dense' or 'frames'",
     )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(

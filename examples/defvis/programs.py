@@ -35,9 +35,11 @@ def prepare_training_on_cpu() -> None:
 
     Variables of the environment that the user has set stay as they are.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if not any(name.startswith("MALLOC_") for name in os.environ):
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if not tuned and not any(name.startswith("MALLOC_") for name in os.environ):
         with contextlib.suppress(AttributeError, OSError, TypeError):  # Not glibc.
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that it takes

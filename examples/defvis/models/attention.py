@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from defvis.config import ModelConfig
 from stdeform import MSDeformAttn, STDeformAttn, st_deform_attn_from_offsets
@@ -90,13 +91,14 @@ class _OwnFrameLayer(STDeformAttn):
 
 def _without_t(_: nn.Module, __: object, offsets: Tensor) -> Tensor:
     """Offsets [..., M * K * 3] with zeros for t."""
-    return offsets * offsets.new_tensor((1, 1, 0)).repeat(offsets.shape[-1] // 3)
+    return F.pad(offsets.unflatten(-1, (-1, 3))[..., :2], (0, 1)).flatten(-2)
 
 
 class OwnFrameAttention(DeformableAttention):
     """K learned points per head in the query's own frame: the same layer without its third axis.
 
-    An ablation of sampling through time. Frames exchange information only in the decoder, by the
+    An ablation of sampling through time. At the start a head's points differ in their distance
+    where those in a volume differ in t. Frames exchange information only in the decoder, by the
     attention among its queries and the classes' mean over frames.
     """
 

@@ -105,10 +105,10 @@ class Decoder(nn.Module):
             class logits [R, B, I, T, classes] and boxes [R, B, I, T, 4] of the R layers, and the
             queries of the last layer [B, I, T, C].
         """
-        if maps is None:
-            content, fixed, references = self.queries(volume.frame_mask)
-        else:
+        if isinstance(self.queries, SeedQueries):
             content, fixed, references = self.queries(volume, memory, maps)
+        else:
+            content, fixed, references = self.queries(volume.frame_mask)
         slots, frames = content.shape[1:3]
         query_padding = None
         if volume.padding_mask is not None:

@@ -19,7 +19,7 @@ from defvis.models.mask_head import DynamicMaskHead, MaskFeatures
 from defvis.models.mask_inputs import FrameMaps, MaskInputs
 from defvis.models.position_encoding import sine_position_3d
 from defvis.models.queries import ReferenceBoxes, ReferencePoints
-from defvis.models.seeds import CellMaps, identity_embedding
+from defvis.models.seeds import CellMaps, SeedQueries, identity_embedding
 from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead
 from stdeform import MSDeformAttn, STDeformAttn, shapes
 
@@ -101,6 +101,8 @@ class DefVIS(nn.Module):
                 yield from module.sampling_offsets.parameters()
             elif isinstance(module, (ReferenceBoxes, ReferencePoints)):
                 yield from module.parameters()
+            elif isinstance(module, SeedQueries):
+                yield from module.size.parameters()
 
     @property
     def device(self) -> torch.device:
@@ -224,8 +226,13 @@ class DefVIS(nn.Module):
 
 
 def _channels_last(frames: Tensor) -> Tensor:
-    """Frames [N, 3, H, W] in the layout that convolutions on a CPU are fastest in."""
-    if frames.device.type != "cpu":
+    """Frames [N, 3, H, W] in the layout that convolutions on a CPU are fastest in.
+
+    Not where processes train together: their gradients would have another layout than the buckets
+    that they are summed in.
+    """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if frames.device.type != "cpu" or together:
         return frames
     return frames.contiguous(memory_format=torch.channels_last)
 

@@ -18,7 +18,8 @@ from defvis.models.queries import BoxQueries
 _DIFFERENT, _SAME = 0.3, 0.7
 # Divides cosines before a softmax; the identity loss takes the same.
 TEMPERATURE = 0.1
-# No cell is excluded altogether: with fewer objects than slots, some cell must be taken.
+# Objectness that counts at least; and what is left of it where cells are like a seed: with fewer
+# objects than slots, some cell must be taken.
 _LEAST = 1e-3
 
 
@@ -70,7 +71,7 @@ class SeedQueries(BoxQueries):
             boxes [B, I, T, 4].
         """
         frames, height, width = volume.shape
-        objectness = maps.objectness.detach().flatten(1)  # [B, S]
+        objectness = maps.objectness.detach().flatten(1).clamp(min=_LEAST)  # [B, S]
         if volume.padding_mask is not None:
             objectness = objectness.masked_fill(volume.padding_mask, 0)
         embedding = maps.embedding.flatten(1, 3)  # [B, S, E]
@@ -78,13 +79,14 @@ class SeedQueries(BoxQueries):
         seeds = memory.gather(1, index.expand(-1, -1, memory.shape[-1]))
         own = embedding.gather(1, index.expand(-1, -1, embedding.shape[-1]))
 
-        alike = own @ embedding.transpose(1, 2) / TEMPERATURE  # [B, I, S]
-        logits = alike + objectness.clamp(min=_LEAST).log()[:, None]
+        # Sums of products: autocast would round a matrix product.
+        alike = (own[:, :, None] * embedding[:, None]).sum(-1)  # [B, I, S]
+        logits = alike / TEMPERATURE + objectness.clamp(min=_LEAST).log()[:, None]
         if volume.padding_mask is not None:
             padding = volume.padding_mask[:, None]
             logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
         weight = logits.unflatten(-1, (frames, height * width)).softmax(-1)  # [B, I, T, h * w]
-        centres = weight @ _centres(height, width, weight)  # fractions of the padded frame
+        centres = (weight[..., None] * _centres(height, width, weight)).sum(-2)
         centres = centres / volume.valid_ratios[:, None, None, :2]
         cells = memory.unflatten(1, (frames, height * width))
         seen = (weight.to(cells.dtype).transpose(1, 2) @ cells).transpose(1, 2)  # [B, I, T, C]
@@ -96,7 +98,16 @@ class SeedQueries(BoxQueries):
 
 
 def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
-    """Indices of the seeds, [B, I]: each the likeliest object of those unlike the seeds before."""
+    """Indices of the seeds, [B, I]: each the likeliest object of those unlike the seeds before.
+
+    A cell is taken twice only if there are fewer real cells than slots. Slots of one cell would
+    stay equal: nothing else tells them apart.
+
+    Args:
+        embedding: [B, S, E].
+        objectness: [B, S], 0 on padding and above 0 elsewhere.
+        count: Number of slots I.
+    """
     picks = []
     for _ in range(count):
         pick = objectness.argmax(1)
@@ -104,7 +115,9 @@ def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
         seed = embedding.gather(1, pick[:, None, None].expand(-1, 1, embedding.shape[-1]))
         alike = (embedding * seed).sum(-1)
         other = 1 - (alike - _DIFFERENT) / (_SAME - _DIFFERENT)
-        objectness = objectness * other.clamp(_LEAST, 1.0)
+        objectness = (objectness * other.clamp(_LEAST, 1.0)).scatter(1, pick[:, None], 0)
+        # The largest is 1 again: a product of many small factors would become 0.
+        objectness = objectness / objectness.amax(1, keepdim=True).clamp(min=1e-30)
     return torch.stack(picks, dim=1)
 
 

@@ -243,7 +243,9 @@ def _mask_loss_sums(
 
 
 def identity_loss(embeddings: Tensor, targets: Sequence[Targets]) -> Tensor:
-    """Summed contrastive loss of cell embeddings [B, T, h, w, E], averaged over true masks.
+    """Sum over visible pairs of the contrastive loss of cell embeddings [B, T, h, w, E].
+
+    The embedding of a pair (instance, frame) is the mean over the instance's mask.
 
     The supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2): an instance is to be
     like itself in other frames, and unlike the clip's other instances.

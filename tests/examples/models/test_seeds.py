@@ -68,6 +68,28 @@ def test_slots_beyond_the_objects_take_other_cells(model: ModelConfig, maps: Cel
         assert boxes[0, 2, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
 
 
+@pytest.mark.parametrize("slots", [10, T * H * W])
+def test_no_cell_is_taken_twice(model: ModelConfig, maps: CellMaps, slots: int) -> None:
+    """Not even if all cells look alike, or none shows an object; equal slots would stay equal."""
+    queries = SeedQueries(replace(model, num_slots=slots))
+    memory = torch.randn(1, T * H * W, C)
+    same = torch.eye(E)[0].expand_as(maps.embedding)
+    for clues in (
+        maps,
+        CellMaps(same, maps.objectness),
+        CellMaps(same, torch.zeros_like(maps.objectness)),
+    ):
+        content, _, _ = queries(volume((T, H, W), C), memory, clues)
+        assert len(content[0, :, 0].unique(dim=0)) == slots
+
+
+def test_what_looks_alike_must_be_an_object(model: ModelConfig, maps: CellMaps) -> None:
+    """A cell of background with the embedding of an object moves its slot hardly."""
+    maps.embedding[0, 1, 3, 5] = maps.embedding[0, 1, 1, 2]
+    boxes = SeedQueries(model)(volume((T, H, W), C), torch.randn(1, T * H * W, C), maps)[2]
+    assert boxes[0, 0, 1, :2].tolist() == pytest.approx((2.5 / W, 1.5 / H), abs=0.02)
+
+
 def test_padding_is_no_object(model: ModelConfig, maps: CellMaps) -> None:
     """Queries are those of the real part alone, whatever the padded cells hold."""
     torch.manual_seed(0)
