@@ -28,6 +28,7 @@ from tests.examples.support import changed, tiny_model
 
 VARIANTS = {
     "accumulation": ["accumulation=2"],
+    "seeds": ["model.queries=seeds"],
     "bf16": ["precision=bf16"],
     "fp16": ["precision=fp16"],
     "frozen stem": ["model.backbone.frozen_stages=1", "model.dense_classes=false"],

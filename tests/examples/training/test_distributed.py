@@ -81,6 +81,7 @@ def train(uneven: Path) -> Train:
         finally:
             process.kill()
         assert process.returncode == 0, errors[-3000:]
+        assert "Grad strides do not match" not in errors
         assert shown.count("2 processes on cpu") == 1, "one process speaks"
         return out
 

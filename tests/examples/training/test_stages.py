@@ -37,12 +37,10 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
     return JointStage(model or DefVIS(config.model).train(), config, videos, World())
 
 
-@pytest.mark.parametrize("class_output", ["sigmoid", "softmax"])
-def test_accumulated_parts_equal_the_whole_batch(
-    class_output: str, frozen: Config, batch: Batch
-) -> None:
+@pytest.mark.parametrize("kind", ["class_output=sigmoid", "class_output=softmax", "queries=seeds"])
+def test_accumulated_parts_equal_the_whole_batch(kind: str, frozen: Config, batch: Batch) -> None:
     """Parts with other numbers of objects each: nothing but rounding differs."""
-    frozen = changed(frozen, "batch_size=4", f"model.class_output={class_output}")
+    frozen = changed(frozen, "batch_size=4", f"model.{kind}")
     kept = torch.tensor([0])
     batch.targets[0] = Targets(*(getattr(batch.targets[0], f.name)[kept] for f in fields(Targets)))
     visible = [int(target.valid.sum()) for target in batch.targets]
@@ -58,6 +56,16 @@ def test_accumulated_parts_equal_the_whole_batch(
             torch.testing.assert_close(losses[other][name], losses[0][name], rtol=1e-4, atol=1e-6)
         for a, b in zip(moments[0], moments[other], strict=True):
             assert (a - b).abs().max() <= 2e-4 * a.abs().max() + 1e-6
+
+
+def test_the_identity_loss_is_in_the_total(frozen: Config, batch: Batch) -> None:
+    """With its weight; the pairs that it is divided by are those of all losses."""
+    seeds = changed(frozen, "batch_size=4", "model.queries=seeds")
+    with_it, without = (
+        _stage(changed(seeds, f"loss.identity_weight={weight}")).step(batch) for weight in (3, 0)
+    )
+    assert with_it["identity"] > 0.1
+    torch.testing.assert_close(with_it["total"], without["total"] + 3 * with_it["identity"])
 
 
 def test_parts(batch: Batch) -> None:
