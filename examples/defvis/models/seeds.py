@@ -18,7 +18,7 @@ from defvis.models.queries import BoxQueries
 _DIFFERENT, _SAME = 0.3, 0.7
 # Divides cosines before a softmax; the identity loss takes the same.
 TEMPERATURE = 0.1
-# Objectness that counts at least; and what is left of it where cells are like a seed: with fewer
+# Objectness that counts at least; and what is left of it where a cell is like a seed: with fewer
 # objects than slots, some cell must be taken.
 _LEAST = 1e-3
 
@@ -71,20 +71,17 @@ class SeedQueries(BoxQueries):
             boxes [B, I, T, 4].
         """
         frames, height, width = volume.shape
-        objectness = maps.objectness.detach().flatten(1).clamp(min=_LEAST)  # [B, S]
+        prior = maps.objectness.detach().flatten(1).clamp(min=_LEAST).log()  # [B, S]
         if volume.padding_mask is not None:
-            objectness = objectness.masked_fill(volume.padding_mask, 0)
+            prior = prior.masked_fill(volume.padding_mask, torch.finfo(prior.dtype).min)
         embedding = maps.embedding.flatten(1, 3)  # [B, S, E]
-        index = _pick(embedding.detach(), objectness, self._slots)[..., None]  # [B, I, 1]
+        index = _pick(embedding.detach(), prior, self._slots)[..., None]  # [B, I, 1]
         seeds = memory.gather(1, index.expand(-1, -1, memory.shape[-1]))
         own = embedding.gather(1, index.expand(-1, -1, embedding.shape[-1]))
 
         # Sums of products: autocast would round a matrix product.
         alike = (own[:, :, None] * embedding[:, None]).sum(-1)  # [B, I, S]
-        logits = alike / TEMPERATURE + objectness.clamp(min=_LEAST).log()[:, None]
-        if volume.padding_mask is not None:
-            padding = volume.padding_mask[:, None]
-            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        logits = alike / TEMPERATURE + prior[:, None]
         weight = logits.unflatten(-1, (frames, height * width)).softmax(-1)  # [B, I, T, h * w]
         centres = (weight[..., None] * _centres(height, width, weight)).sum(-2)
         centres = centres / volume.valid_ratios[:, None, None, :2]
@@ -97,7 +94,7 @@ class SeedQueries(BoxQueries):
         return content, fixed, torch.cat((centres, sizes), dim=-1)
 
 
-def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
+def _pick(embedding: Tensor, prior: Tensor, count: int) -> Tensor:
     """Indices of the seeds, [B, I]: each the likeliest object of those unlike the seeds before.
 
     A cell is taken twice only if there are fewer real cells than slots. Slots of one cell would
@@ -105,29 +102,28 @@ def _pick(embedding: Tensor, objectness: Tensor, count: int) -> Tensor:
 
     Args:
         embedding: [B, S, E].
-        objectness: [B, S], 0 on padding and above 0 elsewhere.
+        prior: Logarithm of the objectness, the least number on padding, [B, S].
         count: Number of slots I.
     """
     picks = []
     for _ in range(count):
-        pick = objectness.argmax(1)
+        pick = prior.argmax(1)
         picks.append(pick)
         seed = embedding.gather(1, pick[:, None, None].expand(-1, 1, embedding.shape[-1]))
         alike = (embedding * seed).sum(-1)
         other = 1 - (alike - _DIFFERENT) / (_SAME - _DIFFERENT)
-        objectness = (objectness * other.clamp(_LEAST, 1.0)).scatter(1, pick[:, None], 0)
-        # The largest is 1 again: a product of many small factors would become 0.
-        objectness = objectness / objectness.amax(1, keepdim=True).clamp(min=1e-30)
+        prior = prior + other.clamp(_LEAST, 1.0).log()
+        prior = prior.scatter(1, pick[:, None], torch.finfo(prior.dtype).min)
     return torch.stack(picks, dim=1)
 
 
 def _centres(height: int, width: int, like: Tensor) -> Tensor:
     """Centres (x, y) of a frame's cells as fractions of it, [h * w, 2]."""
-    y = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
-    x = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1).flatten(
-        0, 1
+    y, x = (
+        (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) / cells
+        for cells in (height, width)
     )
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
 def identity_embedding(project: nn.Module, cells: Tensor) -> Tensor:
