@@ -116,6 +116,7 @@ def deformable(attention: object) -> STDeformAttn:
     layer = getattr(attention, "deform", None)
     if not isinstance(layer, STDeformAttn):
         raise ValueError(
-            f"sampling points need attention 'deformable', got {type(attention).__name__}"
+            "sampling points need attention 'deformable' or 'own-frame', got "
+            f"{type(attention).__name__}"
         )
     return layer

@@ -73,7 +73,7 @@ class BoxQueries(nn.Module):
 
 
 class SlotQueries(BoxQueries):
-    """Queries that are told apart by a learned content, position and first box of their slot."""
+    """Queries that differ by a learned content, position and first box of their slot."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

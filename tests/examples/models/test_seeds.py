@@ -43,14 +43,16 @@ def test_a_slot_starts_where_its_object_is_in_every_frame(
     memory = torch.randn(1, T * H * W, C)
     content, fixed, boxes = queries(volume((T, H, W), C), memory, maps)
     assert content.shape == fixed.shape == (1, 2, T, C)
+    torch.testing.assert_close(fixed[0, 1], queries.time(torch.ones(1, T, dtype=torch.bool))[0])
     for number, path in enumerate(PATHS):
         for frame, (row, column) in enumerate(path):
             centre = ((column + 0.5) / W, (row + 0.5) / H)
-            assert boxes[0, number, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
+            # The softmax leaves e^-10 for each other cell.
+            assert boxes[0, number, frame, :2].tolist() == pytest.approx(centre, abs=1e-3)
         first = memory[0].unflatten(0, (T, H, W))[0][path[0]]
         here = memory[0].unflatten(0, (T, H, W))[1][path[1]]
         expected = queries.seed_content(first) + queries.frame_content(here)
-        torch.testing.assert_close(content[0, number, 1], expected, atol=0.05, rtol=0)
+        torch.testing.assert_close(content[0, number, 1], expected, atol=1e-3, rtol=0)
     assert boxes[..., 2:].flatten(0, 2).unique(dim=0).flatten().tolist() == pytest.approx(
         model.initial_box
     )
@@ -84,10 +86,10 @@ def test_no_cell_is_taken_twice(model: ModelConfig, maps: CellMaps, slots: int) 
 
 
 def test_what_looks_alike_must_be_an_object(model: ModelConfig, maps: CellMaps) -> None:
-    """A cell of background with the embedding of an object moves its slot hardly."""
+    """Background with the embedding of an object counts by its objectness, .01 to .89."""
     maps.embedding[0, 1, 3, 5] = maps.embedding[0, 1, 1, 2]
     boxes = SeedQueries(model)(volume((T, H, W), C), torch.randn(1, T * H * W, C), maps)[2]
-    assert boxes[0, 0, 1, :2].tolist() == pytest.approx((2.5 / W, 1.5 / H), abs=0.02)
+    assert boxes[0, 0, 1, :2].tolist() == pytest.approx((2.5 / W, 1.5 / H), abs=0.01)
 
 
 def test_padding_is_no_object(model: ModelConfig, maps: CellMaps) -> None:
@@ -111,6 +113,7 @@ def test_padding_is_no_object(model: ModelConfig, maps: CellMaps) -> None:
     where = volume((T + 2, H + 1, W + 2), C, padding)
     _, _, boxes = decoder.queries(where, cells.flatten(1, 3), junk)
     _, _, expected = decoder.queries(volume((T, H, W), C), memory.flatten(1, 3), maps)
+    # Float32: fractions of the padded frame, divided by its real share.
     torch.testing.assert_close(boxes[:, :, :T], expected, atol=1e-5, rtol=1e-5)
     assert boxes.isfinite().all()
     found = decoder(cells.flatten(1, 3), where, junk)

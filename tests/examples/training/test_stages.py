@@ -64,7 +64,7 @@ def test_the_identity_loss_is_in_the_total(frozen: Config, batch: Batch) -> None
     with_it, without = (
         _stage(changed(seeds, f"loss.identity_weight={weight}")).step(batch) for weight in (3, 0)
     )
-    assert with_it["identity"] > 0.1
+    assert 0.1 < with_it["identity"] < 10, "of one pair; there are dozens"
     torch.testing.assert_close(with_it["total"], without["total"] + 3 * with_it["identity"])
 
 
