@@ -96,7 +96,5 @@ def test_picture(tmp_path: Path) -> None:
 
 def test_dense_attention_has_no_points(config: Config) -> None:
     model = dataclasses.replace(config.model, encoder_attention="dense")
-    with pytest.raises(
-        ValueError, match="'own-frame', got DenseAttention"
-    ):
+    with pytest.raises(ValueError, match="'own-frame', got DenseAttention"):
         encoder_points(DefVIS(model).eval(), PIXELS, 0, 0, 0)

@@ -183,9 +183,7 @@ def test_no_objects_and_own_frame(config: Config) -> None:
 
 def test_other_kinds_of_attention(config: Config) -> None:
     model = dataclasses.replace(config.model, decoder_attention="dense")
-    with pytest.raises(
-        ValueError, match="'own-frame', got DenseAttention"
-    ):
+    with pytest.raises(ValueError, match="'own-frame', got DenseAttention"):
         measure_sampling(DefVIS(model).eval(), [_video()], config.data)
 
 
