@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 # Parts of the model, in the order in which frames pass them, and how names in them begin.
 _PARTS = {
     "backbone": ("backbone.",),
-    "projection": ("project.",),
+    "projection": ("project.", "project_coarser.", "level_position"),
     "encoder": ("encoder.",),
-    "queries": ("decoder.queries.",),
+    "queries": ("decoder.queries.", "identity."),
     "decoder": ("decoder.layers.", "decoder.norm."),
     "class heads": ("decoder.class_heads.",),
     "box heads": ("decoder.box_heads.",),

@@ -253,12 +253,14 @@ def identity_loss(embeddings: Tensor, targets: Sequence[Targets]) -> Tensor:
     total = embeddings.sum() * 0
     for cells, target in zip(embeddings, targets, strict=True):
         share = F.adaptive_avg_pool2d(target.masks.float(), cells.shape[1:3])  # [G, T, h, w]
-        means = F.normalize(torch.einsum("gthw,thwe->gte", share, cells), dim=-1)[target.valid]
-        instances = target.valid.nonzero()[:, 0]
-        itself = torch.eye(len(instances), dtype=torch.bool, device=means.device)
-        same = (instances[:, None] == instances) & ~itself
+        means = F.normalize(torch.einsum("gthw,thwe->gte", share, cells), dim=-1).flatten(0, 1)
+        instances, frames = target.valid.shape
+        valid = target.valid.flatten()
+        instance = torch.arange(instances, device=means.device).repeat_interleave(frames)
+        others = valid & ~torch.eye(len(valid), dtype=torch.bool, device=means.device)
+        same = (instance[:, None] == instance) & others & valid[:, None]
         logits = means @ means.T / TEMPERATURE
-        logits = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~others, torch.finfo(logits.dtype).min)
         logs = torch.where(same, logits.log_softmax(-1), 0)
         total = total - (logs.sum(-1) / same.sum(-1).clamp(min=1)).sum()
     return total
