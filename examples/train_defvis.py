@@ -3,7 +3,7 @@
     python examples/train_defvis.py
 
 Without arguments this writes a dataset of moving handwritten digits, trains on it from random
-weights, and validates on handwriting it has not seen; eleven to fifteen minutes on two CPU cores.
+weights, and validates on handwriting it has not seen; 12 to 25 minutes on two cores.
 Then look at runs/digits/curves.png and runs/digits/overlays/.
 
 To train on your own YouTube-VIS data, give its folder, and a video to try the model on:

@@ -25,8 +25,8 @@ class BackboneConfig(Settings):
         embedding_size: Channels of the stem.
         hidden_sizes: Channels of each stage.
         depths: Residual layers in each stage.
-        out_features: Stages that are used, fine to coarse. The last feeds the encoder, the
-            others the mask head.
+        out_features: Stages that are used, fine to coarse. The last ones, as many as
+            `ModelConfig.levels`, feed the encoder, the others the mask head.
         frozen_norm: Batch norms keep the statistics and factors of the loaded weights.
         frozen_stages: This many stages from the finest on, and the stem with the first, keep
             their loaded weights; 0 trains everything.
@@ -63,11 +63,13 @@ class ModelConfig(Settings):
         num_frames: Frames T of a training clip. Any number of frames can be predicted, but with
             attention "frames" not more than this.
         num_slots: Object slots I. The decoder has T * I queries, one per (slot, frame).
+        levels: Stages of the backbone that feed the encoder, each a level of its own. Queries
+            "seeds", class maps and masks read the finest. 1 with attention "frames".
         embed_dim: Channels C of the transformer; even, and divisible by `num_heads`.
         project_groups: Groups of the GroupNorm after the projection to C; 0 leaves it out.
         num_heads: Attention heads M.
-        num_points: Sampling points K per head in the whole volume; per frame with attention
-            "frames".
+        num_points: Sampling points K per head in the whole volume, in each level; per frame
+            with attention "frames".
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
         encoder_attention: How cells attend to cells. "deformable" samples K points of the volume
@@ -102,7 +104,7 @@ class ModelConfig(Settings):
         **dict.fromkeys(("num_classes", "num_frames", "num_slots"), _POSITIVE),
         **dict.fromkeys(("num_heads", "num_points"), _POSITIVE),
         **dict.fromkeys(("feedforward_dim", "mask_dim", "mask_hidden"), _POSITIVE),
-        "identity_dim": _POSITIVE,
+        **dict.fromkeys(("identity_dim", "levels"), _POSITIVE),
         "embed_dim": Range(6, 2**31 - 1),  # two channels for each sine axis
         "encoder_layers": Range(0, _MOST_LAYERS),
         "decoder_layers": Range(1, _MOST_LAYERS),
@@ -117,6 +119,7 @@ class ModelConfig(Settings):
     dense_classes: bool = True
     num_frames: int = 6
     num_slots: int = 10
+    levels: int = 1
     embed_dim: int = 96
     project_groups: int = 8
     num_heads: int = 6
@@ -127,7 +130,7 @@ class ModelConfig(Settings):
     decoder_attention: Attention = "deformable"
     feedforward_dim: int = 256
     dropout: float = 0.0
-    queries: Literal["slots", "seeds", "free"] = "slots"
+    queries: Literal["slots", "seeds", "free"] = "seeds"
     initial_box: tuple[float, ...] = (0.4, 0.6)
     identity_dim: int = 32
     refine_boxes: bool = True
@@ -299,7 +302,7 @@ class DataConfig(Settings):
     flip: float = 0.0
     reverse: float = 0.5
     permute_channels: float = 0.8
-    paste: float = 0.0
+    paste: float = 0.5
     recolour: float = 1.0
     brightness: float = 0.2
     contrast: float = 0.0
@@ -343,7 +346,7 @@ class Config(Settings):
     data: DataConfig = field(default_factory=DataConfig)
     weights: str = ""
     epochs: int = 0
-    steps: int = 3000
+    steps: int = 4000
     batch_size: int = 4
     accumulation: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -30,6 +30,24 @@ def model_rules(model: ModelConfig) -> Iterator[tuple[bool, str]]:
     )
     used = model.backbone.out_features
     yield bool(used), "model.backbone.out_features must name at least one stage"
+    yield (
+        model.levels <= len(used),
+        f"model.levels must be at most the {len(used)} stages of model.backbone.out_features, "
+        f"got {model.levels}",
+    )
+    yield (
+        model.mask_head != "vistr" or model.levels < len(used),
+        'model.mask_head "vistr" needs a stage of model.backbone.out_features besides those that '
+        f"feed the encoder, got {len(used)} for model.levels = {model.levels}",
+    )
+    yield (
+        model.levels == 1 or model.encoder_layers > 0,
+        f"model.levels must be 1 without encoder layers, got {model.levels}",
+    )
+    yield (
+        model.levels == 1 or "frames" not in (model.encoder_attention, model.decoder_attention),
+        f'model.levels must be 1 with attention "frames", got {model.levels}',
+    )
     if not model.backbone.name:
         yield from _resnet_rules(model.backbone)
 

@@ -87,6 +87,7 @@ _PAPER = Config(
         flip=0.5,
         reverse=0.0,
         permute_channels=0.5,
+        paste=0.0,
         recolour=0.5,
         brightness=0.125,
         contrast=0.5,
@@ -110,6 +111,17 @@ def _with_model(config: Config, **changes: object) -> Config:
 PRESETS: dict[str, Config] = {
     # Random weights to a useful model in minutes on two CPU cores.
     "small": Config(),
+    # The same with a coarser level in the encoder, and as many points in all.
+    "multiscale": _with_model(
+        Config(),
+        backbone=BackboneConfig(
+            hidden_sizes=(48, 96, 128),
+            depths=(1, 2, 1),
+            out_features=("stage1", "stage2", "stage3"),
+        ),
+        levels=2,
+        num_points=6,
+    ),
     # The paper's headline model; K = 16 is the other row of its Table 3.
     "paper": _PAPER,
     "paper-k16": _with_model(_PAPER, num_points=16),

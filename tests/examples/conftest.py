@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis.config import Config
+from defvis.config import Config, DataConfig
 from defvis.data.digits_dataset import DigitsSettings, write_digits
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
@@ -27,8 +27,8 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def config() -> Config:
-    """The default config with `tiny_model`."""
-    return Config(model=tiny_model())
+    """The default config with `tiny_model`, whose slots have no room for pasted objects."""
+    return Config(model=tiny_model(), data=DataConfig(paste=0))
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +44,21 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of a few steps on `digits`."""
+    return _trained(digits, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def slots_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with learned slots, which do not depend on which cell an untrained model prefers."""
+    return _trained(digits, tmp_path_factory.mktemp("runs"), "model.queries=slots")
+
+
+def _trained(digits: Path, folder: Path, *changes: str) -> Path:
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("runs")
     settings = changed(
         Config(model=tiny_model()), "model.num_classes=10", "backbone_stage.steps=1", "steps=2",
         "backbone_stage.frames_per_step=2", "batch_size=2", "eval_every=0",
-        f"weights={folder / 'start.pt'}",
+        "data.paste=0", f"weights={folder / 'start.pt'}", *changes,
     )  # fmt: skip
     start = DefVIS(settings.model)
     with torch.no_grad():

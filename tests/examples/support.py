@@ -28,7 +28,7 @@ TINY_RUN = [
     "model.embed_dim=24", "model.num_heads=2", "model.num_slots=4", "model.feedforward_dim=32",
     "model.encoder_layers=1", "model.decoder_layers=2", "model.backbone.embedding_size=8",
     "model.backbone.hidden_sizes=[8, 16]", "model.backbone.depths=[1, 1]",
-    "backbone_stage.frames_per_step=2", "batch_size=2", "log_every=1",
+    "backbone_stage.frames_per_step=2", "batch_size=2", "log_every=1", "data.paste=0",
 ]  # fmt: skip
 T = TypeVar("T", bound=Settings)
 
@@ -76,10 +76,10 @@ def volume(
     """Where the cells (T, H, W) of one clip are; `padding` is bool [1, T, H, W]."""
     mask = torch.zeros(1, *shape, dtype=torch.bool) if padding is None else padding
     return Volume(
-        shape=shape,
+        shapes=(shape,),
         position=sine_position_3d(mask, channels).flatten(2).transpose(1, 2),
         padding_mask=None if padding is None else padding.flatten(1),
-        valid_ratios=shapes.valid_ratios(mask),
+        valid_ratios=shapes.valid_ratios(mask)[:, None],
         frame_mask=~mask.flatten(2).all(-1),
     )
 

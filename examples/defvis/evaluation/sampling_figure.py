@@ -59,7 +59,8 @@ def check_query(model: DefVIS, video: Frames, kind: str, numbers: Sequence[int])
         numbers: Slot and frame, or x, y and frame, each from 0.
 
     Raises:
-        ValueError: If it does not exist, or its attention is not deformable in the volume.
+        ValueError: If it does not exist, or its attention is not deformable in the volume, or
+            reads several levels.
     """
     *place, frame = numbers
     if frame >= video.length:

@@ -101,7 +101,7 @@ def _look(
     samples = (layer.num_heads, layer.num_points)
     seen[layer] = LayerPoints(
         tuple(shapes[0]),
-        references[0, chosen],
+        references[0, chosen, 0],
         layer.sampling_offsets(queries).unflatten(-1, (*samples, 3)),
         layer.attention_weights(queries).unflatten(-1, samples).softmax(-1),
     )
@@ -111,7 +111,7 @@ def deformable(attention: object) -> STDeformAttn:
     """The layer of an attention of a model.
 
     Raises:
-        ValueError: If it is not deformable in the volume.
+        ValueError: If it is not deformable in the volume, or has several levels.
     """
     layer = getattr(attention, "deform", None)
     if not isinstance(layer, STDeformAttn):
@@ -119,4 +119,6 @@ def deformable(attention: object) -> STDeformAttn:
             "sampling points need attention 'deformable' or 'own-frame', got "
             f"{type(attention).__name__}"
         )
+    if layer.num_levels > 1:
+        raise ValueError(f"sampling points are of one level, got {layer.num_levels} levels")
     return layer

@@ -102,7 +102,8 @@ def measure_sampling(
         Two entries per layer, untrained and trained.
 
     Raises:
-        ValueError: If the attention of a layer is not deformable in the volume.
+        ValueError: If the attention of a layer is not deformable in the volume, or reads several
+            levels.
     """
     window = window or model.config.num_frames
     layers = _layers(model)

@@ -14,31 +14,38 @@ from stdeform import MSDeformAttn, STDeformAttn, st_deform_attn_from_offsets
 
 @dataclass(frozen=True)
 class Volume:
-    """Positions and padding of the S = T * H * W cells of B clips; the same for all layers.
+    """Positions and padding of the S cells of B clips; the same for all layers.
 
     Attributes:
-        shape: (T, H, W).
+        shapes: (T, H, W) of each of the L levels, fine to coarse; S is the sum of the products.
         position: Position encoding of the cells, [B, S, C].
         padding_mask: bool [B, S], True on padding; None if nothing is padded.
-        valid_ratios: Real share of the padded volume, (x, y, t), [B, 3].
+        valid_ratios: Real share of the padded volume, (x, y, t), of each level, [B, L, 3].
         frame_mask: bool [B, T], True on real frames.
     """
 
-    shape: tuple[int, int, int]
+    shapes: tuple[tuple[int, int, int], ...]
     position: Tensor
     padding_mask: Tensor | None
     valid_ratios: Tensor
     frame_mask: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W) of the finest level, whose cells come first."""
+        return self.shapes[0]
+
 
 class DeformableAttention(nn.Module):
-    """K learned points per head in the whole volume, around each query's reference."""
+    """K learned points per head in the whole volume, in each level, around a query's reference."""
 
     layer: type[STDeformAttn] = STDeformAttn
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.deform = self.layer(config.embed_dim, 1, config.num_heads, config.num_points)
+        self.deform = self.layer(
+            config.embed_dim, config.levels, config.num_heads, config.num_points
+        )
         self._box_scale = _box_scale(self.deform)
         # Makes an offset of 1 in t one frame, after division by T.
         self._frame_scale = 2.0 * config.num_points
@@ -50,9 +57,9 @@ class DeformableAttention(nn.Module):
 
         Args:
             queries: With their position, [B, Q, C].
-            references: In fractions of the padded volume: points (x, y, t), [B or 1, Q, 3], from
-                which offsets count in cells; or boxes (x, y, t, w, h), [B, Q, 5], with
-                whose size offsets in x and y scale. Dense attention takes None.
+            references: In fractions of the padded volume of each level: points (x, y, t),
+                [B or 1, Q, L, 3], from which offsets count in cells; or boxes (x, y, t, w, h),
+                [B, Q, L, 5], with whose size offsets in x and y scale. Dense attention takes None.
             memory: Features of the cells, [B, S, C].
             volume: Positions of the cells.
 
@@ -64,7 +71,7 @@ class DeformableAttention(nn.Module):
             centre, size = references[..., :3], references[..., 3:] * self._box_scale
             depth = torch.full_like(size[..., :1], self._frame_scale / volume.shape[0])
             references = torch.cat((centre, size, depth), dim=-1)
-        out: Tensor = self.deform(queries, references, memory, [volume.shape], volume.padding_mask)
+        out: Tensor = self.deform(queries, references, memory, volume.shapes, volume.padding_mask)
         return out
 
 
@@ -82,8 +89,9 @@ class _OwnFrameLayer(STDeformAttn):
         """
         super().reset_parameters()
         with torch.no_grad():
-            offsets = self.sampling_offsets.bias.view(self.num_heads, self.num_points, 3)
-            outermost = offsets[:, -1:, :2].clone()
+            samples = (self.num_heads, self.num_levels, self.num_points, 3)
+            offsets = self.sampling_offsets.bias.view(samples)
+            outermost = offsets[..., -1:, :2].clone()
             share = torch.arange(1, self.num_points + 1, device=offsets.device) / self.num_points
             offsets[..., :2] = outermost * share[:, None]
             offsets[..., 2] = 0
@@ -150,7 +158,7 @@ class FramesAttention(nn.Module):
             st_deform_attn_from_offsets(
                 value.unflatten(-1, (layer.num_heads, -1)),
                 [(height, width)] * frames,
-                points[:, :, None].expand(queries.shape[0], -1, frames, -1),
+                points.expand(queries.shape[0], -1, frames, -1),
                 offsets,
                 logits,
             )

@@ -144,13 +144,14 @@ _QUERIES: dict[str, type[SlotQueries | SeedQueries | FreeQueries]] = {
 
 
 def _in_volume(references: Tensor, volume: Volume) -> Tensor:
-    """Points or boxes of frames, [B, I, T, 2 or 4], as (x, y, t) or (x, y, t, w, h) of the volume.
+    """Points or boxes of frames, [B, I, T, 2 or 4], as (x, y, t) or (x, y, t, w, h) of each level.
 
-    The first are fractions of the real part of their frame, the second of the padded volume.
+    The first are fractions of the real part of their frame, the second, [B, I, T, L, 3 or 5], of
+    the padded volume.
     """
     frames = references.shape[2]
-    x_y = volume.valid_ratios[:, None, None, :2]
+    x_y = volume.valid_ratios[:, None, None, :, :2]
     t = (torch.arange(frames, device=references.device, dtype=references.dtype) + 0.5) / frames
-    t = t.expand(references.shape[:3])[..., None]
-    size = references[..., 2:]
-    return torch.cat((references[..., :2] * x_y, t, size * x_y[..., : size.shape[-1]]), dim=-1)
+    t = t[:, None, None].expand(*references.shape[:3], x_y.shape[-2], 1)
+    centre, size = references[..., None, :2] * x_y, references[..., None, 2:]
+    return torch.cat((centre, t, size * x_y[..., : size.shape[-1]]), dim=-1)

@@ -21,7 +21,7 @@ class EncoderLayer(nn.Module):
         self.feedforward = FeedForward(config.embed_dim, config.feedforward_dim, config.dropout)
 
     def forward(self, memory: Tensor, references: Tensor, volume: Volume) -> Tensor:
-        """Updates the cells [B, S, C]; references are points (x, y, t), [B or 1, S, 3]."""
+        """Updates the cells [B, S, C]; references are points (x, y, t), [B or 1, S, L, 3]."""
         attended = self.attention(memory + volume.position, references, memory, volume)
         out: Tensor = self.feedforward(self.norm(memory + self.dropout(attended)))
         return out
@@ -48,9 +48,7 @@ class Encoder(nn.Module):
             [B, S, C].
         """
         ratios = None if volume.padding_mask is None else volume.valid_ratios
-        references = shapes.reference_grid([volume.shape], ratios, device=memory.device)
+        references = shapes.reference_grid(volume.shapes, ratios, device=memory.device)
         for layer in self.layers:
-            memory = run_layer(
-                layer, memory, references[:, :, 0], volume, recompute=self._recompute
-            )
+            memory = run_layer(layer, memory, references, volume, recompute=self._recompute)
         return memory

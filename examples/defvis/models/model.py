@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,12 +71,14 @@ class DefVIS(nn.Module):
         width = config.embed_dim
         self.config = config
         self.backbone = Backbone(config.backbone)
-        self.project = nn.Sequential(nn.Conv2d(self.backbone.channels[-1], width, 1))
-        if config.project_groups:
-            self.project.append(nn.GroupNorm(config.project_groups, width))
+        laterals = self.backbone.channels[: -config.levels]
+        channels = self.backbone.channels[-config.levels :]
+        self.project = _projection(channels[0], config)
+        if config.levels > 1:
+            self.project_coarser = nn.ModuleList(_projection(n, config) for n in channels[1:])
+            self.level_position = nn.Parameter(torch.randn(config.levels, width))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        laterals = self.backbone.channels[:-1]
         self.mask_features: MaskFeatures | FrameFeatures
         self.mask_head: DynamicMaskHead | SequenceMaskHead
         if config.mask_head == "dynamic":
@@ -137,22 +140,23 @@ class DefVIS(nn.Module):
         """
         batch, num_frames = frames.shape[:2]
         pixels = _channels_last(frames.flatten(0, 1))
-        maps, cells = self._features(pixels)
-        height, width = cells.shape[-2:]
-        cells = cells.unflatten(0, (batch, num_frames)).permute(0, 1, 3, 4, 2)  # [B, T, h, w, C]
-
-        cell_padding = _resize_padding(padding_mask, cells.shape[:4], cells.device)
-        ratios = shapes.valid_ratios(cell_padding)
-        position = sine_position_3d(cell_padding, self.config.embed_dim)
+        maps = self.backbone(pixels)
+        laterals, fed = maps[: -self.config.levels], maps[-self.config.levels :]
+        levels = [
+            project(level).unflatten(0, (batch, num_frames)).permute(0, 1, 3, 4, 2)
+            for project, level in zip(self._projections(), fed, strict=True)
+        ]  # [B, T, h, w, C] each
+        paddings = [_resize_padding(padding_mask, x.shape[:4], x.device) for x in levels]
+        cells, cell_padding = levels[0], paddings[0]
         volume = Volume(
-            shape=(num_frames, height, width),
-            position=position.flatten(2).transpose(1, 2).to(cells.dtype),
-            padding_mask=None if padding_mask is None else cell_padding.flatten(1),
-            valid_ratios=ratios,
+            shapes=tuple((num_frames, *level.shape[2:4]) for level in levels),
+            position=self._position(paddings).to(cells.dtype),
+            padding_mask=None if padding_mask is None else _join(paddings),
+            valid_ratios=torch.stack([shapes.valid_ratios(padding) for padding in paddings], 1),
             frame_mask=~cell_padding.flatten(2).all(-1),
         )
-        memory = self.encoder(cells.flatten(1, 3), volume)
-        memory_cells = memory.view_as(cells)
+        memory = self.encoder(_join(levels), volume)
+        memory_cells = memory[:, : math.prod(volume.shape)].view_as(cells)
         dense_logits = None
         if self.backbone_classes is not None and self.memory_classes is not None:
             dense_logits = torch.stack(
@@ -164,7 +168,7 @@ class DefVIS(nn.Module):
             cell_maps = CellMaps(identity_embedding(self.identity, memory_cells), objectness)
         class_logits, boxes, queries = self.decoder(memory, volume, cell_maps)
         memory_maps = memory_cells.flatten(0, 1).permute(0, 3, 1, 2)
-        features = self.mask_features(FrameMaps(memory_maps, maps[:-1], pixels))
+        features = self.mask_features(FrameMaps(memory_maps, laterals, pixels))
         return Outputs(
             class_logits=class_logits,
             boxes=boxes,
@@ -172,7 +176,7 @@ class DefVIS(nn.Module):
             mask_features=tuple(x.unflatten(0, (batch, num_frames)) for x in features),
             dense_logits=dense_logits,
             frame_mask=volume.frame_mask,
-            frame_ratios=ratios[:, :2],
+            frame_ratios=volume.valid_ratios[:, 0, :2],
             cell_padding=None if padding_mask is None else cell_padding,
             class_output=self.config.class_output,
             identities=None if cell_maps is None else cell_maps.embedding,
@@ -215,14 +219,36 @@ class DefVIS(nn.Module):
         """
         if self.backbone_classes is None:
             raise RuntimeError("classifying frames needs a model with dense_classes")
-        _, cells = self._features(_channels_last(frames))
+        cells = self.project(self.backbone(_channels_last(frames))[-self.config.levels])
         logits: Tensor = self.backbone_classes(cells.permute(0, 2, 3, 1))
         return logits.float()
 
-    def _features(self, frames: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Backbone maps of [N, 3, H, W], and the coarsest projected to [N, C, h, w]."""
-        maps = self.backbone(frames)
-        return maps, self.project(maps[-1])
+    def _projections(self) -> list[nn.Module]:
+        """To the encoder's channels, of the levels fine to coarse."""
+        return [self.project, *(self.project_coarser if self.config.levels > 1 else ())]
+
+    def _position(self, paddings: Sequence[Tensor]) -> Tensor:
+        """Position encoding of the cells of all levels, [B, S, C]."""
+        levels = [
+            sine_position_3d(padding, self.config.embed_dim).flatten(2).transpose(1, 2)
+            for padding in paddings
+        ]
+        if len(levels) > 1:
+            levels = [x + own for x, own in zip(levels, self.level_position, strict=True)]
+        return torch.cat(levels, dim=1)
+
+
+def _projection(channels: int, config: ModelConfig) -> nn.Sequential:
+    """From a map of the backbone to cells of the encoder."""
+    project = nn.Sequential(nn.Conv2d(channels, config.embed_dim, 1))
+    if config.project_groups:
+        project.append(nn.GroupNorm(config.project_groups, config.embed_dim))
+    return project
+
+
+def _join(levels: Sequence[Tensor]) -> Tensor:
+    """Cells [B, T, h, w, ...] of all levels, one after the other, [B, S, ...]."""
+    return torch.cat([level.flatten(1, 3) for level in levels], dim=1)
 
 
 def _channels_last(frames: Tensor) -> Tensor:

@@ -14,13 +14,16 @@ from defvis.models.layers import inverse_sigmoid
 from defvis.models.queries import BoxQueries
 
 # Cosines of the embeddings of two cells: up to the first they are of different objects, from the
-# second on of one.
-_DIFFERENT, _SAME = 0.3, 0.7
+# second on of one. With .3 and .7, chosen without trials, objects of one kind hid each other.
+_DIFFERENT, _SAME = 0.5, 0.9
 # Divides cosines before a softmax; the identity loss takes the same.
 TEMPERATURE = 0.1
 # Objectness that counts at least; and what is left of it where a cell is like a seed: with fewer
 # objects than slots, some cell must be taken.
 _LEAST = 1e-3
+# Logarithms of objectness are rounded to steps of this, and the first of equal cells is taken:
+# else a difference that is rounding alone would give other seeds on every machine and runtime.
+_STEP = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class SeedQueries(BoxQueries):
 
         Args:
             volume: Positions and padding of the cells.
-            memory: Their features, [B, S, C].
+            memory: Their features, [B, S, C]. Those of the finest level are used.
             maps: What the seeds are chosen by.
 
         Returns:
@@ -71,21 +74,23 @@ class SeedQueries(BoxQueries):
             boxes [B, I, T, 4].
         """
         frames, height, width = volume.shape
-        prior = maps.objectness.detach().flatten(1).clamp(min=_LEAST).log()  # [B, S]
+        cells = memory[:, : frames * height * width]
+        prior = maps.objectness.detach().flatten(1).clamp(min=_LEAST).log()  # [B, T * h * w]
         if volume.padding_mask is not None:
-            prior = prior.masked_fill(volume.padding_mask, torch.finfo(prior.dtype).min)
-        embedding = maps.embedding.flatten(1, 3)  # [B, S, E]
+            padding = volume.padding_mask[:, : prior.shape[1]]
+            prior = prior.masked_fill(padding, torch.finfo(prior.dtype).min)
+        embedding = maps.embedding.flatten(1, 3)  # [B, T * h * w, E]
         index = _pick(embedding.detach(), prior, self._slots)[..., None]  # [B, I, 1]
-        seeds = memory.gather(1, index.expand(-1, -1, memory.shape[-1]))
+        seeds = cells.gather(1, index.expand(-1, -1, cells.shape[-1]))
         own = embedding.gather(1, index.expand(-1, -1, embedding.shape[-1]))
 
         # Sums of products: autocast would round a matrix product.
-        alike = (own[:, :, None] * embedding[:, None]).sum(-1)  # [B, I, S]
+        alike = (own[:, :, None] * embedding[:, None]).sum(-1)  # [B, I, T * h * w]
         logits = alike / TEMPERATURE + prior[:, None]
         weight = logits.unflatten(-1, (frames, height * width)).softmax(-1)  # [B, I, T, h * w]
         centres = (weight[..., None] * _centres(height, width, weight)).sum(-2)
-        centres = centres / volume.valid_ratios[:, None, None, :2]
-        cells = memory.unflatten(1, (frames, height * width))
+        centres = centres / volume.valid_ratios[:, :1, None, :2]
+        cells = cells.unflatten(1, (frames, height * width))
         seen = (weight.to(cells.dtype).transpose(1, 2) @ cells).transpose(1, 2)  # [B, I, T, C]
 
         content = self.seed_content(seeds)[:, :, None] + self.frame_content(seen)
@@ -107,7 +112,7 @@ def _pick(embedding: Tensor, prior: Tensor, count: int) -> Tensor:
     """
     picks = []
     for _ in range(count):
-        pick = prior.argmax(1)
+        pick = (prior / _STEP).round().argmax(1)
         picks.append(pick)
         seed = embedding.gather(1, pick[:, None, None].expand(-1, 1, embedding.shape[-1]))
         alike = (embedding * seed).sum(-1)

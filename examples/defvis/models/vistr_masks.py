@@ -207,12 +207,7 @@ def _widths(config: ModelConfig, num_laterals: int) -> list[int]:
 
     VisTR ends with 24 before the 3-D convolutions and 12 in them, from C = 384; a narrower model
     has the same numbers.
-
-    Raises:
-        ValueError: If `out_features` names one map only.
     """
-    if not num_laterals:
-        raise ValueError("mask_head 'vistr' needs at least two out_features of the backbone")
     return [max(config.embed_dim >> level, 24) for level in range(1, num_laterals + 1)]
 
 

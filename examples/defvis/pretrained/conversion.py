@@ -103,6 +103,8 @@ class Converter:
             return self._heads(stem, kind, value)
         if stem == "query_embed":
             return self._queries(value)
+        if name == "transformer.level_embed" and self.model.config.levels > 1:
+            return {"level_position": value[self._chosen(len(value))]}
         if stem == "transformer.reference_points":
             return {f"decoder.queries.points.project.{kind}": value}
         if stem == "transformer.decoder.norm":
@@ -152,7 +154,7 @@ class Converter:
     ) -> Tensor:
         """Fits the points of 2-D attention to those of a layer of this model.
 
-        From several levels of an image the one of this model's stride is taken. Its points serve
+        From several levels of an image those of this model's strides are taken. Their points serve
         all frames: in a volume they keep (x, y) and take the layer's own spread over t, so
         every moment of the pattern sees what the image model saw.
 
@@ -174,37 +176,57 @@ class Converter:
         grid: Tensor = value.unflatten(0, (heads, levels, -1, axes))  # [M, L, P, axes, ...]
         if frames and self.source == "vistr":
             return grid[:, : layer.num_levels].flatten(0, 3)
-        grid = grid[:, self._level()]  # [M, P, axes, ...]
+        grid = grid[:, self._chosen(levels)]  # [M, 1 or L, P, axes, ...]
         if frames:
-            grid = grid[:, torch.arange(points) % grid.shape[1]]
-            return torch.stack([grid] * layer.num_levels, dim=1).flatten(0, 3)
-        own = first_offsets(layer)  # [M, K, 3]
-        turn = len(own[0, :, 2].unique())
-        grid = grid[:, torch.arange(points) // turn % grid.shape[1]]
+            grid = grid[:, :, torch.arange(points) % grid.shape[2]]
+            return grid.expand(-1, layer.num_levels, *grid.shape[2:]).flatten(0, 3)
+        own = first_offsets(layer)[:, None]  # [M, 1, K, 3]
+        turn = len(own[0, 0, :, 2].unique())
+        grid = grid[:, :, torch.arange(points) // turn % grid.shape[2]]
         if stem == "attention_weights":
-            return grid.flatten(0, 2)
-        t = torch.zeros_like(grid[:, :, :1]) if kind == "weight" else own[..., 2:].to(grid.dtype)
-        return torch.cat((grid, t), dim=2).flatten(0, 2)
+            return grid.flatten(0, 3)
+        t = torch.zeros_like(grid[:, :, :, :1])
+        if kind == "bias":
+            t = own[..., 2:].to(grid.dtype).expand_as(t)
+        return torch.cat((grid, t), dim=3).flatten(0, 3)
 
     def _levels(self) -> int:
         """Feature levels of the file's model."""
         return len({name.split(".")[1] for name in self.state if _LEVEL.fullmatch(name)}) or 1
 
-    def _level(self) -> int:
-        """The level that is made from the backbone map that this model uses."""
-        channels = self.model.backbone.channels[-1]
-        fitting = [
-            int(found[1])
-            for name, value in self.state.items()
-            if (found := _LEVEL.fullmatch(name)) and value.shape[1:] == (channels, 1, 1)
-        ]
-        return fitting[0] if fitting else 0
+    def _chosen(self, count: int) -> list[int]:
+        """The file's level for each of this model's, of `count`: that of the same backbone map.
+
+        Where there is none, it is the one after that of the level before, or the first.
+        """
+        chosen: list[int] = []
+        for channels in self._fed():
+            made = [n for n, width in self._projected().items() if width == channels]
+            chosen.append(made[0] if made else min(chosen[-1] + 1 if chosen else 0, count - 1))
+        return chosen
+
+    def _fed(self) -> tuple[int, ...]:
+        """Channels of the backbone maps that feed this model's levels."""
+        return self.model.backbone.channels[-self.model.config.levels :]
+
+    def _projected(self) -> dict[int, int]:
+        """Channels of the backbone map that each level of the file is made from by 1 x 1."""
+        found = ((_LEVEL.fullmatch(name), value) for name, value in self.state.items())
+        return {
+            int(each[1] or 0): value.shape[1]
+            for each, value in found
+            if each and value.shape[2:] == (1, 1)
+        }
 
     def _projection(self, stem: str, kind: str, value: Tensor) -> Entries:
         parts = stem.split(".")  # input_proj, or input_proj.level.{0: convolution, 1: norm}
-        if len(parts) == 1:
-            return {f"project.0.{kind}": value}
-        return {f"project.{parts[2]}.{kind}": value} if int(parts[1]) == self._level() else {}
+        one = len(parts) == 1
+        channels = self._projected().get(0 if one else int(parts[1]))
+        if not one and channels not in self._fed():
+            return {}
+        number = self._fed().index(channels) if channels in self._fed() else 0
+        target = f"project_coarser.{number - 1}" if number else "project"
+        return {f"{target}.{'0' if one else parts[2]}.{kind}": value}
 
     def _heads(self, stem: str, kind: str, value: Tensor) -> Entries:
         """Class and box heads, shared by all layers or one for each on either side."""
@@ -247,7 +269,7 @@ class Converter:
         }
 
 
-_LEVEL = re.compile(r"input_proj\.(\d+)\.0\.weight")
+_LEVEL = re.compile(r"input_proj(?:\.(\d+)\.0)?\.weight")
 
 
 def body_name(name: str, source: str) -> str | None:

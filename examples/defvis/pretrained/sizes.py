@@ -94,8 +94,8 @@ def _used_stages(
 ) -> list[str]:
     """The stages to use: those of the config if it is of a ResNet as deep, else by stride.
 
-    The last one feeds the encoder. Its cells are of 16 pixels, or of 8 where frames are small, or
-    of the size that the file's own projection was trained for.
+    The last ones feed the encoder, one for each level. The cells of the finest are of 16 pixels,
+    or of 8 where frames are small, or of the size that the file's own projection was trained for.
     """
     stages = backbone.out_features
     own = config.model.backbone
@@ -103,24 +103,24 @@ def _used_stages(
         laterals = sum(
             bool(re.fullmatch(r"mask_features\.laterals\.\d+\.weight", name)) for name in shapes
         )
-        fed = [
-            number
-            for number, channels in enumerate(backbone.hidden_sizes, start=1)
-            if channels == shapes["project.0.weight"][1]
-        ]
-        last = fed[0] if fed else len(stages)
-        return list(stages[max(0, last - laterals - 1) : last])
+        inputs = [shapes["project.0.weight"][1], *_coarser(shapes)]
+        fed = [n for n, width in enumerate(backbone.hidden_sizes) if width in inputs]
+        fed = fed[: len(inputs)] or [len(stages) - 1]
+        chosen = (*range(max(0, fed[0] - laterals), fed[0]), *fed)
+        return [stages[number] for number in chosen]
     if len(own.hidden_sizes) >= len(stages) and set(own.out_features) <= set(stages):
         return list(own.out_features)
-    last = 2 if 0 < short_side < 16 * _LEAST_CELLS else 3
+    levels = config.model.levels
+    last = (2 if 0 < short_side < 16 * _LEAST_CELLS else 3) + levels - 1
     projected = {
         shape[1]
         for name, shape in shapes.items()
         if re.fullmatch(r"input_proj(\.\d\.0)?\.weight", name) and shape[2:] == (1, 1)
     }
     fitting = [n for n, width in enumerate(backbone.hidden_sizes, 1) if width in projected]
+    whole = [n for n in fitting if all(n - level in fitting for level in range(levels))]
     if fitting:
-        last = min(fitting, key=lambda number: abs(number - last))
+        last = min(whole or fitting, key=lambda number: abs(number - last))
     return list(stages[:last])
 
 
@@ -158,6 +158,7 @@ def _detr_sizes(file: WeightsFile, shapes: Shapes, config: Config) -> dict[str, 
             "model.decoder_attention": "dense",
             "model.num_points": points,
             "model.num_frames": max(1, levels - 1),
+            "model.levels": 1,
         }
     return sizes
 
@@ -190,6 +191,7 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         "model.queries": _queries(shapes),
         "model.identity_dim": _first(shapes, "identity.weight", model.identity_dim),
         "model.num_slots": slots[0] if slots else model.num_slots,
+        "model.levels": 1 + len(_coarser(shapes)),
         "model.mask_head": "dynamic" if "mask_head.controller.weight" in shapes else "vistr",
     }
     if shared:
@@ -215,7 +217,8 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
             sizes[f"model.{part}_attention"] = "frames"
         elif getattr(model, f"{part}_attention") != "own-frame":
             sizes[f"model.{part}_attention"] = "deformable"
-        samples = model.num_heads * (1 if in_volume else sizes.get("model.num_frames", 0))
+        levels = 1 + len(_coarser(shapes)) if in_volume else sizes.get("model.num_frames", 0)
+        samples = model.num_heads * levels
         if samples and weights[0] % samples == 0:
             sizes["model.num_points"] = weights[0] // samples
     return sizes
@@ -226,6 +229,15 @@ def _queries(shapes: Shapes) -> str:
     if "decoder.queries.table" in shapes:
         return "free"
     return "seeds" if "decoder.queries.seed_content.weight" in shapes else "slots"
+
+
+def _coarser(shapes: Shapes) -> list[int]:
+    """Channels of the maps that feed the levels after the finest, in this program's model."""
+    return [
+        shape[1]
+        for name, shape in shapes.items()
+        if re.fullmatch(r"project_coarser\.\d+\.0\.weight", name) and len(shape) == 4
+    ]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

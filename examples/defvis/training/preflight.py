@@ -89,7 +89,7 @@ def leaves_some_unused(model: DefVIS, size: Size) -> bool:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         maps = backbone(torch.zeros(1, 3, *size))
         learning = [weight for weight in backbone.parameters() if weight.requires_grad]
-        # The last map is projected, the others may feed the mask head: all of them are used.
+        # The last maps are projected, the others may feed the mask head: all of them are used.
         total = sum((each.float().sum() for each in maps), torch.zeros(()))
         gradients = torch.autograd.grad(total, learning, allow_unused=True) if learning else ()
     model.train()

@@ -23,7 +23,7 @@ from defvis.data.ytvis import find_files, load
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 # Clips as they are: no change of order or colour.
-STILL = DataConfig(reverse=0.0, permute_channels=0.0, brightness=0.0)
+STILL = DataConfig(paste=0.0, reverse=0.0, permute_channels=0.0, brightness=0.0)
 
 
 def test_clips_leave_out_crowds_and_absent_objects(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_crops_cut_frames_and_masks_alike(tmp_path: Path) -> None:
     for index in range(3):
         Image.fromarray(pixels * (index != 1)).save(tmp_path / f"JPEGImages/a/{index}.jpg",
                                                     quality=98)  # fmt: skip
-    config = DataConfig(short_sides=(24, 36, 48), crop=1.0, crop_share=(0.4, 0.9), flip=0.5,
-                        reverse=0.0, permute_channels=0.0, brightness=0.0)  # fmt: skip
+    config = DataConfig(paste=0.0, short_sides=(24, 36, 48), crop=1.0, crop_share=(0.4, 0.9),
+                        flip=0.5, reverse=0.0, permute_channels=0.0, brightness=0.0)  # fmt: skip
     dataset = ClipDataset(load(*files), 3, config, 0, FrameCache(1))
     counts, sizes = set(), set()
     for epoch in range(40):

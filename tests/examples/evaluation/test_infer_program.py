@@ -78,10 +78,10 @@ def test_folder(digits: Path, tiny_run: Path, tmp_path: Path,
 
 
 def test_frames_come_to_the_scale_of_training(
-    digits: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: Path, slots_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three times as large, they give the masks of their own size in the source's pixels."""
-    checkpoint = torch.load(tiny_run / "checkpoint.pt", weights_only=True)
+    checkpoint = torch.load(slots_run / "checkpoint.pt", weights_only=True)
     del checkpoint["config"]["data"]["seen_short_sides"]
     torch.save(checkpoint, tmp_path / "old.pt")
     large = tmp_path / "large"
@@ -92,8 +92,8 @@ def test_frames_come_to_the_scale_of_training(
     scores = []
     for run, source, words, said in (
         (tmp_path / "old.pt", digits / "val/JPEGImages/00001", [], "does not say at which scale"),
-        (tiny_run, large, [], "192 x 144 pixels are shown to the model at 64 x 48, as"),
-        (tiny_run, large, ["--short-side", "144"], "3 times larger than in training"),
+        (slots_run, large, [], "192 x 144 pixels are shown to the model at 64 x 48, as"),
+        (slots_run, large, ["--short-side", "144"], "3 times larger than in training"),
     ):
         out = tmp_path / f"out{len(scores)}"
         infer(["--run", str(run), "--source", str(source), "--out", str(out), "--write", "results",

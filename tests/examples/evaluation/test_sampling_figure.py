@@ -98,3 +98,9 @@ def test_dense_attention_has_no_points(config: Config) -> None:
     model = dataclasses.replace(config.model, encoder_attention="dense")
     with pytest.raises(ValueError, match="'own-frame', got DenseAttention"):
         encoder_points(DefVIS(model).eval(), PIXELS, 0, 0, 0)
+
+
+def test_points_are_of_one_level(config: Config) -> None:
+    model = dataclasses.replace(config.model, levels=2)
+    with pytest.raises(ValueError, match="are of one level, got 2 levels"):
+        encoder_points(DefVIS(model).eval(), PIXELS, 0, 0, 0)

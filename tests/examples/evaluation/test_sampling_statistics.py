@@ -107,7 +107,7 @@ def test_points_that_stay(config: Config) -> None:
 
 def test_slots_that_show_an_object(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slot 1 starts in the middle, where the object is except in frame 2, and looks ahead."""
-    model = DefVIS(config.model).eval()
+    model = DefVIS(dataclasses.replace(config.model, queries="slots")).eval()
     places = [(2, 1), (2, 1), (4, 1), (2, 1)]
     for layer in model.decoder.layers:
         _set(layer.cross_attention.deform, [(0, 0, 1, 1)])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from defvis.config import BackboneConfig, Config
+from defvis.config import BackboneConfig, Config, ModelConfig
 from defvis.models.backbone import Backbone, FrozenBatchNorm2d
+from defvis.models.decoder import _in_volume
 from defvis.models.heads import class_probabilities
 from defvis.models.mask_head import DynamicMaskHead
 from defvis.models.mask_inputs import MaskInputs
 from defvis.models.model import DefVIS
-from tests.examples.support import volume
+from tests.examples.support import changed, volume
 
 
 def test_shapes(config: Config) -> None:
@@ -45,8 +47,85 @@ def test_any_backbone_stages(config: Config) -> None:
     assert outputs.mask_features[0].shape[-2:] == (32, 32)
 
 
-def test_clips_of_a_batch_are_independent(config: Config) -> None:
-    model = DefVIS(config.model).eval()
+@pytest.fixture(params=[1, 2], ids=["one level", "two levels"])
+def levels(request: pytest.FixtureRequest, config: Config) -> ModelConfig:
+    """Models that feed one stage to the encoder, or two."""
+    backbone = BackboneConfig(
+        embedding_size=8,
+        hidden_sizes=(8, 16, 24),
+        depths=(1, 1, 1),
+        out_features=("stage1", "stage2", "stage3")[: 1 + request.param],
+    )
+    return dataclasses.replace(config.model, backbone=backbone, levels=request.param)
+
+
+def test_the_finest_level_is_what_is_read(levels: ModelConfig) -> None:
+    """Class maps, masks and seeds are of the same cells, however many levels there are."""
+    model = DefVIS(levels)
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    outputs = model(torch.randn(1, 2, 3, 48, 70))
+    ((memory, volume),) = seen
+    assert volume.shapes == ((2, 6, 9), (2, 3, 5))[: levels.levels]
+    cells = sum(math.prod(shape) for shape in volume.shapes)
+    assert memory.shape == volume.position.shape == (1, cells, 24)
+    assert outputs.dense_logits.shape[2:5] == outputs.identities.shape[1:4] == (2, 6, 9)
+    assert outputs.mask_features[0].shape[-2:] == (24, 35)
+
+
+def test_levels_of_a_padded_frame(levels: ModelConfig) -> None:
+    """Real shares differ by level; predictions are fractions of the real part of the finest."""
+    model = DefVIS(levels).eval()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    padding = torch.zeros(1, 2, 48, 80, dtype=torch.bool)
+    padding[..., 40:] = True
+    outputs = model(torch.randn(1, 2, 3, 48, 80).masked_fill(padding[:, :, None], 0), padding)
+    (where,) = seen
+    # Of 10 and of 5 cells; a cell is real if its nearest pixel is.
+    assert (
+        where.valid_ratios[0].tolist() == [[0.5, 1, 1], [pytest.approx(0.6), 1, 1]][: levels.levels]
+    )
+    assert outputs.frame_ratios.tolist() == [[0.5, 1]]
+
+
+def test_positions_of_levels_differ(levels: ModelConfig) -> None:
+    """Where cells of two levels have one centre, a learned vector tells them apart."""
+    model = DefVIS(levels)
+    masks = [torch.zeros(1, 2, 1, 1, dtype=torch.bool)] * levels.levels
+    position = model._position(masks)
+    assert position.shape == (1, 2 * levels.levels, 24)
+    if levels.levels == 2:
+        learned = model.level_position
+        torch.testing.assert_close(
+            position[:, 2:] - position[:, :2], (learned[1] - learned[0]).expand(1, 2, -1)
+        )
+
+
+def test_references_of_levels() -> None:
+    """A box is at the same place of each level's real part, whatever share that is."""
+    ratios = torch.tensor([[[0.5, 0.8, 1.0], [0.6, 1.0, 1.0]]])
+    where = dataclasses.replace(volume((2, 4, 6), 24), valid_ratios=ratios)
+    box = torch.tensor([0.5, 0.25, 0.4, 0.2]).expand(1, 3, 2, 4)
+    found = _in_volume(box, where)
+    assert found.shape == (1, 3, 2, 2, 5)
+    torch.testing.assert_close(found[0, 1, 1, 0], torch.tensor([0.25, 0.2, 0.75, 0.2, 0.16]))
+    torch.testing.assert_close(found[0, 2, 0, 1], torch.tensor([0.3, 0.25, 0.25, 0.24, 0.2]))
+    points = _in_volume(box[..., :2], where)
+    torch.testing.assert_close(points, found[..., :3])
+
+
+def test_levels_that_do_not_fit(config: Config) -> None:
+    with pytest.raises(ValueError, match=r"levels must be at most the 2 stages of .*, got 3"):
+        changed(config, "model.levels=3").check()
+    with pytest.raises(ValueError, match='levels must be 1 with attention "frames", got 2'):
+        changed(config, "model.levels=2", "model.decoder_attention=frames").check()
+    with pytest.raises(ValueError, match="levels must be 1 without encoder layers, got 2"):
+        changed(config, "model.levels=2", "model.encoder_layers=0").check()
+
+
+def test_clips_of_a_batch_are_independent(levels: ModelConfig) -> None:
+    model = DefVIS(levels).eval()
     frames = torch.randn(2, 4, 3, 32, 32)
     together = model(frames)
     slots = torch.arange(3).expand(2, -1)
@@ -63,8 +142,11 @@ def test_clips_of_a_batch_are_independent(config: Config) -> None:
 
 
 def test_padding_does_not_reach_the_decoder(config: Config) -> None:
-    """The real part decodes to the same, whatever padded frames and columns hold."""
-    model = DefVIS(config.model).eval()
+    """The real part decodes to the same, whatever padded frames and columns hold.
+
+    With learned slots; `test_seeds` has the same for queries that start at objects.
+    """
+    model = DefVIS(dataclasses.replace(config.model, queries="slots")).eval()
     cells = torch.randn(1, 6, 4, 6, 24)
     padding = torch.zeros(1, 6, 4, 6, dtype=torch.bool)
     padding[:, 4:] = True
@@ -82,9 +164,9 @@ def test_padding_does_not_reach_the_decoder(config: Config) -> None:
         torch.testing.assert_close(first.narrow(axis, 0, 4), second, atol=1e-4, rtol=1e-3)
 
 
-def test_whole_model_with_padding_in_time_and_space(config: Config) -> None:
+def test_whole_model_with_padding_in_time_and_space(levels: ModelConfig) -> None:
     """Padded in time only, the backbone sees the same frames, so predictions must agree."""
-    model = DefVIS(config.model).eval()
+    model = DefVIS(levels).eval()
     frames = torch.randn(1, 3, 3, 32, 32)
     padded = torch.cat((frames, torch.zeros(1, 2, 3, 32, 32)), dim=1)
     padding = torch.zeros(1, 5, 32, 32, dtype=torch.bool)
@@ -101,7 +183,7 @@ def test_whole_model_with_padding_in_time_and_space(config: Config) -> None:
 
 def test_first_boxes_are_the_references(config: Config) -> None:
     """Box heads start at zero, so an untrained decoder returns its reference boxes."""
-    model = DefVIS(config.model).eval()
+    model = DefVIS(dataclasses.replace(config.model, queries="slots")).eval()
     boxes = model(torch.randn(2, 4, 3, 32, 32)).boxes
     expected = model.decoder.queries.references()[None, None, :, None].expand_as(boxes)
     torch.testing.assert_close(boxes, expected, atol=1e-4, rtol=0)
@@ -170,7 +252,7 @@ def test_probabilities(config: Config) -> None:
 
 
 def test_model_without_class_maps(config: Config) -> None:
-    model = DefVIS(dataclasses.replace(config.model, dense_classes=False))
+    model = DefVIS(dataclasses.replace(config.model, dense_classes=False, queries="slots"))
     assert model(torch.randn(1, 2, 3, 32, 32)).dense_logits is None
     with pytest.raises(RuntimeError, match="needs a model with dense_classes"):
         model.classify_frames(torch.randn(1, 3, 32, 32))

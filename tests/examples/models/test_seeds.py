@@ -10,7 +10,7 @@ import torch
 from defvis.config import Config, ModelConfig
 from defvis.models.decoder import Decoder
 from defvis.models.model import DefVIS
-from defvis.models.seeds import CellMaps, SeedQueries
+from defvis.models.seeds import CellMaps, SeedQueries, _pick
 from tests.examples.support import changed, volume
 
 T, H, W, C, E = 3, 4, 6, 24, 8
@@ -20,7 +20,7 @@ PATHS = (((1, 0), (1, 2), (1, 5)), ((2, 5), (2, 3), (2, 0)))
 
 @pytest.fixture
 def model(config: Config) -> ModelConfig:
-    return replace(config.model, queries="seeds", num_slots=2, identity_dim=E)
+    return replace(config.model, num_slots=2, identity_dim=E)
 
 
 @pytest.fixture
@@ -85,6 +85,47 @@ def test_no_cell_is_taken_twice(model: ModelConfig, maps: CellMaps, slots: int) 
         assert len(content[0, :, 0].unique(dim=0)) == slots
 
 
+def test_objects_of_one_kind_are_two(model: ModelConfig, maps: CellMaps) -> None:
+    """A cosine of .7 is no reason to take the background instead of the second object."""
+    alike = torch.tensor([0.0, 0.7, 0.51**0.5] + [0.0] * (E - 3))
+    for frame, (row, column) in enumerate(PATHS[1]):
+        maps.embedding[0, frame, row, column] = alike
+    index = _pick(maps.embedding.flatten(1, 3), maps.objectness.flatten(1).log(), 2)
+    expected = [row * W + column for row, column in (PATHS[0][0], PATHS[1][0])]
+    assert index[0].tolist() == expected
+
+
+def test_padding_of_several_levels(model: ModelConfig, maps: CellMaps) -> None:
+    """Seeds are cells of the finest level: what belongs to others is passed over."""
+    torch.manual_seed(0)
+    padding = torch.zeros(1, T, H, W, dtype=torch.bool)
+    padding[..., 5:] = True
+    fine, coarse = volume((T, H, W), C, padding), volume((T, 2, 3), C, padding[:, :, ::2, ::2])
+    both = replace(
+        fine,
+        shapes=(*fine.shapes, *coarse.shapes),
+        padding_mask=torch.cat((fine.padding_mask, ~coarse.padding_mask), 1),
+        valid_ratios=torch.cat((fine.valid_ratios, 0.5 * coarse.valid_ratios), 1),
+    )
+    queries, memory = SeedQueries(model), torch.randn(1, T * H * W + T * 6, C)
+    alone = queries(fine, memory[:, : T * H * W], maps)
+    for one, other in zip(queries(both, memory, maps), alone, strict=True):
+        assert one.equal(other)
+
+
+def test_rounding_chooses_no_seed(model: ModelConfig, maps: CellMaps) -> None:
+    """Cells that differ by rounding alone, as on another machine, are taken in their order."""
+    queries = SeedQueries(replace(model, num_slots=10))
+    memory = torch.randn(1, T * H * W, C)
+    content = []
+    for seed in range(5):
+        noise = 1e-6 * torch.rand((2, *maps.objectness.shape), generator=torch.manual_seed(seed))
+        noisy = CellMaps(maps.embedding * (1 + noise[0, ..., None]), maps.objectness + noise[1])
+        content.append(queries(volume((T, H, W), C), memory, noisy)[0])
+    for other in content[1:]:
+        torch.testing.assert_close(other, content[0], atol=1e-3, rtol=0)
+
+
 def test_what_looks_alike_must_be_an_object(model: ModelConfig, maps: CellMaps) -> None:
     """Background with the embedding of an object counts by its objectness, .01 to .89."""
     maps.embedding[0, 1, 3, 5] = maps.embedding[0, 1, 1, 2]
@@ -126,7 +167,7 @@ def test_padding_is_no_object(model: ModelConfig, maps: CellMaps) -> None:
 def test_the_whole_model_learns_its_embedding(config: Config) -> None:
     """The embeddings have length 1, and the start of the boxes moves them."""
     torch.manual_seed(0)
-    model = DefVIS(changed(config, "model.queries=seeds").model)
+    model = DefVIS(config.model)
     outputs = model(torch.randn(2, 4, 3, 32, 32))
     assert outputs.identities.shape == (2, 4, 4, 4, 32)
     torch.testing.assert_close(outputs.identities.norm(dim=-1), torch.ones(2, 4, 4, 4))
@@ -136,7 +177,7 @@ def test_the_whole_model_learns_its_embedding(config: Config) -> None:
 
 
 def test_clips_are_independent(config: Config) -> None:
-    model = DefVIS(changed(config, "model.queries=seeds").model).eval()
+    model = DefVIS(config.model).eval()
     frames = torch.randn(2, 4, 3, 32, 32)
     other = frames.clone()
     other[1] = torch.randn(4, 3, 32, 32)
@@ -145,8 +186,6 @@ def test_clips_are_independent(config: Config) -> None:
 
 def test_seeds_need_class_maps(config: Config) -> None:
     rule = 'model.queries "seeds" needs model.dense_classes'
-    wrong = changed(
-        config, "model.queries=seeds", "model.dense_classes=false", "backbone_stage.steps=0"
-    )
+    wrong = changed(config, "model.dense_classes=false", "backbone_stage.steps=0")
     with pytest.raises(ValueError, match=rule):
         wrong.check()

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from defvis.config import Config, ModelConfig
 from defvis.models.deform_conv import DeformConv2d
 from defvis.models.mask_inputs import FrameMaps, MaskInputs
-from defvis.models.model import DefVIS
 from defvis.models.vistr_masks import FrameFeatures, SequenceMaskHead
+from tests.examples.support import changed
 
 B, J, T, C, M = 2, 3, 4, 32, 4
 LATERALS = (6, 10)  # channels, fine to coarse
@@ -202,10 +202,11 @@ def test_padded_cells_get_no_attention(parts, inputs) -> None:  # type: ignore[n
     torch.testing.assert_close(maps.sum((2, 3, 4)), torch.ones(1, T))
 
 
-def test_needs_a_finer_map(model: ModelConfig) -> None:
-    backbone = replace(model.backbone, out_features=("stage2",))
-    with pytest.raises(ValueError, match="at least two out_features"):
-        DefVIS(replace(model, backbone=backbone))
+def test_needs_a_finer_map(config: Config) -> None:
+    for change in ('model.backbone.out_features=["stage2"]', "model.levels=2"):
+        wrong = changed(config, "model.mask_head=vistr", change)
+        with pytest.raises(ValueError, match=r"besides those that feed the encoder, got [12] for"):
+            wrong.check()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -97,6 +97,24 @@ def test_what_is_set_stays() -> None:
         fit_config(mine, file, {*fixed, "model.backbone.depths"})
 
 
+def test_stages_of_several_levels() -> None:
+    """The finest has the cells that a single level would have, and each a projection."""
+    two = changed(Config(), "model.levels=2")
+    detr = in_memory(deformable_detr(4))
+    for short_side in (96, 300):  # Its levels of 1 x 1 are of stages 2, 3 and 4.
+        used = fit_config(two, detr, short_side=short_side)[0].model.backbone.out_features
+        assert used == ("stage1", "stage2", "stage3", "stage4")[: 3 if short_side == 96 else 4]
+    apart = changed(
+        Config(), "model.backbone.hidden_sizes=[8, 16, 24, 32]",
+        "model.backbone.depths=[1, 1, 1, 1]", "model.levels=2",
+        'model.backbone.out_features=["stage1", "stage2", "stage4"]',
+    )  # fmt: skip
+    with torch.device("meta"):
+        state = in_memory(DefVIS(apart.model).state_dict())
+    fitted = fit_config(Config(), state)[0].model
+    assert (fitted.levels, fitted.backbone) == (2, apart.model.backbone)
+
+
 def reference(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
     """The four maps of a torchvision ResNet, written from its description."""
 
@@ -204,8 +222,8 @@ def test_a_run_is_continued_as_it_was_validated(tiny_run: Path, tmp_path: Path) 
     for one, other in zip(model.eval().predict(frames), trained.model.predict(frames), strict=True):
         assert one.equal(other)
     saved = torch.load(tiny_run / "checkpoint.pt", weights_only=True)
-    raw = saved["model"]["decoder.queries.slot_content"]
-    assert not raw.equal(model.decoder.queries.slot_content), "the average is another"
+    raw = saved["model"]["decoder.queries.seed_content.weight"]
+    assert not raw.equal(model.decoder.queries.seed_content.weight), "the average is another"
 
     shutil.copy(tiny_run / "checkpoint.pt", previous(tmp_path / "checkpoint.pt"))
     other = DefVIS(trained.config.model)
@@ -221,14 +239,16 @@ def test_a_run_is_continued_as_it_was_validated(tiny_run: Path, tmp_path: Path) 
     early, _ = fit_config(Config(), tmp_path / "early.pt")
     assert (early.backbone_stage.steps, early.data.short_side) == (1000, 40)
     load_weights(other, tmp_path / "early.pt", classes)
-    assert other.decoder.queries.slot_content.equal(raw)
+    assert other.decoder.queries.seed_content.weight.equal(raw)
 
 
-@pytest.mark.parametrize("name", ["small", "seeds", "paper", "frames-as-levels", "paper-c256"])
+@pytest.mark.parametrize(
+    "name", ["small", "slots", "multiscale", "paper", "frames-as-levels", "paper-c256"]
+)
 def test_state_dict_of_this_program(name: str) -> None:
     """All that shapes tell: not the heads, nor whether boxes are refined."""
-    seeds = changed(Config(), "model.queries=seeds", "model.identity_dim=7")
-    started = seeds if name == "seeds" else preset(name)
+    slots = changed(Config(), "model.queries=slots")
+    started = slots if name == "slots" else changed(preset(name), "model.identity_dim=7")
     sizes = ("embed_dim=24", "num_heads=2", "num_frames=4", "encoder_layers=1", "decoder_layers=2")
     more = ("num_points=5", "feedforward_dim=32", "project_groups=8", "mask_dim=8", "mask_hidden=4")
     made = changed(started, *(f"model.{each}" for each in (*sizes, *more)))

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from defvis.config import BackboneConfig, Config
 from defvis.models.model import DefVIS
-from defvis.presets import preset
+from defvis.presets import PRESETS, preset
+from defvis.pretrained.report import LoadReport
 from defvis.pretrained.weights import load_weights, warn_of_random_frozen_parts
 from defvis.pretrained.weights_file import read_weights
 from stdeform import MSDeformAttn
@@ -111,6 +112,40 @@ def test_released_encoder_into_frames_as_levels(tmp_path: Path) -> None:
     name = "vistr.transformer.encoder.layers.0.self_attn.sampling_offsets.bias"
     expected = state[name].view(HEADS, FRAMES + 1, 6, 2)[:, :FRAMES].flatten()
     assert model.encoder.layers[0].attention.deform.sampling_offsets.bias.equal(expected)
+
+
+def test_levels_of_deformable_detr(tmp_path: Path) -> None:
+    """Two of its four: those of the backbone's maps that this model uses."""
+    state = deformable_detr(4)
+    model = DefVIS(tiny("paper-c256", project_groups=8, levels=2))
+    report = load_weights(model, saved(tmp_path / "detr.pth", state))
+    assert not [name for name in report.missing if not name.startswith(("mask_", "decoder."))]
+    assert model.level_position.equal(state["transformer.level_embed"][1:3])
+    assert model.project_coarser[0][1].bias.equal(state["input_proj.2.1.bias"])
+    name = "transformer.encoder.layers.1.self_attn.sampling_offsets.bias"
+    theirs = state[name].view(HEADS, 4, 4, 2)[:, 1:3]
+    layer = model.encoder.layers[1].attention.deform
+    ours = layer.sampling_offsets.bias.view(HEADS, 2, layer.num_points, 3)
+    assert ours[:, :, 0, :2].equal(theirs[:, :, 0])
+    assert {tuple(point) for point in ours[0, 1, :, :2].tolist()} <= {
+        tuple(point) for point in theirs[0, 1].tolist()
+    }
+
+
+def test_one_level_goes_where_it_was_made_from(tmp_path: Path) -> None:
+    """VisTR's projection of the last stage becomes that of the coarser level."""
+    state = vistr()
+    model = DefVIS(tiny("vistr", levels=2))
+    load_weights(model, saved(tmp_path / "vistr.pth", state))
+    assert model.project_coarser[0][0].weight.equal(state["vistr.input_proj.weight"])
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_report_knows_all_parts(name: str) -> None:
+    with torch.device("meta"):
+        state = DefVIS(preset(name).model).state_dict()
+    report = LoadReport("defvis", "x", (), {}, tuple(state))
+    assert "from random values, as the file has none: backbone, projection, " in str(report)
 
 
 @pytest.mark.parametrize("levels", [1, 4])

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defvis.config import Config
+from defvis.config import Config, DataConfig
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
@@ -28,10 +28,12 @@ from tests.examples.support import changed, tiny_model
 
 VARIANTS = {
     "accumulation": ["accumulation=2"],
-    "seeds": ["model.queries=seeds"],
+    "levels": ["model.levels=2", 'model.backbone.out_features=["stem", "stage1", "stage2"]'],
     "bf16": ["precision=bf16"],
     "fp16": ["precision=fp16"],
-    "frozen stem": ["model.backbone.frozen_stages=1", "model.dense_classes=false"],
+    "frozen stem": [
+        "model.backbone.frozen_stages=1", "model.dense_classes=false", "model.queries=slots",
+    ],
     "vistr, recomputed": [
         "model.mask_head=vistr", "model.queries=free", "model.refine_boxes=false",
         "model.class_output=softmax", "model.encoder_attention=frames",
@@ -44,7 +46,7 @@ VARIANTS = {
 def main(data: Path) -> None:
     """Runs all checks."""
     videos = load(*find_files(data / "train"))
-    clips = ClipDataset(videos, 4, Config().data, 0, FrameCache(1))
+    clips = ClipDataset(videos, 4, DataConfig(paste=0), 0, FrameCache(1))
     config = changed(
         Config(model=tiny_model()), "model.num_classes=10", "batch_size=2",
         "model.backbone.frozen_norm=true", "optim.warmup_steps=1",

@@ -169,7 +169,7 @@ def test_presets_survive_the_way_through_a_file(name: str) -> None:
         ("stepps=2", r"no field 'stepps'; the nearest are steps, backbone_stage\.steps$"),
         ("wings=2", r"no field 'wings'; train_defvis\.py --print-config lists all$"),
         ("optim=2", r"no field 'optim': it is a group, with optim\.learning_rate and others"),
-        ("steps", "a setting must be FIELD=VALUE, got 'steps' alone; now it is steps=3000"),
+        ("steps", "a setting must be FIELD=VALUE, got 'steps' alone; now it is steps=4000"),
         ("steps=many", "steps must be a whole number, got 'many'"),
         ("steps.x=1", r"no field 'steps\.x'"),
         ("steps=1.5", "steps must be a whole number, got 1.5"),

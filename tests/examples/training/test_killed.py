@@ -24,7 +24,8 @@ def killed(digits: Path, tmp_path: Path) -> Path:
     """The folder of a run killed once it had taken a dozen steps of the joint stage."""
     out = tmp_path / "killed"
     settings = [
-        *TINY_RUN, "model.num_points=4", "model.dropout=0.1", f"steps={STEPS}", "eval_every=8",
+        *TINY_RUN, "model.num_points=4", "model.dropout=0.1", "model.num_slots=8",
+        "data.paste=0.5", f"steps={STEPS}", "eval_every=8",
         "backbone_stage.steps=2", "checkpoint_every=5", "data.hue=20.0", "eval_videos=2",
     ]  # fmt: skip
     words = ["--data", str(digits), "--out", str(out), *as_words(settings)]

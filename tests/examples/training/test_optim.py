@@ -16,7 +16,11 @@ from tests.examples.support import changed
 FRAMES_AS_LEVELS = ("encoder_attention=frames", "queries=free", "refine_boxes=false")
 
 
-@pytest.mark.parametrize("changes", [(), FRAMES_AS_LEVELS], ids=["small", "frames as levels"])
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("queries=slots",), FRAMES_AS_LEVELS],
+    ids=["small", "slots", "frames as levels"],
+)
 def test_groups(config: Config, changes: tuple[str, ...]) -> None:
     model = DefVIS(changed(config.model, *changes))
     optim = OptimConfig(learning_rate=1.0, backbone_multiplier=0.1, offset_multiplier=0.01)
@@ -27,7 +31,8 @@ def test_groups(config: Config, changes: tuple[str, ...]) -> None:
         expected = 1.0
         if name.startswith("backbone."):
             expected = 0.1
-        if any(kind in name for kind in ("sampling_offsets", "references", "queries.points")):
+        places = ("sampling_offsets", "references", "queries.points", "queries.size")
+        if any(kind in name for kind in places):
             expected = 0.01
         lr, decay = rate[id(parameter)]
         assert lr == expected, name
@@ -81,7 +86,7 @@ def test_weight_average(config: Config) -> None:
         for parameter in model.parameters():
             parameter += 1
     average.update(model)
-    averaged, name = average.model.state_dict(), "decoder.queries.slot_content"
+    averaged, name = average.model.state_dict(), "decoder.queries.seed_content.weight"
     # First update: decay (1 + 0) / (10 + 0).
     torch.testing.assert_close(averaged[name], start[name] + 0.9)
     for _ in range(200):

@@ -54,8 +54,9 @@ def test_losses_and_gradients(
     for one, other in zip(there.parameters(), losses.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None)
         if one.grad is not None:
-            # Rounding: their sums are formed in another order.
-            torch.testing.assert_close(read(one.grad), other.grad, rtol=1e-5, atol=1e-6)
+            # Rounding: sums are formed in another order. 1.5e-6 of the largest was the most.
+            atol = 2e-6 * float(other.grad.abs().max())
+            torch.testing.assert_close(read(one.grad), other.grad, rtol=0, atol=atol)
 
 
 def test_every_device_but_the_cpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

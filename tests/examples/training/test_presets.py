@@ -55,7 +55,8 @@ def test_vistr_has_its_57_116_129_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "total"),
     [
-        ("small", 1_095_439),
+        ("small", 1_115_401),
+        ("multiscale", 1_399_273),
         # 12 attentions, each 384 -> 768 offsets and 384 -> 256 weights where VisTR has queries and
         # keys, and 770 for the reference points.
         ("paper", 57_115_744 + 12 * (384 * 1024 + 1024 - 2 * (384 * 384 + 384)) + 770),
@@ -79,7 +80,7 @@ def test_numbers_of_the_paper() -> None:
     weights = (loss.class_weight, loss.l1_weight, loss.giou_weight, loss.mask_weight)
     assert (*weights, loss.dice_weight, loss.no_object_weight) == (1, 5, 2, 1, 1, 0.1)
     assert (data.crop, data.flip, data.permute_channels, data.recolour) == (1, 0.5, 0.5, 0.5)
-    for name in PRESETS.keys() - {"small"}:
+    for name in PRESETS.keys() - {"small", "multiscale"}:
         assert replace(preset(name), model=config.model) == config, "they differ in the model alone"
 
 
@@ -194,9 +195,19 @@ def test_memory_of_a_step_is_what_the_allocator_sees() -> None:
     assert (estimate.optimiser, estimate.gradients) == (8 * trained, 4 * trained)
 
 
-def test_memory_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """One clip of 36 frames of 300 x 533 with all ten slots matched: the README's 5.5 GiB."""
-    memory.main(["--preset", "paper"])
+@pytest.mark.parametrize(
+    ("words", "gigabytes"),
+    [
+        ("paper", pytest.approx(5.5, abs=0.1)),
+        ("small --frames 6 --height 64 --width 96", 0.20),
+        ("multiscale --frames 6 --height 64 --width 96", 0.21),
+    ],
+)
+def test_memory_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], words: str, gigabytes: float
+) -> None:
+    """The README's: all ten slots matched, by default a clip of 36 frames of 300 x 533."""
+    memory.main(["--preset", *words.split()])
     *_, total = capsys.readouterr().out.splitlines()
     assert total.endswith("GiB  total")
-    assert float(total.split()[0]) == pytest.approx(5.5, abs=0.1)
+    assert float(total.split()[0]) == gigabytes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from defvis.config import Config
+from defvis.config import Config, DataConfig
 from defvis.data.clips import Batch, ClipDataset, FrameCache, Targets, collate
 from defvis.data.ytvis import find_files, load
 from defvis.models.model import DefVIS
@@ -28,7 +28,7 @@ def frozen(config: Config) -> Config:
 def batch(digits: Path) -> Batch:
     """Two different clips, each twice: clip 0, 1, 0, 1."""
     data = load(*find_files(digits / "train"))
-    clips = ClipDataset(data, 4, Config().data, 0, FrameCache(1))
+    clips = ClipDataset(data, 4, DataConfig(paste=0), 0, FrameCache(1))
     return collate([clips[0, 0], clips[0, 1]] * 2)
 
 
@@ -37,7 +37,7 @@ def _stage(config: Config, model: DefVIS | None = None, videos: int = 24) -> Joi
     return JointStage(model or DefVIS(config.model).train(), config, videos, World())
 
 
-@pytest.mark.parametrize("kind", ["class_output=sigmoid", "class_output=softmax", "queries=seeds"])
+@pytest.mark.parametrize("kind", ["class_output=sigmoid", "class_output=softmax", "queries=slots"])
 def test_accumulated_parts_equal_the_whole_batch(kind: str, frozen: Config, batch: Batch) -> None:
     """Parts with other numbers of objects each: nothing but rounding differs."""
     frozen = changed(frozen, "batch_size=4", f"model.{kind}")
@@ -60,7 +60,7 @@ def test_accumulated_parts_equal_the_whole_batch(kind: str, frozen: Config, batc
 
 def test_the_identity_loss_is_in_the_total(frozen: Config, batch: Batch) -> None:
     """With its weight; the pairs that it is divided by are those of all losses."""
-    seeds = changed(frozen, "batch_size=4", "model.queries=seeds")
+    seeds = changed(frozen, "batch_size=4")
     with_it, without = (
         _stage(changed(seeds, f"loss.identity_weight={weight}")).step(batch) for weight in (3, 0)
     )
@@ -118,7 +118,7 @@ def test_refusals(frozen: Config) -> None:
     with pytest.raises(ValueError, match="accumulation must be at most batch_size, 4, got 5"):
         changed(frozen, "accumulation=5").check()
     with pytest.raises(ValueError, match=r"needs model\.dense_classes, or 0 steps"):
-        changed(frozen, "model.dense_classes=false").check()
+        changed(frozen, "model.dense_classes=false", "model.queries=slots").check()
     assert planned_stages(changed(frozen, "backbone_stage.steps=0")) == [JointStage]
 
 
@@ -138,7 +138,7 @@ def test_gradients_that_are_not_finite_stop_the_run(
     """Before they reach the weights; in fp16 once the loss scale is down to nothing."""
     model = DefVIS(frozen.model).train()
     stage = _stage(changed(frozen, f"precision={precision}"), model)
-    weight = model.decoder.queries.slot_content
+    weight = model.decoder.queries.seed_content.weight
     weight.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     part = batch.split(4)[0]

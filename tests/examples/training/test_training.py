@@ -102,7 +102,7 @@ def test_seed_decides(data: tuple[YouTubeVIS, YouTubeVIS], short: Config, tmp_pa
         config = changed(short, f"seed={seed}", "steps=1", "backbone_stage.steps=0", "eval_every=0")
         Trainer(config, *data, tmp_path / str(seed), progress=False).train()
         model = load_checkpoint(tmp_path / str(seed) / "checkpoint.pt")["model"]
-        weights.append(model["decoder.queries.slot_content"])
+        weights.append(model["decoder.queries.seed_content.weight"])
     assert not weights[0].allclose(weights[1], atol=0.1)
 
 
