@@ -63,7 +63,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
     )
     for stage, style in (("backbone", "--"), ("joint", "-")):
         steps = [row for row in rows if row["stage"] == stage]
-        for index, name in enumerate(("class", "giou", "mask", "dice", "dense")):
+        for index, name in enumerate(("class", "giou", "mask", "dice", "dense", "identity")):
             points = [(row["minutes"], row[name]) for row in steps if name in row]
             if points:
                 label = f"{name} ({stage} stage)"
