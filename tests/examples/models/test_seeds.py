@@ -52,6 +52,7 @@ def test_a_slot_starts_where_its_object_is_in_every_frame(
         first = memory[0].unflatten(0, (T, H, W))[0][path[0]]
         here = memory[0].unflatten(0, (T, H, W))[1][path[1]]
         expected = queries.seed_content(first) + queries.frame_content(here)
+        # The same remainder of the softmax.
         torch.testing.assert_close(content[0, number, 1], expected, atol=1e-3, rtol=0)
     assert boxes[..., 2:].flatten(0, 2).unique(dim=0).flatten().tolist() == pytest.approx(
         model.initial_box
@@ -122,7 +123,7 @@ def test_rounding_chooses_no_seed(model: ModelConfig, maps: CellMaps) -> None:
         noise = 1e-6 * torch.rand((2, *maps.objectness.shape), generator=torch.manual_seed(seed))
         noisy = CellMaps(maps.embedding * (1 + noise[0, ..., None]), maps.objectness + noise[1])
         content.append(queries(volume((T, H, W), C), memory, noisy)[0])
-    for other in content[1:]:
+    for other in content[1:]:  # Noise of 1e-6 is 1e-4 in the logarithm of .01; another cell is 1.
         torch.testing.assert_close(other, content[0], atol=1e-3, rtol=0)
 
 

@@ -73,6 +73,21 @@ def test_rows_by_level_follow_from_the_recorded_figures() -> None:
             assert f"| {label} | {shown} |" in text
 
 
+def test_figures_of_the_default_run_are_the_recorded_ones() -> None:
+    (page,) = ROOT.glob("docs/**/training.md")
+    text = page.read_text()
+    runs = json.loads((ROOT / "examples/results/digits.json").read_text())["default"]["runs"]
+    for level in ("EM", "M", "E", "H"):
+        found = [run["validation"][level] for run in runs.values()]
+        cells = []
+        for name in ("AP", "AP50"):
+            values = [figures[name] for figures in found]
+            shown = (f"{x:.3f}".removeprefix("0") for x in (statistics.mean(values), *values))
+            mean, *each = shown
+            cells.append(f"**{mean}** ({', '.join(each)})")
+        assert f"| {' | '.join(cells)} | " in text, level
+
+
 def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
     (page,) = ROOT.glob("docs/**/training.md")
     text = page.read_text()
