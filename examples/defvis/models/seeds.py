@@ -13,13 +13,13 @@ from defvis.models.attention import Volume
 from defvis.models.layers import inverse_sigmoid
 from defvis.models.queries import BoxQueries
 
-# Cosines of the embeddings of two cells: up to the first they are of different objects, from the
-# second on of one. With .3 and .7, chosen without trials, objects of one kind hid each other.
+# Two cells are of different objects up to the first cosine of their embeddings, and of one object
+# from the second on. With .3 and .7, chosen without trials, objects of one kind hid each other.
 _DIFFERENT, _SAME = 0.5, 0.9
 # Divides cosines before a softmax; the identity loss takes the same.
 TEMPERATURE = 0.1
-# Times that the slots share the cells out anew, at inference.
-_ROUNDS = 2
+# Times that slots share the cells at inference, see `_share`. One is worse; six were no better.
+_ROUNDS = 4
 # Objectness that counts at least; and what is left of it where a cell is like a seed: with fewer
 # objects than slots, some cell must be taken.
 _LEAST = 1e-3
@@ -48,8 +48,8 @@ class SeedQueries(BoxQueries):
     seeds before. In each frame the query starts at the mean place of the cells that are like its
     seed. So a slot begins as one object wherever that moves, and not as a place in the frame.
 
-    At inference the slots first share the cells of all frames among themselves, see `_share`.
-    Trained with that, a model was worse at inference: in training it helps to start worse.
+    At inference the slots first share the cells of all frames among themselves, see `_share`. A
+    model that was trained with that found less.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -89,9 +89,11 @@ class SeedQueries(BoxQueries):
         seeds = cells.gather(1, index.expand(-1, -1, cells.shape[-1]))
         own = embedding.gather(1, index.expand(-1, -1, embedding.shape[-1]))
 
-        alike = _likeness(own, embedding) if self.training else _share(own, embedding, prior)
-        logits = alike + prior[:, None]
-        weight = logits.unflatten(-1, (frames, height * width)).softmax(-1)  # [B, I, T, h * w]
+        if self.training:
+            logits = _likeness(own, embedding) + prior[:, None]
+        else:
+            logits = _share(own, embedding, prior, frames)
+        weight = _in_frames(logits, frames)  # [B, I, T, h * w]
         centres = (weight[..., None] * _centres(height, width, weight)).sum(-2)
         centres = centres / volume.valid_ratios[:, :1, None, :2]
         cells = cells.unflatten(1, (frames, height * width))
@@ -126,37 +128,47 @@ def _pick(embedding: Tensor, prior: Tensor, count: int) -> Tensor:
     return torch.stack(picks, dim=1)
 
 
-def _share(own: Tensor, embedding: Tensor, prior: Tensor) -> Tensor:
-    """How much cells are like a slot and unlike all other slots, as logits [B, I, S].
+def _share(own: Tensor, embedding: Tensor, prior: Tensor, frames: int) -> Tensor:
+    """Logits of the cells in which to look for each slot's object, [B, I, S].
 
-    Soft clustering of directions that starts at the seeds (Banerjee et al., "Clustering on the
-    Unit Hypersphere using von Mises-Fisher Distributions", JMLR 2005, "soft-moVMF" with equal
-    shares and the concentration 1 / TEMPERATURE): cells are shared out among the slots by their
-    likeness, and a slot becomes the mean of its cells. So it knows its object from all sides, and
-    of two objects of a kind each slot keeps its own. What is of a different object than all slots
-    goes to none of them.
+    As in slot attention (Locatello et al., NeurIPS 2020, algorithm 1) slots compete for cells: a
+    cell is split among the slots by likeness, and each slot's embedding becomes the mean of its
+    cells. So it shows the object from more sides than the seed did, and of two objects of a kind
+    each slot keeps its own. Different from there: nothing is learned, a slot looks at the few
+    cells of every frame that are most like it, and a cell counts as far as it shows an object.
 
     Args:
         own: Embeddings of the seeds, [B, I, E].
         embedding: Of the cells, [B, S, E].
-        prior: Logarithm of the objectness, [B, S].
+        prior: Logarithm of the objectness, the least number on padding, [B, S].
+        frames: T, with S / T cells each.
     """
-    objects = prior.exp()[:, None]
     for _ in range(_ROUNDS):
-        shares = _log_shares(_likeness(own, embedding)).exp() * objects
-        own = F.normalize((shares[..., None] * embedding[:, None]).sum(2), dim=-1)
-    alike = _likeness(own, embedding)
-    return alike + _log_shares(alike)
+        likeness = _likeness(own, embedding)
+        claim = _log_parts(likeness) + prior[:, None]
+        weight = _in_frames(likeness + claim, frames).flatten(2) * claim.exp()
+        own = F.normalize((weight[..., None] * embedding[:, None]).sum(2), dim=-1)
+    likeness = _likeness(own, embedding)
+    return likeness + _log_parts(likeness) + prior[:, None]
 
 
 def _likeness(own: Tensor, embedding: Tensor) -> Tensor:
-    # Sums of products, here and above: autocast would round a matrix product.
+    """Cosines over the temperature, [B, I, S]; as sums, for autocast would round products."""
     return (own[:, :, None] * embedding[:, None]).sum(-1) / TEMPERATURE
 
 
-def _log_shares(alike: Tensor) -> Tensor:
-    """Of each slot in each cell, [B, I, S]; the shares of a cell add up to less than 1."""
-    return alike - F.pad(alike, (0, 0, 0, 1), value=_DIFFERENT / TEMPERATURE).logsumexp(1, True)
+def _log_parts(likeness: Tensor) -> Tensor:
+    """Logarithm of each slot's part of each cell, [B, I, S].
+
+    One more slot that has a cosine of `_DIFFERENT` to every cell takes what is unlike the others.
+    """
+    with_none = F.pad(likeness, (0, 0, 0, 1), value=_DIFFERENT / TEMPERATURE)
+    return likeness - with_none.logsumexp(dim=1, keepdim=True)
+
+
+def _in_frames(logits: Tensor, frames: int) -> Tensor:
+    """Softmax over the cells of each frame, [B, I, T, S / T], of logits [B, I, S]."""
+    return logits.unflatten(-1, (frames, -1)).softmax(-1)
 
 
 def _centres(height: int, width: int, like: Tensor) -> Tensor:

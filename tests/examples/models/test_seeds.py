@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from defvis.config import Config, ModelConfig
 from defvis.models.decoder import Decoder
 from defvis.models.model import DefVIS
-from defvis.models.seeds import CellMaps, SeedQueries, _pick, _share
+from defvis.models.seeds import CellMaps, SeedQueries, _in_frames, _likeness, _pick, _share
 from tests.examples.support import changed, volume
 
 T, H, W, C, E = 3, 4, 6, 24, 8
@@ -72,22 +76,16 @@ def test_slots_beyond_the_objects_take_other_cells(model: ModelConfig, maps: Cel
         assert boxes[0, 2, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("slots", [10, T * H * W])
-def test_no_cell_is_taken_twice(
-    model: ModelConfig, maps: CellMaps, slots: int, training: bool
-) -> None:
+def test_no_cell_is_taken_twice(maps: CellMaps, slots: int) -> None:
     """Not even if all cells look alike, or none shows an object; equal slots would stay equal."""
-    queries = SeedQueries(replace(model, num_slots=slots)).train(training)
-    memory = torch.randn(1, T * H * W, C)
-    same = torch.eye(E)[0].expand_as(maps.embedding)
-    for clues in (
-        maps,
-        CellMaps(same, maps.objectness),
-        CellMaps(same, torch.zeros_like(maps.objectness)),
+    prior, same = maps.objectness.flatten(1).log(), torch.eye(E)[0].expand(1, T * H * W, E)
+    for embedding, objects in (
+        (maps.embedding.flatten(1, 3), prior),
+        (same, prior),
+        (same, torch.full_like(prior, -7.0)),
     ):
-        content, _, _ = queries(volume((T, H, W), C), memory, clues)
-        assert len(content[0, :, 0].unique(dim=0)) == slots
+        assert len(_pick(embedding, objects, slots)[0].unique()) == slots
 
 
 def test_objects_of_one_kind_are_two(model: ModelConfig, maps: CellMaps) -> None:
@@ -101,36 +99,84 @@ def test_objects_of_one_kind_are_two(model: ModelConfig, maps: CellMaps) -> None
 
 
 def test_of_two_alike_each_slot_keeps_its_own(model: ModelConfig, maps: CellMaps) -> None:
-    """At a cosine of .7 alone, a twentieth of the weight would lie on the other object."""
+    """By likeness alone, as in training, some weight of the first lies on the second object."""
     for frame, (row, column) in enumerate(PATHS[1]):
         maps.embedding[0, frame, row, column, 1:3] = torch.tensor([0.7, 0.51**0.5])
-    boxes = SeedQueries(model).eval()(volume((T, H, W), C), torch.randn(1, T * H * W, C), maps)[2]
-    for number, path in enumerate(PATHS):
-        for frame, (row, column) in enumerate(path):
-            centre = ((column + 0.5) / W, (row + 0.5) / H)
-            assert boxes[0, number, frame, :2].tolist() == pytest.approx(centre, abs=0.01)
+    queries, memory = SeedQueries(model), torch.randn(1, T * H * W, C)
+    shared = queries.eval()(volume((T, H, W), C), memory, maps)[2]
+    alone = queries.train()(volume((T, H, W), C), memory, maps)[2]
+    for frame, places in enumerate(zip(*PATHS, strict=True)):
+        (x, y), (other_x, other_y) = (((c + 0.5) / W, (r + 0.5) / H) for r, c in places)
+        assert shared[0, 0, frame, :2].tolist() == pytest.approx((x, y), abs=3e-3)
+        assert shared[0, 1, frame, :2].tolist() == pytest.approx((other_x, other_y), abs=3e-3)
+        objects = maps.objectness[0, frame]
+        own, other = (objects[place] for place in places)
+        other = other * math.exp(-3)  # a cosine of 1 and one of .7, over the temperature
+        share = (other / (own + other)).item()
+        expected = (x + share * (other_x - x), y + share * (other_y - y))
+        assert alone[0, 0, frame, :2].tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_slot_learns_how_its_object_turns(model: ModelConfig) -> None:
-    """The third view has a cosine of .34 to the seed, and of .82 to the mean of all three."""
-    angles = torch.tensor([0, 35, 70]).deg2rad()
-    embedding = torch.zeros(1, 20, E)
-    embedding[0, :3, :2] = torch.stack((angles.cos(), angles.sin()), 1)
-    embedding[0, 3:, 2] = 1
-    prior = torch.tensor([0.9] * 3 + [0.01] * 17).log()[None]
-    found = _share(embedding[:, :1], embedding, prior)[0, 0]
-    assert (found[:3] > 7.5).all()
-    assert (found[3:] < -4).all()
+def _scene(objects: Sequence[Tensor], background: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Embeddings [1, S, E] and prior [1, S]: objects [T, E] are the first cells of their frame."""
+    shown = torch.stack(list(objects), dim=1)  # [T, G, E]
+    rest = background.expand(len(shown), cells - shown.shape[1], E)
+    objectness = torch.full((len(shown), cells), 0.02)
+    objectness[:, : shown.shape[1]] = 0.8
+    return torch.cat((shown, rest), 1).flatten(0, 1)[None], objectness.flatten().log()[None]
 
 
-def test_what_is_like_no_slot_is_left_out(model: ModelConfig, maps: CellMaps) -> None:
-    """With fewer slots than objects, a slot does not become the mean of several."""
-    boxes = SeedQueries(replace(model, num_slots=1)).eval()(
-        volume((T, H, W), C), torch.randn(1, T * H * W, C), maps
-    )[2]
-    for frame, (row, column) in enumerate(PATHS[0]):
-        centre = ((column + 0.5) / W, (row + 0.5) / H)
-        assert boxes[0, 0, frame, :2].tolist() == pytest.approx(centre, abs=1e-3)
+def _towards(cosine: float, axis: int) -> Tensor:
+    """A direction of length 1 at an angle to axis 0, [E]."""
+    return cosine * torch.eye(E)[0] + (1 - cosine**2) ** 0.5 * torch.eye(E)[axis]
+
+
+@pytest.mark.parametrize("cosine", [0.5, 0.7, 0.8, 0.85, 0.9])
+def test_sharing_does_not_make_two_objects_one(cosine: float) -> None:
+    first, second = _towards(1, 1).expand(6, E), _towards(cosine, 1).expand(6, E)
+    embedding, prior = _scene((first, second), torch.eye(E)[2], 90)
+    own = embedding[:, :2]
+    alone = _in_frames(_likeness(own, embedding) + prior[:, None], 6)[0, 0, :, 0]
+    shared = _in_frames(_share(own, embedding, prior, 6), 6)[0, 0, :, 0]
+    assert (shared > alone).all()
+    assert (shared > 0.85).all()
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.3, 0.4])
+def test_many_cells_of_background_draw_no_slot_away(cosine: float) -> None:
+    embedding, prior = _scene([_towards(1, 1).expand(6, E)], _towards(cosine, 2), 2000)
+    alone = _in_frames(_likeness(embedding[:, :1], embedding) + prior[:, None], 6)[0, 0, :, 0]
+    shared = _in_frames(_share(embedding[:, :1], embedding, prior, 6), 6)[0, 0, :, 0]
+    assert (shared > 0.99 * alone).all()
+
+
+def test_a_slot_learns_how_its_object_turns() -> None:
+    """The last view has a cosine of .34 to the seed, and of .82 to the mean of all three.
+
+    In the second of four frames the object is absent.
+    """
+    views = torch.stack([_towards(math.cos(math.radians(angle)), 1) for angle in (0, 90, 35, 70)])
+    views[1] = torch.eye(E)[2]
+    embedding, prior = _scene([views], torch.eye(E)[2], 20)
+    likeness = _share(embedding[:, :1], embedding, prior, 4) - prior
+    found = likeness.unflatten(-1, (4, 20))[0, 0, [0, 2, 3], 0]
+    assert (found > 10 * math.cos(math.radians(38))).all()  # of 35 degrees, less what none takes
+    assert (likeness.unflatten(-1, (4, 20))[..., 1:] < 0).all()
+
+
+def test_clips_of_a_batch_and_padded_cells_share_nothing() -> None:
+    torch.manual_seed(0)
+    embedding = F.normalize(torch.randn(2, 18, E), dim=-1)
+    prior = torch.rand(2, 18).log()
+    prior[1, 12:] = torch.finfo(prior.dtype).min  # its third frame
+    together = _share(embedding[:, :3], embedding, prior, 3)
+    for clip in range(2):
+        alone = _share(*(x[clip : clip + 1] for x in (embedding[:, :3], embedding, prior)), 3)
+        torch.testing.assert_close(together[clip : clip + 1], alone)
+    embedding[1, 12:] = F.normalize(torch.randn(6, E), dim=-1)
+    other = _share(embedding[:, :3], embedding, prior, 3)
+    torch.testing.assert_close(other[1, :, :12], together[1, :, :12])
+    assert other.isfinite().all()
 
 
 def test_padding_of_several_levels(model: ModelConfig, maps: CellMaps) -> None:
