@@ -154,7 +154,8 @@ def _share(own: Tensor, embedding: Tensor, prior: Tensor, frames: int) -> Tensor
 
 def _likeness(own: Tensor, embedding: Tensor) -> Tensor:
     """Cosines over the temperature, [B, I, S]; as sums, for autocast would round products."""
-    return (own[:, :, None] * embedding[:, None]).sum(-1) / TEMPERATURE
+    cosine: Tensor = (own[:, :, None] * embedding[:, None]).sum(-1)
+    return cosine / TEMPERATURE
 
 
 def _log_parts(likeness: Tensor) -> Tensor:
