@@ -154,8 +154,7 @@ def _share(own: Tensor, embedding: Tensor, prior: Tensor, frames: int) -> Tensor
 
 def _likeness(own: Tensor, embedding: Tensor) -> Tensor:
     """Cosines over the temperature, [B, I, S]; as sums, for autocast would round products."""
-    cosine: Tensor = (own[:, :, None] * embedding[:, None]).sum(-1)
-    return cosine / TEMPERATURE
+    return (own[:, :, None] * embedding[:, None]).sum(-1) / TEMPERATURE
 
 
 def _log_parts(likeness: Tensor) -> Tensor:
@@ -169,7 +168,8 @@ def _log_parts(likeness: Tensor) -> Tensor:
 
 def _in_frames(logits: Tensor, frames: int) -> Tensor:
     """Softmax over the cells of each frame, [B, I, T, S / T], of logits [B, I, S]."""
-    return logits.unflatten(-1, (frames, -1)).softmax(-1)
+    weight: Tensor = logits.unflatten(-1, (frames, -1)).softmax(-1)
+    return weight
 
 
 def _centres(height: int, width: int, like: Tensor) -> Tensor:
