@@ -76,16 +76,31 @@ def test_rows_by_level_follow_from_the_recorded_figures() -> None:
 def test_figures_of_the_default_run_are_the_recorded_ones() -> None:
     (page,) = ROOT.glob("docs/**/training.md")
     text = page.read_text()
-    runs = json.loads((ROOT / "examples/results/digits.json").read_text())["default"]["runs"]
-    for level in ("EM", "M", "E", "H"):
-        found = [run["validation"][level] for run in runs.values()]
+    recorded_runs = json.loads((ROOT / "examples/results/digits.json").read_text())
+
+    def of(key: str, level: str, name: str) -> list[float]:
+        runs = recorded_runs[key]["runs"].values()
+        return [run["validation"][level][name] for run in runs]
+
+    def value(number: float) -> str:
+        return f"{number:.3f}".removeprefix("0")
+
+    levels = ("EM", "M", "E", "H")
+    for level in levels:
         cells = []
         for name in ("AP", "AP50"):
-            values = [figures[name] for figures in found]
-            shown = (f"{x:.3f}".removeprefix("0") for x in (statistics.mean(values), *values))
-            mean, *each = shown
+            mean, *each = map(value, (statistics.mean(found := of("default", level, name)), *found))
             cells.append(f"**{mean}** ({', '.join(each)})")
         assert f"| {' | '.join(cells)} | " in text, level
+    for times, key in (
+        ("not at all", "default, cells not shared"),
+        *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
+        ("4 (default)", "default"),
+    ):
+        cells = [value(statistics.mean(of(key, level, "AP"))) for level in levels]
+        lost = statistics.mean(of(key, "M", "lost to identity switches, %"))
+        assert f"| {times} | {' | '.join(cells)} | " in text, times
+        assert f" | {lost:.1f} % | " in text, times
 
 
 def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
