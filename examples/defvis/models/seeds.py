@@ -135,7 +135,8 @@ def _share(own: Tensor, embedding: Tensor, prior: Tensor, frames: int) -> Tensor
     cell is split among the slots by likeness, and each slot's embedding becomes the mean of its
     cells. So it shows the object from more sides than the seed did, and of two objects of a kind
     each slot keeps its own. Different from there: nothing is learned, a slot looks at the few
-    cells of every frame that are most like it, and a cell counts as far as it shows an object.
+    cells of every frame that are most like it (likeness) and unlike the other slots (part), and a
+    cell counts as far as it shows an object.
 
     Args:
         own: Embeddings of the seeds, [B, I, E].
