@@ -31,23 +31,20 @@ class Layers:
     masks: NDArray[np.bool_]
 
 
-def paste(
-    clip: Layers, other: Layers, objects: Sequence[int], places: Sequence[tuple[float, float]]
-) -> Layers:
+def paste(clip: Layers, other: Layers, places: Sequence[tuple[float, float]]) -> Layers:
     """Lays objects of another clip over a clip and cuts what they hide out of its masks.
 
     Args:
         clip: What is below. It may be longer or shorter than `other`, and of another size.
-        other: Where the objects are taken from.
-        objects: Rows of `other`; one without a pixel is passed over.
+        other: The objects; one without a pixel is passed over.
         places: For each of them where its middle is put, (y, x) as shares of height and width:
             that of the mask in the middle one of the frames in which it is present.
     """
     pixels, masks, labels = clip.pixels.copy(), list(clip.masks.copy()), list(clip.labels)
     frames, height, width = pixels.shape[:3]
     frames = min(frames, len(other.pixels))
-    for row, (y, x) in zip(objects, places, strict=True):
-        mask = other.masks[row, :frames]
+    for label, whole, (y, x) in zip(other.labels, other.masks, places, strict=True):
+        mask = whole[:frames]
         present = np.flatnonzero(mask.any(axis=(1, 2)))
         if not len(present):
             continue
@@ -63,7 +60,7 @@ def paste(
         for hidden in masks:
             hidden &= ~moved
         masks.append(moved)
-        labels.append(other.labels[row])
+        labels.append(label)
     stacked = np.array(masks, dtype=bool).reshape(len(masks), *clip.pixels.shape[:3])
     return Layers(pixels, np.array(labels, dtype=np.int64), stacked)
 

@@ -75,10 +75,8 @@ def to_rles(
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
     """Decodes to bool [H, W]."""
-    runs, _ = _decode_counts([rle["counts"]])
-    height, width = rle["size"]
-    inside = np.tile([False, True], len(runs))
-    return np.repeat(inside, runs.ravel()).reshape(width, height).T
+    mask: NDArray[np.bool_] = coco_mask.decode(rle).view(bool)
+    return mask
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:

@@ -26,7 +26,7 @@ def clip(size: tuple[int, int, int], colour: int, label: int, *box: int) -> Laye
 
 def test_object_comes_to_its_place_and_hides_what_is_below() -> None:
     below, other = clip((2, 10, 20), 0, 3, 2, 4, 8, 12), clip((3, 12, 14), 100, 5, 0, 0, 4, 4)
-    pasted = paste(below, other, [0], [(0.5, 0.5)])
+    pasted = paste(below, other, [(0.5, 0.5)])
     assert pasted.labels.tolist() == [3, 5]
     new = np.zeros((2, 10, 20), dtype=bool)
     new[:, 4:8, 8:12] = True  # its middle, 1.5, comes to 5 and 10 as whole pixels go
@@ -39,15 +39,15 @@ def test_object_comes_to_its_place_and_hides_what_is_below() -> None:
 
 def test_what_leaves_the_frame_or_is_absent() -> None:
     below, other = clip((3, 10, 20), 0, 3, 2, 4, 8, 12), clip((2, 10, 20), 100, 5, 4, 4, 8, 8)
-    corner = paste(below, other, [0], [(0.0, 1.0)]).masks[1]
+    corner = paste(below, other, [(0.0, 1.0)]).masks[1]
     assert corner[:2, :2, 18:].all()
     assert corner.sum() == 2 * 2 * 2, "a quarter, in the frames that the other clip has"
     empty = replace(other, masks=np.zeros_like(other.masks))
-    same = paste(below, empty, [0], [(0.5, 0.5)])
+    same = paste(below, empty, [(0.5, 0.5)])
     assert same.labels.tolist() == [3]
     assert np.array_equal(same.pixels, below.pixels)
     nothing = replace(below, labels=below.labels[:0], masks=below.masks[:0])
-    assert paste(nothing, empty, [0], [(0.5, 0.5)]).masks.shape == (0, 3, 10, 20)
+    assert paste(nothing, empty, [(0.5, 0.5)]).masks.shape == (0, 3, 10, 20)
 
 
 @pytest.mark.parametrize("frames", [1, 4])
