@@ -253,14 +253,15 @@ def make_clip(
         masks: [G, T, H, W].
     """
     seen = masks.any(axis=(1, 2, 3))
-    mask_tensor = torch.from_numpy(np.ascontiguousarray(masks[seen]))
+    masks = np.ascontiguousarray(masks[seen])
+    tensor = torch.from_numpy(masks)
     return Clip(
         frames=normalise(pixels),
         targets=Targets(
             labels=torch.from_numpy(labels[seen]),
-            boxes=boxes_of_masks(mask_tensor),
-            masks=mask_tensor,
-            valid=mask_tensor.flatten(2).any(-1),
+            boxes=boxes_of_masks(tensor),
+            masks=tensor,
+            valid=torch.from_numpy(masks.any(axis=(2, 3))),
         ),
     )
 
