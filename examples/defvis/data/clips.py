@@ -183,11 +183,10 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: tuple[int, int]) -> Clip:
         draws = self.draws(key)
         video = self.videos[key[1]]
-        layers = self._layers(video, _own_tracks(video), draws.frames, draws.resize_crop)
+        layers = self._layers(video, video.objects, draws.frames, draws.resize_crop)
         for pasted in draws.pasted:
             video = self.videos[pasted.video]
-            tracks = _own_tracks(video)
-            objects = [tracks[row] for row in pasted.objects]
+            objects = [video.objects[row] for row in pasted.objects]
             other = self._layers(video, objects, pasted.frames, pasted.resize_crop, pasted.size)
             layers = paste(layers, other, pasted.places)
         pixels, masks = draws.augmentation.apply(layers.pixels, layers.masks)
@@ -210,7 +209,7 @@ class ClipDataset(Dataset[Clip]):
         frames, resize_crop = self._draw_part(random, video)
         scale = random.uniform(*SCALES)
         height, width = (max(1, round(scale * side)) for side in resize_crop.size)
-        rows = random.permutation(len(_own_tracks(self.videos[video])))
+        rows = random.permutation(len(self.videos[video].objects))
         objects = rows[:MOST_OBJECTS].tolist()
         places = [(random.random(), random.random()) for _ in objects]
         return Pasted(video, frames, resize_crop, (height, width), objects, places)
@@ -239,7 +238,7 @@ class ClipDataset(Dataset[Clip]):
         if size is not None:
             pixels, resize_crop = scale_frames(pixels, size), replace(resize_crop, size=size)
         labels = np.array([track.label for track in objects], dtype=np.int64)
-        return Layers(pixels, labels, _masks(objects, frames, resize_crop))
+        return Layers(pixels, labels, object_masks(objects, frames, resize_crop))
 
 
 def make_clip(
@@ -315,19 +314,18 @@ def _read(video: Frames, indices: Sequence[int], size: Size) -> NDArray[np.uint8
     return np.concatenate([scale_frames(video.frame(index)[None], size) for index in indices])
 
 
-def _masks(
+def object_masks(
     tracks: Sequence[Track], indices: Sequence[int], resize_crop: ResizeCrop
 ) -> NDArray[np.bool_]:
     """Masks [G, T, H, W] of the frames."""
     masks = np.zeros((len(tracks), len(indices), *resize_crop.size), dtype=bool)
-    for row, track in enumerate(tracks):
-        for column, index in enumerate(indices):
-            run_lengths = track.masks[index]
-            if run_lengths is not None:
-                masks[row, column] = resize_crop.mask(rle.decode(run_lengths))
+    present = {
+        (row, column): run_lengths
+        for row, track in enumerate(tracks)
+        for column, index in enumerate(indices)
+        if (run_lengths := track.masks[index]) is not None
+    }
+    if present:
+        for place, mask in zip(present, rle.decode_all(list(present.values())), strict=True):
+            masks[place] = resize_crop.mask(mask)
     return masks
-
-
-def _own_tracks(video: Video) -> list[Track]:
-    """The objects without crowd regions."""
-    return [track for track in video.tracks if not track.is_crowd]

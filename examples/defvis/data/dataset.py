@@ -76,6 +76,11 @@ class Video:
         """Number of frames."""
         return len(self.files)
 
+    @property
+    def objects(self) -> list[Track]:
+        """The tracks without regions of many objects."""
+        return [track for track in self.tracks if not track.is_crowd]
+
     def frame(self, index: int) -> NDArray[np.uint8]:
         """Decodes one frame to RGB [H, W, 3]; a missing or broken file is a DataError."""
         path = self.files[index]

@@ -75,8 +75,20 @@ def to_rles(
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
     """Decodes to bool [H, W]."""
-    mask: NDArray[np.bool_] = coco_mask.decode(rle).view(bool)
+    mask: NDArray[np.bool_] = decode_all([rle])[0]
     return mask
+
+
+def decode_all(rles: Sequence[RLE]) -> NDArray[np.bool_]:
+    """Decodes masks of one size, one at least, to bool [N, H, W]; faster than one by one.
+
+    pycocotools has the same, but warns of itself under NumPy 2.
+    """
+    runs, _ = _decode_counts([rle["counts"] for rle in rles])
+    height, width = rles[0]["size"]
+    inside = np.tile([False, True], len(runs))
+    columns: NDArray[np.bool_] = np.repeat(inside, runs.ravel()).reshape(-1, width, height)
+    return columns.swapaxes(1, 2)
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from defvis.config import DataConfig
-from defvis.data import rle
-from defvis.data.clips import FrameCache, normalise
+from defvis.data.clips import FrameCache, normalise, object_masks
 from defvis.data.dataset import Video
 from defvis.data.resize_crop import ResizeCrop, Size, network_size
 from defvis.evaluation.predict import clip_starts
@@ -237,14 +235,7 @@ def _layers(model: DefVIS) -> dict[str, STDeformAttn]:
 def _true_masks(video: Video, frames: range, size: Size) -> Tensor:
     """Masks of the objects, bool [G, T, H, W], without crowds."""
     whole = ResizeCrop(0, 0, (video.height, video.width), size)
-    tracks = [track for track in video.tracks if not track.is_crowd]
-    masks = np.zeros((len(tracks), len(frames), *size), dtype=bool)
-    for row, track in enumerate(tracks):
-        for column, frame in enumerate(frames):
-            run_lengths = track.masks[frame]
-            if run_lengths is not None:
-                masks[row, column] = whole.mask(rle.decode(run_lengths))
-    return torch.from_numpy(masks)
+    return torch.from_numpy(object_masks(video.objects, frames, whole))
 
 
 def _mean_place(counts: Tensor) -> Tensor:

@@ -51,12 +51,7 @@ def guess_by_colour(data: YouTubeVIS) -> ColourGuess:
     Of a large dataset, 400 objects are looked at, in one frame each; what cannot be read is passed
     over, and so are classes of one object.
     """
-    objects = [
-        (video, track)
-        for video in data.videos
-        for track in video.tracks
-        if not track.is_crowd and track.present
-    ]
+    objects = [(video, track) for video in data.videos for track in video.objects if track.present]
     if len(objects) > _OBJECTS:
         chosen = np.random.default_rng(0).choice(len(objects), _OBJECTS, replace=False)
         objects = [objects[index] for index in sorted(chosen.tolist())]

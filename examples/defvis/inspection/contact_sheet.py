@@ -103,8 +103,8 @@ class _Clips:
         frames = self._plain.draws((0, row)).frames
         return {
             track.label
-            for track in self._data.videos[row].tracks
-            if not track.is_crowd and any(track.masks[frame] is not None for frame in frames)
+            for track in self._data.videos[row].objects
+            if any(track.masks[frame] is not None for frame in frames)
         }
 
     def rows(self, row: int) -> tuple[tuple[str, list[Image.Image]], ...]:

@@ -139,10 +139,9 @@ def survey(data: YouTubeVIS) -> Survey:
 
 def most_at_once(video: Video, frames: int) -> int:
     """The most objects, without crowd, that any `frames` consecutive frames of a video show."""
-    tracks = [track for track in video.tracks if not track.is_crowd]
-    if not tracks:
+    if not video.objects:
         return 0
-    seen = np.array([[mask is not None for mask in track.masks] for track in tracks])
+    seen = np.array([[mask is not None for mask in track.masks] for track in video.objects])
     sums = np.pad(seen.cumsum(axis=1), ((0, 0), (1, 0)))
     frames = min(frames, video.length)
     return int(((sums[:, frames:] - sums[:, :-frames]) > 0).sum(axis=0).max())
