@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare_training_on_cpu()
     import torch
 
-    from defvis.data.errors import DataError
+    from defvis.decoding.errors import DataError
     from defvis.pretrained.tensor_file import CheckpointError
 
     torch.set_num_threads(args.threads)

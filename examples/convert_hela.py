@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     # Only now: --help must answer at once.
-    from defvis.data.errors import DataError
-    from defvis.data.hela import TileSettings, write_tiles
-    from defvis.data.pictures import read_grey_frames
+    from defvis.datasets.hela import TileSettings, write_tiles
+    from defvis.decoding.errors import DataError
+    from defvis.decoding.pictures import read_grey_frames
 
     try:
         settings = TileSettings(args.frames, args.size, args.size, args.scale)

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if any(importlib.util.find_spec(package) is None for package in needed):
         sys.exit(f"export_defvis: needs more packages: pip install {' '.join(needed)}")
     # Only now: --help must answer at once.
-    from defvis.data.errors import DataError
     from defvis.data.sources import open_source
+    from defvis.decoding.errors import DataError
     from defvis.pretrained.tensor_file import CheckpointError
     from defvis.training.load_trained import load_trained
 

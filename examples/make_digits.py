@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from defvis.data.digits import LEVELS
-from defvis.data.digits_dataset import DigitsSettings, write_digits
+from defvis.datasets.digits import LEVELS
+from defvis.datasets.digits_dataset import DigitsSettings, write_digits
 from defvis.programs import one_line_errors
 
 

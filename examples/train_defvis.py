@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     prepare_training_on_cpu()
-    from defvis.data.errors import DataError
+    from defvis.decoding.errors import DataError
     from defvis.inspection.check_data import CHECK_FILES
     from defvis.pretrained.tensor_file import CheckpointError
     from defvis.training.distributed import join
@@ -330,7 +330,7 @@ def _infer(args: argparse.Namespace) -> None:
 def _check_frames(videos: Sequence[Video], world: World) -> None:
     """Looks at the frames in one process; an error ends all, and one of them says it."""
     from defvis.data.check import check_frames
-    from defvis.data.errors import DataError
+    from defvis.decoding.errors import DataError
 
     problem = ""
     if world.is_main:
@@ -347,8 +347,8 @@ def _check_frames(videos: Sequence[Video], world: World) -> None:
 
 def _data(root: Path | None, world: World) -> tuple[YouTubeVIS, YouTubeVIS, tuple[str, ...]]:
     """Training and validation videos, and notes on them; first writes the digits if they are it."""
-    from defvis.data.digits_dataset import DigitsSettings, write_digits
     from defvis.data.splits import load_splits
+    from defvis.datasets.digits_dataset import DigitsSettings, write_digits
 
     if root is None:
         root = _DIGITS

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from defvis.config import Config, DataConfig
-from defvis.data.digits_dataset import DigitsSettings, write_digits
 from defvis.data.ytvis import find_files, load
+from defvis.datasets.digits_dataset import DigitsSettings, write_digits
 from defvis.models.model import DefVIS
 from defvis.training.trainer import Trainer
 from tests.examples.support import changed, tiny_model

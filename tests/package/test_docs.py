@@ -166,6 +166,18 @@ def test_the_architecture_page_names_what_exists() -> None:
     assert len(drawn) > 10
 
 
+def test_folders_of_the_examples_import_those_above_them() -> None:
+    """In the order of the table, which has them all."""
+    page = (ROOT / "examples" / "README.md").read_text()
+    folders = re.findall(r"^\| `defvis/(\w+)/`", page, re.MULTILINE)
+    package = ROOT / "examples" / "defvis"
+    assert sorted(folders) == sorted(file.parent.name for file in package.glob("*/__init__.py"))
+    for place, folder in enumerate(folders):
+        for file in (package / folder).glob("**/*.py"):
+            imported = set(re.findall(r"^ *from defvis\.(\w+)", file.read_text(), re.MULTILINE))
+            assert imported.isdisjoint(folders[place + 1 :]), file
+
+
 @pytest.mark.parametrize("file", YAML, ids=lambda file: file.name)
 def test_yaml_parses(file: Path) -> None:
     assert isinstance(yaml.safe_load(file.read_text()), dict)

@@ -1,1 +1,1 @@
-"""YouTube-VIS data: reading it, drawing clips from it, and writing the digits dataset."""
+"""YouTube-VIS data: reading it and drawing clips from it."""

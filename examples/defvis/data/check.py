@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defvis.data.dataset import Video
-from defvis.data.errors import DataError
-from defvis.data.pictures import check_depth, check_picture
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import check_depth, check_picture
 from defvis.progress import followed
 
 # Videos of which a frame is decoded, and three if their values have more than 8 bits.

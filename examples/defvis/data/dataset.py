@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from defvis.data.errors import DataError
-from defvis.data.pictures import read_picture
 from defvis.data.rle import RLE
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import read_picture
 
 
 class Frames(Protocol):

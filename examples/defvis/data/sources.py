@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from defvis.data.dataset import Video
-from defvis.data.errors import DataError
-from defvis.data.pictures import SUFFIXES, SeveralFrames, check_depth, check_picture, picture_size
-from defvis.data.videos import VideoFile
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import (
+    SUFFIXES,
+    SeveralFrames,
+    check_depth,
+    check_picture,
+    picture_size,
+)
+from defvis.decoding.videos import VideoFile
 from defvis.progress import followed
 
 # Pictures that cannot be read here: a folder of them is not the folder of its other files.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from defvis.data import categories
 from defvis.data.dataset import YouTubeVIS, hold_out
-from defvis.data.errors import DataError
 from defvis.data.ytvis import annotation_file, find_files, listed, load
+from defvis.decoding.errors import DataError
 
 # What the splits are called, in any case.
 _TRAIN = ("train", "training")

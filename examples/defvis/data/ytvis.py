@@ -13,11 +13,11 @@ from typing import Any, TypeGuard
 
 from defvis.data import rle
 from defvis.data.dataset import Track, Video, YouTubeVIS
-from defvis.data.errors import DataError
 from defvis.data.foreign import name_format
 from defvis.data.polygons import count_slivers
 from defvis.data.read_json import read_json
 from defvis.data.values import integer, shown
+from defvis.decoding.errors import DataError
 from defvis.progress import followed
 
 # The runs of a mask this large still fit into the 30 bits that `rle` reads.

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from defvis.data import rle
 from defvis.data.dataset import Track, Video, YouTubeVIS
-from defvis.data.errors import DataError
+from defvis.decoding.errors import DataError
 
 # Objects that are looked at, and the fewest that say something, in all and of one class.
 _OBJECTS, _FEWEST, _FEWEST_OF_CLASS = 400, 60, 5

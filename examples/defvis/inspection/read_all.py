@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from defvis.config import Config
 from defvis.data.check import Folders
 from defvis.data.dataset import Video, YouTubeVIS
-from defvis.data.errors import DataError
-from defvis.data.pictures import check_depth, check_picture
 from defvis.data.resize_crop import network_size
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import check_depth, check_picture
 from defvis.inspection.findings import Finding
 from defvis.inspection.odd_objects import odd_objects
 

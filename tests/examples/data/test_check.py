@@ -12,7 +12,7 @@ from PIL import Image
 
 from defvis.data.check import check_frames
 from defvis.data.dataset import Video
-from defvis.data.errors import DataError
+from defvis.decoding.errors import DataError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from defvis.config import Config, DataConfig
 from defvis.data.ytvis import find_files, load
-from defvis.data.ytvis_writer import SplitWriter
+from defvis.datasets.ytvis_writer import SplitWriter
 from defvis.training import log
 from defvis.training.trainer import Trainer
 from tests.examples.support import changed, program

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from defvis.data.errors import DataError
 from defvis.data.sources import open_source
+from defvis.decoding.errors import DataError
 
 
 def _write(folder: Path, *names: str, size: tuple[int, int] = (4, 3)) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from defvis.data.errors import DataError
 from defvis.data.splits import load_splits
+from defvis.decoding.errors import DataError
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from defvis.data.dataset import hold_out
-from defvis.data.errors import DataError
 from defvis.data.sources import open_source
 from defvis.data.ytvis import find_files, load
+from defvis.decoding.errors import DataError
 from tests.examples.data.small_dataset import CONTENT, write_dataset
 
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from defvis.arguments import say
-from defvis.data.errors import DataError
 from defvis.data.sources import open_source
+from defvis.decoding.errors import DataError
 from defvis.evaluation.overlays import save_video
 from defvis.evaluation.predict import check_clips
 from defvis.export.onnx_model import OnnxModel

@@ -18,9 +18,9 @@ from defvis.config import Config
 from defvis.config_io import flatten, override
 from defvis.data import rle
 from defvis.data.dataset import YouTubeVIS
-from defvis.data.errors import DataError
 from defvis.data.read_json import read_json
 from defvis.data.ytvis import load
+from defvis.decoding.errors import DataError
 from defvis.errors.counts import count_errors
 from defvis.errors.words import describe
 from defvis.evaluation.ap import average_precision

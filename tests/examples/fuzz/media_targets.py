@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from defvis.data.errors import DataError
-from defvis.data.pictures import check_picture, picture_size, read_picture
-from defvis.data.videos import VideoFile
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import check_picture, picture_size, read_picture
+from defvis.decoding.videos import VideoFile
 
 _LARGEST = 10**6  # pixels that a header may promise: more of them only take time
 # Of these Pillow's own turning and conversion is right.

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from defvis.data.errors import DataError
 from defvis.data.sources import open_source
+from defvis.decoding.errors import DataError
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defvis.data.errors import DataError
-from defvis.data.video_frames import HLG, shown_pixels, shown_size, square_width
+from defvis.decoding.errors import DataError
+from defvis.decoding.video_frames import HLG, shown_pixels, shown_size, square_width
 from defvis.progress import followed
 
 # A file may name others, and addresses, which are not opened.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defvis.data.errors import DataError
-from defvis.data.pictures import on_white, turned
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import on_white, turned
 
 # Transfer functions whose values a screen does not show as they are (ITU-T H.273).
 _NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE 428"}

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from defvis.data.digits import DEFAULT_LEVEL, LEVELS, draw_scene
-from defvis.data.digits_render import Renderer
-from defvis.data.ytvis_writer import SplitWriter
+from defvis.datasets.digits import DEFAULT_LEVEL, LEVELS, draw_scene
+from defvis.datasets.digits_render import Renderer
+from defvis.datasets.ytvis_writer import SplitWriter
 from defvis.programs import LOCK, only_run_in
 from defvis.progress import Progress
 

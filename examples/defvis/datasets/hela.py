@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from defvis.data.errors import DataError
-from defvis.data.ytvis_writer import SplitWriter
+from defvis.datasets.ytvis_writer import SplitWriter
+from defvis.decoding.errors import DataError
 
 # Cells of neighbouring frames that overlap less are two cells.
 _MIN_IOU = 0.2

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from defvis.data import rle
-from defvis.data.errors import DataError
-from defvis.data.hela import TileSettings, follow, stretched, write_tiles
 from defvis.data.ytvis import find_files, load
+from defvis.datasets.hela import TileSettings, follow, stretched, write_tiles
+from defvis.decoding.errors import DataError
 from tests.examples.support import program
 
 

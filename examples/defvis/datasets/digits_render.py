@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data as skimage_data
 
-from defvis.data.digits import Digit, Scene
+from defvis.datasets.digits import Digit, Scene
 
 # Ink covers a pixel from this value of the enlarged digit image on (0 to 1).
 _INK = 0.4

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from defvis.data.errors import DataError
+from defvis.decoding.errors import DataError
 
 # Names of picture files that Pillow decodes.
 SUFFIXES = frozenset((

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from defvis.data.errors import DataError
-from defvis.data.pictures import (
+from defvis.decoding.errors import DataError
+from defvis.decoding.pictures import (
     check_depth,
     check_picture,
     picture_size,

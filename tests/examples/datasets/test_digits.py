@@ -11,9 +11,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from defvis.data import rle
-from defvis.data.digits import LEVELS, MOTIONS, draw_scene
-from defvis.data.digits_dataset import DigitsSettings, handwriting, write_digits
-from defvis.data.digits_render import Renderer
+from defvis.datasets.digits import LEVELS, MOTIONS, draw_scene
+from defvis.datasets.digits_dataset import DigitsSettings, handwriting, write_digits
+from defvis.datasets.digits_render import Renderer
 from defvis.programs import only_run_in
 
 

@@ -1,0 +1,1 @@
+"""Pictures and video files to RGB, as they are shown."""
