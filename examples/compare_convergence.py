@@ -83,8 +83,8 @@ def _compare(
     args: argparse.Namespace, names: list[str], configs: dict[tuple[str, int], Config]
 ) -> None:
     """Does it all, once the command line is understood."""
+    from defvis.comparisons.convergence import Variant, draw, measure, read_curve, to_json, to_table
     from defvis.data.splits import load_splits
-    from defvis.training.comparison import Variant, draw, measure, read_curve, to_json, to_table
 
     train, val, notes = load_splits(args.data, HOLD_OUT)
     for note in notes:

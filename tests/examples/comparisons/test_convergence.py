@@ -10,8 +10,8 @@ from pathlib import Path
 import compare_convergence
 import pytest
 
+from defvis.comparisons.convergence import Curve, Variant, draw, interpolate, read_curve, to_table
 from defvis.training import profiling
-from defvis.training.comparison import Curve, Variant, draw, interpolate, read_curve, to_table
 from tests.examples.support import TINY_RUN, as_words, program
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,1 @@
+"""Configs and kinds of attention, compared by how fast they learn."""
