@@ -135,6 +135,31 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
         assert f"| {kind} | {rate}{default} | {curve} |" in text
 
 
+def test_the_table_of_dense_attention_follows_from_the_recorded_figures() -> None:
+    """AP of the long runs, and the steps after which they have what deformable attention has."""
+    text = (ROOT / "docs/internals/paper.md").read_text()
+
+    def means(variant: Variant) -> list[tuple[float, float]]:
+        """(AP, steps), of all runs."""
+        runs = [run.figures["AP"] for run in variant.runs.values()]
+        return [(statistics.mean(ap for _, ap in at), at[0][0]) for at in zip(*runs, strict=True)]
+
+    def row(title: str, cells: list[str]) -> str:
+        return f"| {title} | {' | '.join(cells)} |"
+
+    dense, deformable = means(recorded("dense")["dense"]), means(recorded("time")["volume"])
+    assert row("AP after joint steps", [f"{steps:,}" for _, steps in dense]) in text
+    values = [f"{ap:.3f}".removeprefix("0") for ap, _ in dense]
+    assert row("dense, mean of two seeds", values) in text
+    assert row("AP", [f"{ap:.3f}".removeprefix("0") for ap, _ in deformable]) in text
+    # The first validation with as much comes before the plateau, where AP rises with the steps.
+    rising = dense[: 1 + next(n for n, (ap, _) in enumerate(dense) if ap > deformable[-1][0])]
+    needed = [interpolate(rising, ap) for ap, _ in deformable]
+    assert row("dense attention has it after", [f"{steps:,.0f}" for steps in needed]) in text
+    factors = [f"{one / own:.1f}" for one, (_, own) in zip(needed, deformable, strict=True)]
+    assert row("times as many steps", factors) in text
+
+
 def test_warm_up_is_that_of_the_profile() -> None:
     assert compare_convergence.WARM_UP == profiling.WARM_UP
 
