@@ -17,7 +17,7 @@ from pathlib import Path
 
 # Only light imports here: --help must answer at once.
 from defvis.arguments import say, whole_number
-from defvis.programs import one_line_errors, only_run_in
+from defvis.programs import one_line_errors, only_run_in, prepare_training_on_cpu
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,11 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=whole_number(100), default=600, help="(600)")
     parser.add_argument("--seeds", type=whole_number(1), default=3, help="how many (3)")
     args = parser.parse_args(argv)
+    prepare_training_on_cpu()
     with one_line_errors("compare_tasks"), only_run_in(args.out):
-        from defvis.comparisons.tasks import compare, draw, to_rows
+        from defvis.comparisons.tasks import TASKS, compare, draw, to_rows
 
-        found = compare(args.steps, args.seeds, say)
-        (args.out / "tasks.json").write_text(json.dumps(found) + "\n")
+        found = {}
+        for task in TASKS:
+            found[task] = compare(task, args.steps, args.seeds, say)
+            (args.out / "tasks.json").write_text(json.dumps(found) + "\n")
         draw(found, args.out / "tasks.png")
         say("\n".join(f"| {task} | {cells} |" for task, cells in to_rows(found).items()))
 

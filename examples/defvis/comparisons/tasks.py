@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ SHAPE = T, H, W = 4, 8, 12
 CELLS, BATCH, VALUES, KEYS = T * H * W, 4, 4, 16
 KINDS = ("deformable", "dense")
 RATES = (1e-3, 2e-3, 4e-3)
-# Of each task and kind: the rate, and a curve for each seed.
-Found = dict[str, dict[str, dict[str, Any]]]
+# Of each kind: the rate, and a curve for each seed.
+Runs = dict[str, dict[str, Any]]
 WINDOW = 20  # steps of a point of the curve
 
 
@@ -162,30 +162,29 @@ def train(task: str, kind: str, rate: float, seed: int, steps: int) -> list[floa
     return curve
 
 
-def compare(steps: int, seeds: int, say: Callable[[str], None]) -> Found:
-    """Finds the best rate of each task and kind with the first seed, and takes it for the others.
+def compare(task: str, steps: int, seeds: int, say: Callable[[str], None]) -> Runs:
+    """Finds the best rate of each kind with the first seed, and takes it for the others.
 
     Args:
+        task: One of `TASKS`.
         steps: Of a training.
         seeds: How many.
         say: Is told what was found.
     """
-    found: Found = {}
-    for task in TASKS:
-        found[task] = {}
-        for kind in KINDS:
-            tried = {rate: train(task, kind, rate, 0, steps) for rate in RATES}
-            # The most explained over the whole training is the fastest.
-            best = max(RATES, key=lambda rate: sum(tried[rate]))
-            curves = [tried[best]]
-            curves += [train(task, kind, best, seed, steps) for seed in range(1, seeds)]
-            found[task][kind] = {"rate": best, "curves": curves}
-            ends = ", ".join(f"{curve[-1]:.2f}" for curve in curves)
-            say(f"{task}, {kind}: rate {best:g}, explained {ends}")
+    found: Runs = {}
+    for kind in KINDS:
+        tried = {rate: train(task, kind, rate, 0, steps) for rate in RATES}
+        # The most explained over the whole training is the fastest.
+        best = max(RATES, key=lambda rate: sum(tried[rate]))
+        curves = [tried[best]]
+        curves += [train(task, kind, best, seed, steps) for seed in range(1, seeds)]
+        found[kind] = {"rate": best, "curves": curves}
+        ends = ", ".join(f"{curve[-1]:.2f}" for curve in curves)
+        say(f"{task}, {kind}: rate {best:g}, explained {ends}")
     return found
 
 
-def to_rows(found: Found) -> dict[str, str]:
+def to_rows(found: Mapping[str, Runs]) -> dict[str, str]:
     """Of each task, cells of a table: what both kinds explain after 100 steps, and at the end."""
     return {
         task: " | ".join(
@@ -206,7 +205,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(found: Mapping[str, Runs], path: Path) -> None:
     """A panel for each task, a line for each run."""
     figure = Figure(figsize=(13, 3), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True)

@@ -58,7 +58,9 @@ class Augmentation:
                 floats = floats @ matrix.T + np.float32(grey) * (1 - matrix.sum(axis=1))
             # Clipped before the cast: bytes would wrap around and turn white into black.
             pixels = np.clip(floats, 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(pixels), np.ascontiguousarray(masks)
+        # Copies: a view of one frame played backwards is contiguous and keeps its negative stride,
+        # which PyTorch refuses.
+        return pixels.copy(), masks.copy()
 
     def describe(self) -> list[str]:
         """Each change that can be seen, in a word or two."""

@@ -186,7 +186,8 @@ class ClipDataset(Dataset[Clip]):
         layers = self._layers(video, video.objects, draws.frames, draws.resize_crop)
         for pasted in draws.pasted:
             video = self.videos[pasted.video]
-            objects = [video.objects[row] for row in pasted.objects]
+            tracks = video.objects
+            objects = [tracks[row] for row in pasted.objects]
             other = self._layers(video, objects, pasted.frames, pasted.resize_crop, pasted.size)
             layers = paste(layers, other, pasted.places)
         pixels, masks = draws.augmentation.apply(layers.pixels, layers.masks)
@@ -319,13 +320,13 @@ def object_masks(
 ) -> NDArray[np.bool_]:
     """Masks [G, T, H, W] of the frames."""
     masks = np.zeros((len(tracks), len(indices), *resize_crop.size), dtype=bool)
-    present = {
-        (row, column): run_lengths
-        for row, track in enumerate(tracks)
-        for column, index in enumerate(indices)
-        if (run_lengths := track.masks[index]) is not None
-    }
-    if present:
-        for place, mask in zip(present, rle.decode_all(list(present.values())), strict=True):
-            masks[place] = resize_crop.mask(mask)
+    for row, track in enumerate(tracks):
+        present = {
+            column: run_lengths
+            for column, index in enumerate(indices)
+            if (run_lengths := track.masks[index]) is not None
+        }
+        if present:  # One object at a time: at full size, all would need much memory.
+            for column, mask in zip(present, rle.decode_all([*present.values()]), strict=True):
+                masks[row, column] = resize_crop.mask(mask)
     return masks

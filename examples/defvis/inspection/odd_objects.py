@@ -67,7 +67,8 @@ def odd_objects(
         size: Height and width at which the model sees the video.
     """
     place = f"video {video.id}"
-    present = [track for track in video.objects if track.present]
+    tracks = video.objects
+    present = [track for track in tracks if track.present]
     if not present:
         yield Finding(_NO_OBJECT, place)
     if video.length == 1:
@@ -78,7 +79,7 @@ def odd_objects(
     most = most_at_once(video, frames)
     if most > slots:
         yield Finding(_SLOTS, f"{place}: {most} objects, {slots} slots (model.num_slots)")
-    for track in video.objects:
+    for track in tracks:
         if not track.present:
             yield Finding(_MASKLESS, f"{place}, {_name(track, names)}")
     shapes = {track.id: _shapes(track) for track in present}

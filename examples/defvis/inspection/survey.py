@@ -139,9 +139,10 @@ def survey(data: YouTubeVIS) -> Survey:
 
 def most_at_once(video: Video, frames: int) -> int:
     """The most objects, without crowd, that any `frames` consecutive frames of a video show."""
-    if not video.objects:
+    tracks = video.objects
+    if not tracks:
         return 0
-    seen = np.array([[mask is not None for mask in track.masks] for track in video.objects])
+    seen = np.array([[mask is not None for mask in track.masks] for track in tracks])
     sums = np.pad(seen.cumsum(axis=1), ((0, 0), (1, 0)))
     frames = min(frames, video.length)
     return int(((sums[:, frames:] - sums[:, :-frames]) > 0).sum(axis=0).max())

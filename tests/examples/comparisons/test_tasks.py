@@ -15,6 +15,8 @@ from defvis.comparisons.tasks import CELLS, KINDS, SHAPE, TASKS, VALUES, WINDOW
 
 ROOT = Path(__file__).resolve().parents[3]
 T, H, W = SHAPE
+# Standard deviation of the rows, and of the columns, of a square of 3 x 3 cells.
+SQUARE = torch.full((2,), 0.75**0.5)
 
 
 def value_at(features: Tensor, t: int, y: int, x: int) -> Tensor:
@@ -64,12 +66,20 @@ def test_same_object() -> None:
     assert abs(float(noise.mean())) < 0.05
     assert abs(float(noise.std()) - 1) < 0.05
     assert not clips.target[~clips.counts].any()
+    moved = 0
     for target, counts in zip(clips.target, clips.counts, strict=True):
         colours, cells = target[counts].unique(dim=0, return_counts=True)
         assert 1 <= len(colours) <= 3
         assert cells.max() <= 9 * T
-        seen = counts.view(SHAPE).flatten(1).any(1)
-        assert seen[0], "all objects begin inside"
+        places = [(target.view(*SHAPE, VALUES) == colour).all(-1) for colour in colours]
+        alone = [place for place in places if all(frame.sum() == 9 for frame in place)]
+        for place in alone:  # Neither hidden nor cut: a square that moves evenly.
+            middles = torch.stack([frame.nonzero().float().mean(0) for frame in place])
+            moves = middles.diff(dim=0)
+            assert moves.equal(moves[:1].expand_as(moves))
+            assert all(frame.nonzero().float().std(0).allclose(SQUARE) for frame in place)
+        moved += len(alone)
+    assert moved
 
 
 def test_everything() -> None:

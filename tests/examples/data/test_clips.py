@@ -16,8 +16,8 @@ from defvis.config import DataConfig
 from defvis.config_io import override
 from defvis.data import rle
 from defvis.data.augment import draw_augmentation
-from defvis.data.clips import ClipDataset, FrameCache, collate
-from defvis.data.resize_crop import draw_resize_crop, network_size
+from defvis.data.clips import ClipDataset, FrameCache, collate, object_masks
+from defvis.data.resize_crop import ResizeCrop, Size, draw_resize_crop, network_size
 from defvis.data.sampling import EndlessSampler
 from defvis.data.ytvis import find_files, load
 from tests.examples.data.small_dataset import CONTENT, write_dataset
@@ -39,6 +39,32 @@ def test_clips_leave_out_crowds_and_absent_objects(tmp_path: Path) -> None:
         for epoch in range(12)
     }
     assert seen == {(1, 1), (0, 1)}, "single frames with and without the object"
+
+
+@pytest.mark.parametrize("size", [(6, 8), (9, 5)])
+def test_masks_are_those_of_every_frame_decoded_alone(tmp_path: Path, size: Size) -> None:
+    video = load(*write_dataset(tmp_path, CONTENT)).videos[0]
+    assert len(video.tracks) > len(video.objects) > 0
+    whole = ResizeCrop(0, 0, (video.height, video.width), size)
+    for tracks in (video.tracks, video.objects, []):
+        masks = object_masks(tracks, range(1, 3), whole)
+        assert masks.shape == (len(tracks), 2, *size)
+        for row, track in enumerate(tracks):
+            for column in range(2):
+                run_lengths = track.masks[1 + column]
+                expected = False if run_lengths is None else whole.mask(rle.decode(run_lengths))
+                assert (masks[row, column] == expected).all()
+
+
+def test_one_frame_is_played_backwards(tmp_path: Path) -> None:
+    """Its reversed view is contiguous with a negative stride, which PyTorch does not take."""
+    data = load(*write_dataset(tmp_path, CONTENT))
+    plain, changed = (
+        ClipDataset(data, 1, replace(STILL, reverse=share), 0, FrameCache(1))[0, 0]
+        for share in (0.0, 1.0)
+    )
+    assert changed.frames.equal(plain.frames)
+    assert changed.targets.masks.equal(plain.targets.masks)
 
 
 def test_resizing_and_padding(tmp_path: Path) -> None:
