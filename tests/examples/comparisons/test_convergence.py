@@ -160,6 +160,22 @@ def test_the_table_of_dense_attention_follows_from_the_recorded_figures() -> Non
     assert row("times as many steps", factors) in text
 
 
+def test_the_table_of_encoder_and_decoder_follows_from_the_recorded_figures() -> None:
+    text = (ROOT / "docs/internals/paper.md").read_text()
+    parts, rates = recorded("parts"), recorded("rates")
+    for encoder, decoder, variant in (
+        ("dense", "dense", rates["dense-1e-3"]),
+        ("deformable", "dense", parts["encoder"]),
+        ("dense", "deformable", parts["decoder"]),
+        ("deformable", "deformable", rates["d-1e-3"]),
+    ):
+        runs = [run.figures["AP"] for run in variant.runs.values()]
+        means = [statistics.mean(ap for _, ap in at) for at in zip(*runs, strict=True)]
+        cells = [f"{mean:.3f}".removeprefix("0") for mean in means[:-1]]
+        cells.append(spread([run[-1][1] for run in runs], percent=False))
+        assert f"| {encoder} | {decoder} | {len(runs)} | {' | '.join(cells)} |" in text
+
+
 def test_warm_up_is_that_of_the_profile() -> None:
     assert compare_convergence.WARM_UP == profiling.WARM_UP
 
