@@ -276,7 +276,7 @@ def _journal(
 ) -> Iterator[Journal]:
     """The results of each finished video; in a folder beside --out, which is deleted at the end."""
     from defvis.evaluation.journal import Journal, KeptJournal
-    from defvis.fingerprint import of_content, of_model
+    from defvis.training.fingerprint import of_content, of_model
 
     if args.out is None:
         yield Journal()

@@ -211,7 +211,7 @@ def _open_journal(
     args: argparse.Namespace, trained: TrainedModel[Any], source: Frames, window: int
 ) -> KeptJournal:
     from defvis.evaluation.journal import KeptJournal
-    from defvis.fingerprint import of_content, of_listing, of_model
+    from defvis.training.fingerprint import of_content, of_listing, of_model
 
     agreed = {
         "the model": of_content(args.onnx) if args.onnx else of_model(trained),

@@ -169,8 +169,13 @@ def compare(task: str, steps: int, seeds: int, say: Callable[[str], None]) -> Ru
         task: One of `TASKS`.
         steps: Of a training.
         seeds: How many.
-        say: Is told what was found.
+        say: Called with a sentence on the result of each kind.
+
+    Raises:
+        ValueError: If `steps` is not a multiple of `WINDOW`: the last ones would be in no curve.
     """
+    if steps % WINDOW:
+        raise ValueError(f"steps must be a multiple of {WINDOW}, got {steps}")
     found: Runs = {}
     for kind in KINDS:
         tried = {rate: train(task, kind, rate, 0, steps) for rate in RATES}

@@ -108,6 +108,11 @@ def test_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_steps_that_no_curve_would_show_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="steps must be a multiple of 20, got 110"):
+        compare_tasks.main(["--out", str(tmp_path), "--steps", "110"])
+
+
 def test_the_table_in_the_docs_is_of_the_recorded_curves() -> None:
     found = json.loads((ROOT / "examples/results/tasks.json").read_text())
     page = (ROOT / "docs/internals/paper.md").read_text().splitlines()
