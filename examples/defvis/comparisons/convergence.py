@@ -143,19 +143,20 @@ def to_table(variants: Mapping[str, Variant]) -> str:
         cells = [
             *(name, f"{variant.parameters:,}", f"{variant.step_seconds:.3f}"),
             *(str(len(runs)), str(max(run.figures["AP"][-1][0] for run in runs))),
-            *(_spread(values) for values in ends),
-            *(_spread(variant.at(figure, moment)) for figure in FIGURES),
+            *(spread(values) for values in ends),
+            *(spread(variant.at(figure, moment)) for figure in FIGURES),
         ]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.3f}".removeprefix("0")
-    if len(values) == 1:
-        return mean
-    low, high = (f"{end:.3f}".removeprefix("0") for end in (min(values), max(values)))
-    return f"{mean} [{low}, {high}]"
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """The mean, and in brackets the range where there are several; .1 for 0.1, no minus zero."""
+    mean, low, high = (
+        f"{round(value, digits) + 0:.{digits}f}".removeprefix("0")
+        for value in (statistics.mean(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
 
 
 def to_json(variants: Mapping[str, Variant]) -> str:

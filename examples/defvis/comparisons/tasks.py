@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from defvis.comparisons.convergence import spread
 from defvis.config import ModelConfig
 from defvis.models.attention import Volume
 from defvis.models.encoder import Encoder
@@ -193,21 +194,12 @@ def to_rows(found: Mapping[str, Runs]) -> dict[str, str]:
     """Of each task, cells of a table: what both kinds explain after 100 steps, and at the end."""
     return {
         task: " | ".join(
-            _spread([curve[point] for curve in kinds[kind]["curves"]])
+            spread([curve[point] for curve in kinds[kind]["curves"]], digits=2)
             for point in (100 // WINDOW - 1, -1)
             for kind in KINDS
         )
         for task, kinds in found.items()
     }
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean and range; + 0 makes a zero of a minus zero."""
-    mean, low, high = (
-        f"{round(value, 2) + 0:.2f}".removeprefix("0")
-        for value in (statistics.mean(values), min(values), max(values))
-    )
-    return f"{mean} [{low}, {high}]"
 
 
 def draw(found: Mapping[str, Runs], path: Path) -> None:
