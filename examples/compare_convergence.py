@@ -200,12 +200,14 @@ def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bo
         *(word for change in changes for word in ("--set", change)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    print(f"{_name(key)}: begins", flush=True)
+    # The end of the line with it: runs that begin together print together.
+    print(f"{_name(key)}: begins\n", end="", flush=True)
     with (args.out / f"{_name(key)}.log").open("w") as output:
         done = subprocess.run(
             words, stdout=output, stderr=subprocess.STDOUT, check=False, env=environment
         )
-    print(f"{_name(key)}: {'done' if done.returncode == 0 else 'failed, see its log'}", flush=True)
+    end = "done" if done.returncode == 0 else "failed, see its log"
+    print(f"{_name(key)}: {end}\n", end="", flush=True)
     return done.returncode == 0
 
 

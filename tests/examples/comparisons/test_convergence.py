@@ -15,6 +15,7 @@ from defvis.training import profiling
 from tests.examples.support import TINY_RUN, as_words, program
 
 ROOT = Path(__file__).resolve().parents[3]
+EXPERIMENTS = ROOT / "docs/internals/experiments.md"
 
 
 def curve(*values: float) -> Curve:
@@ -65,8 +66,7 @@ def spread(values: list[float], percent: bool) -> str:
 
 def test_rows_by_level_follow_from_the_recorded_figures() -> None:
     """AP, a fraction, and what identity switches cost, in percent; one list of seeds a cell."""
-    (page,) = ROOT.glob("docs/**/training.md")
-    text = page.read_text()
+    text = EXPERIMENTS.read_text()
     for rows in json.loads((ROOT / "examples/results/levels.json").read_text()).values():
         for label, cells in rows.items():
             shown = " | ".join(spread(values, values[0] > 1) for values in cells)
@@ -74,8 +74,7 @@ def test_rows_by_level_follow_from_the_recorded_figures() -> None:
 
 
 def test_figures_of_the_default_run_are_the_recorded_ones() -> None:
-    (page,) = ROOT.glob("docs/**/training.md")
-    text = page.read_text()
+    text = (ROOT / "docs/guide/training.md").read_text() + EXPERIMENTS.read_text()
     recorded_runs = json.loads((ROOT / "examples/results/digits.json").read_text())
 
     def of(key: str, level: str, name: str) -> list[float]:
@@ -104,8 +103,7 @@ def test_figures_of_the_default_run_are_the_recorded_ones() -> None:
 
 
 def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
-    (page,) = ROOT.glob("docs/**/training.md")
-    text = page.read_text()
+    text = EXPERIMENTS.read_text()
 
     def value(number: float) -> str:
         return f"{number:.3f}".removeprefix("0")
@@ -137,7 +135,7 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
 
 def test_the_table_of_dense_attention_follows_from_the_recorded_figures() -> None:
     """AP of the long runs, and the steps after which they have what deformable attention has."""
-    text = (ROOT / "docs/internals/paper.md").read_text()
+    text = EXPERIMENTS.read_text()
 
     def means(variant: Variant) -> list[tuple[float, float]]:
         """(AP, steps), of all runs."""
@@ -161,7 +159,7 @@ def test_the_table_of_dense_attention_follows_from_the_recorded_figures() -> Non
 
 
 def test_the_table_of_encoder_and_decoder_follows_from_the_recorded_figures() -> None:
-    text = (ROOT / "docs/internals/paper.md").read_text()
+    text = EXPERIMENTS.read_text()
     parts, rates = recorded("parts"), recorded("rates")
     for encoder, decoder, variant in (
         ("dense", "dense", rates["dense-1e-3"]),

@@ -115,6 +115,6 @@ def test_steps_that_no_curve_would_show_are_refused(tmp_path: Path) -> None:
 
 def test_the_table_in_the_docs_is_of_the_recorded_curves() -> None:
     found = json.loads((ROOT / "examples/results/tasks.json").read_text())
-    page = (ROOT / "docs/internals/paper.md").read_text().splitlines()
+    page = (ROOT / "docs/internals/experiments.md").read_text().splitlines()
     for task, cells in tasks.to_rows(found).items():
         assert any(row.startswith(f"| {task} |") and row.endswith(f"| {cells} |") for row in page)
