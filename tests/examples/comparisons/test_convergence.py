@@ -111,10 +111,6 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
     def last(variant: Variant) -> str:
         return " | ".join(value(variant.at(name, 99)[0]) for name in ("AP", "AP50", "AP75"))
 
-    for name, variant in recorded("attention").items():
-        cells = to_table({name: variant}).splitlines()[-1].split(" | ")
-        assert f"| {name} | {cells[1]} | {cells[2]} | " in text
-        assert f" | {cells[5]} | " in text
     for points, variant in recorded("points").items():
         label = {"deformable": "12 (default)"}.get(points, points.removeprefix("K"))
         assert f"| {label} | {variant.step_seconds:.3f} | {last(variant)} |" in text
@@ -133,29 +129,37 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
         assert f"| {kind} | {rate}{default} | {curve} |" in text
 
 
-def test_the_table_of_dense_attention_follows_from_the_recorded_figures() -> None:
-    """AP of the long runs, and the steps after which they have what deformable attention has."""
+def test_the_tables_of_attention_follow_from_the_recorded_figures() -> None:
+    """AP after every validation, and when deformable attention had as much as dense attention."""
     text = EXPERIMENTS.read_text()
-
-    def means(variant: Variant) -> list[tuple[float, float]]:
-        """(AP, steps), of all runs."""
-        runs = [run.figures["AP"] for run in variant.runs.values()]
-        return [(statistics.mean(ap for _, ap in at), at[0][0]) for at in zip(*runs, strict=True)]
+    attention = recorded("attention")
+    # The columns of equal time are of the picture.
+    for row in to_table(attention).splitlines()[2:]:
+        name, parameters, seconds, _, *figures = row.strip("| ").split(" | ")[:8]
+        assert f"| {name} | {parameters} | {seconds} | {' | '.join(figures)} |" in text
 
     def row(title: str, cells: list[str]) -> str:
         return f"| {title} | {' | '.join(cells)} |"
 
-    dense, deformable = means(recorded("dense")["dense"]), means(recorded("time")["volume"])
-    assert row("AP after joint steps", [f"{steps:,}" for _, steps in dense]) in text
-    values = [f"{ap:.3f}".removeprefix("0") for ap, _ in dense]
-    assert row("dense, mean of two seeds", values) in text
-    assert row("AP", [f"{ap:.3f}".removeprefix("0") for ap, _ in deformable]) in text
-    # The first validation with as much comes before the plateau, where AP rises with the steps.
-    rising = dense[: 1 + next(n for n, (ap, _) in enumerate(dense) if ap > deformable[-1][0])]
-    needed = [interpolate(rising, ap) for ap, _ in deformable]
-    assert row("dense attention has it after", [f"{steps:,.0f}" for steps in needed]) in text
-    factors = [f"{one / own:.1f}" for one, (_, own) in zip(needed, deformable, strict=True)]
-    assert row("times as many steps", factors) in text
+    means = {}
+    for name, variant in attention.items():
+        runs = [run.figures["AP"] for run in variant.runs.values()]
+        means[name] = [
+            (at[0][0], statistics.mean(ap for _, ap in at)) for at in zip(*runs, strict=True)
+        ]
+        assert row(name, [f"{ap:.3f}".removeprefix("0") for _, ap in means[name]]) in text
+    title = "AP, mean of both seeds, after joint steps"
+    assert row(title, [f"{step:,}" for step, _ in means["dense"]]) in text
+    steps_of = [(ap, step) for step, ap in means["deformable"]]
+    when = [interpolate(steps_of, ap) for _, ap in means["dense"]]
+    title = "deformable attention has dense attention's AP after"
+    assert row(title, [f"{steps:,.0f}" for steps in when]) in text
+    share = when[-1] / means["dense"][-1][0]
+    seconds = {name: variant.step_seconds for name, variant in attention.items()}
+    time = share * seconds["deformable"] / seconds["dense"]
+    ahead = means["deformable"][-1][1] - means["dense"][-1][1]
+    words = f"**{share:.2f} of the steps** and {time:.2f} of the time, and ends\n{ahead:.3f}"
+    assert words.replace("\n0", "\n") in text
 
 
 def test_the_table_of_encoder_and_decoder_follows_from_the_recorded_figures() -> None:
