@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defvis.config import ModelConfig
-from defvis.models.layers import MLP, inverse_sigmoid
+from defvis.models.layers import MLP, inverse_sigmoid, start_at_
 
 
 class ClassHead(nn.Module):
@@ -28,7 +27,7 @@ class ClassHead(nn.Module):
             nn.Linear(config.embed_dim, outputs, bias=False) if config.class_pooling else None
         )
         if sigmoid:
-            nn.init.constant_(self.frame.bias, -math.log((1 - prior) / prior))
+            start_at_(self.frame, prior)
 
     def forward(self, queries: Tensor, frame_mask: Tensor) -> Tensor:
         """Computes logits.
@@ -100,7 +99,7 @@ class DenseClassHead(nn.Module):
     def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.05) -> None:
         super().__init__()
         self.project = nn.Linear(embed_dim, num_classes)
-        nn.init.constant_(self.project.bias, -math.log((1 - prior) / prior))
+        start_at_(self.project, prior)
 
     def forward(self, cells: Tensor) -> Tensor:
         """Maps cells [..., C] to logits [..., num_classes]."""

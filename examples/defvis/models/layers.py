@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,12 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """log(x / (1 - x)), with x clamped to [eps, 1 - eps]."""
     x = x.clamp(eps, 1 - eps)
     return torch.log(x / (1 - x))
+
+
+def start_at_(layer: nn.Linear | nn.Conv3d, probability: float) -> None:
+    """Sets the bias of logits to that of a probability (Lin et al., ICCV 2017, section 4.1)."""
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, -math.log((1 - probability) / probability))
 
 
 def run_layer(layer: Callable[..., Tensor], *arguments: object, recompute: bool) -> Tensor:

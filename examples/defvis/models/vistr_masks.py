@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from defvis.config import ModelConfig
 from defvis.models.deform_conv import DeformConv2d
-from defvis.models.layers import run_layer
+from defvis.models.layers import run_layer, start_at_
 from defvis.models.mask_inputs import FrameMaps, MaskInputs
 
 
@@ -59,7 +59,7 @@ class FrameFeatures(nn.Module):
 class SequenceMaskHead(nn.Module):
     """Attention maps, FPN with a deformable convolution, 3-D convolutions over a slot's frames."""
 
-    def __init__(self, config: ModelConfig, num_laterals: int) -> None:
+    def __init__(self, config: ModelConfig, num_laterals: int, prior: float = 0.12) -> None:
         super().__init__()
         width, heads = config.embed_dim, config.num_heads
         self._heads, self._chunk = heads, config.mask_chunk
@@ -82,6 +82,7 @@ class SequenceMaskHead(nn.Module):
         )
         self.sequence_norms = nn.ModuleList(SequenceNorm(math.gcd(4, last), last) for _ in range(3))
         self.mask = nn.Conv3d(last, 1, 1)
+        start_at_(self.mask, prior)  # most of a frame is background
         _start(self.maps, bound=_he_bound((width + heads) * 9))
         for conv in self.convs:
             _start(conv)

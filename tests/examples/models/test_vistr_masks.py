@@ -110,6 +110,11 @@ def test_against_the_definition_slot_by_slot(parts, inputs) -> None:  # type: ig
         torch.testing.assert_close(masks[clip, slot], expected, atol=1e-4, rtol=1e-3)
 
 
+def test_untrained_masks_are_mostly_background(parts, inputs) -> None:  # type: ignore[no-untyped-def]
+    """At first the masks of a head that starts at half of all pixels end up empty."""
+    assert 0.06 < compute(parts, inputs).sigmoid().mean() < 0.24
+
+
 def test_temporal_receptive_field_is_13_frames(model: ModelConfig) -> None:
     """Three convolutions of 3 frames, 2 apart, see 6 frames to either side."""
     head = SequenceMaskHead(model, 1).eval()
