@@ -200,15 +200,18 @@ def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bo
         *(word for change in changes for word in ("--set", change)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    # The end of the line with it: runs that begin together print together.
-    print(f"{_name(key)}: begins\n", end="", flush=True)
+    _say(f"{_name(key)}: begins")
     with (args.out / f"{_name(key)}.log").open("w") as output:
         done = subprocess.run(
             words, stdout=output, stderr=subprocess.STDOUT, check=False, env=environment
         )
-    end = "done" if done.returncode == 0 else "failed, see its log"
-    print(f"{_name(key)}: {end}\n", end="", flush=True)
+    _say(f"{_name(key)}: {'done' if done.returncode == 0 else 'failed, see its log'}")
     return done.returncode == 0
+
+
+def _say(line: str) -> None:
+    """Prints a line in one write: runs at the same time would mix texts and ends of lines."""
+    print(f"{line}\n", end="", flush=True)
 
 
 if __name__ == "__main__":

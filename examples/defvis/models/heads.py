@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defvis.config import ModelConfig
-from defvis.models.layers import MLP, inverse_sigmoid, start_at_
+from defvis.models.layers import MLP, inverse_sigmoid, start_at_probability_
 
 
 class ClassHead(nn.Module):
@@ -27,7 +27,7 @@ class ClassHead(nn.Module):
             nn.Linear(config.embed_dim, outputs, bias=False) if config.class_pooling else None
         )
         if sigmoid:
-            start_at_(self.frame, prior)
+            start_at_probability_(self.frame, prior)
 
     def forward(self, queries: Tensor, frame_mask: Tensor) -> Tensor:
         """Computes logits.
@@ -99,7 +99,7 @@ class DenseClassHead(nn.Module):
     def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.05) -> None:
         super().__init__()
         self.project = nn.Linear(embed_dim, num_classes)
-        start_at_(self.project, prior)
+        start_at_probability_(self.project, prior)
 
     def forward(self, cells: Tensor) -> Tensor:
         """Maps cells [..., C] to logits [..., num_classes]."""

@@ -19,8 +19,8 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x / (1 - x))
 
 
-def start_at_(layer: nn.Linear | nn.Conv3d, probability: float) -> None:
-    """Sets the bias of logits to that of a probability (Lin et al., ICCV 2017, section 4.1)."""
+def start_at_probability_(layer: nn.Linear | nn.Conv3d, probability: float) -> None:
+    """Sets the bias so that sigmoids begin around it, as Lin et al., ICCV 2017, section 4.1."""
     assert layer.bias is not None
     nn.init.constant_(layer.bias, -math.log((1 - probability) / probability))
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from defvis.config import ModelConfig
 from defvis.models.deform_conv import DeformConv2d
-from defvis.models.layers import run_layer, start_at_
+from defvis.models.layers import run_layer, start_at_probability_
 from defvis.models.mask_inputs import FrameMaps, MaskInputs
 
 
@@ -82,7 +82,7 @@ class SequenceMaskHead(nn.Module):
         )
         self.sequence_norms = nn.ModuleList(SequenceNorm(math.gcd(4, last), last) for _ in range(3))
         self.mask = nn.Conv3d(last, 1, 1)
-        start_at_(self.mask, prior)  # most of a frame is background
+        start_at_probability_(self.mask, prior)  # most of a frame is background
         _start(self.maps, bound=_he_bound((width + heads) * 9))
         for conv in self.convs:
             _start(conv)
