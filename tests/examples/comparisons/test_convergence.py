@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -114,13 +115,6 @@ def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
     for points, variant in recorded("points").items():
         label = {"deformable": "12 (default)"}.get(points, points.removeprefix("K"))
         assert f"| {label} | {variant.step_seconds:.3f} | {last(variant)} |" in text
-    masks = recorded("masks")
-    labels = ("dynamic (default)", "VisTR's, focal 20", "VisTR's, focal 3")
-    for label, variant in zip(labels, masks.values(), strict=True):
-        after_400 = value(variant.at("AP", variant.minutes(400))[0])
-        after_minutes = value(variant.at("AP", masks["deformable"].total_minutes)[0])
-        row = f"| {variant.step_seconds:.3f} | {after_400} | {last(variant)} | {after_minutes} |"
-        assert f"| {label} {row}" in text
     for name, variant in recorded("rates").items():
         kind, rate = name.split("-", 1)
         curve = " | ".join(value(ap) for _, ap in variant.runs[0].figures["AP"])
@@ -167,6 +161,37 @@ def test_the_tables_of_attention_follow_from_the_recorded_figures() -> None:
         words = " ".join((ROOT / page).read_text().split())
         assert f"{deformable[-1]:,.0f}" in words, page
         assert f"after {dense[-1]:,.0f}" in words, page
+
+
+def test_the_tables_of_mask_heads_follow_from_the_recorded_figures() -> None:
+    text = EXPERIMENTS.read_text()
+    masks, dynamic = recorded("masks"), recorded("time")["volume"]
+    for weights, variant in masks.items():
+        if weights.startswith("focal"):
+            words = re.fullmatch(r"focal (\d+), dice (\d)(, begins at \.50)?", weights)
+            assert words
+            (run,) = variant.runs.values()
+            values = " | ".join(f"{ap:.3f}".removeprefix("0") for _, ap in run.figures["AP"])
+            begins = ".50" if words[3] else ".12"
+            assert f"| {words[1]}, {words[2]} | {begins} | {values} |" in text
+    for name, timed, trained in (
+        ("dynamic (default)", masks["dynamic"], dynamic),
+        ("VisTR's", masks["VisTR's"], masks["VisTR's"]),
+    ):
+        steps = max(run.figures["AP"][-1][0] for run in trained.runs.values())
+        ends = [
+            spread([run.figures[figure][-1][1] for run in trained.runs.values()], percent=False)
+            for figure in ("AP", "AP50", "AP75")
+        ]
+        assert f"| {name} | {timed.step_seconds:.3f} | {steps:,} | {' | '.join(ends)} |" in text
+
+
+def test_the_table_of_the_larger_volume_follows_from_the_recorded_figures() -> None:
+    text = EXPERIMENTS.read_text()
+    for name, variant in recorded("larger").items():
+        (run,) = variant.runs.values()
+        values = " | ".join(f"{ap:.3f}".removeprefix("0") for _, ap in run.figures["AP"])
+        assert f"| {name} | {variant.step_seconds:.2f} | {values} |" in text
 
 
 def test_the_table_of_encoder_and_decoder_follows_from_the_recorded_figures() -> None:
