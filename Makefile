@@ -17,12 +17,10 @@ export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 demo: $(VENV)/with-examples
 	$(BIN)/python examples/train_defvis.py --resume
 
-# Two processes, a file of tests to each at a time, in the order of tests/conftest.py; most of what
-# they run has two threads itself.
+# Two processes, a file of tests to each at a time; most of what they run has two threads itself.
 # A crash is a failure and ends its process for good: a replacement may get no work, and never end.
 test: $(VENV)/with-examples,test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--max-worker-restart 0
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 # Every way to install, with every compiler, for the oldest and the newest Python and PyTorch here.
 # Both PyTorch are downloaded once and kept: see tests/package/install_matrix/parts.py.

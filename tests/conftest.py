@@ -38,12 +38,6 @@ def pytest_report_header() -> str:
     return f"stdeform: backends {', '.join(BACKENDS)}; GPU: {gpu}; torch {torch.__version__}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: at the end, one process would wait for the other."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Seeds torch, and undoes what a test forces on the kernels."""
