@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import statistics
 from pathlib import Path
 
 import compare_convergence
@@ -14,9 +12,6 @@ import pytest
 from defvis.comparisons.convergence import Curve, Variant, draw, interpolate, read_curve, to_table
 from defvis.training import profiling
 from tests.examples.support import TINY_RUN, as_words, program
-
-ROOT = Path(__file__).resolve().parents[3]
-EXPERIMENTS = ROOT / "docs/internals/experiments.md"
 
 
 def curve(*values: float) -> Curve:
@@ -41,173 +36,6 @@ def test_equal_time_is_when_the_fastest_ends() -> None:
     assert "AP after 1.0 min" in header
     assert first.startswith("| quick | 10 | 0.300 | 2 | 200 | .300 [.200, .400] | ")
     assert second.endswith("| .600 | .600 | .600 | .500 | .500 | .500 |")
-
-
-def recorded(name: str) -> dict[str, Variant]:
-    content = json.loads((ROOT / f"examples/results/{name}.json").read_text())
-    return {
-        variant: Variant(
-            fields["parameters"],
-            fields["seconds"],
-            {int(seed): Curve(**run) for seed, run in fields["runs"].items()},
-        )
-        for variant, fields in content.items()
-    }
-
-
-def spread(values: list[float], percent: bool) -> str:
-    """The mean, and in brackets the range where there are several."""
-
-    def one(value: float) -> str:
-        return f"{value:.1f}" if percent else f"{value:.3f}".removeprefix("0")
-
-    text = one(statistics.mean(values)) + " %" * percent
-    return text if len(values) == 1 else f"{text} [{one(min(values))}, {one(max(values))}]"
-
-
-def test_rows_by_level_follow_from_the_recorded_figures() -> None:
-    """AP, a fraction, and what identity switches cost, in percent; one list of seeds a cell."""
-    text = EXPERIMENTS.read_text()
-    for rows in json.loads((ROOT / "examples/results/levels.json").read_text()).values():
-        for label, cells in rows.items():
-            shown = " | ".join(spread(values, values[0] > 1) for values in cells)
-            assert f"| {label} | {shown} |" in text
-
-
-def test_figures_of_the_default_run_are_the_recorded_ones() -> None:
-    text = (ROOT / "docs/guide/training.md").read_text() + EXPERIMENTS.read_text()
-    recorded_runs = json.loads((ROOT / "examples/results/digits.json").read_text())
-
-    def of(key: str, level: str, name: str) -> list[float]:
-        runs = recorded_runs[key]["runs"].values()
-        return [run["validation"][level][name] for run in runs]
-
-    def value(number: float) -> str:
-        return f"{number:.3f}".removeprefix("0")
-
-    levels = ("EM", "M", "E", "H")
-    for level in levels:
-        cells = []
-        for name in ("AP", "AP50"):
-            mean, *each = map(value, (statistics.mean(found := of("default", level, name)), *found))
-            cells.append(f"**{mean}** ({', '.join(each)})")
-        assert f"| {' | '.join(cells)} | " in text, level
-    for times, key in (
-        ("not at all", "default, cells not shared"),
-        *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
-        ("4 (default)", "default"),
-    ):
-        cells = [value(statistics.mean(of(key, level, "AP"))) for level in levels]
-        lost = statistics.mean(of(key, "M", "lost to identity switches, %"))
-        assert f"| {times} | {' | '.join(cells)} | " in text, times
-        assert f" | {lost:.1f} % | " in text, times
-
-
-def test_tables_in_the_docs_follow_from_the_recorded_figures() -> None:
-    text = EXPERIMENTS.read_text()
-
-    def value(number: float) -> str:
-        return f"{number:.3f}".removeprefix("0")
-
-    def last(variant: Variant) -> str:
-        return " | ".join(value(variant.at(name, 99)[0]) for name in ("AP", "AP50", "AP75"))
-
-    for points, variant in recorded("points").items():
-        label = {"deformable": "12 (default)"}.get(points, points.removeprefix("K"))
-        assert f"| {label} | {variant.step_seconds:.3f} | {last(variant)} |" in text
-    for name, variant in recorded("rates").items():
-        kind, rate = name.split("-", 1)
-        curve = " | ".join(value(ap) for _, ap in variant.runs[0].figures["AP"])
-        default = " (default)" if name == "d-1e-3" else ""
-        kind = {"d": "deformable"}.get(kind, kind)
-        assert f"| {kind} | {rate}{default} | {curve} |" in text
-
-
-def test_the_tables_of_attention_follow_from_the_recorded_figures() -> None:
-    """What each kind has after every validation, and how many steps each needs for the same AP."""
-    text = EXPERIMENTS.read_text()
-    attention = recorded("attention")
-    means = {}
-    for line, (name, variant) in zip(
-        to_table(attention).splitlines()[2:], attention.items(), strict=True
-    ):
-        _, parameters, seconds, _, _, *figures = line.strip("| ").split(" | ")[:8]
-        assert f"| {name} | {parameters} | {seconds} | {' | '.join(figures)} |" in text
-        runs = [run.figures["AP"] for run in variant.runs.values()]
-        means[name] = [
-            (at[0][0], statistics.mean(ap for _, ap in at)) for at in zip(*runs, strict=True)
-        ]
-        values = " | ".join(f"{ap:.3f}".removeprefix("0") for _, ap in means[name])
-        assert f"| {name} | {values} |" in text
-
-    def steps_to(name: str, ap: float) -> float:
-        """The first ones, between two validations."""
-        after = next(n for n, (_, reached) in enumerate(means[name]) if reached >= ap)
-        return interpolate([(reached, step) for step, reached in means[name][: after + 1]], ap)
-
-    end = means["dense"][-1][1]
-    wanted = [ap for step, ap in means["dense"] if 3000 <= step <= 7000] + [end]
-    dense, deformable = ([steps_to(kind, ap) for ap in wanted] for kind in ("dense", "deformable"))
-    ratios = [theirs / ours for theirs, ours in zip(dense, deformable, strict=True)]
-    for cells in (
-        *([f"{steps:,.0f}" for steps in row] for row in (dense, deformable)),
-        [f"{ratio:.1f}" for ratio in ratios],
-    ):
-        assert f"| {' | '.join(cells)} |" in text
-    assert f"**{deformable[-1] / dense[-1]:.2f} of the steps**" in text
-    ahead = f"{means['deformable'][-1][1] - end:.3f}".removeprefix("0")
-    assert f"ends {ahead} higher" in " ".join(text.split())
-    for page in ("README.md", "docs/internals/paper.md"):
-        words = " ".join((ROOT / page).read_text().split())
-        assert f"{deformable[-1]:,.0f}" in words, page
-        assert f"after {dense[-1]:,.0f}" in words, page
-
-
-def test_the_tables_of_mask_heads_follow_from_the_recorded_figures() -> None:
-    text = EXPERIMENTS.read_text()
-    masks, dynamic = recorded("masks"), recorded("time")["volume"]
-    for weights, variant in masks.items():
-        if weights.startswith("focal"):
-            words = re.fullmatch(r"focal (\d+), dice (\d)(, begins at \.50)?", weights)
-            assert words
-            (run,) = variant.runs.values()
-            values = " | ".join(f"{ap:.3f}".removeprefix("0") for _, ap in run.figures["AP"])
-            begins = ".50" if words[3] else ".12"
-            assert f"| {words[1]}, {words[2]} | {begins} | {values} |" in text
-    for name, timed, trained in (
-        ("dynamic (default)", masks["dynamic"], dynamic),
-        ("VisTR's", masks["VisTR's"], masks["VisTR's"]),
-    ):
-        steps = max(run.figures["AP"][-1][0] for run in trained.runs.values())
-        ends = [
-            spread([run.figures[figure][-1][1] for run in trained.runs.values()], percent=False)
-            for figure in ("AP", "AP50", "AP75")
-        ]
-        assert f"| {name} | {timed.step_seconds:.3f} | {steps:,} | {' | '.join(ends)} |" in text
-
-
-def test_the_table_of_the_larger_volume_follows_from_the_recorded_figures() -> None:
-    text = EXPERIMENTS.read_text()
-    for name, variant in recorded("larger").items():
-        (run,) = variant.runs.values()
-        values = " | ".join(f"{ap:.3f}".removeprefix("0") for _, ap in run.figures["AP"])
-        assert f"| {name} | {variant.step_seconds:.2f} | {values} |" in text
-
-
-def test_the_table_of_encoder_and_decoder_follows_from_the_recorded_figures() -> None:
-    text = EXPERIMENTS.read_text()
-    parts, rates = recorded("parts"), recorded("rates")
-    for encoder, decoder, variant in (
-        ("dense", "dense", rates["dense-1e-3"]),
-        ("deformable", "dense", parts["encoder"]),
-        ("dense", "deformable", parts["decoder"]),
-        ("deformable", "deformable", rates["d-1e-3"]),
-    ):
-        runs = [run.figures["AP"] for run in variant.runs.values()]
-        means = [statistics.mean(ap for _, ap in at) for at in zip(*runs, strict=True)]
-        cells = [f"{mean:.3f}".removeprefix("0") for mean in means[:-1]]
-        cells.append(spread([run[-1][1] for run in runs], percent=False))
-        assert f"| {encoder} | {decoder} | {len(runs)} | {' | '.join(cells)} |" in text
 
 
 def test_warm_up_is_that_of_the_profile() -> None:

@@ -1,0 +1,175 @@
+"""The tables of the docs follow from the figures in examples/results/."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+from defvis.comparisons.convergence import Curve, Variant, interpolate, to_table
+
+ROOT = Path(__file__).resolve().parents[3]
+EXPERIMENTS = (ROOT / "docs/internals/experiments.md").read_text()
+FIGURES = ("AP", "AP50", "AP75")
+
+
+def read(name: str) -> dict:
+    return json.loads((ROOT / f"examples/results/{name}.json").read_text())
+
+
+def recorded(name: str) -> dict[str, Variant]:
+    return {
+        variant: Variant(
+            fields["parameters"],
+            fields["seconds"],
+            {int(seed): Curve(**run) for seed, run in fields["runs"].items()},
+        )
+        for variant, fields in read(name).items()
+    }
+
+
+def value(number: float) -> str:
+    return f"{number:.3f}".removeprefix("0")
+
+
+def spread(values: list[float], percent: bool = False) -> str:
+    """The mean, and in brackets the range where there are several."""
+
+    def one(number: float) -> str:
+        return f"{number:.1f}" if percent else value(number)
+
+    text = one(statistics.mean(values)) + " %" * percent
+    return text if len(values) == 1 else f"{text} [{one(min(values))}, {one(max(values))}]"
+
+
+def means(variant: Variant) -> list[tuple[int, float]]:
+    """(step, mean AP of the runs) of each validation."""
+    runs = [run.figures["AP"] for run in variant.runs.values()]
+    return [(at[0][0], statistics.mean(ap for _, ap in at)) for at in zip(*runs, strict=True)]
+
+
+def curve(variant: Variant) -> list[str]:
+    """The cells of `means`."""
+    return [value(ap) for _, ap in means(variant)]
+
+
+def ends(variant: Variant, figure: str) -> str:
+    """The cell of the last validation of all runs."""
+    return spread([run.figures[figure][-1][1] for run in variant.runs.values()])
+
+
+def has_row(*cells: str) -> bool:
+    """Whether a table of the experiments has these cells, next to each other."""
+    return f"| {' | '.join(cells)} |" in EXPERIMENTS
+
+
+def test_levels() -> None:
+    """AP, a fraction, and what identity switches cost, in percent; one list of seeds a cell."""
+    for rows in read("levels").values():
+        for label, cells in rows.items():
+            assert has_row(label, *(spread(values, values[0] > 1) for values in cells)), label
+
+
+def test_the_default_run() -> None:
+    training = (ROOT / "docs/guide/training.md").read_text()
+    records = read("digits")
+
+    def of(key: str, level: str, name: str) -> list[float]:
+        return [run["validation"][level][name] for run in records[key]["runs"].values()]
+
+    levels = ("EM", "M", "E", "H")
+    for level in levels:
+        cells = []
+        for name in ("AP", "AP50"):
+            mean, *each = map(value, (statistics.mean(found := of("default", level, name)), *found))
+            cells.append(f"**{mean}** ({', '.join(each)})")
+        assert f"| {' | '.join(cells)} | " in training, level
+    for times, key in (
+        ("not at all", "default, cells not shared"),
+        *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
+        ("4 (default)", "default"),
+    ):
+        lost = statistics.mean(of(key, "M", "lost to identity switches, %"))
+        assert has_row(times, *(value(statistics.mean(of(key, at, "AP"))) for at in levels)), times
+        assert has_row(f"{lost:.1f} %"), times
+
+
+def test_attention() -> None:
+    """What each kind has after every validation, and how many steps each needs for the same AP."""
+    attention = recorded("attention")
+    table = to_table(attention).splitlines()[2:]
+    for line, (kind, variant) in zip(table, attention.items(), strict=True):
+        _, parameters, seconds, _, _, *figures = line.strip("| ").split(" | ")[:8]
+        assert has_row(kind, parameters, seconds, *figures)
+        assert has_row(kind, *curve(variant))
+    reached = {kind: means(variant) for kind, variant in attention.items()}
+
+    def steps_to(kind: str, wanted: float) -> float:
+        """The first ones, between two validations."""
+        after = next(n for n, (_, ap) in enumerate(reached[kind]) if ap >= wanted)
+        return interpolate([(ap, step) for step, ap in reached[kind][: after + 1]], wanted)
+
+    end = reached["dense"][-1][1]
+    wanted = [ap for step, ap in reached["dense"] if 3000 <= step <= 7000] + [end]
+    dense, deformable = ([steps_to(kind, ap) for ap in wanted] for kind in ("dense", "deformable"))
+    for steps in (dense, deformable):
+        assert has_row(*(f"{each:,.0f}" for each in steps))
+    assert has_row(*(f"{one / other:.1f}" for one, other in zip(dense, deformable, strict=True)))
+    assert f"**{deformable[-1] / dense[-1]:.2f} of the steps**" in EXPERIMENTS
+    ahead = value(reached["deformable"][-1][1] - end)
+    assert f"ends {ahead} higher" in " ".join(EXPERIMENTS.split())
+    for page in ("README.md", "docs/internals/paper.md"):
+        words = " ".join((ROOT / page).read_text().split())
+        assert f"after {deformable[-1]:,.0f}" in words, page
+        assert f"after {dense[-1]:,.0f}" in words, page
+
+
+def test_rates() -> None:
+    for name, variant in recorded("rates").items():
+        kind, rate = name.split("-", 1)
+        default = " (default)" if name == "d-1e-3" else ""
+        cells = [value(ap) for _, ap in variant.runs[0].figures["AP"]]
+        assert has_row({"d": "deformable"}.get(kind, kind), f"{rate}{default}", *cells), name
+
+
+def test_encoder_and_decoder() -> None:
+    parts, rates = recorded("parts"), recorded("rates")
+    for encoder, decoder, variant in (
+        ("dense", "dense", rates["dense-1e-3"]),
+        ("deformable", "dense", parts["encoder"]),
+        ("dense", "deformable", parts["decoder"]),
+        ("deformable", "deformable", rates["d-1e-3"]),
+    ):
+        cells = [*curve(variant)[:-1], ends(variant, "AP")]
+        assert has_row(encoder, decoder, str(len(variant.runs)), *cells)
+
+
+def test_larger_volume() -> None:
+    for kind, variant in recorded("larger").items():
+        assert has_row(kind, f"{variant.step_seconds:.2f}", *curve(variant)), kind
+
+
+def test_points() -> None:
+    for name, variant in recorded("points").items():
+        label = {"deformable": "12 (default)"}.get(name, name.removeprefix("K"))
+        cells = [ends(variant, figure) for figure in FIGURES]
+        assert has_row(label, f"{variant.step_seconds:.3f}", *cells), name
+
+
+def test_mask_heads() -> None:
+    """`dynamic` was timed beside VisTR's, and trained for another table."""
+    masks = recorded("masks")
+    for name, timed, trained in (
+        ("dynamic (default)", masks.pop("dynamic"), recorded("time")["volume"]),
+        ("VisTR's", head := masks.pop("VisTR's"), head),
+    ):
+        steps = f"{means(trained)[-1][0]:,}"
+        cells = [ends(trained, figure) for figure in FIGURES]
+        assert has_row(name, f"{timed.step_seconds:.3f}", steps, *cells), name
+    assert masks
+    for name, variant in masks.items():
+        words = re.fullmatch(r"focal (\d+), dice (\d)(, begins at \.50)?", name)
+        assert words, name
+        begins = ".50" if words[3] else ".12"
+        assert has_row(f"{words[1]}, {words[2]}", begins, *curve(variant)), name
