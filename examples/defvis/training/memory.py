@@ -1,6 +1,6 @@
 """Estimates the memory of a training step of a config without computing it.
 
-    cd examples && python -m defvis.training.memory --preset paper --instances 5
+    cd examples && python -m defvis.training.memory --preset paper --set model.num_frames=18
 
 The step runs on fake tensors, which have shapes but no values, while every storage that it
 allocates is counted until it is freed. So the figure is the peak of all live tensors:
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from defvis.arguments import whole_number
 from defvis.config import Config
+from defvis.config_io import override
 from defvis.data.clips import Batch, Targets
 from defvis.models.model import DefVIS
 from defvis.models.precision import autocast
@@ -154,24 +155,30 @@ def _step(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the estimate for a preset."""
+    """Prints the estimate for a preset, or what `--set` makes of it."""
     parser = argparse.ArgumentParser(description=training_memory.__doc__)
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
-    parser.add_argument("--frames", type=whole_number(1), help="(default: the preset's)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as for train_defvis"
+    )
     parser.add_argument("--height", type=whole_number(1), default=300)
     parser.add_argument("--width", type=whole_number(1), default=533)
     parser.add_argument("--instances", type=whole_number(1), default=10)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
     args = parser.parse_args(argv)
     config = preset(args.preset)
-    config = replace(config, precision=args.precision or config.precision)
+    try:
+        for setting in args.set:
+            config = override(config, setting)
+        config.check()
+    except ValueError as error:
+        parser.error(str(error))
     if args.instances > config.model.num_slots:
         parser.error(
             f"--instances must be at most the {config.model.num_slots} slots, got {args.instances}"
         )
-    frames = args.frames or config.model.num_frames
+    clip = config.model.num_frames, args.height, args.width, args.instances
     with one_line_errors("memory"):
-        print(training_memory(config, frames, args.height, args.width, args.instances))
+        print(training_memory(config, *clip))
 
 
 if __name__ == "__main__":

@@ -178,3 +178,15 @@ def test_mask_heads() -> None:
         assert words, name
         begins = ".50" if words[3] else ".12"
         assert has_row(f"{words[1]}, {words[2]}", begins, *curve(variant)), name
+
+
+def test_the_papers_model() -> None:
+    """The losses of an epoch are the mean of its two clips."""
+    record = read("paper")
+    for name in ("total", "class", "l1", "giou", "mask", "dice"):
+        epochs = [statistics.mean(pair) for pair in zip(*[iter(record[name])] * 2, strict=True)]
+        digits = 1 if name == "total" else 3
+        shown = (f"{epochs[n - 1]:.{digits}f}".removeprefix("0") for n in (1, 3, 6, 9, 12, 15))
+        assert has_row(name, *shown), name
+    assert f"{statistics.median(record['seconds of each step']):.0f} s" in EXPERIMENTS
+    assert f"{record['most memory of the process, GiB']} GiB" in EXPERIMENTS

@@ -25,6 +25,7 @@ VISTR = {
     "decoder.layers": 16_561_920, "decoder.norm": 768, "decoder.class_heads": 16_170,
     "decoder.box_heads": 297_220, "decoder.queries": 138_240,
 }  # fmt: skip
+TRAINED_BACKBONE = "--set model.backbone.frozen_norm=false --set model.backbone.frozen_stages=0"
 ATTENTION_MAP, MASK_HEAD, SEQUENCE_HEAD = 295_680, 2_539_578, 15_673
 
 
@@ -199,15 +200,23 @@ def test_memory_of_a_step_is_what_the_allocator_sees() -> None:
     ("words", "gigabytes"),
     [
         ("paper", pytest.approx(5.5, abs=0.1)),
-        ("small --frames 6 --height 64 --width 96", 0.20),
-        ("multiscale --frames 6 --height 64 --width 96", 0.21),
+        (f"paper {TRAINED_BACKBONE}", pytest.approx(12.3, abs=0.1)),
+        ("small --height 64 --width 96", 0.20),
+        ("multiscale --height 64 --width 96", 0.21),
     ],
 )
 def test_memory_from_the_command_line(
     capsys: pytest.CaptureFixture[str], words: str, gigabytes: float
 ) -> None:
-    """The README's: all ten slots matched, by default a clip of 36 frames of 300 x 533."""
+    """The README's: all ten slots matched, by default frames of 300 x 533."""
     memory.main(["--preset", *words.split()])
     *_, total = capsys.readouterr().out.splitlines()
     assert total.endswith("GiB  total")
     assert float(total.split()[0]) == gigabytes
+
+
+@pytest.mark.parametrize("setting", ["model.num_frame=6", "model.num_frames=0", "precision"])
+def test_memory_of_a_wrong_setting(capsys: pytest.CaptureFixture[str], setting: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        memory.main(["--set", setting])
+    assert setting.partition("=")[0] in capsys.readouterr().err
