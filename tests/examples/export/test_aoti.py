@@ -55,7 +55,7 @@ def test_a_fresh_process(smallest_run: Path, source: Path, tmp_path: Path) -> No
     file, inputs, outputs = tmp_path / "tiny.pt2", tmp_path / "inputs.pt", tmp_path / "outputs.pt"
     words = ["--run", str(smallest_run), "--source", str(source), "--out", str(file),
              "--format", "aoti"]  # fmt: skip
-    # Without optimisation and vectors, it compiles in 0.6 of the time and computes the same.
+    # Compiles faster, and computes the same.
     fast = {"aot_inductor.compile_wrapper_opt_level": "O0", "cpp.simdlen": 0}
     with torch._inductor.config.patch(fast):
         program("export_defvis")(words)
