@@ -79,20 +79,26 @@ def test_the_default_run() -> None:
         return [run["validation"][level][name] for run in records[key]["runs"].values()]
 
     levels = ("EM", "M", "E", "H")
+    iou = ("frame IoU", "frame IoU, best of each frame")
+    lost = "lost to identity switches, %"
     for level in levels:
         cells = []
         for name in ("AP", "AP50"):
             mean, *each = map(value, (statistics.mean(found := of("default", level, name)), *found))
             cells.append(f"**{mean}** ({', '.join(each)})")
-        assert f"| {' | '.join(cells)} | " in training, level
+        for name in ("AP75", "AR1", "AR10", *iou):
+            cells.append(value(statistics.mean(of("default", level, name))))
+        cells.append(f"{statistics.mean(of('default', level, lost)):.1f} %")
+        assert f"| {' | '.join(cells)} |" in training, level
     for times, key in (
         ("not at all", "default, cells not shared"),
         *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
         ("4 (default)", "default"),
     ):
-        lost = statistics.mean(of(key, "M", "lost to identity switches, %"))
-        assert has_row(times, *(value(statistics.mean(of(key, at, "AP"))) for at in levels)), times
-        assert has_row(f"{lost:.1f} %"), times
+        cells = [value(statistics.mean(of(key, level, "AP"))) for level in levels]
+        cells += [value(statistics.mean(of(key, "M", name))) for name in iou]
+        cells += [f"{statistics.mean(of(key, level, lost)):.1f} %" for level in ("M", "H")]
+        assert has_row(times, *cells), times
 
 
 def test_attention() -> None:
