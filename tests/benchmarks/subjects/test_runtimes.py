@@ -18,8 +18,8 @@ running = [runtimes.load("openvino", sys.argv[1], 1)]
 thread = threading.Thread(target=running.clear)  # a model ends on another thread than it began
 thread.start()
 thread.join()
-signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
-os.kill(os.getpid(), signal.SIGCHLD)
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)  # no process that ends sends this one
 """
 
 
