@@ -12,6 +12,8 @@ from defvis.comparisons.convergence import Curve, Variant, interpolate, to_table
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = (ROOT / "docs/internals/experiments.md").read_text()
 FIGURES = ("AP", "AP50", "AP75")
+LEVELS = ("EM", "M", "E", "H")
+LOST = "lost to identity switches, %"
 
 
 def read(name: str) -> dict:
@@ -27,6 +29,11 @@ def recorded(name: str) -> dict[str, Variant]:
         )
         for variant, fields in read(name).items()
     }
+
+
+def validated(key: str, level: str, name: str) -> list[float]:
+    """A figure of the runs of `digits` with this key, by seed."""
+    return [run["validation"][level][name] for run in read("digits")[key]["runs"].values()]
 
 
 def value(number: float) -> str:
@@ -73,32 +80,41 @@ def test_levels() -> None:
 
 def test_the_default_run() -> None:
     training = (ROOT / "docs/guide/training.md").read_text()
-    records = read("digits")
-
-    def of(key: str, level: str, name: str) -> list[float]:
-        return [run["validation"][level][name] for run in records[key]["runs"].values()]
-
-    levels = ("EM", "M", "E", "H")
     iou = ("frame IoU", "frame IoU, best of each frame")
-    lost = "lost to identity switches, %"
-    for level in levels:
-        cells = []
-        for name in ("AP", "AP50"):
-            mean, *each = map(value, (statistics.mean(found := of("default", level, name)), *found))
-            cells.append(f"**{mean}** ({', '.join(each)})")
-        for name in ("AP75", "AR1", "AR10", *iou):
-            cells.append(value(statistics.mean(of("default", level, name))))
-        cells.append(f"{statistics.mean(of('default', level, lost)):.1f} %")
+
+    def mean(key: str, level: str, name: str) -> str:
+        found = statistics.mean(validated(key, level, name))
+        return f"{found:.1f} %" if name == LOST else value(found)
+
+    for level in LEVELS:
+        cells = [
+            f"**{mean('default', level, name)}** "
+            f"({', '.join(map(value, validated('default', level, name)))})"
+            for name in ("AP", "AP50")
+        ]
+        cells += [mean("default", level, name) for name in ("AP75", "AR1", "AR10", *iou, LOST)]
         assert f"| {' | '.join(cells)} |" in training, level
     for times, key in (
         ("not at all", "default, cells not shared"),
         *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
         ("4 (default)", "default"),
     ):
-        cells = [value(statistics.mean(of(key, level, "AP"))) for level in levels]
-        cells += [value(statistics.mean(of(key, "M", name))) for name in iou]
-        cells += [f"{statistics.mean(of(key, level, lost)):.1f} %" for level in ("M", "H")]
-        assert has_row(times, *cells), times
+        cells = [mean(key, level, "AP") for level in LEVELS]
+        cells += [mean(key, "M", name) for name in (*iou, LOST)]
+        assert has_row(times, *cells, mean(key, "H", LOST)), times
+
+
+def test_two_levels() -> None:
+    seconds = read("digits")["multiscale"]["seconds in turn"]
+    for preset, key, steps in (
+        ("small", "default", "4,000"),
+        ("multiscale", "multiscale", "3,800"),
+    ):
+        cells = [spread(validated(key, level, "AP")) for level in LEVELS]
+        cells += [spread(validated(key, level, LOST), percent=True) for level in ("EM", "M", "H")]
+        assert has_row(f"`{preset}`", f"{statistics.median(seconds[preset]):.3f}", steps, *cells), (
+            key
+        )
 
 
 def test_attention() -> None:
@@ -116,19 +132,26 @@ def test_attention() -> None:
         after = next(n for n, (_, ap) in enumerate(reached[kind]) if ap >= wanted)
         return interpolate([(ap, step) for step, ap in reached[kind][: after + 1]], wanted)
 
-    end = reached["dense"][-1][1]
-    wanted = [ap for step, ap in reached["dense"] if 3000 <= step <= 7000] + [end]
-    dense, deformable = ([steps_to(kind, ap) for ap in wanted] for kind in ("dense", "deformable"))
+    compared = [ap for step, ap in reached["dense"] if 3000 <= step <= 7000]
+    dense, deformable = (
+        [steps_to(kind, ap) for ap in compared] for kind in ("dense", "deformable")
+    )
     for steps in (dense, deformable):
         assert has_row(*(f"{each:,.0f}" for each in steps))
     assert has_row(*(f"{one / other:.1f}" for one, other in zip(dense, deformable, strict=True)))
-    assert f"**{deformable[-1] / dense[-1]:.2f} of the steps**" in EXPERIMENTS
+    end = reached["dense"][-1][1]
+    seen = f"about {round(steps_to('deformable', end), -2):,.0f}"
+    for page in ("README.md", "docs/internals/experiments.md", "docs/internals/paper.md"):
+        assert seen in " ".join((ROOT / page).read_text().split()), page
     ahead = value(reached["deformable"][-1][1] - end)
     assert f"ends {ahead} higher" in " ".join(EXPERIMENTS.split())
-    for page in ("README.md", "docs/internals/paper.md"):
-        words = " ".join((ROOT / page).read_text().split())
-        assert f"after {deformable[-1]:,.0f}" in words, page
-        assert f"after {dense[-1]:,.0f}" in words, page
+    paper = (ROOT / "docs/internals/paper.md").read_text()
+    for steps, kinds in (
+        ("1,000", [recorded("rates")[name] for name in ("d-1e-3", "dense-1e-3")]),
+        ("10,000", list(attention.values())),
+    ):
+        seeds = " and ".join(dict.fromkeys(str(len(each.runs)) for each in kinds))
+        assert f"| {steps} | {seeds} | {' | '.join(ends(each, 'AP') for each in kinds)} |" in paper
 
 
 def test_rates() -> None:
