@@ -70,6 +70,7 @@ class ModelConfig(Settings):
         num_heads: Attention heads M.
         num_points: Sampling points K per head in the whole volume, in each level; per frame
             with attention "frames".
+        coarser_points: The same in every level but the finest; 0 takes `num_points` there too.
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
         encoder_attention: How cells attend to cells. "deformable" samples K points of the volume
@@ -124,6 +125,7 @@ class ModelConfig(Settings):
     project_groups: int = 8
     num_heads: int = 6
     num_points: int = 12
+    coarser_points: int = 0
     encoder_layers: int = 2
     decoder_layers: int = 3
     encoder_attention: Attention = "deformable"
@@ -142,6 +144,12 @@ class ModelConfig(Settings):
     mask_hidden: int = 8
     mask_chunk: int = 0
     checkpointing: bool = False
+
+    @property
+    def points_per_level(self) -> tuple[int, ...]:
+        """Sampling points K per head of each level, fine to coarse."""
+        coarser = self.coarser_points or self.num_points
+        return (self.num_points, *(coarser,) * (self.levels - 1))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def model_rules(model: ModelConfig) -> Iterator[tuple[bool, str]]:
         model.levels == 1 or "frames" not in (model.encoder_attention, model.decoder_attention),
         f'model.levels must be 1 with attention "frames", got {model.levels}',
     )
+    yield (
+        model.levels > 1 or not model.coarser_points,
+        f"model.coarser_points must be 0 with model.levels = 1, got {model.coarser_points}",
+    )
     if not model.backbone.name:
         yield from _resnet_rules(model.backbone)
 

@@ -60,10 +60,9 @@ class LayerPoints:
 
         That is its first pattern, whatever the query, with equal weights.
         """
-        offsets = first_offsets(layer).to(self.offsets).expand_as(self.offsets)
-        return replace(
-            self, offsets=offsets, weights=torch.full_like(self.weights, 1 / layer.num_points)
-        )
+        points = self.weights.shape[-1]
+        offsets = first_offsets(layer, points).to(self.offsets).expand_as(self.offsets)
+        return replace(self, offsets=offsets, weights=torch.full_like(self.weights, 1 / points))
 
 
 @contextlib.contextmanager
@@ -98,7 +97,7 @@ def _look(
     queries, references, _, shapes = arguments[:4]
     chosen = wanted(shapes[0])
     queries = queries[0, chosen]
-    samples = (layer.num_heads, layer.num_points)
+    samples = (layer.num_heads, -1)
     seen[layer] = LayerPoints(
         tuple(shapes[0]),
         references[0, chosen, 0],

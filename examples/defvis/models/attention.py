@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,11 +45,9 @@ class DeformableAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.deform = self.layer(
-            config.embed_dim, config.levels, config.num_heads, config.num_points
+            config.embed_dim, config.levels, config.num_heads, config.points_per_level
         )
-        self._box_scale = _box_scale(self.deform)
-        # Makes an offset of 1 in t one frame, after division by T.
-        self._frame_scale = 2.0 * config.num_points
+        self._box_scales = [_box_scale(self.deform, K) for K in config.points_per_level]
 
     def forward(
         self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
@@ -68,17 +67,30 @@ class DeformableAttention(nn.Module):
         """
         assert references is not None
         if references.shape[-1] == 5:
-            centre, size = references[..., :3], references[..., 3:] * self._box_scale
-            depth = torch.full_like(size[..., :1], self._frame_scale / volume.shape[0])
-            references = torch.cat((centre, size, depth), dim=-1)
+            references = self._boxes(references, volume.shape[0])
         out: Tensor = self.deform(queries, references, memory, volume.shapes, volume.padding_mask)
         return out
+
+    def _boxes(self, references: Tensor, num_frames: int) -> Tensor:
+        """The boxes (x, y, t, w, h) of each level as the layer takes them, [B, Q, L, 6].
+
+        Their depth makes an offset of 1 in t one frame.
+        """
+        points: tuple[int, ...] = self.deform.num_points
+        boxes = []
+        for box, scale, count in zip(references.unbind(2), self._box_scales, points, strict=True):
+            size = box[..., 3:] * scale
+            depth = torch.full_like(size[..., :1], 2 * count / num_frames)
+            boxes.append(torch.cat((box[..., :3], size, depth), dim=-1))
+        return torch.stack(boxes, dim=2)
 
 
 class _OwnFrameLayer(STDeformAttn):
     """An `STDeformAttn` whose offsets in t are 0."""
 
-    def __init__(self, embed_dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+    def __init__(
+        self, embed_dim: int, num_levels: int, num_heads: int, num_points: Sequence[int]
+    ) -> None:
         super().__init__(embed_dim, num_levels, num_heads, num_points)
         self.sampling_offsets.register_forward_hook(_without_t)
 
@@ -89,11 +101,11 @@ class _OwnFrameLayer(STDeformAttn):
         """
         super().reset_parameters()
         with torch.no_grad():
-            samples = (self.num_heads, self.num_levels, self.num_points, 3)
-            offsets = self.sampling_offsets.bias.view(samples)
-            outermost = offsets[..., -1:, :2].clone()
-            share = torch.arange(1, self.num_points + 1, device=offsets.device) / self.num_points
-            offsets[..., :2] = outermost * share[:, None]
+            offsets = self.sampling_offsets.bias.view(self.num_heads, -1, 3)
+            for level in offsets.split(self.num_points, dim=1):
+                points = level.shape[1]
+                share = torch.arange(1, points + 1, device=level.device) / points
+                level[..., :2] = level[:, -1:, :2].clone() * share[:, None]
             offsets[..., 2] = 0
 
 
@@ -125,7 +137,7 @@ class FramesAttention(nn.Module):
         self.deform = MSDeformAttn(
             config.embed_dim, config.num_frames, config.num_heads, config.num_points
         )
-        self._box_scale = _box_scale(self.deform)
+        self._box_scale = _box_scale(self.deform, config.num_points)
 
     def forward(
         self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
@@ -197,23 +209,22 @@ ATTENTIONS: dict[str, type[DeformableAttention | FramesAttention | DenseAttentio
 }
 
 
-def first_offsets(layer: STDeformAttn | MSDeformAttn) -> Tensor:
-    """The pattern an untrained layer samples, in cells: [M, K, 3] as (x, y, t) or [M, K, 2].
+def first_offsets(layer: STDeformAttn | MSDeformAttn, num_points: int) -> Tensor:
+    """The pattern an untrained layer samples in a level, in cells: (x, y, t), [M, K, 3], or (x, y).
 
-    It is the same for every level and does not depend on the number of channels.
+    It does not depend on the number of channels.
     """
-    heads, points = layer.num_heads, layer.num_points
+    heads = layer.num_heads
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        tiny = type(layer)(heads, num_heads=heads, num_levels=1, num_points=points)
-    offsets: Tensor = tiny.sampling_offsets.bias.detach().unflatten(0, (heads, points, -1))
+        tiny = type(layer)(heads, num_levels=1, num_heads=heads, num_points=[num_points])
+    offsets: Tensor = tiny.sampling_offsets.bias.detach().unflatten(0, (heads, num_points, -1))
     return offsets
 
 
-def _box_scale(layer: STDeformAttn | MSDeformAttn) -> float:
+def _box_scale(layer: STDeformAttn | MSDeformAttn, num_points: int) -> float:
     """Factor by which boxes are enlarged before a layer gets them.
 
     An offset o moves a point by o / K * box / 2. So at the start the outermost points of the
     pattern lie on the edge of the box.
     """
-    num_points: int = layer.num_points
-    return num_points / float(first_offsets(layer)[..., :2].abs().max())
+    return num_points / float(first_offsets(layer, num_points)[..., :2].abs().max())

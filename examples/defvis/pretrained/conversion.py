@@ -165,12 +165,12 @@ class Converter:
             value: Rows (head, level, point, axis) of offsets, (head, level, point) of weights.
         """
         layer = module.deform
-        heads, points = layer.num_heads, layer.num_points
+        heads = layer.num_heads
         axes = 2 if stem == "sampling_offsets" else 1
         levels = self._levels()
         frames = isinstance(module, FramesAttention)
         if frames and self.source == "vistr":  # Frames are levels there too, and one more.
-            levels = len(value) // (heads * points * axes)
+            levels = len(value) // (heads * layer.num_points * axes)
         if not levels or len(value) % (heads * levels * axes):
             return value
         grid: Tensor = value.unflatten(0, (heads, levels, -1, axes))  # [M, L, P, axes, ...]
@@ -178,17 +178,20 @@ class Converter:
             return grid[:, : layer.num_levels].flatten(0, 3)
         grid = grid[:, self._chosen(levels)]  # [M, 1 or L, P, axes, ...]
         if frames:
-            grid = grid[:, :, torch.arange(points) % grid.shape[2]]
+            grid = grid[:, :, torch.arange(layer.num_points) % grid.shape[2]]
             return grid.expand(-1, layer.num_levels, *grid.shape[2:]).flatten(0, 3)
-        own = first_offsets(layer)[:, None]  # [M, 1, K, 3]
-        turn = len(own[0, 0, :, 2].unique())
-        grid = grid[:, :, torch.arange(points) // turn % grid.shape[2]]
-        if stem == "attention_weights":
-            return grid.flatten(0, 3)
-        t = torch.zeros_like(grid[:, :, :, :1])
-        if kind == "bias":
-            t = own[..., 2:].to(grid.dtype).expand_as(t)
-        return torch.cat((grid, t), dim=3).flatten(0, 3)
+        inflated = []
+        for level, points in zip(grid.unbind(1), layer.num_points, strict=True):
+            own = first_offsets(layer, points)  # [M, K, 3]
+            turn = len(own[0, :, 2].unique())
+            level = level[:, torch.arange(points) // turn % level.shape[1]]  # [M, K, axes, ...]
+            if stem == "sampling_offsets":
+                t = torch.zeros_like(level[:, :, :1])
+                if kind == "bias":
+                    t = own[..., 2:].to(level.dtype)
+                level = torch.cat((level, t), dim=2)
+            inflated.append(level)
+        return torch.cat(inflated, dim=1).flatten(0, 2)
 
     def _levels(self) -> int:
         """Feature levels of the file's model."""

@@ -159,6 +159,7 @@ def _detr_sizes(file: WeightsFile, shapes: Shapes, config: Config) -> dict[str, 
             "model.num_points": points,
             "model.num_frames": max(1, levels - 1),
             "model.levels": 1,
+            "model.coarser_points": 0,
         }
     return sizes
 
@@ -166,8 +167,8 @@ def _detr_sizes(file: WeightsFile, shapes: Shapes, config: Config) -> dict[str, 
 def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
     """Of a state dict of this program, as far as shapes tell.
 
-    They do not tell the number of heads, whether boxes are refined, nor whether attention is
-    "own-frame": these stay.
+    They do not tell the number of heads, whether boxes are refined, whether attention is
+    "own-frame", nor whether levels differ in their points: these stay.
     """
     projected = shapes.get("project.0.weight", ())
     if len(projected) != 4:
@@ -194,6 +195,8 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         "model.levels": 1 + len(_coarser(shapes)),
         "model.mask_head": "dynamic" if "mask_head.controller.weight" in shapes else "vistr",
     }
+    if sizes["model.levels"] == 1:
+        sizes["model.coarser_points"] = 0
     if shared:
         sizes["model.refine_boxes"] = False
     if len(slots) == 3:
@@ -218,9 +221,11 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         elif getattr(model, f"{part}_attention") != "own-frame":
             sizes[f"model.{part}_attention"] = "deformable"
         levels = 1 + len(_coarser(shapes)) if in_volume else sizes.get("model.num_frames", 0)
-        samples = model.num_heads * levels
-        if samples and weights[0] % samples == 0:
-            sizes["model.num_points"] = weights[0] // samples
+        points, rest = divmod(weights[0], model.num_heads)
+        if in_volume and model.coarser_points:
+            points, levels = points - (levels - 1) * model.coarser_points, 1
+        if levels and not rest and points > 0 and points % levels == 0:
+            sizes["model.num_points"] = points // levels
     return sizes
 
 

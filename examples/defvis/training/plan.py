@@ -81,10 +81,11 @@ def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess, most: int) -> 
     choose("model.num_frames", min(longest, _MOST_FRAMES), f"videos have {_span(survey.lengths)}")
     room = most + MOST_OBJECTS * MOST_VIDEOS
     choose("model.num_slots", max(_LEAST_SLOTS, 2 * most, room), f"up to {most} objects in a clip")
-    levels = config.model.levels
-    points = max(1, _POINTS_PER_FRAME * config.model.num_frames // levels)
+    levels, coarser = config.model.levels, config.model.coarser_points
+    points = _POINTS_PER_FRAME * config.model.num_frames
+    points = points - (levels - 1) * coarser if coarser else points // levels
     reason = f"{_POINTS_PER_FRAME} for each frame of a clip"
-    choose("model.num_points", points, reason + f", on {levels} levels" * (levels > 1))
+    choose("model.num_points", max(1, points), reason + f", on {levels} levels" * (levels > 1))
     steps = _FRAME_VIEWS * survey.frames // config.backbone_stage.frames_per_step
     choose("backbone_stage.steps", _within(steps, _BACKBONE_STEPS), f"{survey.frames:,} frames")
     steps = _VIDEO_VIEWS * survey.videos // config.batch_size
@@ -138,7 +139,7 @@ def table(plan: Plan, survey: Survey, joint_steps: int) -> str:
         ("slots", f"{model.num_slots} objects at most", "model.num_slots"),
         (
             "points",
-            f"{model.num_points} for each head" + " and level" * (model.levels > 1),
+            " + ".join(map(str, model.points_per_level)) + " for each head",
             "model.num_points",
         ),
         ("backbone stage", first, "backbone_stage.steps"),

@@ -57,7 +57,7 @@ def _mask(place: tuple[float, float]) -> np.ndarray:
 
 def _set(layer: STDeformAttn, points: Sequence[tuple[float, float, float, float]]) -> None:
     """Gives a layer samples (x, y, t, weight) that do not depend on the query."""
-    rest = [(0.0, 0.0, 0.0, 0.0)] * (layer.num_points - len(points))
+    rest = [(0.0, 0.0, 0.0, 0.0)] * (sum(layer.num_points) - len(points))
     table = torch.tensor([*points, *rest])
     with torch.no_grad():
         layer.sampling_offsets.weight.zero_()

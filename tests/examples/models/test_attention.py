@@ -90,23 +90,34 @@ def test_an_exported_batch_is_free(kind: str, model: ModelConfig) -> None:
     assert torch.equal(program.module()(query, points, memory), layer(query, points, memory))
 
 
-@pytest.mark.parametrize("kind", [DeformableAttention, FramesAttention])
+@pytest.mark.parametrize(
+    ("kind", "points"), [(DeformableAttention, (5,)), (DeformableAttention, (3, 12)),
+                         (DeformableAttention, (12, 3)), (FramesAttention, (5,))]
+)  # fmt: skip
 def test_boxes_spread_the_pattern_over_themselves(
-    kind: type[nn.Module], model: ModelConfig
+    kind: type[nn.Module], points: tuple[int, ...], model: ModelConfig
 ) -> None:
-    """At the start, points reach the box's edge and not beyond, whatever its size."""
-    layer = kind(model)
-    memory = torch.zeros(1, T, 40, 40, C)
+    """At the start, points reach the box's edge and not beyond, whatever its size and level."""
+    levels = len(points)
+    layer = kind(
+        replace(model, levels=levels, num_points=points[0], coarser_points=sum(points[1:]))
+    )
     inside = torch.zeros(40, 40, dtype=torch.bool)
     inside[10:30, 4:36] = True  # the box with a margin of a cell, for interpolation
-    memory[:, :, ~inside] = 1e3
-    box = torch.tensor([[[[0.5, 0.5, 0.5, 0.7, 0.4]]]])  # x, y, t, w, h
-    big = Volume(((T, 40, 40),), torch.zeros(1), None, torch.ones(1, 1, 3), torch.ones(1, T) > 0)
+    outside = (~inside).flatten().repeat(T)
+    box = torch.tensor([[0.5, 0.5, 0.5, 0.7, 0.4]]).expand(1, 1, levels, 5)  # x, y, t, w, h
+    big = Volume(
+        ((T, 40, 40),) * levels, torch.zeros(1), None, torch.ones(1, 1, 3), torch.ones(1, T) > 0
+    )
     query = torch.zeros(1, 1, C)
-    zero = layer(query, box, torch.zeros_like(memory).flatten(1, 3), big)
-    torch.testing.assert_close(layer(query, box, memory.flatten(1, 3), big), zero)
-    wider = box * torch.tensor([1, 1, 1, 1.3, 1.3])
-    assert not layer(query, wider, memory.flatten(1, 3), big).allclose(zero, atol=0.1)
+    memory = torch.zeros(1, levels, T * 40 * 40, C)
+    zero = layer(query, box, memory.flatten(1, 2), big)
+    for level in range(levels):
+        memory = torch.zeros_like(memory)
+        memory[:, level, outside] = 1e3
+        torch.testing.assert_close(layer(query, box, memory.flatten(1, 2), big), zero)
+        wider = box * torch.tensor([1, 1, 1, 1.3, 1.3])
+        assert not layer(query, wider, memory.flatten(1, 2), big).allclose(zero, atol=0.1)
 
 
 def test_dense_attention_is_softmax_over_all_cells(model: ModelConfig) -> None:
@@ -142,12 +153,13 @@ def test_own_frame_attention_sees_one_frame(model: ModelConfig) -> None:
 @pytest.mark.parametrize("kind", ["deformable", "own-frame"])
 def test_points_differ_at_the_start(kind: str, model: ModelConfig) -> None:
     """Equal points would have equal gradients, and stay one point."""
-    attention = ATTENTIONS[kind](replace(model, num_points=12))
+    attention = ATTENTIONS[kind](replace(model, levels=2, num_points=12, coarser_points=6))
     xavier_(attention)
     layer = attention.deform
-    offsets = layer.sampling_offsets(torch.zeros(C)).unflatten(0, (model.num_heads, 12, 3))
-    assert len(offsets[0].unique(dim=0)) == 12
-    assert offsets[..., :2].abs().max() == 3
+    offsets = layer.sampling_offsets(torch.zeros(C)).unflatten(0, (model.num_heads, 18, 3))
+    for level, farthest in zip(offsets.split([12, 6], dim=1), (3, 2), strict=True):
+        assert len(level[0].unique(dim=0)) == level.shape[1]
+        assert level[..., :2].abs().max() == farthest
 
 
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))

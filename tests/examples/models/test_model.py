@@ -49,14 +49,17 @@ def test_any_backbone_stages(config: Config) -> None:
 
 @pytest.fixture(params=[1, 2], ids=["one level", "two levels"])
 def levels(request: pytest.FixtureRequest, config: Config) -> ModelConfig:
-    """Models that feed one stage to the encoder, or two."""
+    """Models that feed one stage to the encoder, or two, with fewer points in the coarser."""
     backbone = BackboneConfig(
         embedding_size=8,
         hidden_sizes=(8, 16, 24),
         depths=(1, 1, 1),
         out_features=("stage1", "stage2", "stage3")[: 1 + request.param],
     )
-    return dataclasses.replace(config.model, backbone=backbone, levels=request.param)
+    points = 3 * (request.param - 1)
+    return dataclasses.replace(
+        config.model, backbone=backbone, levels=request.param, coarser_points=points
+    )
 
 
 def test_the_finest_level_is_what_is_read(levels: ModelConfig) -> None:
@@ -122,6 +125,8 @@ def test_levels_that_do_not_fit(config: Config) -> None:
         changed(config, "model.levels=2", "model.decoder_attention=frames").check()
     with pytest.raises(ValueError, match="levels must be 1 without encoder layers, got 2"):
         changed(config, "model.levels=2", "model.encoder_layers=0").check()
+    with pytest.raises(ValueError, match=r"coarser_points must be 0 with model\.levels = 1, got 4"):
+        changed(config, "model.coarser_points=4").check()
 
 
 def test_clips_of_a_batch_are_independent(levels: ModelConfig) -> None:

@@ -265,6 +265,16 @@ def test_state_dict_of_this_program(name: str) -> None:
     assert fitted.model.refine_boxes == refined
 
 
+def test_how_levels_share_points_is_not_told_by_shapes() -> None:
+    made = changed(preset("multiscale"), "model.num_points=8", "model.coarser_points=4")
+    with torch.device("meta"):
+        state = in_memory(DefVIS(made.model).state_dict())
+        one = in_memory(DefVIS(Config().model).state_dict())
+    for start, points in ((made, (8, 4)), (preset("multiscale"), (6, 6)), (Config(), (6, 6))):
+        assert fit_config(start, state)[0].model.points_per_level == points
+    assert fit_config(made, one)[0].model.points_per_level == (12,)
+
+
 def test_own_frame_attention_is_not_told_by_shapes() -> None:
     own = changed(Config(), "model.encoder_attention=own-frame")
     with torch.device("meta"):

@@ -117,7 +117,7 @@ def test_released_encoder_into_frames_as_levels(tmp_path: Path) -> None:
 def test_levels_of_deformable_detr(tmp_path: Path) -> None:
     """Two of its four: those of the backbone's maps that this model uses."""
     state = deformable_detr(4)
-    model = DefVIS(tiny("paper-c256", project_groups=8, levels=2))
+    model = DefVIS(tiny("paper-c256", project_groups=8, levels=2, coarser_points=10))
     report = load_weights(model, saved(tmp_path / "detr.pth", state))
     assert not [name for name in report.missing if not name.startswith(("mask_", "decoder."))]
     assert model.level_position.equal(state["transformer.level_embed"][1:3])
@@ -125,11 +125,13 @@ def test_levels_of_deformable_detr(tmp_path: Path) -> None:
     name = "transformer.encoder.layers.1.self_attn.sampling_offsets.bias"
     theirs = state[name].view(HEADS, 4, 4, 2)[:, 1:3]
     layer = model.encoder.layers[1].attention.deform
-    ours = layer.sampling_offsets.bias.view(HEADS, 2, layer.num_points, 3)
-    assert ours[:, :, 0, :2].equal(theirs[:, :, 0])
-    assert {tuple(point) for point in ours[0, 1, :, :2].tolist()} <= {
-        tuple(point) for point in theirs[0, 1].tolist()
-    }
+    fine, coarse = layer.sampling_offsets.bias.view(HEADS, 22, 3).split([12, 10], dim=1)
+    assert fine[..., :2].equal(theirs[:, 0, torch.arange(12) // 5])  # in turn, each over all t
+    assert coarse[..., :2].equal(theirs[:, 1, torch.arange(10) // 5])
+    assert (
+        coarse[0, :, 2].tolist()
+        == layer.sampling_offsets.bias.view(HEADS, 22, 3)[0, :10, 2].tolist()
+    )
 
 
 def test_one_level_goes_where_it_was_made_from(tmp_path: Path) -> None:

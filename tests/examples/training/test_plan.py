@@ -14,6 +14,7 @@ from defvis.config_io import flatten
 from defvis.data.ytvis import find_files, load
 from defvis.inspection.colours import ColourGuess
 from defvis.inspection.survey import Spread, Survey, survey
+from defvis.presets import preset
 from defvis.training.pace import Pace
 from defvis.training.plan import Plan, fit_to_data, table
 from defvis.training.trainer import Trainer
@@ -55,6 +56,13 @@ def test_numbers_follow_the_data(seen: Survey) -> None:
     assert planned(replace(film, short_sides=always(90)))["data.short_side"] == 90
     assert planned(replace(film, object_sizes=always(0.01)))["data.short_side"] == 240
     assert planned(replace(film, object_sizes=always(0)))["data.short_side"] == 240
+
+
+@pytest.mark.parametrize(("coarser", "expected"), [(0, "6 + 6"), (4, "8 + 4"), (12, "1 + 12")])
+def test_levels_share_the_points(seen: Survey, coarser: int, expected: str) -> None:
+    config = changed(preset("multiscale"), f"model.coarser_points={coarser}")
+    plan = fit_to_data(Plan(config, {"model.num_frames": "as set"}, "x"), seen, TELLING, 3)
+    assert f"points          {expected} for each head " in table(plan, seen, 3000)
 
 
 def test_no_change_of_a_clip_may_change_a_class(seen: Survey) -> None:
