@@ -1,6 +1,6 @@
-# `make demo` trains a small Deformable VisTR (a second one goes on from the first), `make test` runs
-# every test. Both need python3, make and g++ and set up a virtual environment in .venv; versions are
-# those of .ci/constraints.txt.
+# `make demo` trains a small Deformable VisTR for half the steps of the default run (a second one goes
+# on from the first), `make test` runs every test. Both need python3, make and g++ and set up a virtual
+# environment in .venv; versions are those of .ci/constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 .PHONY: demo test install-matrix lint format build docs gpu-check clean
 
 demo: $(VENV)/with-examples
-	$(BIN)/python examples/train_defvis.py --resume
+	$(BIN)/python examples/train_defvis.py --set steps=2000 --out runs/demo --resume
 
 # Two processes, a file of tests to each at a time; most of what they run has two threads itself.
 # A crash is a failure and ends its process for good: a replacement may get no work, and never end.

@@ -43,11 +43,11 @@ class Profile:
 
     def __str__(self) -> str:
         lines = [
-            f"{name:14s} {1000 * seconds:9.1f} ms {seconds / self.step:6.1%}"
+            f"{name:16s} {1000 * seconds:9.1f} ms {seconds / self.step:6.1%}"
             for name, seconds in self.seconds.items()
         ]
-        lines.append(f"{'step':14s} {1000 * self.step:9.1f} ms")
-        lines.append(f"{'peak memory':14s} {self.peak_megabytes:9.0f} MiB")
+        lines.append(f"{'step':16s} {1000 * self.step:9.1f} ms")
+        lines.append(f"{'peak memory':16s} {self.peak_megabytes:9.0f} MiB")
         return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
@@ -86,14 +87,14 @@ def test_the_default_run() -> None:
         found = statistics.mean(validated(key, level, name))
         return f"{found:.1f} %" if name == LOST else value(found)
 
-    for level in LEVELS:
+    for key, level in itertools.product(("default", "half the steps"), LEVELS):
         cells = [
-            f"**{mean('default', level, name)}** "
-            f"({', '.join(map(value, validated('default', level, name)))})"
+            f"**{mean(key, level, name)}** "
+            f"({', '.join(map(value, validated(key, level, name)))})"
             for name in ("AP", "AP50")
         ]
-        cells += [mean("default", level, name) for name in ("AP75", "AR1", "AR10", *iou, LOST)]
-        assert f"| {' | '.join(cells)} |" in training, level
+        cells += [mean(key, level, name) for name in ("AP75", "AR1", "AR10", *iou, LOST)]
+        assert f"| {' | '.join(cells)} |" in training, (key, level)
     for times, key in (
         ("not at all", "default, cells not shared"),
         *((str(times), f"default, cells shared {times}x") for times in (1, 2, 6)),
@@ -106,11 +107,12 @@ def test_the_default_run() -> None:
 
 def test_two_levels() -> None:
     seconds = read("digits")["multiscale"]["seconds in turn"]
-    for preset, key, steps in (
-        ("small", "default", "4,000"),
-        ("multiscale", "multiscale", "3,800"),
+    for preset, points, key, steps in (
+        ("small", "12", "default", "4,000"),
+        ("multiscale", "6 + 6", "multiscale", "3,800"),
+        ("multiscale", "8 + 4", "multiscale, 8 + 4 points", "3,800"),
     ):
-        cells = [f"`{preset}`", f"{statistics.median(seconds[preset]):.3f}", steps]
+        cells = [f"`{preset}`", points, f"{statistics.median(seconds[preset]):.3f}", steps]
         cells += [spread(validated(key, level, "AP")) for level in LEVELS]
         cells += [spread(validated(key, level, LOST), percent=True) for level in ("EM", "M", "H")]
         assert has_row(*cells), key
