@@ -70,7 +70,7 @@ class ModelConfig(Settings):
         num_heads: Attention heads M.
         num_points: Sampling points K per head in the whole volume, in each level; per frame
             with attention "frames".
-        coarser_points: The same in every level but the finest; 0 takes `num_points` there too.
+        coarser_points: Points per head in each level but the finest; 0: as `num_points`.
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
         encoder_attention: How cells attend to cells. "deformable" samples K points of the volume

@@ -47,7 +47,10 @@ class DeformableAttention(nn.Module):
         self.deform = self.layer(
             config.embed_dim, config.levels, config.num_heads, config.points_per_level
         )
-        self._box_scales = [_box_scale(self.deform, K) for K in config.points_per_level]
+        # Of each level: the scale of boxes, and what makes an offset of 1 in t one frame, times T.
+        self._box_scales = [
+            (_box_scale(self.deform, points), 2.0 * points) for points in config.points_per_level
+        ]
 
     def forward(
         self, queries: Tensor, references: Tensor | None, memory: Tensor, volume: Volume
@@ -72,15 +75,11 @@ class DeformableAttention(nn.Module):
         return out
 
     def _boxes(self, references: Tensor, num_frames: int) -> Tensor:
-        """The boxes (x, y, t, w, h) of each level as the layer takes them, [B, Q, L, 6].
-
-        Their depth makes an offset of 1 in t one frame.
-        """
-        points: tuple[int, ...] = self.deform.num_points
+        """The boxes (x, y, t, w, h) of each level as the layer takes them, [B, Q, L, 6]."""
         boxes = []
-        for box, scale, count in zip(references.unbind(2), self._box_scales, points, strict=True):
+        for box, (scale, frames) in zip(references.unbind(2), self._box_scales, strict=True):
             size = box[..., 3:] * scale
-            depth = torch.full_like(size[..., :1], 2 * count / num_frames)
+            depth = torch.full_like(size[..., :1], frames / num_frames)
             boxes.append(torch.cat((box[..., :3], size, depth), dim=-1))
         return torch.stack(boxes, dim=2)
 
@@ -105,7 +104,7 @@ class _OwnFrameLayer(STDeformAttn):
             for level in offsets.split(self.num_points, dim=1):
                 points = level.shape[1]
                 share = torch.arange(1, points + 1, device=level.device) / points
-                level[..., :2] = level[:, -1:, :2].clone() * share[:, None]
+                level[..., :2] = level[:, -1:, :2] * share[:, None]
             offsets[..., 2] = 0
 
 

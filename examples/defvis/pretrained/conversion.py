@@ -6,6 +6,7 @@ and the release of Deformable VisTR, which keeps its names) and Deformable DETR.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,6 +191,8 @@ class Converter:
                 if kind == "bias":
                     t = own[..., 2:].to(level.dtype)
                 level = torch.cat((level, t), dim=2)
+            elif kind == "bias":  # More points than on the first level are no more attention.
+                level = level + math.log(layer.num_points[0] / points)
             inflated.append(level)
         return torch.cat(inflated, dim=1).flatten(0, 2)
 

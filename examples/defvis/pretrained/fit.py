@@ -69,9 +69,15 @@ def fit_config(
             branch = branch[parent]
         branch[name] = value
         notes.append(f"{path} = {json.dumps(value)}, {reasons[path]}")
-    if file.source == "defvis" and file.config is None and "model.num_heads" not in fixed:
-        heads = config.model.num_heads
-        notes.append(f"model.num_heads = {heads}, as the preset's: shapes do not tell the file's")
+    model = values["model"]
+    if model["levels"] == 1 and "model.coarser_points" not in fixed:
+        model["coarser_points"] = 0
+    if file.source == "defvis" and file.config is None:
+        for name in ("num_heads", *["coarser_points"] * (model["levels"] > 1)):
+            if f"model.{name}" not in fixed and model[name] == before[f"model.{name}"]:
+                notes.append(
+                    f"model.{name} = {model[name]}, as the preset's: shapes do not tell the file's"
+                )
     try:
         fitted = Config.from_dict(values)
         fitted.check()

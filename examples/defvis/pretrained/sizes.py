@@ -159,7 +159,6 @@ def _detr_sizes(file: WeightsFile, shapes: Shapes, config: Config) -> dict[str, 
             "model.num_points": points,
             "model.num_frames": max(1, levels - 1),
             "model.levels": 1,
-            "model.coarser_points": 0,
         }
     return sizes
 
@@ -195,8 +194,6 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
         "model.levels": 1 + len(_coarser(shapes)),
         "model.mask_head": "dynamic" if "mask_head.controller.weight" in shapes else "vistr",
     }
-    if sizes["model.levels"] == 1:
-        sizes["model.coarser_points"] = 0
     if shared:
         sizes["model.refine_boxes"] = False
     if len(slots) == 3:
@@ -222,8 +219,11 @@ def _own_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
             sizes[f"model.{part}_attention"] = "deformable"
         levels = 1 + len(_coarser(shapes)) if in_volume else sizes.get("model.num_frames", 0)
         points, rest = divmod(weights[0], model.num_heads)
-        if in_volume and model.coarser_points:
-            points, levels = points - (levels - 1) * model.coarser_points, 1
+        finest = points - (levels - 1) * model.coarser_points
+        if in_volume and model.coarser_points and finest > 0:
+            points, levels = finest, 1
+        elif in_volume:
+            sizes["model.coarser_points"] = 0
         if levels and not rest and points > 0 and points % levels == 0:
             sizes["model.num_points"] = points // levels
     return sizes

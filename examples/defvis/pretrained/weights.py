@@ -48,6 +48,7 @@ def load_weights(
     """
     file = weights if isinstance(weights, WeightsFile) else read_weights(weights)
     foreign = _other_classes(classes, file.classes)
+    shares = _other_points(model, file.config)
     own = model.state_dict()
     converter = Converter(model, file.entries, file.source)
     found: dict[str, Tensor] = {}
@@ -58,6 +59,9 @@ def load_weights(
         if foreign and _CLASSES.match(name):
             skipped[name] = f"was trained on other classes: {foreign}"
             reasons[name] = f"of other classes ({foreign})"
+            continue
+        if shares and _POINTS.search(name):
+            skipped[name] = reasons[name] = shares
             continue
         try:
             converted = converter.convert(name)
@@ -134,3 +138,14 @@ _CLASSES = re.compile(
     r"decoder\.class_heads\.\d+\.(frame|sequence)\.|(backbone|memory)_classes\.project\."
 )
 _POINTS = re.compile(r"\.deform\.(sampling_offsets|attention_weights)\.")
+
+
+def _other_points(model: DefVIS, config: Config | None) -> str:
+    """Says so if the file's model has as many points in all, but not in each level."""
+    if config is None:
+        return ""
+    theirs, ours = config.model.points_per_level, model.config.points_per_level
+    if theirs == ours or sum(theirs) != sum(ours):  # Of another number, shapes differ.
+        return ""
+    theirs_in_words, ours_in_words = (" + ".join(map(str, each)) for each in (theirs, ours))
+    return f"has {theirs_in_words} points on its levels, not {ours_in_words}"

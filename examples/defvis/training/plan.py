@@ -81,11 +81,11 @@ def fit_to_data(plan: Plan, survey: Survey, colours: ColourGuess, most: int) -> 
     choose("model.num_frames", min(longest, _MOST_FRAMES), f"videos have {_span(survey.lengths)}")
     room = most + MOST_OBJECTS * MOST_VIDEOS
     choose("model.num_slots", max(_LEAST_SLOTS, 2 * most, room), f"up to {most} objects in a clip")
-    levels, coarser = config.model.levels, config.model.coarser_points
-    points = _POINTS_PER_FRAME * config.model.num_frames
-    points = points - (levels - 1) * coarser if coarser else points // levels
-    reason = f"{_POINTS_PER_FRAME} for each frame of a clip"
-    choose("model.num_points", max(1, points), reason + f", on {levels} levels" * (levels > 1))
+    if not config.model.coarser_points:  # Else how levels share the points is chosen already.
+        levels = config.model.levels
+        points = max(1, _POINTS_PER_FRAME * config.model.num_frames // levels)
+        reason = f"{_POINTS_PER_FRAME} for each frame of a clip"
+        choose("model.num_points", points, reason + f", on {levels} levels" * (levels > 1))
     steps = _FRAME_VIEWS * survey.frames // config.backbone_stage.frames_per_step
     choose("backbone_stage.steps", _within(steps, _BACKBONE_STEPS), f"{survey.frames:,} frames")
     steps = _VIDEO_VIEWS * survey.videos // config.batch_size

@@ -120,6 +120,13 @@ def test_boxes_spread_the_pattern_over_themselves(
         assert not layer(query, wider, memory.flatten(1, 2), big).allclose(zero, atol=0.1)
 
 
+def test_an_offset_of_one_in_t_is_a_frame(model: ModelConfig) -> None:
+    layer = DeformableAttention(replace(model, levels=2, num_points=12, coarser_points=3))
+    boxes = layer._boxes(torch.rand(1, 7, 2, 5), T)
+    frames = boxes[..., 5] * T / 2 / torch.tensor([12, 3])  # offset / K * box / 2, in fractions
+    torch.testing.assert_close(frames, torch.ones(1, 7, 2))
+
+
 def test_dense_attention_is_softmax_over_all_cells(model: ModelConfig) -> None:
     layer = ATTENTIONS["dense"](model).eval()
     query, memory = torch.randn(1, 7, C), torch.randn(1, T * H * W, C)

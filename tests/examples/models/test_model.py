@@ -47,18 +47,20 @@ def test_any_backbone_stages(config: Config) -> None:
     assert outputs.mask_features[0].shape[-2:] == (32, 32)
 
 
-@pytest.fixture(params=[1, 2], ids=["one level", "two levels"])
+@pytest.fixture(
+    params=[(1, 0), (2, 0), (2, 3)], ids=["one level", "two levels", "two, with 5 and 3 points"]
+)
 def levels(request: pytest.FixtureRequest, config: Config) -> ModelConfig:
-    """Models that feed one stage to the encoder, or two, with fewer points in the coarser."""
+    """Models that feed one stage to the encoder, or two."""
+    levels, points = request.param
     backbone = BackboneConfig(
         embedding_size=8,
         hidden_sizes=(8, 16, 24),
         depths=(1, 1, 1),
-        out_features=("stage1", "stage2", "stage3")[: 1 + request.param],
+        out_features=("stage1", "stage2", "stage3")[: 1 + levels],
     )
-    points = 3 * (request.param - 1)
     return dataclasses.replace(
-        config.model, backbone=backbone, levels=request.param, coarser_points=points
+        config.model, backbone=backbone, levels=levels, coarser_points=points
     )
 
 

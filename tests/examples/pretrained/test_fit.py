@@ -270,9 +270,17 @@ def test_how_levels_share_points_is_not_told_by_shapes() -> None:
     with torch.device("meta"):
         state = in_memory(DefVIS(made.model).state_dict())
         one = in_memory(DefVIS(Config().model).state_dict())
-    for start, points in ((made, (8, 4)), (preset("multiscale"), (6, 6)), (Config(), (6, 6))):
-        assert fit_config(start, state)[0].model.points_per_level == points
+    told = "model.coarser_points = {}, as the preset's: shapes do not tell the file's"
+    too_many = changed(made, "model.coarser_points=12")
+    for start, points in (
+        (made, (8, 4)), (preset("multiscale"), (6, 6)), (Config(), (6, 6)), (too_many, (6, 6)),
+    ):  # fmt: skip
+        fitted, notes = fit_config(start, state)
+        assert fitted.model.points_per_level == points
+        assert (told.format(fitted.model.coarser_points) in notes) == (start is not too_many)
     assert fit_config(made, one)[0].model.points_per_level == (12,)
+    alone = fit_config(changed(made, "model.levels=1"), state, {"model.levels"})[0]
+    assert alone.model.points_per_level == (8,)
 
 
 def test_own_frame_attention_is_not_told_by_shapes() -> None:

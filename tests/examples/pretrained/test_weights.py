@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from defvis.models.model import DefVIS
 from defvis.presets import PRESETS, preset
 from defvis.pretrained.report import LoadReport
 from defvis.pretrained.weights import load_weights, warn_of_random_frozen_parts
-from defvis.pretrained.weights_file import read_weights
+from defvis.pretrained.weights_file import WeightsFile, read_weights
 from stdeform import MSDeformAttn
 from tests.examples.pretrained.state_dicts import (
     BACKBONE,
@@ -31,6 +32,7 @@ from tests.examples.pretrained.state_dicts import (
     tiny,
     vistr,
 )
+from tests.examples.support import changed
 
 
 def saved(path: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -117,7 +119,7 @@ def test_released_encoder_into_frames_as_levels(tmp_path: Path) -> None:
 def test_levels_of_deformable_detr(tmp_path: Path) -> None:
     """Two of its four: those of the backbone's maps that this model uses."""
     state = deformable_detr(4)
-    model = DefVIS(tiny("paper-c256", project_groups=8, levels=2, coarser_points=10))
+    model = DefVIS(tiny("paper-c256", project_groups=8, levels=2, coarser_points=4))
     report = load_weights(model, saved(tmp_path / "detr.pth", state))
     assert not [name for name in report.missing if not name.startswith(("mask_", "decoder."))]
     assert model.level_position.equal(state["transformer.level_embed"][1:3])
@@ -125,13 +127,29 @@ def test_levels_of_deformable_detr(tmp_path: Path) -> None:
     name = "transformer.encoder.layers.1.self_attn.sampling_offsets.bias"
     theirs = state[name].view(HEADS, 4, 4, 2)[:, 1:3]
     layer = model.encoder.layers[1].attention.deform
-    fine, coarse = layer.sampling_offsets.bias.view(HEADS, 22, 3).split([12, 10], dim=1)
+    fine, coarse = layer.sampling_offsets.bias.view(HEADS, 16, 3).split([12, 4], dim=1)
     assert fine[..., :2].equal(theirs[:, 0, torch.arange(12) // 5])  # in turn, each over all t
-    assert coarse[..., :2].equal(theirs[:, 1, torch.arange(10) // 5])
-    assert (
-        coarse[0, :, 2].tolist()
-        == layer.sampling_offsets.bias.view(HEADS, 22, 3)[0, :10, 2].tolist()
-    )
+    assert coarse[..., :2].equal(theirs[:, 1, torch.arange(4) // 3])
+    assert [len(level[0, :, 2].unique()) for level in (fine, coarse)] == [5, 3]
+    name = "transformer.encoder.layers.1.self_attn.attention_weights.bias"
+    logits = state[name].view(HEADS, 4, 4)[:, 1:3]
+    fine, coarse = layer.attention_weights.bias.view(HEADS, 16).split([12, 4], dim=1)
+    assert fine.equal(logits[:, 0, torch.arange(12) // 5])
+    # Three times as many points on the finer level do not attract more attention there.
+    torch.testing.assert_close(coarse, logits[:, 1, torch.arange(4) // 3] + math.log(3))
+
+
+def test_points_of_other_levels_are_not_taken(config: Config) -> None:
+    """They would have the right shape in all, and be read on the wrong level."""
+    backbone = 'model.backbone.out_features=["stem", "stage1", "stage2"]'
+    made = changed(config, "model.levels=2", "model.num_points=6", backbone)
+    state = DefVIS(made.model).state_dict()
+    file = WeightsFile(Path("x.pt"), "defvis", state, config=made)
+    other = changed(made, "model.num_points=8", "model.coarser_points=4")
+    report = load_weights(DefVIS(other.model), file)
+    assert set(report.skipped.values()) == {"has 6 + 6 points on its levels, not 8 + 4"}
+    assert set(report.missing) == set(report.skipped)
+    assert not load_weights(DefVIS(made.model), file).skipped
 
 
 def test_one_level_goes_where_it_was_made_from(tmp_path: Path) -> None:

@@ -58,9 +58,10 @@ def test_numbers_follow_the_data(seen: Survey) -> None:
     assert planned(replace(film, object_sizes=always(0)))["data.short_side"] == 240
 
 
-@pytest.mark.parametrize(("coarser", "expected"), [(0, "6 + 6"), (4, "8 + 4"), (12, "1 + 12")])
+@pytest.mark.parametrize(("coarser", "expected"), [(0, "4 + 4"), (3, "6 + 3")])
 def test_levels_share_the_points(seen: Survey, coarser: int, expected: str) -> None:
-    config = changed(preset("multiscale"), f"model.coarser_points={coarser}")
+    numbers = (f"model.coarser_points={coarser}", "model.num_frames=4")
+    config = changed(preset("multiscale"), *numbers)
     plan = fit_to_data(Plan(config, {"model.num_frames": "as set"}, "x"), seen, TELLING, 3)
     assert f"points          {expected} for each head " in table(plan, seen, 3000)
 
