@@ -185,15 +185,15 @@ class Converter:
         for level, points in zip(grid.unbind(1), layer.num_points, strict=True):
             own = first_offsets(layer, points)  # [M, K, 3]
             turn = len(own[0, :, 2].unique())
-            level = level[:, torch.arange(points) // turn % level.shape[1]]  # [M, K, axes, ...]
+            rows = level[:, torch.arange(points) // turn % level.shape[1]]  # [M, K, axes, ...]
             if stem == "sampling_offsets":
-                t = torch.zeros_like(level[:, :, :1])
+                t = torch.zeros_like(rows[:, :, :1])
                 if kind == "bias":
-                    t = own[..., 2:].to(level.dtype)
-                level = torch.cat((level, t), dim=2)
-            elif kind == "bias":  # More points than on the first level are no more attention.
-                level = level + math.log(layer.num_points[0] / points)
-            inflated.append(level)
+                    t = own[..., 2:].to(rows.dtype)
+                rows = torch.cat((rows, t), dim=2)
+            elif kind == "bias":  # A level keeps its share of the attention, however many points.
+                rows = rows + math.log(layer.num_points[0] / points)
+            inflated.append(rows)
         return torch.cat(inflated, dim=1).flatten(0, 2)
 
     def _levels(self) -> int:

@@ -35,7 +35,8 @@ def load_weights(
 
     Across kinds of attention, value and output projections are taken over; 2-D sampling offsets
     become 3-D ones that spread over t as an untrained layer's do. The layers that name a class are
-    not taken from a checkpoint of this program if its classes have other names.
+    not taken from a checkpoint of this program if its classes have other names, nor sampling points
+    if its levels share as many in another way.
 
     Args:
         model: The model to fill.

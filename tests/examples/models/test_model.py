@@ -52,15 +52,15 @@ def test_any_backbone_stages(config: Config) -> None:
 )
 def levels(request: pytest.FixtureRequest, config: Config) -> ModelConfig:
     """Models that feed one stage to the encoder, or two."""
-    levels, points = request.param
+    num_levels, points = request.param
     backbone = BackboneConfig(
         embedding_size=8,
         hidden_sizes=(8, 16, 24),
         depths=(1, 1, 1),
-        out_features=("stage1", "stage2", "stage3")[: 1 + levels],
+        out_features=("stage1", "stage2", "stage3")[: 1 + num_levels],
     )
     return dataclasses.replace(
-        config.model, backbone=backbone, levels=levels, coarser_points=points
+        config.model, backbone=backbone, levels=num_levels, coarser_points=points
     )
 
 

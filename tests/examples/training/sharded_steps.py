@@ -28,7 +28,10 @@ from tests.examples.support import changed, tiny_model
 
 VARIANTS = {
     "accumulation": ["accumulation=2"],
-    "levels": ["model.levels=2", 'model.backbone.out_features=["stem", "stage1", "stage2"]'],
+    "levels": [
+        "model.levels=2", "model.coarser_points=3",
+        'model.backbone.out_features=["stem", "stage1", "stage2"]',
+    ],
     "bf16": ["precision=bf16"],
     "fp16": ["precision=fp16"],
     "frozen stem": [
