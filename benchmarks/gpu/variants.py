@@ -72,7 +72,7 @@ VARIANTS = (
     *_forced("backward", "backward_bins", 0, 1),
     *_forced("backward", "samples_per_warp", 64, 256, 512),
     *_forced("backward", "workspace_bytes", 8 << 20, 256 << 20),
-    *_constant("params.h", "forward", "kForwardWarps", "12", "20"),
+    *_constant("params.h", "forward", "kForwardWarps", "12"),
     Variant(
         *("gather not unrolled", "forward", {}),
         *("forward.cuh", "#pragma unroll 2\n", "#pragma unroll 1\n"),

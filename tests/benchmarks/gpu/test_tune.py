@@ -53,12 +53,15 @@ def test_what_is_forced_is_a_field() -> None:
     assert all(f"int64_t {name} = -1;" in tuning for name in names)
 
 
-# The kernels that variants are about, and a launch.
+# The kernels that variants are about, and a launch. The forward with 16 channels has the most
+# query-heads to a warp, and so the most shared memory.
 SOME_KERNELS = """
 #include "cuda/launch.cuh"
 #include "cuda/zero.cu"
 namespace stdeform::cuda {
 template __global__ void forward_kernel<BFloat16, 3, VectorLayout<48, 8>>(
+    const __grid_constant__ KernelParams, TilePartition);
+template __global__ void forward_kernel<BFloat16, 3, VectorLayout<16, 8>>(
     const __grid_constant__ KernelParams, TilePartition);
 template __global__ void bin_backward_kernel<float, 3, BinLayout<3, 48>>(
     const __grid_constant__ KernelParams, const __grid_constant__ Bins, int);
