@@ -34,6 +34,8 @@ from defvis.presets import PRESETS, preset
 from defvis.programs import one_line_errors, only_run_in, prepare_training_on_cpu
 
 if TYPE_CHECKING:
+    import torch
+
     from defvis.data.dataset import YouTubeVIS
 
 WARM_UP = 2  # steps not measured, as in defvis.training.profiling, which is slow to import
@@ -72,15 +74,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from defvis.decoding.errors import DataError
+    from defvis.models.device import find_device
     from defvis.pretrained.tensor_file import CheckpointError
 
     torch.set_num_threads(args.threads)
     with one_line_errors("compare_convergence", DataError, CheckpointError), only_run_in(args.out):
-        _compare(args, list(changes), configs)
+        _compare(args, list(changes), configs, find_device(args.device))
 
 
 def _compare(
-    args: argparse.Namespace, names: list[str], configs: dict[tuple[str, int], Config]
+    args: argparse.Namespace,
+    names: list[str],
+    configs: dict[tuple[str, int], Config],
+    device: torch.device,
 ) -> None:
     """Does it all, once the command line is understood."""
     from defvis.comparisons.convergence import Variant, draw, measure, read_curve, to_json, to_table
@@ -100,13 +106,15 @@ def _compare(
     missing = [key for key, config in configs.items() if not _is_done(args.out, key, config, train)]
     with ThreadPoolExecutor(args.jobs) as pool:
         failed = [key for key, done in zip(
-            missing, pool.map(lambda key: _train(args, key, configs[key]), missing), strict=True
+            missing,
+            pool.map(lambda key: _train(args, key, configs[key], device), missing),
+            strict=True,
         ) if not done]  # fmt: skip
     if failed:
         sys.exit(f"compare_convergence: failed: {', '.join(map(_name, failed))}")
 
     firsts = {name: configs[name, args.seeds[0]] for name in names}
-    measured = measure(firsts, train, val, args.rounds, args.timing_steps)
+    measured = measure(firsts, train, val, args.rounds, args.timing_steps, device)
     variants = {
         name: Variant(
             *measured[name],
@@ -147,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-every", type=at_least_1, default=200, help="steps (200)")
     parser.add_argument("--threads", type=at_least_1, default=1, help="CPU threads of a run (1)")
     parser.add_argument("--jobs", type=at_least_1, default=1, help="runs at a time (1)")
+    parser.add_argument("--device", default="", help="cpu or cuda (default: cuda if available)")
     parser.add_argument(
         "--rounds", type=at_least_1, default=3, help="of measuring a step's time (3)"
     )
@@ -188,7 +197,9 @@ def _is_done(out: Path, key: tuple[str, int], config: Config, train: YouTubeVIS)
     return True
 
 
-def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bool:
+def _train(
+    args: argparse.Namespace, key: tuple[str, int], config: Config, device: torch.device
+) -> bool:
     """Trains one config with train_defvis in its own process."""
     before, after = (flatten(each.to_dict()) for each in (preset(args.preset), config))
     changes = [
@@ -197,6 +208,7 @@ def _train(args: argparse.Namespace, key: tuple[str, int], config: Config) -> bo
     words = [
         *(sys.executable, str(Path(__file__).with_name("train_defvis.py")), "--resume"),
         *("--data", str(args.data), "--out", str(args.out / _name(key)), "--preset", args.preset),
+        *("--device", str(device)),
         *(word for change in changes for word in ("--set", change)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from defvis.config import Config
 from defvis.data.dataset import YouTubeVIS
 from defvis.training import log
+from defvis.training.distributed import World
 from defvis.training.plots import label
 from defvis.training.trainer import Trainer
 
@@ -108,9 +110,14 @@ def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
 
 
 def measure(
-    configs: Mapping[str, Config], train: YouTubeVIS, val: YouTubeVIS, rounds: int, steps: int
+    configs: Mapping[str, Config],
+    train: YouTubeVIS,
+    val: YouTubeVIS,
+    rounds: int,
+    steps: int,
+    device: torch.device,
 ) -> dict[str, tuple[int, list[float]]]:
-    """Times some steps of every config, one config after the other, in several rounds.
+    """Times some steps of every config on a device, one after the other, in several rounds.
 
     Returns:
         By name: parameters of the model, and seconds of a step in each round.
@@ -120,7 +127,11 @@ def measure(
     for _ in range(rounds):
         for name, config in configs.items():
             with tempfile.TemporaryDirectory() as scratch:
-                trainer = Trainer(config, train, val, Path(scratch), progress=False)
+                trainer = Trainer(
+                    *(config, train, val, Path(scratch)),
+                    progress=False,
+                    world=World(device=device),
+                )
                 seconds[name].append(trainer.profile(steps).step)
                 parameters[name] = trainer.num_parameters
     return {name: (parameters[name], seconds[name]) for name in configs}

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import compare_convergence
 import pytest
+import torch
 
+from defvis.comparisons import convergence
 from defvis.comparisons.convergence import Curve, Variant, draw, interpolate, read_curve, to_table
+from defvis.config import Config
+from defvis.data.dataset import YouTubeVIS
 from defvis.training import profiling
+from defvis.training.distributed import World
 from tests.examples.support import TINY_RUN, as_words, program
 
 
@@ -57,6 +63,26 @@ def test_other_videos_are_refused(tmp_path: Path) -> None:
         read_curve(tmp_path)
 
 
+def test_steps_are_timed_on_the_device_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds: list[World] = []
+
+    class Untrained:
+        num_parameters = 7
+
+        def __init__(self, *_: object, world: World, progress: bool) -> None:
+            worlds.append(world)
+
+        def profile(self, steps: int) -> SimpleNamespace:
+            return SimpleNamespace(step=steps / 10)
+
+    monkeypatch.setattr(convergence, "Trainer", Untrained)
+    device = torch.device("cuda", 1)
+    data = YouTubeVIS((), (), ())
+    found = convergence.measure({"one": Config()}, data, data, 2, 5, device)
+    assert found == {"one": (7, [0.5, 0.5])}
+    assert [world.device for world in worlds] == [device] * 2
+
+
 def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         *("--data", str(digits), "--out", str(tmp_path), "--steps", "4", "--backbone-steps", "1"),
@@ -98,11 +124,12 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--set", "model.num_heads=5"], "must be divisible by num_heads, 5"),
         (["--variant", "a", "--variant", "a", "seed=1"], "must differ"),
         (["--variant", "odd", "model.wings=2"], "no field 'model.wings'"),
+        (["--device", "tpu"], "--device tpu cannot be used"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as exit:
         program("compare_convergence")(["--data", str(tmp_path), "--out", str(tmp_path), *words])
-    assert message in capsys.readouterr().err
+    assert message in f"{exit.value} {capsys.readouterr().err}"
