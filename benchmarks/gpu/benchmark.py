@@ -1,20 +1,25 @@
-"""The stages of `gpu-check` that take times: operators, single kernels, the GPU's own limits."""
+"""The stages of `gpu-check` that take times: operators, kernels, models, the GPU's own limits."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from benchmarks import metrics
+from benchmarks.commands.defvis import Subjects
 from benchmarks.costs import gpu_roofline
 from benchmarks.gpu import plan
 from benchmarks.gpu.stage import Stage, first_line
 from benchmarks.measure import kernel_times
+from benchmarks.subjects.defvis_model import PARTS
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 
 _CEILING_ROUNDS = 5
+_MODEL_SECONDS = 8  # for a part of the models
 _PROFILED = (
     ("paper-encoder", "float32"),
     ("paper-encoder", "bfloat16"),
@@ -32,20 +37,66 @@ def matrix(stage: Stage) -> bool:
     return _time_cases(stage, plan.matrix(stage.quick))
 
 
+def models(stage: Stage) -> bool:
+    """Deformable VisTR and VisTR, whole: frames per second, a training step, memory."""
+
+    @functools.cache
+    def subjects(precision: str) -> Subjects:
+        return Subjects(stage.quick, precision, stage.device, seed=0)
+
+    def measure(part: str, precision: str) -> bool:
+        seconds = 0 if stage.quick else _MODEL_SECONDS
+        rows = subjects(precision).measure(part, torch.get_num_threads(), seconds=seconds)
+        return bool(stage.add(rows))
+
+    jobs = [
+        Job(f"{part}, {precision}", functools.partial(measure, part, precision))
+        for part in PARTS
+        for precision in ("fp32", "bf16")
+    ]
+    return _in_turn(stage, jobs)
+
+
 def _time_cases(stage: Stage, cases: Sequence[plan.Case]) -> bool:
-    """Times cases in order, and names what does not fit in the time; whether all were right."""
+    """Times cases in order; whether all were right."""
+    return _in_turn(
+        stage,
+        [
+            Job(case.label, functools.partial(_time_case, case, stage), case.seconds)
+            for case in cases
+        ],
+    )
+
+
+class Job(NamedTuple):
+    """What is timed by itself, so that it may fail.
+
+    Attributes:
+        label: Of no other job of its stage.
+        run: Whether all was right.
+        seconds: Expected, where that is more than the jobs before it take.
+    """
+
+    label: str
+    run: Callable[[], bool]
+    seconds: float = 0
+
+
+def _in_turn(stage: Stage, jobs: Sequence[Job]) -> bool:
+    """Runs jobs in order, and names what does not fit in the time; whether all were right."""
     tried = stage.read()["tried"]
     longest, late = 0.0, []
-    for case in cases:
-        if case.label in tried:
+    for job in jobs:
+        if job.label in tried:
             continue
-        if max(longest, case.seconds) > stage.left:
-            late.append(case.label)
+        if max(longest, job.seconds) > stage.left:
+            late.append(job.label)
             continue
+        print(f"   {job.label}", flush=True)
         began = time.monotonic()
-        with stage.trying(case.label):
-            if _time_case(case, stage):
-                stage.write(done=case.label)
+        with stage.trying(job.label):
+            if job.run():
+                stage.write(done=job.label)
         longest = max(longest, time.monotonic() - began)
     if late:
         stage.note(f"no time for {len(late)}: {'; '.join(late)}")
@@ -66,7 +117,6 @@ def _time_case(case: plan.Case, stage: Stage) -> bool:
         note=lambda name, error: stage.note(f"{case.label}: {name}: {first_line(error)}"),
         is_detailed=True,
     )
-    print(f"   {case.label}", flush=True)
     return not any("wrong" in row for row in stage.add(metrics.measure(job)))
 
 

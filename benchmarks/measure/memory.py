@@ -108,6 +108,17 @@ def _give_freed_memory_back() -> None:
         trim(0)
 
 
+def allocated(call: Callable[[], object]) -> int:
+    """Most bytes that PyTorch's allocator of the current GPU holds in a call, less those before."""
+    import torch
+
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
 @dataclass(frozen=True)
 class PartMemory:
     """Bytes of live tensors in the forward pass of one part of a model.

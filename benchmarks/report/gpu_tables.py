@@ -26,6 +26,7 @@ def section(rows: Sequence[Row]) -> str:
     rates = {row["label"]: row["per_second"] for row in _of(rows, "device ceiling")}
     parts = [check_table(check(rows, GPU_TARGETS)) if timed else "", times(timed)]
     parts += [_gathered(timed, rates), _added(timed, rates), _ceilings(rates), kernels(rows)]
+    parts.append(_models(rows))
     return "\n\n".join(filter(None, parts))
 
 
@@ -54,6 +55,26 @@ def kernels(rows: Sequence[Row]) -> str:
         for row in _of(rows, "kernels")
     ]
     return table(["workload", "mode", "kernel", "launches", "us of a call"], body)
+
+
+def _models(rows: Sequence[Row]) -> str:
+    """Whole models: a clip at a time, on the clock of the host, and the memory of the allocator."""
+    peaks = {
+        (row["label"], row["variant"]): row["extra_bytes"] for row in _of(rows, "memory of models")
+    }
+    body = {}
+    for row in _of(rows, "model"):
+        about = (row["label"], row["variant"])
+        ms = [f"{1e3 * row['seconds'][key]:.1f}" for key in ("median", "q1", "q3")]
+        body[about] = [
+            *about,
+            f"{ms[0]} [{ms[1]}, {ms[2]}]",
+            f"{row['frames'] / row['seconds']['median']:.1f}",
+            f"{row['ratio']['median']:.2f}",
+            f"{peaks[about] / 2**20:.0f}" if about in peaks else "-",
+        ]
+    heads = ["of a clip", "model", "ms", "frames per second", "times the first", "peak MiB"]
+    return table(heads, body.values())
 
 
 def _of(rows: Iterable[Row], measurement: str) -> list[Row]:

@@ -6,12 +6,12 @@ except that results are written for every slot with a mask that is not empty.
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import stdeform
 from benchmarks.subjects.base import WrongAnswerError
+from stdeform import functional
 from stdeform.testing import assert_close
 
 # The model is an example, not a part of the package.
@@ -59,14 +60,18 @@ class WholeModel:
     modules: dict[str, tuple[nn.Module, ...]]
 
 
-def prepare_parts(config: Any, height: int, width: int, seed: int) -> WholeModel:
+def prepare_parts(
+    config: Any, height: int, width: int, seed: int, device: str = "cpu"
+) -> WholeModel:
     """What can be run of a model.
 
     Args:
-        config: A `defvis.config.Config`; one clip of its number of frames is used.
+        config: A `defvis.config.Config`; one clip of its number of frames is used, and its
+            precision everywhere.
         height: Of the video, in pixels, before it is scaled as the config says.
         width: Likewise.
         seed: Of weights and video.
+        device: Where the model is; a call ends when the device has done its work.
 
     Returns:
         Calls by part and mode ("forward": as in inference, "forward+backward": as in training):
@@ -80,26 +85,33 @@ def prepare_parts(config: Any, height: int, width: int, seed: int) -> WholeModel
     """
     from defvis.data.clips import FrameCache, collate, make_clip
     from defvis.data.resize_crop import network_size
+    from defvis.models.device import wait_for
     from defvis.models.model import DefVIS
+    from defvis.models.precision import autocast
     from defvis.training.distributed import World
     from defvis.training.stages import JointStage
 
     torch.manual_seed(seed)
-    model = DefVIS(config.model)
+    world = World(device=torch.device(device))
+    model = world.place(DefVIS(config.model))
     video = _Noise(config.model.num_frames, height, width, seed)
     size = network_size(height, width, config.data)
     scaled = FrameCache(0).frames(video, range(video.length), size)
-    batch = collate([make_clip(scaled, *_moving_squares(*scaled.shape[:3]))])
-    every_slot = torch.arange(config.model.num_slots)[None]
-    stage = JointStage(model, config, 1, World())
+    clip = make_clip(scaled, *_moving_squares(*scaled.shape[:3]))
+    batch = collate([clip]).to(world.device)
+    every_slot = torch.arange(config.model.num_slots, device=world.device)[None]
+    stage = JointStage(model, config, 1, world)
 
     def network() -> object:
-        return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
+        with autocast(world.device, config.precision):
+            return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
 
     def run(call: Callable[[], object], is_training: bool) -> object:
         model.train(is_training)
         with torch.set_grad_enabled(is_training):
-            return call()
+            result = call()
+        wait_for(world.device)
+        return result
 
     calls: dict[tuple[str, str], Callable[[], object]] = {
         ("network", "forward"): lambda: run(network, False),
@@ -119,27 +131,49 @@ def prepare_parts(config: Any, height: int, width: int, seed: int) -> WholeModel
 
 
 def _check(model: nn.Module, run: Callable[[], object]) -> None:
-    """Runs a model once and compares every layer of ours with its reference, on some queries."""
+    """Runs a model once; what every layer of ours samples is compared, of some queries.
+
+    The reference in float64 gets what the layer gave to the operator, in autocast's dtype too.
+    """
+    attend, layer = functional.attend, ""
+
+    def began(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            nonlocal layer
+            layer = name
+
+        return hook
 
     def compare(
-        name: str, layer: stdeform.STDeformAttn, arguments: tuple[Any, ...], out: Tensor
-    ) -> None:
-        queries, references, *others = arguments
-        some = slice(None, None, -(-queries.shape[1] // _CHECKED_QUERIES))
-        chosen, layer.backend = layer.backend, "reference"
-        expected = layer.forward(queries[:, some], references[:, some], *others)
-        layer.backend = chosen
+        value: Tensor,
+        sizes: Sequence[int],
+        reference: Tensor | None,
+        offsets: Tensor,
+        logits: Tensor,
+        num_points: Sequence[int],
+        backend: functional.Backend,
+    ) -> Tensor:
+        out = attend(value, sizes, reference, offsets, logits, num_points, backend)
+        if reference is None:  # a convolution of the mask head
+            return out
+        some = slice(None, None, -(-offsets.shape[1] // _CHECKED_QUERIES))
+        points, moves, scores = (
+            tensor[:, some].double() for tensor in (reference, offsets, logits)
+        )
+        expected = attend(value.double(), sizes, points, moves, scores, num_points, "reference")
         try:
-            assert_close(out[:, some], expected, "forward", name)
+            assert_close(out[:, some], expected, "forward", layer)
         except AssertionError as error:
             raise WrongAnswerError(str(error)) from error
+        return out
 
     handles = [
-        layer.register_forward_hook(functools.partial(compare, name))
-        for name, layer in model.named_modules()
-        if isinstance(layer, stdeform.STDeformAttn)
+        module.register_forward_pre_hook(began(name))
+        for name, module in model.named_modules()
+        if isinstance(module, stdeform.STDeformAttn)
     ]
-    run()
+    with mock.patch.object(functional, "attend", compare):
+        run()
     for handle in handles:
         handle.remove()
 
@@ -162,7 +196,8 @@ def _results(model: Any, config: Any, video: _Noise) -> list[dict[str, Any]]:
     from defvis.evaluation.predict import predict_videos
     from defvis.evaluation.tracks import to_results
 
-    (tracks,) = predict_videos(model, [video], config.data, FrameCache(0))
+    cache, precision = FrameCache(0), config.precision
+    (tracks,) = predict_videos(model, [video], config.data, cache, precision=precision)
     categories = range(1, config.model.num_classes + 1)
     results: list[dict[str, Any]] = to_results(tracks, video.id, tuple(categories))
     return results

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from benchmarks.gpu.stage import RESULTS, LostDeviceError, Stage
 from benchmarks.measure import isolated
 from benchmarks.measure.recording import load_rows
 from benchmarks.measure.rows import Row
-from benchmarks.subjects.base import Case, Implementation
+from benchmarks.subjects.base import Case, Implementation, WrongAnswerError
+from benchmarks.subjects.defvis_model import PARTS
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 from benchmarks.subjects.third_party import THIRD_PARTY, ThirdParty
 from benchmarks.workloads import WORKLOADS
@@ -161,6 +163,37 @@ def test_a_case_of_the_forward_alone_runs_nothing_backward(
     case = plan.Case(CASE.workload, ("composite",), ("forward",))
     assert benchmark._time_case(case, stage(tmp_path, "benchmark"))
     assert [row["mode"] for row in _rows(tmp_path)] == ["forward"]
+
+
+@pytest.mark.parametrize("is_unbuilt", [False, True])
+def test_a_part_of_the_models_that_fails_costs_no_other(
+    is_unbuilt: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Planted:
+        def __init__(self, quick: bool, precision: str, device: str, seed: int) -> None:
+            made.append(precision)
+            if is_unbuilt and precision == "bf16":
+                raise WrongAnswerError("encoder")
+            self.precision = precision
+
+        def measure(self, part: str, threads: int, seconds: float) -> Iterator[Row]:
+            if self.precision == "bf16" and part == "network":
+                raise torch.OutOfMemoryError("no memory")
+            yield {"measurement": "model", "label": part, "variant": self.precision}
+
+    monkeypatch.setattr(benchmark, "Subjects", Planted)
+    this = stage(tmp_path, "models")
+    assert not benchmark.models(this)
+    right = ["fp32"] if is_unbuilt else ["fp32", "bf16"]
+    expected = [f"{part}, {each}" for part in PARTS for each in right]
+    expected = [each for each in expected if each != "network, bf16"]
+    assert this.read()["done"] == expected
+    assert [f"{row['label']}, {row['variant']}" for row in _rows(tmp_path)] == expected
+    reason = "WrongAnswerError: encoder" if is_unbuilt else "OutOfMemoryError: no memory"
+    assert this.read()["notes"][0] == f"network, bf16: {reason}"
+    assert made.count("fp32") == 1  # models of full size are made once
 
 
 def test_baselines_share_the_time_they_have(

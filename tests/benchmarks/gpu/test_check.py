@@ -30,8 +30,8 @@ RUN = processes.run
 DRY = ["gpu-check", "--device", "cpu", "--quick"]
 
 
-# Those that compile for minutes, those without a GPU's tools, and the twin of one.
-LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix")
+# Those that compile for minutes, those without a GPU's tools, and two that other tests run as well.
+LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix", "models")
 
 
 @pytest.mark.slow

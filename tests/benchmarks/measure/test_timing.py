@@ -270,3 +270,21 @@ def test_peak_in_a_fresh_process_holds_result_and_gradients() -> None:
     mode = "forward+backward"
     peak = metrics.measure_peak(workload, "composite", mode, threads=1, seed=0)
     assert floor < peak.extra_bytes < 20 * floor
+
+
+def test_memory_of_a_gpu_is_what_its_allocator_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, peak = 100, 5000
+
+    def reset() -> None:
+        nonlocal peak
+        peak = held
+
+    def call() -> None:
+        nonlocal held, peak
+        held, peak = 300, 700
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak)
+    assert memory.allocated(call) == 600
+    assert memory.allocated(lambda: None) == 0

@@ -125,3 +125,15 @@ def test_a_wrong_answer_is_marked() -> None:
     rows = [{**ROWS[0], "wrong": "by far"}]
     assert "native (WRONG)" in gpu_tables.times(rows)
     assert "| WRONG ANSWER " in tables.tables(_complete(rows))
+
+
+def test_models_have_frames_per_second_and_memory() -> None:
+    seconds = dict(zip(("median", "q1", "q3"), (0.09, 0.08, 0.1), strict=True))
+    about = {"label": "network, 36 x 300 x 533", "variant": "paper", "frames": 36}
+    rows = [
+        {"measurement": "model", **about, "seconds": seconds, "ratio": {"median": 1.0}},
+        {"measurement": "memory of models", **about, "extra_bytes": 3 * 2**30},
+    ]
+    line = "| network, 36 x 300 x 533 | paper | 90.0 [80.0, 100.0] | 400.0 | 1.00 | {} |"
+    assert line.format(3072) in _squeezed(tables.tables(_complete(rows)))
+    assert line.format("-") in _squeezed(page({}, _complete(rows[:1])))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("transformers", reason="the model's backbone comes with the examples")
 
-import stdeform
 from benchmarks.__main__ import main
 from benchmarks.commands import defvis
 from benchmarks.measure import memory
@@ -18,6 +19,7 @@ from benchmarks.measure.recording import load_rows
 from benchmarks.report import tables
 from benchmarks.subjects.defvis_model import prepare_parts
 from defvis.presets import preset
+from stdeform import functional
 
 PARTS = {
     ("network", "forward"),
@@ -63,9 +65,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_chosen_parts(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     words = ["--quick", "--rounds", "1", "--output", str(output), "--parts", "video to results"]
-    assert main(["defvis", *words]) == 0
+    assert main(["defvis", *words, "--precision", "bf16"]) == 0
     labels = {row["label"] for row in load_rows([output])}
-    assert labels == {"video to results, 6 x 64 x 96"}
+    assert labels == {"video to results, 6 x 64 x 96, bf16"}
     assert {part for part, _ in PARTS} == set(defvis.PARTS)
 
 
@@ -87,16 +89,43 @@ def test_parts() -> None:
     assert parts["network", "forward"]().equal(parts["network", "forward"]())
 
 
+def test_every_part_is_of_the_precision() -> None:
+    """Rounding to bfloat16 shows, and changes little."""
+    small = preset("small")
+    exact, rounded = (
+        prepare_parts(dataclasses.replace(small, precision=precision), 64, 96, 0).calls
+        for precision in ("fp32", "bf16")
+    )
+
+    def figures(calls: Mapping[tuple[str, str], Callable[[], Any]]) -> list[torch.Tensor]:
+        scores = sorted(result["score"] for result in calls["video to results", "forward"]())
+        return [
+            calls["network", "forward"](),
+            torch.tensor(scores[-20:]),  # whether there is a result may hang on a bit
+            calls["training step", "forward+backward"]()["total"],
+        ]
+
+    for one, other in zip(figures(exact), figures(rounded), strict=True):
+        assert 0 < (other - one).norm() < 0.2 * one.norm()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(SystemExit, match="--device cuda: PyTorch finds no GPU"):
+        main(["defvis", "--quick", "--device", "cuda"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_wrong_layers_are_not_timed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = stdeform.STDeformAttn.forward
+    right = functional.attend
 
-    def wrong(self: stdeform.STDeformAttn, *args: object, **options: object) -> torch.Tensor:
-        return right(self, *args, **options) * (1.1 if self.backend != "reference" else 1.0)
+    def wrong(*inputs: Any) -> torch.Tensor:
+        return right(*inputs) * (1.1 if inputs[-1] != "reference" else 1.0)
 
-    monkeypatch.setattr(stdeform.STDeformAttn, "forward", wrong)
-    assert main(["defvis", "--quick", "--rounds", "1"]) == 1
+    monkeypatch.setattr(functional, "attend", wrong)
+    assert main(["defvis", "--quick", "--rounds", "1", "--precision", precision]) == 1
     assert "wrong answer, nothing was timed: encoder.layers.0" in capsys.readouterr().err
 
 
