@@ -162,6 +162,15 @@ def _msda_triton(module: Any) -> Core:
     ).flatten(2)
 
 
+def _deformops(module: Any) -> Core:
+    def core(value: Tensor, levels: Levels, locations: Tensor, logits: Tensor) -> Tensor:
+        inputs = (locations.to(value.dtype), logits.flatten(-2).to(value.dtype))
+        out: Tensor = module.msda(value, levels.sizes, levels.starts, *inputs, method="softmax")
+        return out
+
+    return core
+
+
 def _flash(*more: object) -> Callable[[Any], Core]:
     """Locations and logits in one tensor, in the value's dtype; few points per level.
 
@@ -186,13 +195,17 @@ def _flash(*more: object) -> Callable[[Any], Core]:
 
 
 _IMAGES = WORKLOADS["detr-encoder"]
+_IN_BFLOAT16 = replace(_IMAGES, dtype="bfloat16", exact_in="bfloat16")
 _IN_FLOAT16 = replace(_IMAGES, dtype="float16", exact_in="float16")
 _VIDEO = replace(WORKLOADS["paper-encoder"], dtype="bfloat16", exact_in="bfloat16")
 _HF = "transformers.models.deformable_detr.modeling_deformable_detr"
+_DEFORMOPS = "deformops.registry"
 _DCNV4 = "DCNv4.functions.flash_deform_attn_func"
 THIRD_PARTY = {
     each.name: each
     for each in (
+        ThirdParty("deformops", _DEFORMOPS, _deformops, _IMAGES, takes_logits=True),
+        ThirdParty("deformops-bfloat16", _DEFORMOPS, _deformops, _IN_BFLOAT16, takes_logits=True),
         ThirdParty("deformable-detr", "MultiScaleDeformableAttention", _detr, _IMAGES),
         ThirdParty("mmcv", "mmcv.ops.multi_scale_deform_attn", _mmcv, _IMAGES),
         ThirdParty("transformers", _HF, _transformers, _IMAGES, on_cpu=True),
