@@ -89,26 +89,30 @@ def error_of(case: Case, device: str) -> float:
     name = "st_deform_attn" if way.form == "attention" else "st_deform_attn_from_offsets"
     problem = case.problem()
 
-    def results(operator: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, ...]:
+    def results(
+        operator: Callable[..., Tensor], problem: Problem, deterministic: bool = False
+    ) -> tuple[Tensor, ...]:
         value, shapes, *others = getattr(problem, way.form)
         leaves = base.differentiable((value, *others))
         base.poison((problem.grad_out, *leaves))
         return base.Case(
-            lambda value, *others: operator(value, shapes, *others), leaves, problem.grad_out
+            lambda value, *others: operator(value, shapes, *others),
+            leaves,
+            problem.grad_out,
+            deterministic,
         ).forward_backward()
 
     expected = results(getattr(reference, name), problem.to(torch.float64))
-    torch.use_deterministic_algorithms(way.deterministic)
     _native.options.cuda_tuning = way.tuning
     try:
         ours = functools.partial(getattr(stdeform, name), backend="native")
-        found = results(ours, problem.map(lambda tensor: tensor.to(device)))
+        there = problem.map(lambda tensor: tensor.to(device))
+        found = results(ours, there, way.deterministic)
         return max(
             excess(one.cpu(), other, "gradient" if number else "forward")
             for number, (one, other) in enumerate(zip(found, expected, strict=True))
         )
     finally:
-        torch.use_deterministic_algorithms(False)
         _native.options.cuda_tuning = {}
 
 

@@ -9,6 +9,7 @@ from benchmarks.measure.rows import ALL_MODES
 from benchmarks.workloads import WORKLOADS, Workload
 
 _OURS = ("native",)
+_DETERMINISTIC = ("native", "native-deterministic")
 _DENSE = ("native", "dense")
 _ALL = ("native", "composite", "dense")
 _COMPILED = ("native", "composite-compiled")
@@ -27,7 +28,7 @@ class Case:
     @property
     def label(self) -> str:
         """Of no other case of a plan: the workload, and variants and modes that are not usual."""
-        extras = [*self.variants[1:]] if self.variants == _COMPILED else []
+        extras = [*self.variants[1:]] if self.variants in (_COMPILED, _DETERMINISTIC) else []
         extras += self.modes if self.modes != ALL_MODES else []
         return self.workload.label + (f" ({', '.join(extras)})" if extras else "")
 
@@ -46,6 +47,8 @@ def usual(quick: bool) -> list[Case]:
         Case(adapt("four-elements"), _OURS),
         # In float32 dense attention has no fused kernel, so only what the target is about.
         Case(adapt("paper-encoder-large"), _DENSE, ("forward+backward",)),
+        Case(adapt("paper-encoder"), _DETERMINISTIC, ("backward",)),
+        Case(adapt("paper-encoder", dtype="bfloat16"), _DETERMINISTIC, ("backward",)),
         Case(adapt("paper-decoder")),
         Case(adapt("detr-encoder")),
         *(Case(each, _OURS) for each in spreads),

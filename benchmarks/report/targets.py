@@ -226,6 +226,8 @@ def _gpu_targets() -> Iterator[Target]:
     for dtype in ("float32", "bfloat16"):
         says = (f"{_FASTER} dense attention", "latency", _DENSE, "forward+backward", "ratio")
         yield Target(*says, at_least=5, label=f"paper-encoder-large, {dtype}", threads=None)
+        says = ("time in a fixed order", "latency", _DETERMINISTIC, "backward", "ratio")
+        yield Target(*says, at_most=2, label=f"paper-encoder, {dtype}", threads=None)
     says = ("host time of a call", "latency", _NATIVE, "forward", "host")
     yield Target(*says, at_most=15e-6, label="four-elements, float32", threads=None)
 
@@ -233,11 +235,13 @@ def _gpu_targets() -> Iterator[Target]:
 _FASTER = "times faster than"
 _DENSE: tuple[str, ...] = ("dense",)
 _NATIVE: tuple[str, ...] = ("native",)
+_DETERMINISTIC: tuple[str, ...] = ("native-deterministic",)
+_OURS = (*_NATIVE, *_DETERMINISTIC, "reference")
 # Other 3-D deformable attention.
 BASELINES = tuple(
     variant.name
     for variant in IMPLEMENTATIONS.values()
-    if variant.is_operator and variant.name not in ("native", "reference") and 3 in variant.axes
+    if variant.is_operator and variant.name not in _OURS and 3 in variant.axes
 )
 TARGETS = tuple(_targets())
 GPU_TARGETS = tuple(_gpu_targets())

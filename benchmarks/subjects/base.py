@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,11 +38,13 @@ class Case(NamedTuple):
         function: Called with `inputs`.
         inputs: Everything differentiable, with `requires_grad`.
         grad_out: Dense and random, in the shape and dtype of the result.
+        deterministic: Whether its backward runs under deterministic algorithms.
     """
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
     grad_out: Tensor
+    deterministic: bool = False
 
     def forward(self) -> Tensor:
         """The result alone, nothing recorded."""
@@ -51,12 +54,12 @@ class Case(NamedTuple):
     def forward_backward(self) -> tuple[Tensor, ...]:
         """The result and the gradients of all inputs."""
         out = self.function(*self.inputs)
-        return (out, *torch.autograd.grad(out, self.inputs, self.grad_out))
+        return (out, *self._gradients(out))
 
     def to(self, device: str) -> Case:
         """The same problem on another device."""
         inputs = differentiable(tensor.to(device) for tensor in self.inputs)
-        return Case(self.function, inputs, self.grad_out.to(device))
+        return self._replace(inputs=inputs, grad_out=self.grad_out.to(device))
 
     def call(self, mode: str) -> Callable[[], object]:
         """What is timed.
@@ -75,7 +78,7 @@ class Case(NamedTuple):
         out = self.function(*self.inputs)
 
         def backward() -> tuple[Tensor, ...]:
-            return torch.autograd.grad(out, self.inputs, self.grad_out, retain_graph=True)
+            return self._gradients(out, retain_graph=True)
 
         try:
             backward()
@@ -84,6 +87,20 @@ class Case(NamedTuple):
                 raise
             raise BackwardOnceError(str(error).partition("\n")[0]) from error
         return backward
+
+    def _gradients(self, out: Tensor, retain_graph: bool = False) -> tuple[Tensor, ...]:
+        with deterministic() if self.deterministic else contextlib.nullcontext():
+            return torch.autograd.grad(out, self.inputs, self.grad_out, retain_graph=retain_graph)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms, and what PyTorch does besides, such as filling new memory."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @dataclass(frozen=True)

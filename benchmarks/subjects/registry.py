@@ -22,14 +22,14 @@ from stdeform.testing import composite_from_offsets
 Prepare = Callable[[Workload, int], Case]
 
 
-def _ours(backend: Backend) -> Prepare:
+def _ours(backend: Backend, deterministic: bool = False) -> Prepare:
     def prepare(workload: Workload, seed: int) -> Case:
         def attend(value: Tensor, points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
             return stdeform.st_deform_attn_from_offsets(
                 value, workload.spatial_shapes, points, offsets, logits, backend=backend
             )
 
-        return on_problem(attend, workload, seed)
+        return on_problem(attend, workload, seed)._replace(deterministic=deterministic)
 
     return prepare
 
@@ -66,6 +66,8 @@ IMPLEMENTATIONS = {
     each.name: each
     for each in (
         Implementation("native", _ours("native")),
+        # The backward on a CPU always is.
+        Implementation("native-deterministic", _ours("native", deterministic=True), on_cpu=False),
         Implementation("reference", _ours("reference")),
         Implementation("composite", _composite(is_compiled=False)),
         Implementation("composite-compiled", _composite(is_compiled=True), is_compiled=True),

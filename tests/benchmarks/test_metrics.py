@@ -49,6 +49,30 @@ def test_backward_alone_runs_no_forward() -> None:
     assert len(calls) == before
 
 
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("name", ["native", "native-deterministic"])
+def test_a_deterministic_backward_ends_with_the_setting_as_it_was(name: str) -> None:
+    seen = []
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, out: Tensor) -> Tensor:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return out.clone()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            raise RuntimeError("no memory")
+
+    prepared = IMPLEMENTATIONS[name].prepare(TINY, 0).to("cpu")
+    broken = prepared._replace(function=lambda *inputs: Broken.apply(prepared.function(*inputs)))
+    with pytest.raises(RuntimeError, match="no memory"):
+        broken.forward_backward()
+    assert seen == [False, name == "native-deterministic"]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 class _Once(torch.autograd.Function):
     """Refuses to keep its graph, in the way and in the words of a compiled backward."""
 
