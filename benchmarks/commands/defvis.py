@@ -3,7 +3,7 @@
 The network, a video from bytes to results, and a training step, for the presets `paper` and
 `vistr`: 36 frames of 300 x 533 pixels, one clip. Besides the most bytes that live tensors take at a
 time, in all and by the modules of the network, or on a GPU those of PyTorch's allocator in all.
-Times are those of a clock on the wall; on a GPU a call ends when its work is done.
+Times are wall-clock times; on a GPU a call ends when its work is done.
 """
 
 from __future__ import annotations

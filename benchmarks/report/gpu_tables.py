@@ -58,7 +58,7 @@ def kernels(rows: Sequence[Row]) -> str:
 
 
 def _models(rows: Sequence[Row]) -> str:
-    """Whole models: a clip at a time, on the clock of the host, and the memory of the allocator."""
+    """Whole models, one clip at a time: wall-clock time, and what the allocator holds."""
     peaks = {
         (row["label"], row["variant"]): row["extra_bytes"] for row in _of(rows, "memory of models")
     }
