@@ -49,12 +49,12 @@ def models(stage: Stage) -> bool:
         rows = subjects(precision).measure(part, torch.get_num_threads(), seconds=seconds)
         return bool(stage.add(rows))
 
-    jobs = [
-        Job(f"{part}, {precision}", functools.partial(measure, part, precision))
+    turns = [
+        Turn(f"{part}, {precision}", functools.partial(measure, part, precision))
         for part in PARTS
         for precision in ("fp32", "bf16")
     ]
-    return _in_turn(stage, jobs)
+    return _in_turn(stage, turns)
 
 
 def _time_cases(stage: Stage, cases: Sequence[plan.Case]) -> bool:
@@ -62,19 +62,19 @@ def _time_cases(stage: Stage, cases: Sequence[plan.Case]) -> bool:
     return _in_turn(
         stage,
         [
-            Job(case.label, functools.partial(_time_case, case, stage), case.seconds)
+            Turn(case.label, functools.partial(_time_case, case, stage), case.seconds)
             for case in cases
         ],
     )
 
 
-class Job(NamedTuple):
+class Turn(NamedTuple):
     """What is timed by itself, so that it may fail.
 
     Attributes:
-        label: Of no other job of its stage.
+        label: Of no other turn of its stage.
         run: Whether all was right.
-        seconds: Expected, where that is more than the jobs before it take.
+        seconds: Expected, where that is more than the turns before it take.
     """
 
     label: str
@@ -82,21 +82,21 @@ class Job(NamedTuple):
     seconds: float = 0
 
 
-def _in_turn(stage: Stage, jobs: Sequence[Job]) -> bool:
-    """Runs jobs in order, and names what does not fit in the time; whether all were right."""
+def _in_turn(stage: Stage, turns: Sequence[Turn]) -> bool:
+    """Takes turns in order, and names what does not fit in the time; whether all were right."""
     tried = stage.read()["tried"]
     longest, late = 0.0, []
-    for job in jobs:
-        if job.label in tried:
+    for turn in turns:
+        if turn.label in tried:
             continue
-        if max(longest, job.seconds) > stage.left:
-            late.append(job.label)
+        if max(longest, turn.seconds) > stage.left:
+            late.append(turn.label)
             continue
-        print(f"   {job.label}", flush=True)
+        print(f"   {turn.label}", flush=True)
         began = time.monotonic()
-        with stage.trying(job.label):
-            if job.run():
-                stage.write(done=job.label)
+        with stage.trying(turn.label):
+            if turn.run():
+                stage.write(done=turn.label)
         longest = max(longest, time.monotonic() - began)
     if late:
         stage.note(f"no time for {len(late)}: {'; '.join(late)}")
