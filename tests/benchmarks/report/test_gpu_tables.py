@@ -137,3 +137,13 @@ def test_models_have_frames_per_second_and_memory() -> None:
     line = "| network, 36 x 300 x 533 | paper | 90.0 [80.0, 100.0] | 400.0 | 1.00 | {} |"
     assert line.format(3072) in _squeezed(tables.tables(_complete(rows)))
     assert line.format("-") in _squeezed(page({}, _complete(rows[:1])))
+
+
+def test_the_deterministic_backward_has_a_target_and_is_no_baseline() -> None:
+    ratio = {"to": "native", "median": 1.5}
+    rows = [_row("paper-encoder", "native-deterministic", "backward", 150.0, ratio=ratio)]
+    shown = _squeezed(gpu_tables.section(_complete(rows)))
+    about = "| paper-encoder, float32 |"
+    over = "deterministic: time over the default"
+    assert f"{about} {over} | backward | <= 2x | 1.50 | pass |" in shown
+    assert f"{about} times faster than 3-D baselines | backward | >= 4x | - |" in shown
