@@ -155,7 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-every", type=at_least_1, default=200, help="steps (200)")
     parser.add_argument("--threads", type=at_least_1, default=1, help="CPU threads of a run (1)")
     parser.add_argument("--jobs", type=at_least_1, default=1, help="runs at a time (1)")
-    parser.add_argument("--device", default="", help="cpu or cuda (default: cuda if available)")
+    parser.add_argument(
+        "--device",
+        default="",
+        help="where runs are trained and steps timed: cpu or cuda (default: cuda if available)",
+    )
     parser.add_argument(
         "--rounds", type=at_least_1, default=3, help="of measuring a step's time (3)"
     )

@@ -2,7 +2,7 @@
 
 The network, a video from bytes to results, and a training step, for the presets `paper` and
 `vistr`: 36 frames of 300 x 533 pixels, one clip. Besides the most bytes that live tensors take at a
-time, in all and by the modules of the network, or on a GPU those of PyTorch's allocator in all.
+time, in all and by the modules of the network, or on a GPU the peak of PyTorch's allocator.
 Times are wall-clock times; on a GPU a call ends when its work is done.
 """
 
@@ -53,18 +53,18 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         SystemExit: There is no GPU.
+        WrongAnswerError: A layer of ours computes something else than its reference.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: PyTorch finds no GPU")
+    return showing.measure_and_show("defvis", options, _all(options))
+
+
+def _all(options: argparse.Namespace) -> Iterator[Row]:
     subjects = Subjects(options.quick, options.precision, options.device, options.seed)
     pace = {name: getattr(options, name) for name in ("seconds", "rounds", "slow_rounds")}
-    rows = (
-        row
-        for part in subjects.parts
-        if part in options.parts
-        for row in subjects.measure(part, options.threads, **pace)
-    )
-    return showing.measure_and_show("defvis", options, rows)
+    for part in filter(options.parts.__contains__, subjects.modes):
+        yield from subjects.measure(part, options.threads, **pace)
 
 
 class Subjects:
@@ -75,6 +75,9 @@ class Subjects:
         precision: "fp32", "bf16" or "fp16".
         device: "cpu" or "cuda".
         seed: Of weights and video.
+
+    Attributes:
+        modes: The mode of each part, in the order of the parts.
 
     Raises:
         WrongAnswerError: A layer of ours computes something else than its reference.
@@ -91,15 +94,26 @@ class Subjects:
             for name, config in configs.items()
         }
         first, config = next(iter(configs.items()))
-        self._about = {"subject": first, "frames": config.model.num_frames, "pixels": [*size]}
+        self._about = {
+            "subject": first,
+            "precision": precision,
+            "frames": config.model.num_frames,
+            "pixels": [*size],
+        }
         self._label = " x ".join(map(str, (config.model.num_frames, *size)))
         if precision != "fp32":
             self._label += f", {precision}"
-        self.parts = dict(self._models[first].calls.keys())  # to their modes
+        self.modes = dict(self._models[first].calls.keys())  # of pairs
 
     def measure(self, part: str, threads: int, **pace: Any) -> Iterator[Row]:
-        """One part of all models: most bytes alive, then times; `pace` as of `compare`."""
-        mode = self.parts[part]
+        """Rows of one part of all models, peak memory first.
+
+        Args:
+            part: One of `PARTS`.
+            threads: torch's threads.
+            pace: As of `measure.timing.compare`.
+        """
+        mode = self.modes[part]
         for row in self._measure(part, mode, threads, pace):
             yield {
                 **self._about,

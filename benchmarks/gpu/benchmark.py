@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from benchmarks.costs import gpu_roofline
 from benchmarks.gpu import plan
 from benchmarks.gpu.stage import Stage, first_line
 from benchmarks.measure import kernel_times
+from benchmarks.measure.rows import Row
 from benchmarks.subjects.defvis_model import PARTS
 from benchmarks.subjects.registry import IMPLEMENTATIONS
 
@@ -44,13 +45,16 @@ def models(stage: Stage) -> bool:
     def subjects(precision: str) -> Subjects:
         return Subjects(stage.quick, precision, stage.device, seed=0)
 
-    def measure(part: str, precision: str) -> bool:
+    def measure(part: str, precision: str) -> Iterator[Row]:
         seconds = 0 if stage.quick else _MODEL_SECONDS
-        rows = subjects(precision).measure(part, torch.get_num_threads(), seconds=seconds)
-        return bool(stage.add(rows))
+        yield from subjects(precision).measure(part, torch.get_num_threads(), seconds=seconds)
+
+    def run(part: str, precision: str) -> bool:
+        stage.add(measure(part, precision))
+        return True
 
     turns = [
-        Turn(f"{part}, {precision}", functools.partial(measure, part, precision))
+        Turn(f"{part}, {precision}", functools.partial(run, part, precision))
         for part in PARTS
         for precision in ("fp32", "bf16")
     ]
@@ -69,11 +73,11 @@ def _time_cases(stage: Stage, cases: Sequence[plan.Case]) -> bool:
 
 
 class Turn(NamedTuple):
-    """What is timed by itself, so that it may fail.
+    """One measurement of a stage; its failure does not stop the others.
 
     Attributes:
-        label: Of no other turn of its stage.
-        run: Whether all was right.
+        label: Unique in its stage.
+        run: Measures; True if every answer was right.
         seconds: Expected, where that is more than the turns before it take.
     """
 

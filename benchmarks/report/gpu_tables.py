@@ -73,7 +73,7 @@ def _models(rows: Sequence[Row]) -> str:
             f"{row['ratio']['median']:.2f}",
             f"{peaks[about] / 2**20:.0f}" if about in peaks else "-",
         ]
-    heads = ["of a clip", "model", "ms", "frames per second", "times the first", "peak MiB"]
+    heads = ["part", "model", "ms", "frames per second", "times the first", "peak MiB"]
     return table(heads, body.values())
 
 

@@ -106,6 +106,12 @@ def prepare_parts(
         with autocast(world.device, config.precision):
             return model.predict_masks(model(batch.frames, batch.padding_mask), every_slot)
 
+    def step() -> object:
+        losses = stage.step(batch)
+        # As the next step does first; they are no part of the memory before it.
+        stage.optimizer.zero_grad(set_to_none=True)
+        return losses
+
     def run(call: Callable[[], object], is_training: bool) -> object:
         model.train(is_training)
         with torch.set_grad_enabled(is_training):
@@ -116,7 +122,7 @@ def prepare_parts(
     calls: dict[tuple[str, str], Callable[[], object]] = {
         ("network", "forward"): lambda: run(network, False),
         ("video to results", "forward"): lambda: run(lambda: _results(model, config, video), False),
-        ("training step", "forward+backward"): lambda: run(lambda: stage.step(batch), True),
+        ("training step", "forward+backward"): lambda: run(step, True),
     }
     _check(model, calls["network", "forward"])
     return WholeModel(
@@ -131,13 +137,13 @@ def prepare_parts(
 
 
 def _check(model: nn.Module, run: Callable[[], object]) -> None:
-    """Runs a model once; what every layer of ours samples is compared, of some queries.
+    """Runs a model once and compares the sampling of each of our layers, for some queries.
 
     The reference in float64 gets what the layer gave to the operator, in autocast's dtype too.
     """
     attend, layer = functional.attend, ""
 
-    def began(name: str) -> Callable[..., None]:
+    def enters(name: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
             nonlocal layer
             layer = name
@@ -154,8 +160,9 @@ def _check(model: nn.Module, run: Callable[[], object]) -> None:
         backend: functional.Backend,
     ) -> Tensor:
         out = attend(value, sizes, reference, offsets, logits, num_points, backend)
-        if reference is None:  # a convolution of the mask head
+        if not layer:  # a convolution of the mask head
             return out
+        assert reference is not None
         some = slice(None, None, -(-offsets.shape[1] // _CHECKED_QUERIES))
         points, moves, scores = (
             tensor[:, some].double() for tensor in (reference, offsets, logits)
@@ -167,11 +174,11 @@ def _check(model: nn.Module, run: Callable[[], object]) -> None:
             raise WrongAnswerError(str(error)) from error
         return out
 
-    handles = [
-        module.register_forward_pre_hook(began(name))
-        for name, module in model.named_modules()
-        if isinstance(module, stdeform.STDeformAttn)
-    ]
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, stdeform.STDeformAttn):
+            handles.append(module.register_forward_pre_hook(enters(name)))
+            handles.append(module.register_forward_hook(enters("")))
     with mock.patch.object(functional, "attend", compare):
         run()
     for handle in handles:

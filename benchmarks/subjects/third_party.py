@@ -164,6 +164,7 @@ def _msda_triton(module: Any) -> Core:
 
 def _deformops(module: Any) -> Core:
     def core(value: Tensor, levels: Levels, locations: Tensor, logits: Tensor) -> Tensor:
+        # Logits have to be in the value's dtype; locations may be, and are less to read.
         inputs = (locations.to(value.dtype), logits.flatten(-2).to(value.dtype))
         out: Tensor = module.msda(value, levels.sizes, levels.starts, *inputs, method="softmax")
         return out

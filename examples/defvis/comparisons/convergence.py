@@ -117,7 +117,15 @@ def measure(
     steps: int,
     device: torch.device,
 ) -> dict[str, tuple[int, list[float]]]:
-    """Times some steps of every config on a device, one after the other, in several rounds.
+    """Times some steps of every config, one config after the other, in several rounds.
+
+    Args:
+        configs: By name.
+        train: As for the runs.
+        val: Likewise.
+        rounds: At least 1.
+        steps: Of training in a round, at least 1, after those that warm up.
+        device: Where the runs were trained.
 
     Returns:
         By name: parameters of the model, and seconds of a step in each round.
@@ -127,11 +135,8 @@ def measure(
     for _ in range(rounds):
         for name, config in configs.items():
             with tempfile.TemporaryDirectory() as scratch:
-                trainer = Trainer(
-                    *(config, train, val, Path(scratch)),
-                    progress=False,
-                    world=World(device=device),
-                )
+                world = World(device=device)
+                trainer = Trainer(config, train, val, Path(scratch), progress=False, world=world)
                 seconds[name].append(trainer.profile(steps).step)
                 parameters[name] = trainer.num_parameters
     return {name: (parameters[name], seconds[name]) for name in configs}

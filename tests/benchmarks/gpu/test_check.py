@@ -30,8 +30,9 @@ RUN = processes.run
 DRY = ["gpu-check", "--device", "cpu", "--quick"]
 
 
-# Those that compile for minutes, those without a GPU's tools, and two that other tests run as well.
-LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix", "models")
+# Those that compile for minutes, those without a GPU's tools, and the twin of one.
+LEFT_OUT = ("build", "variants", "ncu", "memcheck", "racecheck", "initcheck", "matrix")
+OF_MODELS = {"model", "memory of models", "memory of modules"}
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_a_dry_run_shows_what_every_stage_has_found(
     assert found["result-tests"]["rows"]
     assert found["every-kernel"]["rows"]
     measured = load_rows([tmp_path / RESULTS])
-    assert {row["measurement"] for row in measured} == {"latency", "kernels", "tuning"}
+    assert {row["measurement"] for row in measured} == {"latency", "kernels", "tuning", *OF_MODELS}
     beside = [row for row in measured if "shrunk" in row["label"]]
     rows = [row for row in measured if row["measurement"] == "latency" and row not in beside]
     assert len(rows) == 2 * 3 * 3  # dtypes, modes, variants

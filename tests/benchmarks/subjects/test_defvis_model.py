@@ -14,10 +14,12 @@ pytest.importorskip("transformers", reason="the model's backbone comes with the 
 
 from benchmarks.__main__ import main
 from benchmarks.commands import defvis
-from benchmarks.measure import memory
+from benchmarks.measure import environment, memory
 from benchmarks.measure.recording import load_rows
 from benchmarks.report import tables
+from benchmarks.subjects.base import WrongAnswerError
 from benchmarks.subjects.defvis_model import prepare_parts
+from defvis.models import device
 from defvis.presets import preset
 from stdeform import functional
 
@@ -68,6 +70,7 @@ def test_chosen_parts(tmp_path: Path) -> None:
     assert main(["defvis", *words, "--precision", "bf16"]) == 0
     labels = {row["label"] for row in load_rows([output])}
     assert labels == {"video to results, 6 x 64 x 96, bf16"}
+    assert {row["precision"] for row in load_rows([output])} == {"bf16"}
     assert {part for part, _ in PARTS} == set(defvis.PARTS)
 
 
@@ -89,7 +92,7 @@ def test_parts() -> None:
     assert parts["network", "forward"]().equal(parts["network", "forward"]())
 
 
-def test_every_part_is_of_the_precision() -> None:
+def test_every_part_uses_the_precision() -> None:
     """Rounding to bfloat16 shows, and changes little."""
     small = preset("small")
     exact, rounded = (
@@ -109,10 +112,61 @@ def test_every_part_is_of_the_precision() -> None:
         assert 0 < (other - one).norm() < 0.2 * one.norm()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there() -> None:
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device cuda: PyTorch finds no GPU"):
         main(["defvis", "--quick", "--device", "cuda"])
+
+
+def test_models_are_made_on_the_device_after_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load of a machine that makes models is no other work on it."""
+    called: list[object] = []
+
+    def describe(arguments: list[str], device: str) -> dict[str, Any]:
+        called.append(device)
+        return {"device": "some GPU", "load_average_at_start": 0.0, "cores": 1}
+
+    def made(config: Any, *where: object) -> None:
+        called.append((config.precision, *where))
+        raise WrongAnswerError("stop")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(environment, "describe", describe)
+    monkeypatch.setattr(defvis, "prepare_parts", made)
+    words = ["--device", "cuda", "--precision", "bf16", "--seed", "7"]
+    assert main(["defvis", "--quick", *words]) == 1
+    assert called == ["cuda", ("bf16", 64, 96, 7, "cuda")]
+
+
+def test_memory_on_a_gpu_is_that_of_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    subjects = defvis.Subjects(quick=True, precision="fp32", device="cpu", seed=0)
+    subjects._device = "cuda"
+    results: list[object] = []
+
+    def allocated(call: Callable[[], object]) -> int:
+        results.append(call())
+        return 100 * len(results)
+
+    monkeypatch.setattr(defvis, "allocated", allocated)
+    rows = [row for row in subjects.measure("network", 1, rounds=1) if "extra_bytes" in row]
+    assert [row["extra_bytes"] for row in rows] == [100, 200]
+    assert {row["method"] for row in rows} == {"allocator"}
+    assert {row["measurement"] for row in rows} == {"memory of models"}
+    assert all(isinstance(masks, torch.Tensor) for masks in results)
+
+
+def test_a_call_waits_for_the_device_and_leaves_no_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(device, "wait_for", waited.append)
+    model = prepare_parts(preset("small"), 64, 96, 0)
+    waited.clear()
+    for call in model.calls.values():
+        call()
+    assert waited == [torch.device("cpu")] * len(PARTS)
+    modules = [module for group in model.modules.values() for module in group]
+    assert all(weight.grad is None for module in modules for weight in module.parameters())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -83,6 +83,21 @@ def test_steps_are_timed_on_the_device_of_the_runs(monkeypatch: pytest.MonkeyPat
     assert [world.device for world in worlds] == [device] * 2
 
 
+def test_runs_are_trained_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commands: list[list[str]] = []
+
+    def run(words: list[str], **_: object) -> SimpleNamespace:
+        commands.append(words)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(compare_convergence.subprocess, "run", run)
+    args = SimpleNamespace(data=tmp_path, out=tmp_path, preset="small", threads=1)
+    device = torch.device("cuda", 1)
+    assert compare_convergence._train(args, ("one", 0), Config(), device)
+    (words,) = commands
+    assert words[words.index("--device") + 1] == "cuda:1"
+
+
 def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         *("--data", str(digits), "--out", str(tmp_path), "--steps", "4", "--backbone-steps", "1"),
@@ -130,6 +145,6 @@ def test_program(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_what_cannot_be_measured_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as ended:
         program("compare_convergence")(["--data", str(tmp_path), "--out", str(tmp_path), *words])
-    assert message in f"{exit.value} {capsys.readouterr().err}"
+    assert message in f"{ended.value} {capsys.readouterr().err}"
