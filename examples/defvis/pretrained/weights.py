@@ -149,4 +149,4 @@ def _other_points(model: DefVIS, config: Config | None) -> str:
     if theirs == ours or sum(theirs) != sum(ours):  # Of another number, shapes differ.
         return ""
     theirs_in_words, ours_in_words = (" + ".join(map(str, each)) for each in (theirs, ours))
-    return f"has {theirs_in_words} points on its levels, not {ours_in_words}"
+    return f"of levels with {theirs_in_words} points, not {ours_in_words}"

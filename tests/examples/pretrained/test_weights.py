@@ -147,7 +147,7 @@ def test_points_of_other_levels_are_not_taken(config: Config) -> None:
     file = WeightsFile(Path("x.pt"), "defvis", state, config=made)
     other = changed(made, "model.num_points=8", "model.coarser_points=4")
     report = load_weights(DefVIS(other.model), file)
-    assert set(report.skipped.values()) == {"has 6 + 6 points on its levels, not 8 + 4"}
+    assert set(report.skipped.values()) == {"of levels with 6 + 6 points, not 8 + 4"}
     assert set(report.missing) == set(report.skipped)
     assert not load_weights(DefVIS(made.model), file).skipped
 
