@@ -5,7 +5,7 @@ Four commands of at most nine minutes each, so that each fits where a GPU is len
     alive   does it build, is it right, how fast is it
     tune    which constants and choices of the kernels are fastest
     tests   all tests of the kernels, and the sanitizers
-    full    whole models; every dtype, batch and spread; other libraries
+    full    whole models; other libraries; every dtype, batch and spread
 
 Each consists of stages, which can be named instead. A stage is a process with a limit; the next one
 gets what it leaves of its time. Below --output every row of results is written to `results.jsonl`
@@ -55,8 +55,8 @@ STAGES: dict[str, tuple[Callable[[Stage], bool], float]] = {
     "racecheck": (run_tests.sanitize, 110),
     "initcheck": (run_tests.sanitize, 70),
     "models": (benchmark.models, 90),
-    "matrix": (benchmark.matrix, 210),
     "third-party": (third_party.run, 90),
+    "matrix": (benchmark.matrix, 210),  # the last, because it takes all the time that is left
 }
 # A build comes first, because every command may find a fresh machine, and the environment after it,
 # because it describes what was built.
@@ -65,7 +65,7 @@ COMMANDS = {
     "alive": (*_FIRST, "every-kernel", "benchmark", "kernels", "ceilings", "cuda-tests"),
     "tune": (*_FIRST, "variants", "sweep", "ncu"),
     "tests": (*_FIRST, "result-tests", "memcheck", "racecheck", "initcheck"),
-    "full": (*_FIRST, "models", "matrix", "third-party"),
+    "full": (*_FIRST, "models", "third-party", "matrix"),
 }
 _PRINTED = 9_000  # letters of the page: of longer output a machine may show the end alone
 _LOST = 75  # exit status of a stage that has to go on in another process

@@ -29,7 +29,8 @@ _HANGS = 60  # seconds of a test, after which the log says where it is
 _MOST_WORKERS = 8
 _LONGEST = 2000  # letters of an error: its end
 # PyTorch's own calls may fail on purpose, to see what a driver has: those are no faults.
-_MEMCHECK = ("--report-api-errors", "no", "--padding", "256")
+# A fault ends its kernel alone, so that the problems after it are looked at too.
+_MEMCHECK = ("--report-api-errors", "no", "--padding", "256", "--destroy-on-device-error", "kernel")
 # Kernels of PyTorch fill what ours add to. Only initcheck has to see them, and sees all.
 _OURS = ("--kernel-name", "kns=stdeform")
 _OPTIONS = {"memcheck": (*_MEMCHECK, *_OURS), "racecheck": _OURS, "initcheck": ()}

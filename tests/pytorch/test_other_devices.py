@@ -16,8 +16,8 @@ from torch import Tensor
 
 import stdeform
 from stdeform import _native, _ops, functional, reference_grid, valid_ratios
-from stdeform.testing import Problem, assert_close
-from tests.support import native_functions
+from stdeform.testing import Problem, assert_close, excess
+from tests.support import native_functions, other_device
 from tests.support.cases import FORMS, IMAGE, VIDEO, draw, operator, results, tensors
 from tests.support.layers import LAYERS, inputs, trained
 from tests.support.other_device import OtherDevice, read
@@ -114,6 +114,19 @@ def test_it_may_be_the_default_device(device: OtherDevice) -> None:
         problem = draw("boxes", num_points=[2, 3])
         got = results(problem, "boxes", "reference")
     assert all(tensor.is_cpu for tensor in (*got, problem.value))
+
+
+def test_results_of_cuda_are_compared_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number leaves the device: large results take seconds on the way."""
+    monkeypatch.setattr(other_device, "_REFUSED", ())  # CUDA has float64
+    oracle = torch.rand(50, dtype=torch.float64)
+    with OtherDevice("cuda") as device:
+        device.readable = True
+        there = oracle.float().to(device.device)
+        assert_close(there, oracle, "forward")
+        assert excess(1.01 * there, oracle, "forward") > 1
+    assert device.reads == 2
+    assert "sqrt" in device.operators
 
 
 # -- the layers --------------------------------------------------------------------------------

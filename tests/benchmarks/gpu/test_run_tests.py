@@ -69,7 +69,8 @@ def test_sanitizers_see_every_allocation_and_our_kernels(
         assert f"--tool {check}" in said[check]
         assert "caching: 1" in said[check]
         assert "-m benchmarks.gpu.every_kernel" in said[check]
-    assert "--report-api-errors no --padding 256 --kernel-name kns=stdeform" in said["memcheck"]
+    assert " --destroy-on-device-error kernel --kernel-name kns=stdeform" in said["memcheck"]
+    assert "--report-api-errors no --padding 256 " in said["memcheck"]
     assert "--kernel-name kns=stdeform" in said["racecheck"]
     # PyTorch's kernels write what ours read.
     assert "--kernel-name" not in said["initcheck"]
